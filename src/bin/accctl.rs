@@ -1,0 +1,2 @@
+//! accctl
+fn main() {}

@@ -1,0 +1,5 @@
+//! Accounting module for OpenSIPS-style SIP servers.
+
+pub mod acc;
+pub mod config;
+pub mod stats;

@@ -1,0 +1,99 @@
+//! Counters, named once here. They live in the shared arena, so every process adds to the
+//! same ones; host statistics, MI and `accctl` are made from this list.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use once_cell::sync::OnceCell;
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $id:ident = $name:literal;)+) => {
+        /// What is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter { $($(#[doc = $doc])+ $id,)+ }
+
+        impl Counter {
+            /// Every counter, in the order of its slot.
+            pub const ALL: &'static [Counter] = &[$(Counter::$id,)+];
+
+            /// The exported name.
+            pub const fn name(self) -> &'static str {
+                match self { $(Counter::$id => $name,)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Entry points that panicked and were caught.
+    Panics = "panics";
+    /// Records handed to the journal for SQL.
+    DbAccepted = "db_accepted";
+    /// SQL records committed.
+    DbDelivered = "db_delivered";
+    /// SQL records in the dead-letter file.
+    DbDead = "db_dead";
+    /// Records handed to the journal for RADIUS.
+    AaaAccepted = "aaa_accepted";
+    /// RADIUS records acknowledged.
+    AaaDelivered = "aaa_delivered";
+    /// RADIUS records in the dead-letter file.
+    AaaDead = "aaa_dead";
+    /// Log lines that the syslog socket did not take and that went to the journal.
+    LogAccepted = "log_accepted";
+    /// Those sent later.
+    LogDelivered = "log_delivered";
+    /// Those given up.
+    LogDead = "log_dead";
+    /// Log lines written at once.
+    LogWritten = "log_written";
+    /// Events raised.
+    EviRaised = "evi_raised";
+    /// Events the host refused.
+    EviFailed = "evi_failed";
+    /// Values clipped to what a destination can hold.
+    Clipped = "clipped";
+    /// Records lost because the journal could not be written.
+    JournalLost = "journal_lost";
+    /// Bytes in journal segments not yet removed.
+    JournalBytes = "journal_bytes";
+    /// Context writes refused because the shared arena is full.
+    ArenaFull = "arena_full";
+    /// Times the delivery process had to be started again.
+    DeliveryRestarts = "delivery_restarts";
+}
+
+/// Number of counter slots.
+pub const COUNTERS: usize = Counter::ALL.len();
+
+static LOCAL: [AtomicU64; COUNTERS] = [const { AtomicU64::new(0) }; COUNTERS];
+static SHARED: OnceCell<&'static [AtomicU64]> = OnceCell::new();
+
+/// Moves the counters into memory shared by all processes; called once, before the fork.
+pub fn use_shared(slots: &'static [AtomicU64]) {
+    if slots.len() >= COUNTERS {
+        let _ = SHARED.set(slots);
+    }
+}
+
+fn slot(c: Counter) -> &'static AtomicU64 {
+    match SHARED.get() {
+        Some(s) => &s[c as usize],
+        None => &LOCAL[c as usize],
+    }
+}
+
+/// Adds `n`.
+pub fn add(c: Counter, n: u64) {
+    slot(c).fetch_add(n, Ordering::Relaxed);
+}
+
+/// Subtracts `n` (for the few that are levels).
+pub fn sub(c: Counter, n: u64) {
+    slot(c).fetch_sub(n, Ordering::Relaxed);
+}
+
+/// The present value.
+pub fn get(c: Counter) -> u64 {
+    slot(c).load(Ordering::Relaxed)
+}
