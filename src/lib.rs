@@ -1,5 +1,6 @@
 //! Accounting module for OpenSIPS-style SIP servers.
 
 pub mod acc;
+pub mod backend;
 pub mod config;
 pub mod stats;
