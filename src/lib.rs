@@ -3,4 +3,5 @@
 pub mod acc;
 pub mod backend;
 pub mod config;
+pub mod journal;
 pub mod stats;

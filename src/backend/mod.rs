@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use crate::acc::record::Record;
+use crate::stats::Counter;
 
 /// The destinations the delivery process serves, each with a cursor of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +37,44 @@ impl SinkId {
             1 => Some(SinkId::Aaa),
             2 => Some(SinkId::Log),
             _ => None,
+        }
+    }
+}
+
+impl SinkId {
+    /// Counts the entries accepted for it.
+    pub const fn accepted(self) -> Counter {
+        match self {
+            SinkId::Db => Counter::DbAccepted,
+            SinkId::Aaa => Counter::AaaAccepted,
+            SinkId::Log => Counter::LogAccepted,
+        }
+    }
+
+    /// Counts the entries delivered by it.
+    pub const fn delivered(self) -> Counter {
+        match self {
+            SinkId::Db => Counter::DbDelivered,
+            SinkId::Aaa => Counter::AaaDelivered,
+            SinkId::Log => Counter::LogDelivered,
+        }
+    }
+
+    /// Counts the entries it gave up.
+    pub const fn dead(self) -> Counter {
+        match self {
+            SinkId::Db => Counter::DbDead,
+            SinkId::Aaa => Counter::AaaDead,
+            SinkId::Log => Counter::LogDead,
+        }
+    }
+
+    /// Counts its outages.
+    pub const fn outages(self) -> Counter {
+        match self {
+            SinkId::Db => Counter::DbOutages,
+            SinkId::Aaa => Counter::AaaOutages,
+            SinkId::Log => Counter::LogOutages,
         }
     }
 }
