@@ -9,19 +9,21 @@
 //! | `lock` | held by the server that uses the directory (flock, inherited by its children) |
 //! | `id` | random name of this journal, 16 hexadecimal digits; keeps servers apart in `acc_delivery` |
 //! | `BOOT-RANK-PID-SEQ.seg` | a segment, see [`frame`] |
-//! | `BOOT-RANK-PID-SEQ.bad` | bytes of a segment that are no entry |
+//! | `BOOT-RANK-PID-SEQ-OFFSET.bad` | bytes of a segment that are no entry |
 //! | `cursor-SINK` | how far a sink is, where the sink cannot keep that itself |
 //! | `dead-SINK.jsonl` | entries that can never be delivered, with the reason |
 #![forbid(unsafe_code)]
 
+mod dead;
 mod frame;
+pub mod json;
 mod reader;
 mod writer;
 
 use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -31,6 +33,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+pub use dead::DeadLetters;
 pub use frame::{FRAME_MAX, KIND_LOG_LINE, KIND_RECORD};
 pub use reader::{Frame, Item, Reader};
 pub use writer::Writer;
@@ -202,10 +205,6 @@ impl Dir {
         self.0.id
     }
 
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.0.fd.as_fd()
-    }
-
     /// The segments, oldest server start first.
     pub fn segments(&self) -> io::Result<Vec<Segment>> {
         let mut found = Vec::new();
@@ -248,12 +247,18 @@ impl Dir {
         Ok(Reader::new(self.open_segment(name)?, offset))
     }
 
-    /// Keeps bytes that are no entry in the segment's `.bad` file.
-    pub(crate) fn keep_aside(&self, name: SegmentName, bytes: &[u8]) -> io::Result<()> {
-        let file_name = name.to_string().replace(".seg", ".bad");
-        let mut file = self.open_file(&file_name, OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)?;
+    /// Keeps bytes of a segment that are no entry in a `.bad` file. Returns whether they were not
+    /// kept before: every sink meets the same damage.
+    pub(crate) fn keep_aside(&self, name: SegmentName, offset: u64, bytes: &[u8]) -> io::Result<bool> {
+        let file_name = name.to_string().replace(".seg", &format!("-{offset}.bad"));
+        let mut file = match self.open_file(&file_name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(e) => return Err(e),
+        };
         file.write_all(bytes)?;
-        file.sync_data()
+        file.sync_data()?;
+        Ok(true)
     }
 
     /// Removes a segment for good.
