@@ -1,106 +1,21 @@
 //! From the workers' appends to rows in a SQLite file.
 #![forbid(unsafe_code)]
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+mod common;
 
-use acc::acc::fields::Fields;
-use acc::acc::record::{Backend, Core, Field, Kind, Record, Times, Wall};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use acc::acc::record::Kind;
 use acc::backend::SinkId;
-use acc::config::{Columns, Config, Db, DropMode, JournalSync};
-use acc::delivery::{self, Delivery, DeliveryError};
-use acc::journal::{Dir, Writer};
+use acc::config::Config;
+use acc::journal::Dir;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
-/// Longest wait for something that must come; a bound for failures, no measurement.
-const PATIENCE: Duration = Duration::from_secs(30);
+use common::*;
 
 fn config(database: &Path, journal: &Path) -> Config {
-    let mut fields = Fields::default();
-    fields.extra.add("db: caller->caller_uri; note->x_note").unwrap();
-    fields.leg.add("db: src->leg_src; dst->leg_dst").unwrap();
-    Config {
-        early_media: false,
-        report_cancels: false,
-        detect_direction: false,
-        fields,
-        log_level: 5,
-        log_facility: 24,
-        db: Some(Db {
-            url: format!("sqlite://{}", database.display()),
-            table_acc: "acc".into(),
-            table_missed: "missed_calls".into(),
-            columns: Columns {
-                core: ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(Arc::from),
-                time: "time".into(),
-            },
-        }),
-        aaa: None,
-        journal_dir: journal.into(),
-        journal_sync: JournalSync::Batch,
-        drop_mode: DropMode::Documented,
-        delivery_batch: 50,
-        delivery_retry_max: 1,
-    }
-}
-
-fn field(name: &str, value: Option<&[u8]>) -> Field {
-    Field { name: name.into(), value: value.map(<[u8]>::to_vec) }
-}
-
-fn record(kind: Kind, callid: &str) -> Record {
-    Record {
-        kind,
-        backend: Backend::Db,
-        table: "".into(),
-        core: Core {
-            method: b"INVITE".to_vec(),
-            from_tag: b"ft".to_vec(),
-            to_tag: b"tt".to_vec(),
-            callid: callid.as_bytes().to_vec(),
-            code: b"200".to_vec(),
-            reason: b"OK".to_vec(),
-        },
-        time: Wall(1_700_000_003_500_000),
-        times: Some(Times { created: Wall(1_700_000_000_900_000), setup_ms: 2600 }),
-        duration_ms: (kind == Kind::Cdr).then_some(1203),
-        in_dialog: false,
-        extras: vec![field("caller_uri", Some(b"sip:a@example.com")), field("x_note", None)],
-        legs: vec![],
-        id: 1,
-    }
-}
-
-/// A delivery process, as a thread.
-struct Running {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<(), DeliveryError>>>,
-}
-
-impl Running {
-    fn start(config: Config, dir: &Dir) -> Running {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (dir, flag) = (dir.clone(), stop.clone());
-        let log_socket = dir.path().join("no-syslog-here");
-        let thread = std::thread::spawn(move || {
-            delivery::run(Delivery { config: Arc::new(config), dir, wake: None, stop: flag, log_socket, aaa: None, only_what_is_there: None })
-        });
-        Running { stop, thread: Some(thread) }
-    }
-
-    fn stop(mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap().unwrap();
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
+    common::config(Some(&format!("sqlite://{}", database.display())), journal)
 }
 
 /// Rows of a query, every column as text; NULL is "NULL".
@@ -135,14 +50,6 @@ fn count(database: &Path, table: &str) -> usize {
     query(database, &format!("SELECT count(*) FROM {table}")).first().map_or(0, |r| r[0].parse().unwrap())
 }
 
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "never: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 struct Place {
     _tmp: tempfile::TempDir,
     journal: PathBuf,
@@ -152,14 +59,6 @@ struct Place {
 fn place() -> Place {
     let tmp = tempfile::tempdir().unwrap();
     Place { journal: tmp.path().join("journal"), database: tmp.path().join("acc.sqlite"), _tmp: tmp }
-}
-
-fn writer(dir: &Dir, rank: i32) -> Writer {
-    Writer::new(dir, rank, std::process::id(), JournalSync::Batch, 16 << 10)
-}
-
-fn segments(journal: &Path) -> usize {
-    std::fs::read_dir(journal).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().ends_with(".seg")).count()
 }
 
 #[test]

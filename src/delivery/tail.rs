@@ -68,7 +68,7 @@ impl Tail {
                 other => other?,
             };
             loop {
-                match reader.next()? {
+                match reader.read()? {
                     Item::Frame(f) => count += u64::from(f.sink_id() == Some(self.sink) && f.decode().is_some()),
                     Item::Corrupt { .. } => {}
                     Item::Torn { .. } | Item::End => break,
@@ -114,7 +114,7 @@ impl Tail {
         let mut taken = false;
         let mut ended = false;
         while batch.entries.len() < max && *bytes < BATCH_BYTES {
-            match reader.next()? {
+            match reader.read()? {
                 Item::Frame(frame) => {
                     if frame.sink_id() != Some(self.sink) {
                         continue;

@@ -105,7 +105,7 @@ impl Reader {
     }
 
     /// The next item. `End` and `Torn` may become something else while the segment is written.
-    pub fn next(&mut self) -> io::Result<Item<'_>> {
+    pub fn read(&mut self) -> io::Result<Item<'_>> {
         if self.position < frame::HEADER.len() as u64 {
             let header = frame::HEADER.len();
             self.position = 0;

@@ -39,7 +39,7 @@ fn read_all(dir: &Dir, name: SegmentName) -> (Vec<Payload>, usize) {
     let mut reader = dir.read(name, 0).unwrap();
     let (mut out, mut damaged) = (Vec::new(), 0);
     loop {
-        match reader.next().unwrap() {
+        match reader.read().unwrap() {
             Item::Frame(f) => out.extend(f.decode().map(|p| p.unwrap())),
             Item::Corrupt { .. } => damaged += 1,
             Item::Torn { .. } | Item::End => return (out, damaged),
@@ -60,7 +60,7 @@ fn an_appended_record_is_read_back() {
     assert_eq!((segment.name.boot, segment.name.rank, segment.name.pid), (dir.boot(), 1, std::process::id()));
     let mut reader = dir.read(segment.name, 0).unwrap();
     let mut seen = Vec::new();
-    while let Item::Frame(f) = reader.next().unwrap() {
+    while let Item::Frame(f) = reader.read().unwrap() {
         assert!(f.wall.0 > 1_500_000_000_000_000);
         seen.push((f.sink_id().unwrap(), f.decode().unwrap().unwrap()));
     }
@@ -83,12 +83,12 @@ fn reading_goes_on_where_it_stopped_and_sees_later_appends() {
     w.append(SinkId::Log, &line(b"one")).unwrap();
     let name = dir.segments().unwrap()[0].name;
     let mut reader = dir.read(name, 0).unwrap();
-    assert!(matches!(reader.next().unwrap(), Item::Frame(_)));
-    assert_eq!(reader.next().unwrap(), Item::End);
+    assert!(matches!(reader.read().unwrap(), Item::Frame(_)));
+    assert_eq!(reader.read().unwrap(), Item::End);
     w.append(SinkId::Log, &line(b"two")).unwrap();
-    assert!(matches!(reader.next().unwrap(), Item::Frame(f) if f.payload == b"two"));
+    assert!(matches!(reader.read().unwrap(), Item::Frame(f) if f.payload == b"two"));
     let mut second = dir.read(name, reader.position()).unwrap();
-    assert_eq!(second.next().unwrap(), Item::End);
+    assert_eq!(second.read().unwrap(), Item::End);
 }
 
 #[test]
@@ -167,11 +167,11 @@ fn an_append_behind_a_torn_one_is_found_again() {
     let file = OpenOptions::new().write(true).open(tmp.path().join(segment.name.to_string())).unwrap();
     file.write_all_at(&[40, 0, 0, 0, 1, 2, 3, 4, 2, 2, 9, 9], segment.size).unwrap();
     let mut reader = dir.read(segment.name, 0).unwrap();
-    assert!(matches!(reader.next().unwrap(), Item::Frame(_)));
-    assert!(matches!(reader.next().unwrap(), Item::Torn { offset, .. } if offset == segment.size));
+    assert!(matches!(reader.read().unwrap(), Item::Frame(_)));
+    assert!(matches!(reader.read().unwrap(), Item::Torn { offset, .. } if offset == segment.size));
     file.set_len(segment.size).unwrap();
     w.append(SinkId::Log, &line(b"second, longer than what was there")).unwrap();
-    assert!(matches!(reader.next().unwrap(), Item::Frame(f) if f.payload.starts_with(b"second")));
+    assert!(matches!(reader.read().unwrap(), Item::Frame(f) if f.payload.starts_with(b"second")));
 }
 
 #[test]
@@ -192,7 +192,7 @@ fn unknown_kinds_and_sinks_are_told_apart_from_damage() {
     io::Write::write_all(&mut &file, &bytes).unwrap();
     w.append(SinkId::Log, &line(b"b")).unwrap();
     let mut reader = dir.read(segment.name, segment.size).unwrap();
-    assert!(matches!(reader.next().unwrap(), Item::Frame(f) if f.sink_id().is_none() && f.decode().is_none()));
+    assert!(matches!(reader.read().unwrap(), Item::Frame(f) if f.sink_id().is_none() && f.decode().is_none()));
     assert_eq!(read_all(&dir, segment.name), (vec![line(b"a"), line(b"b")], 0));
 }
 

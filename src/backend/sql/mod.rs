@@ -11,6 +11,7 @@ pub mod schema;
 mod url;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -289,7 +290,7 @@ impl SqlSink {
     async fn insert_carefully(&mut self, groups: &[Group], fates: &mut [Fate]) -> Outcome<()> {
         let conn = self.conn()?;
         for group in groups {
-            let mut todo = vec![0..group.records.len()];
+            let mut todo: Vec<Range<usize>> = Vec::from([0..group.records.len()]);
             while let Some(records) = todo.pop() {
                 if records.is_empty() {
                     continue;
