@@ -219,3 +219,42 @@ fn poison_rows_and_unknown_script_tables_are_dead_and_the_rest_goes_on() {
         }
     }
 }
+
+/// Not a test: the process that the next one kills.
+#[test]
+fn a_delivery_process_to_be_killed() {
+    let Some(base) = std::env::var_os("ACC_TEST_KILLED").map(PathBuf::from) else { return };
+    let journal = base.join("journal");
+    let config = config(&base.join("acc.sqlite"), &journal);
+    // The parent holds the lock, as a server does for its children.
+    let running = Running::start(config, &Dir::open_to_read(&journal).unwrap());
+    std::thread::sleep(PATIENCE);
+    running.stop();
+}
+
+#[test]
+fn a_killed_delivery_process_repeats_nothing_and_loses_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (journal, database) = (tmp.path().join("journal"), tmp.path().join("acc.sqlite"));
+    let dir = Dir::open(&journal).unwrap();
+    let mut w = writer(&dir, 1);
+    const ROUNDS: usize = 6;
+    const EACH: usize = 300;
+    for round in 0..ROUNDS {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_delivery_process_to_be_killed"])
+            .env("ACC_TEST_KILLED", tmp.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        for n in 0..EACH {
+            w.append_record(SinkId::Db, &record(Kind::Cdr, &format!("{round}-{n}"))).unwrap();
+        }
+        // Killed at once when there is something new, wherever that is in its work; the last may finish.
+        let enough = if round + 1 < ROUNDS { round * EACH + 1 } else { ROUNDS * EACH };
+        wait_until("rows", || count(&database, "acc") >= enough);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(query(&database, "SELECT count(*) || ' ' || count(DISTINCT callid) FROM acc"), [[format!("{0} {0}", ROUNDS * EACH)]]);
+}
