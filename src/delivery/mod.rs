@@ -66,7 +66,8 @@ pub struct Delivery {
     pub log_socket: PathBuf,
     /// The RADIUS client; needed when `aaa_url` is set.
     pub aaa: Option<MakeSender>,
-    /// Deliver what is there, for at most this long, then return (for `accctl deliver`).
+    /// Deliver what is there, for at most this long, then return (for `accctl deliver`). Entries
+    /// of sinks that are not configured then stay in the journal.
     pub only_what_is_there: Option<Duration>,
 }
 
@@ -111,9 +112,10 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
     // What is not there now is gone for good: the runners forget its cursors.
     let (publish, view) = watch::channel(View { segments: Arc::new(delivery.dir.segments()?), closing });
 
+    let mut aaa = delivery.aaa.take();
     let mut runners = Vec::new();
     for id in SinkId::ALL {
-        let (sink, max) = make_sink(id, &mut delivery)?;
+        let (sink, max) = make_sink(id, &delivery, &mut aaa)?;
         let retry_max = Duration::from_secs(u64::from(delivery.config.delivery_retry_max));
         let runner = Runner::new(id, sink, &delivery.dir, view.clone(), directory.finished.clone(), max, retry_max);
         // Entries of earlier starts count as accepted, once: not again when only this process was
@@ -168,15 +170,18 @@ async fn wait(wake: Option<&AsyncFd<OwnedFd>>) {
     }
 }
 
-fn make_sink(id: SinkId, delivery: &mut Delivery) -> Result<(AnySink, usize), DeliveryError> {
+fn make_sink(id: SinkId, delivery: &Delivery, aaa: &mut Option<MakeSender>) -> Result<(AnySink, usize), DeliveryError> {
     let batch = delivery.config.delivery_batch.clamp(1, BATCH_LIMIT);
+    // A server without the parameter will never deliver them; a tool that was not given it may.
+    let off = |parameter| if delivery.only_what_is_there.is_some() { AnySink::Held(parameter) } else { AnySink::Off(parameter) };
+    let sender = if id == SinkId::Aaa { aaa.take() } else { None };
     Ok(match id {
         SinkId::Db => match &delivery.config.db {
             Some(db) => (AnySink::Sql(Box::new(SqlSink::new(db, &delivery.config.fields).map_err(DeliveryError::Db)?)), batch),
-            None => (AnySink::Off("db_url"), batch),
+            None => (off("db_url"), batch),
         },
-        SinkId::Aaa => match (&delivery.config.aaa, delivery.aaa.take()) {
-            (None, _) => (AnySink::Off("aaa_url"), batch),
+        SinkId::Aaa => match (&delivery.config.aaa, sender) {
+            (None, _) => (off("aaa_url"), batch),
             (Some(_), Some(make)) => (AnySink::Records(make().map_err(DeliveryError::Aaa)?), batch.min(SENDER_BATCH)),
             (Some(_), None) => return Err(DeliveryError::Aaa("no RADIUS client was given to the delivery process".into())),
         },

@@ -16,6 +16,8 @@ pub enum AnySink {
     /// Not configured (any more): entries of an earlier configuration go to the dead letters,
     /// where they can be seen and put back, instead of holding their segments for ever.
     Off(&'static str),
+    /// Not served by this process; its entries stay.
+    Held(&'static str),
 }
 
 impl AnySink {
@@ -30,7 +32,7 @@ impl Sink for AnySink {
         match self {
             AnySink::Sql(s) => s.open(journal).await,
             AnySink::Syslog(s) => s.open(journal).await,
-            AnySink::Records(_) | AnySink::Off(_) => Ok(None),
+            AnySink::Records(_) | AnySink::Off(_) | AnySink::Held(_) => Ok(None),
         }
     }
 
@@ -56,6 +58,7 @@ impl Sink for AnySink {
                     .collect())
             }
             AnySink::Off(parameter) => Ok(batch.iter().map(|_| Fate::Dead(format!("{parameter} is not set any more"))).collect()),
+            AnySink::Held(parameter) => Err(Trouble::Outage(format!("{parameter} is not given here"))),
         }
     }
 }

@@ -121,6 +121,10 @@ impl Tail {
                     }
                     let Some(decoded) = frame.decode() else { continue };
                     taken = true;
+                    if name.boot > self.dir.boot() {
+                        // Put back by accctl while the server runs; no worker counted it.
+                        stats::add(self.sink.accepted(), 1);
+                    }
                     *bytes += frame.payload.len();
                     match decoded {
                         Ok(payload) => batch.entries.push(Entry { segment: name, offset: frame.offset, end: frame.end, wall: frame.wall, payload }),

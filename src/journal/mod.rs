@@ -229,7 +229,7 @@ impl Dir {
         // A segment of an earlier start has none either: that server's lock is ours now.
         let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err();
         let size = file.metadata()?.len();
-        let earlier = self.0._lock.is_some() && name.boot != self.0.boot;
+        let earlier = self.0._lock.is_some() && name.boot < self.0.boot;
         Ok(Segment { name, size, sealed: !locked && (earlier || size >= frame::HEADER.len() as u64) })
     }
 
@@ -274,6 +274,11 @@ impl Dir {
         Ok(rustix::fs::fsync(&self.0.fd)?)
     }
 
+    /// Gives a file another name, replacing what had it.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.0.fd, from, &self.0.fd, to)?)
+    }
+
     /// Replaces a small file as a whole.
     ///
     /// Not synced: such files say what need not be repeated; losing one repeats, and loses nothing.
@@ -286,7 +291,7 @@ impl Dir {
     }
 
     /// Content of a small file; empty when it does not exist.
-    pub(crate) fn content(&self, name: &str) -> io::Result<String> {
+    pub fn content(&self, name: &str) -> io::Result<String> {
         match read_small(&self.0.fd, name) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
             other => other,

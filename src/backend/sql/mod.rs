@@ -15,13 +15,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use conn::{Conn, Dialect};
+pub use conn::{Class, Conn, Dialect, Failure};
 pub use url::{Target, parse, validate_url};
 
 use super::{Commit, Entry, Fate, Payload, Positions, Sink, Trouble};
 use crate::acc::fields::Fields;
 use crate::config::Db;
-use conn::{Class, Failure, Outcome, Value};
+use conn::{Outcome, Value};
 use rows::Group;
 use schema::Table;
 
@@ -290,7 +290,8 @@ impl SqlSink {
     async fn insert_carefully(&mut self, groups: &[Group], fates: &mut [Fate]) -> Outcome<()> {
         let conn = self.conn()?;
         for group in groups {
-            let mut todo: Vec<Range<usize>> = Vec::from([0..group.records.len()]);
+            let all: Range<usize> = 0..group.records.len();
+            let mut todo = vec![all];
             while let Some(records) = todo.pop() {
                 if records.is_empty() {
                     continue;
