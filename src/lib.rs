@@ -3,4 +3,6 @@
 pub mod acc;
 pub mod backend;
 pub mod config;
+pub mod delivery;
+pub mod journal;
 pub mod stats;

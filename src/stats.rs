@@ -45,6 +45,12 @@ counters! {
     LogDelivered = "log_delivered";
     /// Those given up.
     LogDead = "log_dead";
+    /// Times the SQL database stopped taking records.
+    DbOutages = "db_outages";
+    /// Times no RADIUS server took records.
+    AaaOutages = "aaa_outages";
+    /// Times the syslog socket stopped taking lines.
+    LogOutages = "log_outages";
     /// Log lines written at once.
     LogWritten = "log_written";
     /// Events raised.
@@ -57,6 +63,8 @@ counters! {
     JournalLost = "journal_lost";
     /// Bytes in journal segments not yet removed.
     JournalBytes = "journal_bytes";
+    /// Damaged places found in journal segments; their bytes are kept in `.bad` files.
+    JournalCorrupt = "journal_corrupt";
     /// Context writes refused because the shared arena is full.
     ArenaFull = "arena_full";
     /// Times the delivery process had to be started again.
@@ -91,6 +99,11 @@ pub fn add(c: Counter, n: u64) {
 /// Subtracts `n` (for the few that are levels).
 pub fn sub(c: Counter, n: u64) {
     slot(c).fetch_sub(n, Ordering::Relaxed);
+}
+
+/// Sets the value (for the few that are levels).
+pub fn set(c: Counter, n: u64) {
+    slot(c).store(n, Ordering::Relaxed);
 }
 
 /// The present value.
