@@ -2,6 +2,8 @@
 //! delivery process through [`Sink`].
 #![forbid(unsafe_code)]
 
+pub mod radius;
+
 use crate::acc::record::Record;
 
 /// The destinations the delivery process serves, each with a cursor of its own.
