@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::conf::{beside, read_text};
 
@@ -95,7 +96,7 @@ pub struct Vendor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attribute {
     /// Name as the dictionary spells it.
-    pub name: String,
+    pub name: Arc<str>,
     /// Number, within the vendor's space where there is a vendor.
     pub code: u32,
     /// How its value is written.
@@ -287,7 +288,7 @@ impl Reader {
             Some(v) if v.type_size < 4 && number >= 1 << (8 * v.type_size) => Type::Unusable(format!("{kind}, numbered {number} beyond its vendor's format")),
             _ => Type::from_name(kind),
         };
-        self.attributes.insert(name.to_ascii_lowercase(), Attribute { name: name.to_owned(), code: number, kind, vendor });
+        self.attributes.insert(name.to_ascii_lowercase(), Attribute { name: Arc::from(name), code: number, kind, vendor });
         Ok(())
     }
 }
