@@ -4,7 +4,8 @@
 //! The names of extra and leg fields are attribute names of the operator's dictionary. What
 //! that file lacks comes from a built-in one: the standard attributes of a record and the
 //! Sip-* attributes of `scripts/radius/dictionary.opensips-acc`. A definition of the file wins
-//! over the built-in one, and a later line over an earlier one.
+//! over the built-in one, and a later line over an earlier one; but an attribute of a vendor
+//! never hides one without vendor.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -288,7 +289,11 @@ impl Reader {
             Some(v) if v.type_size < 4 && number >= 1 << (8 * v.type_size) => Type::Unusable(format!("{kind}, numbered {number} beyond its vendor's format")),
             _ => Type::from_name(kind),
         };
-        self.attributes.insert(name.to_ascii_lowercase(), Attribute { name: Arc::from(name), code: number, kind, vendor });
+        let key = name.to_ascii_lowercase();
+        // FreeRADIUS comes with a vendor's own Sip-Method: it must not hide the common one.
+        if vendor.is_none() || self.attributes.get(&key).is_none_or(|a| a.vendor.is_some()) {
+            self.attributes.insert(key, Attribute { name: Arc::from(name), code: number, kind, vendor });
+        }
         Ok(())
     }
 }
@@ -418,7 +423,7 @@ mod tests {
     #[test]
     fn real_dictionaries_when_they_are_installed() {
         for (file, probes) in [
-            ("/usr/share/freeradius/dictionary", &[("User-Name", None, 1), ("Cisco-AVPair", Some(9), 1), ("Class", None, 25)][..]),
+            ("/usr/share/freeradius/dictionary", &[("User-Name", None, 1), ("Cisco-AVPair", Some(9), 1), ("Class", None, 25), ("Sip-Method", None, 204)][..]),
             ("/etc/radcli/dictionary", &[("User-Name", None, 1), ("Sip-Call-Created", None, 229)]),
         ] {
             if !Path::new(file).exists() {

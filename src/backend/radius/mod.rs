@@ -2,11 +2,15 @@
 //! of radcli, radiusclient-ng or freeradius-client.
 //!
 //! ```text
-//!  validate: conf ─ dictionary ─ names     Radius::open ─ packet: Record -> attributes, reply check
+//!  host process, before the fork          delivery process
+//!  validate: conf ─ dictionary ─ names    Radius::open ─ RadiusClient ═ UDP ═ servers
+//!            errors stop the start                  packet: Record -> attributes, reply check
 //! ```
-//! Workers never come here. [`validate`] opens no socket that it keeps and needs no runtime.
+//! Workers never come here. [`validate`] opens no socket that it keeps and needs no runtime;
+//! [`client::RadiusClient`] is made by the delivery process, inside its runtime.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod conf;
 pub mod dictionary;
 pub mod packet;
@@ -17,6 +21,8 @@ use crate::config::Aaa;
 use conf::Conf;
 use dictionary::Dictionary;
 use packet::Encoder;
+
+pub use client::RadiusClient;
 
 /// Everything that the client needs, read and resolved.
 pub struct Radius {
