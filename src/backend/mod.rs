@@ -12,6 +12,9 @@ use std::pin::Pin;
 use crate::acc::record::{Record, Wall};
 use crate::journal::{DeadLetters, SegmentName};
 use crate::stats::Counter;
+pub mod radius;
+
+use crate::acc::record::Record;
 
 /// The destinations the delivery process serves, each with a cursor of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
