@@ -63,13 +63,13 @@ fn fields_of(set: &FieldSet, backend: Backend, values: &Values) -> Vec<Field> {
         .collect()
 }
 
-/// One list for each leg; none when the backend declares no leg field (D16). A context made
-/// before leg fields were declared has no leg: its record shows one, unset.
+/// One list for each leg; none when the backend declares no leg field (D16), or when the context
+/// was made before any was declared. An event always names its leg parameters, once unset.
 fn legs_of(set: &FieldSet, backend: Backend, legs: &[Values]) -> Vec<Vec<Field>> {
     if set.of(backend).is_empty() {
         return Vec::new();
     }
-    if legs.is_empty() {
+    if legs.is_empty() && backend == Backend::Evi {
         return vec![fields_of(set, backend, &Values::default())];
     }
     legs.iter().map(|leg| fields_of(set, backend, leg)).collect()

@@ -181,6 +181,12 @@ impl Marks {
         call.cdr().fold(self, |m, b| Marks(m.0 & !(0xff << (b as u32 * 8))))
     }
 
+    /// Without the backends that get a CDR here: what an in-dialog request may keep (D13).
+    #[must_use]
+    pub fn without_cdr(self) -> Marks {
+        self.outside_cdr_of(self)
+    }
+
     /// Union.
     #[must_use]
     pub const fn union(self, other: Marks) -> Marks {

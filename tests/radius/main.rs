@@ -25,7 +25,7 @@ fn open(lines: &str) -> Radius {
     let file = dir.path().join("client.conf");
     std::fs::write(&file, format!("{lines}dictionary dictionary\nradius_timeout 1\nradius_retries 2\n")).unwrap();
     std::fs::write(dir.path().join("dictionary"), format!("{DICTIONARY}{VENDOR}")).unwrap();
-    let aaa = Aaa { url: format!("radius:{}", file.display()), service_type: None };
+    let aaa = Aaa { url: format!("radius:{}", file.display()), service_type: None, retry: None };
     let mut radius = Radius::open(&aaa, &["Acc-Caller", "Acc-Note", "Acc-Leg-Src", "Acc-Leg-Dst", "Acc-Int", "Cisco-AVPair"]).unwrap();
     // Faults are many here and each costs a pause.
     radius.conf.timeout = Duration::from_millis(60);

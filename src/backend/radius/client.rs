@@ -28,7 +28,7 @@ use super::Radius;
 use super::conf::{Conf, Secret};
 use super::packet::{self, Avp, Encoder, HEADER, MAX_PACKET, Refused};
 use crate::acc::record::{Record, Wall};
-use crate::backend::Fate;
+use crate::backend::{Fate, LocalFuture, RecordSender};
 use crate::stats::{self, Counter};
 
 /// Sockets for each address family: an identifier is one byte, so that each gives 256 of them.
@@ -586,6 +586,12 @@ async fn receive(sockets: &[UdpSocket], buffer: &mut [u8]) -> (usize, usize, Soc
         Poll::Pending
     })
     .await
+}
+
+impl RecordSender for RadiusClient {
+    fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>> {
+        Box::pin(RadiusClient::send_all(self, records))
+    }
 }
 
 #[cfg(test)]
