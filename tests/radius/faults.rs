@@ -223,7 +223,7 @@ async fn acct_delay_time_counts_from_the_making_of_the_record() {
 async fn an_answer_to_the_attempt_before_counts() {
     // Each answer comes after the next transmission, which has another identifier.
     let server = Responder::start("127.0.0.1", |_, n| if n == 0 { vec![Answer::Late(1300)] } else { vec![] }).await;
-    let mut c = client(&server.line(), |c| (c.timeout, c.retries) = (Duration::from_millis(1100), 1), None);
+    let mut c = client(&server.line(), |c| (c.timeout, c.retries) = (Duration::from_millis(1150), 1), None);
     assert_eq!(send(&mut c, &[record(1)]).await, [Fate::Delivered]);
     let seen = server.seen();
     assert_eq!(seen.len(), 2);
@@ -265,7 +265,7 @@ async fn a_right_message_authenticator_is_accepted() {
 async fn repeated_answers_acknowledge_one_record_only() {
     let server = Responder::start("127.0.0.1", |_, n| if n == 0 { vec![Answer::Good, Answer::Good, Answer::Good] } else { vec![] }).await;
     let before = get(Counter::AaaIgnored);
-    let mut c = client(&server.line(), |c| c.retries = 0, None);
+    let mut c = client(&server.line(), |c| (c.retries, c.timeout) = (0, Duration::from_millis(700)), None);
     let records: Vec<_> = (0..200).map(record).collect();
     assert_eq!(delivered(&send(&mut c, &records).await), 200);
     // The repetitions meet free identifiers, or those of the next records, which they do not open.
