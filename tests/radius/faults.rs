@@ -347,11 +347,11 @@ async fn all_servers_silent_gives_retry_and_recovery_needs_no_dead_time() {
 
 #[tokio::test]
 async fn a_record_that_one_server_does_not_take_goes_to_the_next() {
-    let picky = Responder::start("127.0.0.1", |s, _| if s.callid() == "call-7" { vec![] } else { vec![Answer::Late(5)] }).await;
+    let picky = Responder::start("127.0.0.1", |s, _| if s.callid() == "call-7" { vec![] } else { vec![Answer::Late(40)] }).await;
     let good = Responder::start("127.0.0.1", |_, _| vec![Answer::Good]).await;
-    let mut c = client(&(picky.line() + &good.line()), |c| c.timeout = Duration::from_millis(10), None);
-    let records: Vec<_> = (0..3000).map(record).collect();
-    assert_eq!(delivered(&send(&mut c, &records).await), 3000);
+    let mut c = client(&(picky.line() + &good.line()), |c| (c.timeout, c.retries) = (Duration::from_millis(300), 1), None);
+    let records: Vec<_> = (0..5000).map(record).collect();
+    assert_eq!(delivered(&send(&mut c, &records).await), 5000);
     assert!(good.seen().iter().any(|s| s.callid() == "call-7"));
 }
 
