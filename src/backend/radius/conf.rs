@@ -210,8 +210,9 @@ impl Raw {
                     if secrets.is_none() {
                         secrets = Some(read_secrets(path, &Place { file, line: *line })?);
                     }
-                    let found = secrets.iter().flatten().find(|s| s.is_for(&named));
-                    found.map(|s| s.secret.clone()).ok_or_else(|| {
+                    // As written first: a name that does not resolve would hold up the start.
+                    let find = |resolve| secrets.iter().flatten().find(|s| s.is_for(&named, resolve));
+                    find(false).or_else(|| find(true)).map(|s| s.secret.clone()).ok_or_else(|| {
                         format!("{at}: acctserver {}: {} has no secret for it; add a line '{} SECRET'", named.host, path.display(), named.host)
                     })?
                 }
@@ -294,17 +295,21 @@ struct SecretLine {
 
 impl SecretLine {
     /// In the pair form one host is the server and the other one this machine, in any order.
-    fn is_for(&self, server: &Named) -> bool {
+    fn is_for(&self, server: &Named, resolve: bool) -> bool {
         match &self.hosts {
-            (host, None) => names(host, server),
-            (a, Some(b)) => (names(b, server) && is_local(a)) || (names(a, server) && is_local(b)),
+            (host, None) => names(host, server, resolve),
+            (a, Some(b)) => (names(b, server, resolve) && is_local(a)) || (names(a, server, resolve) && is_local(b)),
         }
     }
 }
 
-/// `host` is the server, by its name or one of its addresses.
-fn names(host: &str, server: &Named) -> bool {
-    host.eq_ignore_ascii_case(&server.host) || addresses(host).any(|ip| ip == server.addr.ip())
+/// `host` is the server, by its name, its address or, if it may be resolved, one of its addresses.
+fn names(host: &str, server: &Named, resolve: bool) -> bool {
+    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    match literal {
+        Ok(ip) => ip == server.addr.ip(),
+        Err(_) => host.eq_ignore_ascii_case(&server.host) || (resolve && addresses(host).any(|ip| ip == server.addr.ip())),
+    }
 }
 
 /// `host` is an address of this machine: a socket can be bound to it.
@@ -376,6 +381,8 @@ mod tests {
             // Of two lines for one server that counts whose other half is this machine.
             ("203.0.113.9", "192.0.2.1/203.0.113.9 theirs\n127.0.0.1/203.0.113.9 ours", "203.0.113.9:1813=ours"),
             ("203.0.113.9", "203.0.113.9/127.0.0.1 ours", "203.0.113.9:1813=ours"),
+            ("127.0.0.1", "localhost s", "127.0.0.1:1813=s"),
+            ("127.0.0.1", "no-such-host.invalid x\nlocalhost s", "127.0.0.1:1813=s"),
             ("127.0.0.1", "198.51.100.1 other\n127.0.0.1 first\n127.0.0.1 second", "127.0.0.1:1813=first"),
         ] {
             let c = read(&format!("acctserver {line}\nservers servers\n"), secrets).unwrap_or_else(|e| panic!("{line}: {e}"));

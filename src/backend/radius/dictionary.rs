@@ -420,6 +420,13 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn hostile_text_never_panics(text in "((ATTRIBUTE|VALUE|VENDOR|BEGIN-VENDOR|END-VENDOR|BEGIN-TLV|END-TLV|[A-Z$]{1,9})( [ -~é]{0,9}){0,5}\n){0,9}") {
+            let _ = Reader::default().text(Path::new("dict"), &text);
+        }
+    }
+
     #[test]
     fn real_dictionaries_when_they_are_installed() {
         for (file, probes) in [

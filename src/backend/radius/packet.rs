@@ -453,6 +453,8 @@ pub fn verify(reply: &[u8], request_authenticator: &[u8; 16], secret: &Secret) -
 mod tests {
     use std::sync::Arc;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::acc::record::{Backend, Core, Times, Wall};
 
@@ -655,6 +657,32 @@ mod tests {
                 // 4076 - 40 * (2 + 6) - 80 of the core - 7 of the short one, over 40 values
                 assert!(got[13].value.len() > 80 && packet.len() > MAX_PACKET - 40, "clipped no more than needed: {}", packet.len());
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_is_one_authentic_packet(
+            values in proptest::collection::vec((0usize..9, proptest::collection::vec(any::<u8>(), 0..700)), 0..60),
+            callid in proptest::collection::vec(any::<u8>(), 0..400), room in 1000usize..ROOM, ms in any::<i64>(),
+        ) {
+            let names = ["Acc-Caller", "Acc-Int", "Acc-Raw", "Acc-Ip", "Acc-Big", "Ours-Text", "Wide-Text", "Wim-Text", "Gone"];
+            let mut r = record(Kind::Cdr, "INVITE", "200", false);
+            (r.core.callid, r.duration_ms, r.time) = (callid, Some(ms), Wall(ms));
+            r.extras = values.into_iter().map(|(n, v)| Field { name: Arc::from(names[n]), value: Some(v) }).collect();
+            let attributes = encoder(&[]).unwrap().attributes(&r, room);
+            prop_assert!(attributes.iter().map(Avp::size).sum::<usize>() <= room);
+            prop_assert!(attributes.iter().all(|a| !a.value.is_empty()));
+            let packet = request(7, &Secret::new("s"), attributes.iter()).unwrap();
+            prop_assert!(Packet::is_authentic_request(&packet, b"s") && Packet::decode(&packet, b"s").is_ok());
+        }
+
+        #[test]
+        fn hostile_answers_never_pass(mut reply in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if reply.len() >= HEADER {
+                (reply[0], reply[2], reply[3]) = (5, 0, reply.len() as u8);
+            }
+            prop_assert!(verify(&reply, &[7; 16], &Secret::new("testing123")).is_err());
         }
     }
 
