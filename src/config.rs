@@ -102,6 +102,8 @@ pub struct Config {
     pub delivery_batch: usize,
     /// Longest pause between two attempts at a failing sink, in seconds (parameter `delivery_retry_max`).
     pub delivery_retry_max: u32,
+    /// Seconds after a start in which dialogs may come back for their calls (parameter `orphan_timeout`).
+    pub orphan_timeout: u32,
     /// Most memory that contexts of calls in progress may take, in MiB (parameter `arena_size`).
     pub arena_mib: u32,
 }
@@ -292,6 +294,7 @@ impl Draft {
             drop_mode: self.choice("drop_accounting_mode", DropMode::Documented, &[("documented", DropMode::Documented), ("stock", DropMode::Stock)])?,
             delivery_batch: self.ranged("delivery_batch", 500, 1..=10_000)? as usize,
             delivery_retry_max: self.ranged("delivery_retry_max", 30, 1..=3600)? as u32,
+            orphan_timeout: self.ranged("orphan_timeout", 60, 1..=86_400)? as u32,
             arena_mib: self.ranged("arena_size", 1024, 16..=65_536)? as u32,
         })
     }

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod context;
 pub mod decide;
 pub mod fields;
+mod identity;
 pub mod marks;
 pub mod record;
 pub mod reason;

@@ -27,7 +27,8 @@ use crate::backend::sql::SqlSink;
 use crate::backend::syslog::SyslogSink;
 use crate::backend::{RecordSender, SinkId};
 use crate::config::{Config, JournalSync};
-use crate::journal::{Dir, SegmentName};
+use crate::journal::calls::Tracker;
+use crate::journal::{Dir, SegmentName, Writer};
 use crate::stats::{self, Counter};
 use runner::{Finished, Runner, View};
 use sinks::AnySink;
@@ -45,6 +46,10 @@ const BATCH_LIMIT: usize = 5000;
 /// Records on their way to RADIUS at the same time: an identifier has one byte, and a batch that
 /// is interrupted is sent again.
 const SENDER_BATCH: usize = 100;
+/// Stands for the host's process number in the names of segments with carried over calls.
+const CARRY_RANK: i32 = -3;
+/// Size of such a segment: they hold only calls in progress.
+const CARRY_SEGMENT: u64 = 4 << 20;
 /// Every sink has seen the end of a segment.
 const ALL_SINKS: u8 = (1 << SinkId::ALL.len()) - 1;
 
@@ -105,6 +110,8 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
         finished: Finished::default(),
         synced: Arc::default(),
         syncing: None,
+        tracker: Tracker::new(&delivery.dir),
+        carry: Writer::new(&delivery.dir, CARRY_RANK, std::process::id(), sync, CARRY_SEGMENT),
         look_failed: false,
         remove_failed: false,
     };
@@ -196,6 +203,10 @@ struct Directory {
     /// Bytes of each segment of this start that are known to be on the disk.
     synced: Arc<Mutex<HashMap<SegmentName, u64>>>,
     syncing: Option<JoinHandle<()>>,
+    /// Calls in progress, whose states must not go with their segments.
+    tracker: Tracker,
+    /// Where such states go instead.
+    carry: Writer,
     /// These failures are logged once, until they are over.
     look_failed: bool,
     remove_failed: bool,
@@ -238,7 +249,8 @@ impl Directory {
             return;
         }
         for name in complete {
-            match self.dir.remove(name) {
+            let released = self.dir.segments().and_then(|segments| self.tracker.follow(&segments)).and_then(|()| self.tracker.release(name, &mut self.carry));
+            match released.and_then(|()| self.dir.remove(name)) {
                 Ok(()) => {
                     finished.remove(&name);
                     self.remove_failed = false;

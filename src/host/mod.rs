@@ -9,6 +9,7 @@
 pub mod arena;
 pub mod guard;
 pub mod opensips;
+pub mod revival;
 pub mod shared;
 pub mod tables;
 

@@ -14,6 +14,7 @@
 //! | `dead-SINK.jsonl` | entries that can never be delivered, with the reason |
 #![forbid(unsafe_code)]
 
+pub mod calls;
 mod dead;
 mod frame;
 pub mod json;
@@ -34,7 +35,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use dead::DeadLetters;
-pub use frame::{FRAME_MAX, KIND_LOG_LINE, KIND_RECORD};
+pub use frame::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_RECORD};
 pub use reader::{Frame, Item, Reader};
 pub use writer::Writer;
 

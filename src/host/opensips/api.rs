@@ -121,6 +121,7 @@ pub struct Dialogs {
     fetch_value: unsafe extern "C" fn(*mut os_dlg_cell, *const os_str, *mut c_int, *mut os_int_str, c_int) -> c_int,
     put_ptr: unsafe extern "C" fn(*mut os_dlg_cell, c_int, *mut c_void),
     get_ptr: unsafe extern "C" fn(*mut os_dlg_cell, c_int) -> *mut c_void,
+    get_did: unsafe extern "C" fn(*mut os_dlg_cell) -> *mut os_str,
     slot: i32,
 }
 
@@ -151,6 +152,7 @@ impl Dialogs {
             fetch_value: b.fetch_dlg_value?,
             put_ptr: b.dlg_ctx_put_ptr?,
             get_ptr: b.dlg_ctx_get_ptr?,
+            get_did: b.get_dlg_did?,
             slot,
         })
     }
@@ -170,6 +172,13 @@ impl Dialogs {
         // SAFETY: msg is the request being processed (promise 5).
         let rc = unsafe { (self.create_dlg)(msg, 0) };
         self.current().filter(|_| rc >= 0).ok_or_else(|| "the dialog module made no dialog for this call (see its own message above): no CDR can be written".into())
+    }
+
+    /// The host's name of a dialog: the same after it is restored from the database.
+    pub fn name(&self, dlg: *mut os_dlg_cell) -> Vec<u8> {
+        // SAFETY: the dialog is alive; the host answers with a buffer of its own, good until the
+        // next call (promise 6).
+        unsafe { (self.get_did)(dlg).as_ref().map_or_else(Vec::new, |s| s.bytes().to_vec()) }
     }
 
     /// The context that a dialog holds.

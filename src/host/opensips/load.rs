@@ -16,7 +16,7 @@ use super::{calls, contexts};
 use crate::backend::RecordSender;
 use crate::backend::radius::{Radius, RadiusClient, client::Options};
 use crate::config::{ConfigError, Draft, RawValue, aaa_names};
-use crate::host::{Host, arena, guard};
+use crate::host::{Host, arena, guard, revival, shared};
 use crate::journal::Dir;
 use crate::module::PARAMS;
 use crate::worker::{self, Module};
@@ -227,6 +227,17 @@ fn initialise() -> Result<(), String> {
             None
         }
     };
+    let waiting = match &journal {
+        Some(dir) => revival::prepare(crate::journal::calls::scan(dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?),
+        None => 0,
+    };
+    if waiting > 0 {
+        log::info!("{waiting} calls were in progress when the server last ended");
+        if !symbols.every(c"acc-orphans", config.orphan_timeout, Some(end_orphans)) {
+            return Err("the host refused the timer for calls that come back with no dialog".into());
+        }
+    }
+    shared::on_change(worker::call_changed);
     let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC).map_err(|e| format!("no eventfd: {e}"))?;
     super::exports::set_delivery_processes(u32::from(journal.is_some()));
     worker::install(Module { config, host: &OpenSips, journal, wake });
@@ -237,6 +248,11 @@ fn initialise() -> Result<(), String> {
         return Err("the dialog module refused the callback for restored dialogs".into());
     }
     Ok(())
+}
+
+/// `orphan_timeout` is over, or over once more: calls claimed or ended meanwhile are left alone.
+unsafe extern "C" fn end_orphans(_ticks: std::ffi::c_uint, _param: *mut c_void) {
+    guard::entry("orphan timer", (), revival::end_orphans);
 }
 
 static STOP: Lazy<std::sync::Arc<AtomicBool>> = Lazy::new(std::sync::Arc::default);
