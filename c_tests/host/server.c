@@ -15,12 +15,11 @@ int channel[MAX_WORKERS + 1][2];
 struct answer answer;
 
 static volatile sig_atomic_t sig_flag;
-static bool is_attendant;
 static int ipc[MAX_WORKERS + 1][2]; /* how the attendant asks a child to end */
 
 static void on_signal(int n)
 {
-	if (is_attendant) {
+	if (getpid() == S->attendant) { /* true in no child, not even right after the fork */
 		if (!sig_flag)
 			sig_flag = n;
 		return;
@@ -266,7 +265,6 @@ static void forked(pid_t pid, const char *name)
 {
 	(void)name;
 	if (pid == 0) {
-		is_attendant = false;
 		prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test host leaves nobody behind */
 		return;
 	}
@@ -356,9 +354,7 @@ void server_main(void)
 	process_name = "attendant";
 	if (core_load() < 0 || core_init() < 0)
 		exit(255);
-	is_attendant = false;
 	install_signals();
-	is_attendant = true;
 	S->pids = settings.workers + 1; /* their places come first */
 	memset(S->pid, 0, sizeof S->pid);
 	process_no = 0;
@@ -399,8 +395,7 @@ void server_main(void)
 		sig_flag = 0;
 		if (n == SIGTERM || n == SIGINT)
 			shutdown_server(0);
-		if (n == SIGCHLD)
-			children_ended();
+		children_ended(); /* also those that went before the flag was looked at */
 		if (!sig_flag)
 			sigsuspend(&open);
 	}
