@@ -40,12 +40,30 @@ static char *replace(char *text, const char *what, const char *with)
 	return text;
 }
 
-/* {x*500} is 500 times x, {dir} the directory of this run */
+static struct let {
+	char name[64], *text;
+	struct let *next;
+} *lets;
+
+/* {x*500} is 500 times x, {dir} the directory of this run, {$name} what `let name = text` says */
 static char *expand(char *text)
 {
 	char *p = text;
 
 	text = replace(strdup(text), "{dir}", workdir);
+	while ((p = strstr(text, "{$"))) {
+		char key[70];
+		struct let *l;
+
+		for (l = lets; l; l = l->next) {
+			snprintf(key, sizeof key, "{$%s}", l->name);
+			if (!strncmp(p, key, strlen(key)))
+				break;
+		}
+		if (!l)
+			break;
+		text = replace(text, key, l->text);
+	}
 	for (p = text; (p = strchr(p, '{')); p++) {
 		char c, end;
 		int n, used = 0;
@@ -318,6 +336,14 @@ static void parse_line(char *p)
 	word(&p, key, sizeof key);
 	if (!strcmp(key, "title")) {
 		snprintf(scenario.title, sizeof scenario.title, "%s", p);
+	} else if (!strcmp(key, "let")) {
+		struct let *l = calloc(1, sizeof *l);
+		word(&p, l->name, sizeof l->name);
+		if (*p != '=')
+			wrong("let NAME = TEXT", p);
+		l->text = strdup(skip(p + 1));
+		l->next = lets;
+		lets = l;
 	} else if (!strcmp(key, "host")) {
 		set_host(p);
 	} else if (!strcmp(key, "modparam")) {
