@@ -43,11 +43,11 @@ static const struct {
 	{"db fields without a db_url", {STR("extra_fields", "db: a->b")}, false, "db_url"},
 	{"aaa_url", {STR("aaa_url", "radius:/nonexistent/radius.conf")}, false, "aaa"},
 	{"aaa fields without an aaa_url", {STR("extra_fields", "aaa: a->b")}, false, "aaa"},
-	{"a column that is no name", {STR("acc_method_column", "a b; drop")}, false, "acc_method_column"},
-	{"a table that is no name", {STR("db_table_acc", "a'b")}, false, "db_table_acc"},
+	{"a column that is no name", {STR("db_url", "sqlite:///tmp/x.db"), STR("acc_method_column", "a b; drop")}, false, "acc_method_column"},
+	{"a table that is no name", {STR("db_url", "sqlite:///tmp/x.db"), STR("db_table_acc", "a'b")}, false, "db_table_acc"},
 	{"a db_url of no kind", {STR("db_url", "nonsense")}, false, "db_url"},
-	{"a number where a string belongs", {INT("extra_fields", 3)}, false, "type mismatch for parameter <extra_fields>"},
-	{"a string where a number belongs", {STR("early_media", "1")}, false, "type mismatch for parameter <early_media>"},
+	{"a number where a string belongs", {INT("extra_fields", 3)}, false, "extra_fields"},
+	{"a string where a number belongs", {STR("early_media", "1")}, false, "early_media"},
 	{"an unknown parameter", {INT("no_such_parameter", 1)}, false, "parameter <no_such_parameter> not found"},
 };
 

@@ -194,7 +194,7 @@ static int bind_names(struct route *r, struct stmt *s)
 	if (s->kind != SM_CALL) {
 		if (s->arg[0].kind == A_VAR)
 			return parse_var(s->arg[0].text, s->arg[0].len, &s->arg[0].spec);
-		if (s->arg[0].kind == A_STRING && s->kind == SM_XLOG)
+		if (s->arg[0].kind == A_STRING && (s->kind == SM_XLOG || (s->kind == SM_ASSIGN && strchr(s->arg[0].text, '$'))))
 			return (s->arg[0].format = format_parse(s->arg[0].text, s->arg[0].len)) ? 0 : -1;
 		return 0;
 	}
@@ -466,6 +466,8 @@ static int assign(struct stmt *s, os_sip_msg *m)
 {
 	os_pv_value v;
 	struct arg *a = &s->arg[0];
+	char *printed = NULL;
+	int rc;
 
 	memset(&v, 0, sizeof v);
 	switch (a->kind) {
@@ -476,6 +478,12 @@ static int assign(struct stmt *s, os_sip_msg *m)
 	case A_STRING:
 		v.rs = (os_str){a->text, a->len};
 		v.flags = OS_PV_VAL_STR;
+		if (a->format) {
+			printed = format_print(m, a->format, &v.rs.len);
+			if (!printed)
+				return -1;
+			v.rs.s = printed;
+		}
 		break;
 	case A_VAR:
 		if (pv_get_spec_value(m, a->spec, &v) != 0)
@@ -484,7 +492,9 @@ static int assign(struct stmt *s, os_sip_msg *m)
 	default:
 		v.flags = OS_PV_VAL_NULL;
 	}
-	return s->target->setf(m, &s->target->pvp, 254, v.flags & OS_PV_VAL_NULL ? NULL : &v) < 0 ? -1 : 1;
+	rc = s->target->setf(m, &s->target->pvp, 254, v.flags & OS_PV_VAL_NULL ? NULL : &v) < 0 ? -1 : 1;
+	free(printed);
+	return rc;
 }
 
 static void check(struct stmt *s, os_sip_msg *m)
