@@ -220,6 +220,25 @@ fn poison_rows_and_unknown_script_tables_are_dead_and_the_rest_goes_on() {
     }
 }
 
+#[test]
+fn a_database_file_moved_away_is_made_anew() {
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    let running = Running::start(config(&p.database, &p.journal), &dir);
+    let mut w = writer(&dir, 1);
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "before")).unwrap();
+    wait_until("the first row", || count(&p.database, "acc") == 1);
+    let moved = p.database.with_extension("old");
+    for suffix in ["", "-wal", "-shm"] {
+        let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+        let _ = std::fs::rename(with(&p.database), with(&moved));
+    }
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "after")).unwrap();
+    wait_until("the row in the new file", || query(&p.database, "SELECT callid FROM acc WHERE callid = 'after'").len() == 1);
+    running.stop();
+    assert_eq!(query(&moved, "SELECT callid FROM acc"), [["before"]]);
+}
+
 /// Not a test: the process that the next one kills.
 #[test]
 fn a_delivery_process_to_be_killed() {

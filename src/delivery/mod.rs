@@ -27,7 +27,7 @@ use crate::backend::sql::SqlSink;
 use crate::backend::syslog::SyslogSink;
 use crate::backend::{RecordSender, SinkId};
 use crate::config::{Config, JournalSync};
-use crate::journal::{Dir, SegmentName};
+use crate::journal::{Dir, Segment, SegmentName};
 use crate::stats::{self, Counter};
 use runner::{Finished, Runner, View};
 use sinks::AnySink;
@@ -133,7 +133,8 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
                 wait(wake.as_ref()).await;
                 directory.publish(&publish, false);
                 if sync == JournalSync::Batch {
-                    directory.sync_appended();
+                    let segments = publish.borrow().segments.clone();
+                    directory.sync_appended(&segments);
                 }
             }
             directory.publish(&publish, true);
@@ -258,11 +259,10 @@ impl Directory {
 
     /// Starts a sync of what was appended, unless one is still under way. A thread does it: a slow
     /// disk must not hold up the sinks.
-    fn sync_appended(&mut self) {
+    fn sync_appended(&mut self, segments: &[Segment]) {
         if self.syncing.as_ref().is_some_and(|s| !s.is_finished()) {
             return;
         }
-        let Ok(segments) = self.dir.segments() else { return };
         let (dir, synced) = (self.dir.clone(), self.synced.clone());
         let mut behind = Vec::new();
         let mut new_names = false;

@@ -155,8 +155,11 @@ impl Runner {
                 Err(Trouble::Stale) => {
                     // A transaction whose end this process did not see was committed after all.
                     let positions = self.open().await?;
-                    let delivered = pending.iter().filter(|e| positions.get(&e.segment).is_some_and(|p| *p >= e.end)).count();
-                    stats::add(self.id.delivered(), delivered as u64);
+                    for entry in pending.iter().filter(|e| positions.get(&e.segment).is_some_and(|p| *p >= e.end)) {
+                        stats::add(if self.dead.holds(entry) { self.id.dead() } else { self.id.delivered() }, 1);
+                    }
+                    // Should somebody else move the cursor all the time, do not spin.
+                    tokio::time::sleep(FIRST_PAUSE).await;
                     tail.restart(positions, segments);
                     return Ok(());
                 }

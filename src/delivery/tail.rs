@@ -163,6 +163,8 @@ impl Tail {
             batch.positions.push((name, reader.position()));
         }
         if ended {
+            // Thousands of segments may wait: their files do not stay open.
+            self.open.remove(&name);
             batch.ended.push(name);
         }
         Ok(())
@@ -171,10 +173,7 @@ impl Tail {
     /// The batch is settled: delivered or dead, and the cursor durable.
     pub fn settle(&mut self, batch: &Batch) {
         self.settled.extend(batch.positions.iter().copied());
-        for name in &batch.ended {
-            self.open.remove(name);
-            self.ended.insert(*name);
-        }
+        self.ended.extend(&batch.ended);
     }
 
     /// Begins again at these positions.

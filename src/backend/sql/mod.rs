@@ -12,6 +12,7 @@ mod url;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct SqlSink {
     db: Db,
     fields: Fields,
     conn: Option<Conn>,
+    /// Device and inode of the connected SQLite file.
+    file: Option<(u64, u64)>,
     journal: String,
     cursor: Cursor,
     /// The cursor rows as last committed.
@@ -65,6 +68,11 @@ impl From<Failure> for Trouble {
     fn from(f: Failure) -> Trouble {
         Trouble::Outage(format!("db_url: {}", f.text))
     }
+}
+
+/// A cursor table that is gone (another file, a table dropped) is made anew when the cursor is read.
+fn cursor_trouble(f: Failure) -> Trouble {
+    if f.class == Class::Schema { Trouble::Stale } else { f.into() }
 }
 
 /// What to do with the records of a table that cannot take them.
@@ -82,6 +90,7 @@ impl SqlSink {
             db: db.clone(),
             fields: fields.clone(),
             conn: None,
+            file: None,
             journal: String::new(),
             cursor: Cursor::Unknown,
             stored: Positions::new(),
@@ -96,6 +105,14 @@ impl SqlSink {
     }
 
     async fn connect(&mut self) -> Outcome<()> {
+        if let Target::Sqlite(path) = &self.target {
+            // Somebody may move the file away: rows must not go into one that nobody can find.
+            let file = std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+            if self.conn.is_some() && file != self.file {
+                log::warn!("db_url: the SQLite file was moved or replaced; going on with a new one");
+                self.conn = None;
+            }
+        }
         if self.conn.is_none() {
             let mut conn = Conn::open(&self.target).await?;
             self.tables.clear();
@@ -103,6 +120,9 @@ impl SqlSink {
                 schema::prepare_sqlite(&mut conn, &self.db, &self.fields).await?;
             }
             self.conn = Some(conn);
+            if let Target::Sqlite(path) = &self.target {
+                self.file = std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+            }
         }
         Ok(())
     }
@@ -254,14 +274,14 @@ impl SqlSink {
                 match stored.get(segment) {
                     Some(old) => {
                         values.push(Value::Int(*old as i64));
-                        if conn.execute(update.clone(), values).await? != 1 {
+                        if conn.execute(update.clone(), values).await.map_err(cursor_trouble)? != 1 {
                             return Err(Trouble::Stale);
                         }
                     }
                     None => match conn.execute(insert.clone(), values).await {
                         Ok(_) => {}
                         Err(e) if e.unique => return Err(Trouble::Stale),
-                        Err(e) => return Err(e.into()),
+                        Err(e) => return Err(cursor_trouble(e)),
                     },
                 }
             }

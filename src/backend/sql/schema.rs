@@ -21,6 +21,8 @@ pub struct Column {
     pub chars: Option<usize>,
     /// Most bytes it holds.
     pub bytes: Option<usize>,
+    /// Last character of its character set, where that lacks some.
+    pub last_char: Option<char>,
     /// PostgreSQL does not put text into it without a cast to this type.
     pub cast: Option<String>,
 }
@@ -54,26 +56,26 @@ pub async fn probe(conn: &mut Conn, name: &str) -> Outcome<Option<Table>> {
     let mut quoted = quote(name);
     let rows = match dialect {
         Dialect::Sqlite => {
-            let sql = "SELECT name, NULL, NULL, NULL FROM pragma_table_info(CAST(?1 AS TEXT), CAST(?2 AS TEXT))";
-            conn.query(sql, 4, vec![text(plain), text(space.unwrap_or("main"))]).await?
+            let sql = "SELECT name, NULL, NULL, NULL, NULL FROM pragma_table_info(CAST(?1 AS TEXT), CAST(?2 AS TEXT))";
+            conn.query(sql, 5, vec![text(plain), text(space.unwrap_or("main"))]).await?
         }
         Dialect::MySql => {
-            let sql = "SELECT CAST(column_name AS CHAR), CAST(character_maximum_length AS CHAR), CAST(character_octet_length AS CHAR), NULL \
+            let sql = "SELECT CAST(column_name AS CHAR), CAST(character_maximum_length AS CHAR), CAST(character_octet_length AS CHAR), NULL, CAST(character_set_name AS CHAR) \
                        FROM information_schema.columns WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE()) ORDER BY ordinal_position";
-            conn.query(sql, 4, vec![text(plain), space.map_or(Value::Null, text)]).await?
+            conn.query(sql, 5, vec![text(plain), space.map_or(Value::Null, text)]).await?
         }
         Dialect::Postgres => {
             let sql = "SELECT a.attname::text, \
                          CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod > 4 THEN (a.atttypmod - 4)::text END, \
                          NULL::text, \
-                         CASE WHEN t.typcategory = 'S' THEN NULL ELSE format_type(a.atttypid, NULL) END \
+                         CASE WHEN t.typcategory = 'S' THEN NULL ELSE format_type(a.atttypid, NULL) END, NULL::text \
                        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
                        WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
-            let mut rows = conn.query(sql, 4, vec![text(&quoted)]).await?;
+            let mut rows = conn.query(sql, 5, vec![text(&quoted)]).await?;
             if rows.is_empty() {
                 // CREATE TABLE Acc without quotes makes a table "acc".
                 quoted = quote(&name.to_ascii_lowercase());
-                rows = conn.query(sql, 4, vec![text(&quoted)]).await?;
+                rows = conn.query(sql, 5, vec![text(&quoted)]).await?;
             }
             rows
         }
@@ -84,9 +86,19 @@ pub async fn probe(conn: &mut Conn, name: &str) -> Outcome<Option<Table>> {
     let number = |v: &Option<String>| v.as_deref().and_then(|s| s.parse().ok());
     let columns = rows
         .into_iter()
-        .filter_map(|row| Some(Column { name: row.first()?.clone()?, chars: number(row.get(1)?), bytes: number(row.get(2)?), cast: row.get(3)?.clone() }))
+        .filter_map(|row| Some(Column { name: row.first()?.clone()?, chars: number(row.get(1)?), bytes: number(row.get(2)?), cast: row.get(3)?.clone(), last_char: last_char(row.get(4)?.as_deref()) }))
         .collect();
     Ok(Some(Table { quoted, columns }))
+}
+
+/// The last character of MySQL's character sets that lack some; the rest take all or are rare.
+fn last_char(charset: Option<&str>) -> Option<char> {
+    match charset? {
+        "utf8" | "utf8mb3" | "ucs2" => Some('\u{ffff}'),
+        "latin1" => Some('\u{ff}'),
+        "ascii" => Some('\u{7f}'),
+        _ => None,
+    }
 }
 
 fn text(s: &str) -> Value {
