@@ -221,6 +221,24 @@ fn poison_rows_and_unknown_script_tables_are_dead_and_the_rest_goes_on() {
 }
 
 #[test]
+fn without_its_cursor_table_the_rows_come_and_the_cursor_is_a_file() {
+    let p = place();
+    execute(&p.database, "CREATE VIEW acc_delivery AS SELECT 1 AS something_else");
+    let dir = Dir::open(&p.journal).unwrap();
+    let mut w = writer(&dir, 1);
+    for round in 1..=2 {
+        let running = Running::start(config(&p.database, &p.journal), &dir);
+        for n in 0..100 {
+            w.append_record(SinkId::Db, &record(Kind::Cdr, &format!("{round}-{n}"))).unwrap();
+        }
+        wait_until("the rows", || count(&p.database, "acc") == round * 100);
+        running.stop();
+        assert!(std::fs::read_to_string(p.journal.join("cursor-db")).unwrap().contains(".seg "));
+    }
+    assert_eq!(query(&p.database, "SELECT count(*) || ' ' || count(DISTINCT callid) FROM acc"), [["200 200"]]);
+}
+
+#[test]
 fn a_database_file_moved_away_is_made_anew() {
     let p = place();
     let dir = Dir::open(&p.journal).unwrap();

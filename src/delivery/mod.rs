@@ -80,6 +80,9 @@ pub enum DeliveryError {
     /// `db_url` cannot be used.
     #[error("{0}")]
     Db(String),
+    /// A task panicked; the journal and every cursor are as they should be, so [`run`] may be called again.
+    #[error("the delivery to {0} ended unexpectedly; its records wait in the journal")]
+    Task(&'static str),
     /// The RADIUS client cannot be made.
     #[error("aaa_url cannot be used: {0}")]
     Aaa(String),
@@ -121,7 +124,7 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
         // Entries of earlier starts count as accepted, once: not again when only this process was
         // started anew.
         let count_left_over = stats::get(Counter::DeliveryRestarts) == 0;
-        runners.push(tokio::task::spawn_local(runner.run(count_left_over)));
+        runners.push((id, tokio::task::spawn_local(runner.run(count_left_over))));
     }
     drop(view);
 
@@ -131,6 +134,9 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
             while !delivery.stop.load(Ordering::Relaxed) {
                 tokio::time::sleep(GATHER).await;
                 wait(wake.as_ref()).await;
+                if let Some((id, _)) = runners.iter().find(|(_, runner)| runner.is_finished()) {
+                    return Err(DeliveryError::Task(id.name()));
+                }
                 directory.publish(&publish, false);
                 if sync == JournalSync::Batch {
                     let segments = publish.borrow().segments.clone();
@@ -142,9 +148,9 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
         }
     };
     let _ = tokio::time::timeout_at(end.into(), async {
-        for runner in runners {
-            if let Err(e) = runner.await {
-                log::error!("a delivery task ended: {e}");
+        for (id, runner) in runners {
+            if runner.await.is_err() {
+                log::error!("{}", DeliveryError::Task(id.name()));
             }
         }
     })

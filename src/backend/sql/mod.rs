@@ -145,16 +145,18 @@ impl SqlSink {
             Ok(rows) => rows,
             Err(e) if e.class == Class::Later => return Err(e),
             Err(_) => {
-                let dialect = conn.dialect();
-                match conn.run(schema::create_cursor(dialect)).await {
-                    Ok(()) => conn.query(sql, 2, key()).await?,
+                let create = schema::create_cursor(conn.dialect());
+                let mut made = conn.run(create.clone()).await.map(|()| Vec::new());
+                if made.is_ok() {
+                    made = conn.query(sql, 2, key()).await;
+                }
+                match made {
+                    Ok(rows) => rows,
                     Err(e) if e.class == Class::Later => return Err(e),
                     Err(e) => {
-                        log::warn!(
-                            "db_url: table acc_delivery cannot be created ({}): a crash may now write a record twice; allow it, or create it with: {};",
-                            e.text,
-                            schema::create_cursor(dialect)
-                        );
+                        if self.cursor != Cursor::File {
+                            log::warn!("db_url: table acc_delivery cannot be used ({}): a crash may now write a record twice; allow or repair it, as made by: {create};", e.text);
+                        }
                         self.cursor = Cursor::File;
                         return Ok(None);
                     }
