@@ -39,6 +39,12 @@ counters! {
     AaaDelivered = "aaa_delivered";
     /// RADIUS records in the dead-letter file.
     AaaDead = "aaa_dead";
+    /// RADIUS packets sent again because no answer came.
+    AaaRetransmits = "aaa_retransmits";
+    /// Datagrams that were no valid answer to a RADIUS request in flight: forged, late, repeated, malformed.
+    AaaIgnored = "aaa_ignored";
+    /// Values left out of RADIUS packets because their attribute cannot hold them.
+    AaaOmitted = "aaa_omitted";
     /// Log lines that the syslog socket did not take and that went to the journal.
     LogAccepted = "log_accepted";
     /// Those sent later.

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use acc::acc::record::{Kind, Record};
+use acc::acc::record::{Kind, Record, Wall};
 use acc::backend::{Fate, LocalFuture, RecordSender, SinkId};
 use acc::config::Aaa;
 use acc::journal::Dir;
@@ -15,7 +15,7 @@ use common::*;
 struct Broken;
 
 impl RecordSender for Broken {
-    fn send_all<'a>(&'a mut self, _records: &'a [Record]) -> LocalFuture<'a, Vec<Fate>> {
+    fn send_all<'a>(&'a mut self, _records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>> {
         panic!("a defect in the client")
     }
 }
@@ -25,7 +25,7 @@ fn a_panic_ends_the_delivery_and_loses_nothing() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = Dir::open(tmp.path()).unwrap();
     let mut config = config(None, tmp.path());
-    config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None });
+    config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
     let delivery = acc::delivery::Delivery {
         config: Arc::new(config),
         dir: dir.clone(),

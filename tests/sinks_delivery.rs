@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use acc::acc::record::{Kind, Record};
+use acc::acc::record::{Kind, Record, Wall};
 use acc::backend::{Fate, LocalFuture, Payload, RecordSender, SinkId};
 use acc::config::Aaa;
 use acc::journal::Dir;
@@ -21,10 +21,10 @@ struct Sender {
 }
 
 impl RecordSender for Sender {
-    fn send_all<'a>(&'a mut self, records: &'a [Record]) -> LocalFuture<'a, Vec<Fate>> {
+    fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>> {
         let fates = records
             .iter()
-            .map(|r| {
+            .map(|(r, _)| {
                 let fate = if self.answers.is_empty() { Fate::Delivered } else { self.answers.remove(0) };
                 if fate == Fate::Delivered {
                     self.got.lock().unwrap().push(String::from_utf8(r.core.callid.clone()).unwrap());
@@ -59,7 +59,7 @@ fn sinks_do_not_wait_for_each_other_and_nothing_is_unaccounted_for() {
         let (got, socket, wake, journal) = (got.clone(), socket.clone(), wake.try_clone().unwrap(), journal.clone());
         Running::start_with(dir, move |delivery| {
             let mut config = config(Some(&url), &journal);
-            config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None });
+            config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
             delivery.config = Arc::new(config);
             delivery.log_socket = socket;
             delivery.wake = Some(wake);
@@ -126,7 +126,7 @@ fn aaa_url_without_a_client_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = Dir::open(tmp.path()).unwrap();
     let mut config = config(None, tmp.path());
-    config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None });
+    config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
     let delivery = acc::delivery::Delivery {
         config: Arc::new(config),
         dir,

@@ -2,6 +2,9 @@
 //! delivery process through [`Sink`].
 #![forbid(unsafe_code)]
 
+pub mod event;
+pub mod log;
+pub mod radius;
 pub mod sql;
 pub mod syslog;
 
@@ -165,5 +168,5 @@ pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 /// no cursor: after a crash the last batch is sent again.
 pub trait RecordSender {
     /// Sends records; one fate for each, in order.
-    fn send_all<'a>(&'a mut self, records: &'a [Record]) -> LocalFuture<'a, Vec<Fate>>;
+    fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>>;
 }

@@ -292,6 +292,7 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
         drop_mode: DropMode::Documented,
         delivery_batch: 500,
         delivery_retry_max: 1,
+        arena_mib: 16,
     };
     delivery::run(Delivery {
         config: Arc::new(config),

@@ -44,7 +44,7 @@ impl Sink for AnySink {
                 let records: Vec<_> = batch
                     .iter()
                     .filter_map(|e| match &e.payload {
-                        Payload::Record(r) => Some((**r).clone()),
+                        Payload::Record(r) => Some((&**r, e.wall)),
                         Payload::LogLine(_) => None,
                     })
                     .collect();

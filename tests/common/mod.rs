@@ -44,6 +44,7 @@ pub fn config(url: Option<&str>, journal: &Path) -> Config {
         drop_mode: DropMode::Documented,
         delivery_batch: 50,
         delivery_retry_max: 1,
+        arena_mib: 16,
     }
 }
 
