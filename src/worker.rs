@@ -166,7 +166,7 @@ pub fn print(module: &Module, level: i32, facility: Option<i32>, text: &[u8]) {
         let datagram = line::datagram(level, facility, &settings.name, std::process::id(), &message);
         with_process(module, |p| match p.syslog.try_send(&datagram) {
             Sent::Taken | Sent::Clipped => stats::add(Counter::LogWritten, 1),
-            Sent::TooLong => stats::add(Counter::LogDead, 1),
+            Sent::TooLong => stats::add(Counter::JournalLost, 1),
             Sent::NotTaken => match p.journal.as_mut().map(|j| j.append_line(SinkId::Log, &datagram)) {
                 Some(Ok(())) => wake(module),
                 _ => stats::add(Counter::JournalLost, 1),

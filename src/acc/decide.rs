@@ -53,15 +53,24 @@ impl Source<'_> {
             (None, _) => (Vec::new(), Vec::new()),
         };
         let id = identity(self.kind, &core, self.created, self.time);
-        Record { kind: self.kind, backend, table, core, time: self.time.wall, times, duration_ms: self.duration_ms, in_dialog: self.in_dialog, extras, legs, id }
+        Record {
+            kind: self.kind,
+            backend,
+            table,
+            core,
+            time: self.time.wall,
+            times,
+            duration_ms: self.duration_ms,
+            in_dialog: self.in_dialog,
+            extras,
+            legs,
+            id,
+        }
     }
 }
 
 fn fields_of(set: &FieldSet, backend: Backend, values: &Values) -> Vec<Field> {
-    set.of(backend)
-        .iter()
-        .map(|d| Field { name: Arc::clone(&d.name), value: values.get(set.tags[d.tag].as_bytes()).map(<[u8]>::to_vec) })
-        .collect()
+    set.of(backend).iter().map(|d| Field { name: Arc::clone(&d.name), value: values.get(set.tags[d.tag].as_bytes()).map(<[u8]>::to_vec) }).collect()
 }
 
 /// One list for each leg; none when the backend declares no leg field (D16), or when the context
@@ -155,9 +164,7 @@ pub fn on_reply(config: &Config, ctx: &mut Context, call: Option<&Context>, repl
         return records;
     }
     let answers_call = is_invite(ctx) && !ctx.in_dialog && (200..300).contains(&reply.code);
-    let due = |b: &Backend| {
-        ctx.marks.on(*b) && (reply.code < 300 || ctx.marks.has(*b, Flag::Failed)) && !(answers_call && ctx.marks.has(*b, Flag::Cdr))
-    };
+    let due = |b: &Backend| ctx.marks.on(*b) && (reply.code < 300 || ctx.marks.has(*b, Flag::Failed)) && !(answers_call && ctx.marks.has(*b, Flag::Cdr));
     let core = core_with(ctx, reply);
     let source = transaction_source(config, ctx, call.unwrap_or(ctx), Kind::Transaction, &core, now);
     records.extend(EVENT_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Transaction, &ctx.table))));

@@ -6,12 +6,12 @@ use std::ffi::{c_int, c_void};
 use super::abi::*;
 use super::contexts::{self, Place};
 use super::state::{Api, DIALOGS, DOING, Server, message, ready};
-use crate::acc::decide::CallEnd;
 use crate::acc::clock::Moment;
 use crate::acc::context::{Context, EndCause, Reply};
+use crate::acc::decide::CallEnd;
 use crate::acc::{decide, stock};
-use crate::host::{guard, revival};
 use crate::host::shared::{SharedContext, SharedError};
+use crate::host::{guard, revival};
 use crate::worker::{self, Module};
 
 /// Dialog value that holds our state.

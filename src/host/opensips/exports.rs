@@ -143,10 +143,20 @@ fn parameters() -> impl Iterator<Item = os_param_export> {
 const FIRST_TYPE: os_pv_type = 2001;
 
 fn pseudo_variables() -> impl Iterator<Item = os_pv_export> {
-    let with = |i: usize| os_pv_export { name: os_str_const { s: name(VARIABLES[i]), len: VARIABLES[i].len() as i32 }, type_: FIRST_TYPE + i as os_pv_type, ..Default::default() };
+    let with = |i: usize| os_pv_export {
+        name: os_str_const { s: name(VARIABLES[i]), len: VARIABLES[i].len() as i32 },
+        type_: FIRST_TYPE + i as os_pv_type,
+        ..Default::default()
+    };
     [
         os_pv_export { getf: Some(variables::get_extra), setf: Some(variables::set_extra), parse_name: Some(variables::parse_extra_name), ..with(0) },
-        os_pv_export { getf: Some(variables::get_leg), setf: Some(variables::set_leg), parse_name: Some(variables::parse_leg_name), parse_index: Some(variables::parse_leg_index), ..with(1) },
+        os_pv_export {
+            getf: Some(variables::get_leg),
+            setf: Some(variables::set_leg),
+            parse_name: Some(variables::parse_leg_name),
+            parse_index: Some(variables::parse_leg_index),
+            ..with(1)
+        },
         os_pv_export { getf: Some(variables::get_current_leg), ..with(2) },
     ]
     .into_iter()
