@@ -302,7 +302,7 @@ impl Draft {
             drop_mode: self.choice("drop_accounting_mode", DropMode::Documented, &[("documented", DropMode::Documented), ("stock", DropMode::Stock)])?,
             delivery_batch: self.ranged("delivery_batch", 500, 1..=10_000)? as usize,
             delivery_retry_max: self.ranged("delivery_retry_max", 30, 1..=3600)? as u32,
-            orphan_timeout: self.ranged("orphan_timeout", 60, 1..=86_400)? as u32,
+            orphan_timeout: self.ranged("orphan_timeout", 20, 1..=86_400)? as u32,
             arena_mib: self.ranged("arena_size", 1024, 16..=65_536)? as u32,
         })
     }

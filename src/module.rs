@@ -61,7 +61,7 @@ pub const PARAMS: &[Param] = &[
     text("drop_accounting_mode", "documented"),
     int("delivery_batch", "500"),
     int("delivery_retry_max", "30"),
-    int("orphan_timeout", "60"),
+    int("orphan_timeout", "20"),
     int("arena_size", "1024"),
 ];
 
