@@ -7,7 +7,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::acc::fields::Fields;
+use crate::acc::fields::{Fields, is_identifier};
+use crate::acc::record::Backend;
+use crate::module::{PARAMS, ParamType};
 
 /// When a journal append counts as safe (parameter `journal_sync`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub struct Aaa {
     pub url: String,
     /// `service_type`; `None` = the dictionary's `Sip-Session`, else 15.
     pub service_type: Option<u32>,
+    /// `aaa_retry`: how often a record is offered before it is given up; `None` = for ever.
+    pub retry: Option<u32>,
 }
 
 /// The whole configuration.
@@ -98,4 +102,297 @@ pub struct Config {
     pub delivery_batch: usize,
     /// Longest pause between two attempts at a failing sink, in seconds (parameter `delivery_retry_max`).
     pub delivery_retry_max: u32,
+    /// Seconds after a start in which dialogs may come back for their calls (parameter `orphan_timeout`).
+    pub orphan_timeout: u32,
+    /// Most memory that contexts of calls in progress may take, in MiB (parameter `arena_size`).
+    pub arena_mib: u32,
+}
+
+/// Value of one `modparam` line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawValue {
+    /// A number.
+    Int(i32),
+    /// A string.
+    Str(String),
+}
+
+/// What was wrong with the parameters.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No such parameter.
+    #[error("there is no parameter \"{0}\"")]
+    Unknown(String),
+    /// A string for a number or the other way round.
+    #[error("parameter {name}: {expected} expected, {got} given: write modparam(\"acc\", \"{name}\", {example})")]
+    Type {
+        /// Which parameter.
+        name: &'static str,
+        /// What it takes.
+        expected: &'static str,
+        /// What it got.
+        got: &'static str,
+        /// A value of the right type.
+        example: &'static str,
+    },
+    /// The value cannot be used.
+    #[error("parameter {name}: {reason}")]
+    Value {
+        /// Which parameter.
+        name: &'static str,
+        /// What is wrong and what to write instead.
+        reason: String,
+    },
+}
+
+/// Parameters as they come in, line by line.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    values: Vec<(&'static str, RawValue)>,
+    /// Fields declared so far: variables in the script are checked against them while it is read.
+    pub fields: Fields,
+    /// Things to say once logging works.
+    pub warnings: Vec<String>,
+}
+
+/// Syslog facilities by name, and their numbers in `<syslog.h>`.
+const FACILITIES: [(&str, i32); 20] = [
+    ("LOG_AUTH", 4),
+    ("LOG_AUTHPRIV", 10),
+    ("LOG_CRON", 9),
+    ("LOG_DAEMON", 3),
+    ("LOG_FTP", 11),
+    ("LOG_KERN", 0),
+    ("LOG_LOCAL0", 16),
+    ("LOG_LOCAL1", 17),
+    ("LOG_LOCAL2", 18),
+    ("LOG_LOCAL3", 19),
+    ("LOG_LOCAL4", 20),
+    ("LOG_LOCAL5", 21),
+    ("LOG_LOCAL6", 22),
+    ("LOG_LOCAL7", 23),
+    ("LOG_LPR", 6),
+    ("LOG_MAIL", 2),
+    ("LOG_NEWS", 7),
+    ("LOG_SYSLOG", 5),
+    ("LOG_USER", 1),
+    ("LOG_UUCP", 8),
+];
+
+/// Number of a syslog facility as in `<syslog.h>` (already shifted).
+pub fn facility(name: &str) -> Option<i32> {
+    let with_prefix = |n: &str| name.eq_ignore_ascii_case(n) || n.strip_prefix("LOG_").is_some_and(|short| name.eq_ignore_ascii_case(short));
+    FACILITIES.iter().find(|(n, _)| with_prefix(n)).map(|(_, number)| number << 3)
+}
+
+/// Name of a facility number, "LOG_DAEMON" for one that has none.
+pub fn facility_name(number: i32) -> &'static str {
+    FACILITIES.iter().find(|(_, n)| n << 3 == number).map_or("LOG_DAEMON", |(name, _)| name)
+}
+
+const fn bad(name: &'static str, reason: String) -> ConfigError {
+    ConfigError::Value { name, reason }
+}
+
+impl Draft {
+    /// Takes one `modparam` line.
+    pub fn set(&mut self, name: &str, value: RawValue) -> Result<(), ConfigError> {
+        let param = PARAMS.iter().find(|p| p.name == name).ok_or_else(|| ConfigError::Unknown(name.into()))?;
+        match (param.kind, &value) {
+            (ParamType::Int, RawValue::Str(_)) => return Err(ConfigError::Type { name: param.name, expected: "a number", got: "a string", example: "1" }),
+            (ParamType::Str, RawValue::Int(_)) => return Err(ConfigError::Type { name: param.name, expected: "a string", got: "a number", example: "\"...\"" }),
+            _ => {}
+        }
+        match (param.name, &value) {
+            ("extra_fields", RawValue::Str(s)) => {
+                let said = self.fields.extra.add(s).map_err(|e| bad("extra_fields", e.to_string()))?;
+                self.warnings.extend(said.into_iter().map(|w| format!("parameter extra_fields: {w}")));
+            }
+            ("leg_fields", RawValue::Str(s)) => {
+                let said = self.fields.leg.add(s).map_err(|e| bad("leg_fields", e.to_string()))?;
+                self.warnings.extend(said.into_iter().map(|w| format!("parameter leg_fields: {w}")));
+            }
+            ("db_table_avp", _) => self.warnings.push("parameter db_table_avp has no effect: the module has no such table, remove the line".into()),
+            _ => {
+                self.values.retain(|(n, _)| *n != param.name);
+                self.values.push((param.name, value));
+            }
+        }
+        Ok(())
+    }
+
+    fn int(&self, name: &'static str) -> Option<i32> {
+        self.values.iter().find_map(|(n, v)| match v {
+            RawValue::Int(i) if *n == name => Some(*i),
+            _ => None,
+        })
+    }
+
+    fn text(&self, name: &'static str) -> Option<&str> {
+        self.values.iter().find_map(|(n, v)| match v {
+            RawValue::Str(s) if *n == name && !s.is_empty() => Some(s.as_str()),
+            _ => None,
+        })
+    }
+
+    fn ranged(&self, name: &'static str, default: i32, range: std::ops::RangeInclusive<i32>) -> Result<i32, ConfigError> {
+        let v = self.int(name).unwrap_or(default);
+        if range.contains(&v) {
+            return Ok(v);
+        }
+        Err(bad(name, format!("{v} is outside {} to {}", range.start(), range.end())))
+    }
+
+    fn identifier(&self, name: &'static str, default: &str) -> Result<Arc<str>, ConfigError> {
+        let v = self.text(name).unwrap_or(default);
+        if is_identifier(v) {
+            return Ok(Arc::from(v));
+        }
+        Err(bad(name, format!("\"{v}\" is no name of a table or column: use letters, digits and '_', not beginning with a digit")))
+    }
+
+    fn choice<T: Copy>(&self, name: &'static str, default: T, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+        let Some(v) = self.text(name) else { return Ok(default) };
+        choices.iter().find(|(n, _)| n.eq_ignore_ascii_case(v)).map(|(_, c)| *c).ok_or_else(|| {
+            let names: Vec<_> = choices.iter().map(|(n, _)| *n).collect();
+            bad(name, format!("\"{v}\" is none of {}", names.join(", ")))
+        })
+    }
+
+    /// The whole, checked. `default_db_url` is the host's own default database.
+    pub fn finish(&self, default_db_url: Option<&str>) -> Result<Config, ConfigError> {
+        let log_facility = match self.text("log_facility") {
+            None => facility("LOG_DAEMON").unwrap_or_default(),
+            Some(f) => facility(f).ok_or_else(|| bad("log_facility", format!("\"{f}\" is no syslog facility: use LOG_DAEMON, LOG_LOCAL0 to LOG_LOCAL7, ...")))?,
+        };
+        let db = match self.text("db_url").or(default_db_url.filter(|u| !u.is_empty())) {
+            None => None,
+            Some(url) => {
+                crate::backend::sql::validate_url(url).map_err(|e| bad("db_url", e))?;
+                Some(self.db(url)?)
+            }
+        };
+        let uses = |backend| !self.fields.extra.of(backend).is_empty() || !self.fields.leg.of(backend).is_empty();
+        if db.is_none() && uses(Backend::Db) {
+            return Err(bad("db_url", "extra_fields or leg_fields name columns for db, but there is no database: set db_url or remove them".into()));
+        }
+        let aaa = self.text("aaa_url").map(|url| self.aaa(url)).transpose()?;
+        if aaa.is_none() && uses(Backend::Aaa) {
+            return Err(bad("aaa_url", "extra_fields or leg_fields name attributes for aaa, but there is no RADIUS: set aaa_url or remove them".into()));
+        }
+        Ok(Config {
+            early_media: self.int("early_media").unwrap_or(0) != 0,
+            report_cancels: self.int("report_cancels").unwrap_or(0) != 0,
+            detect_direction: self.int("detect_direction").unwrap_or(0) != 0,
+            fields: self.fields.clone(),
+            log_level: self.int("log_level").unwrap_or(LEVEL_NOTICE),
+            log_facility,
+            db,
+            aaa,
+            journal_dir: PathBuf::from(self.text("journal_dir").unwrap_or(DEFAULT_JOURNAL_DIR)),
+            journal_sync: self.choice("journal_sync", JournalSync::Batch, &[("os", JournalSync::Os), ("batch", JournalSync::Batch), ("always", JournalSync::Always)])?,
+            drop_mode: self.choice("drop_accounting_mode", DropMode::Documented, &[("documented", DropMode::Documented), ("stock", DropMode::Stock)])?,
+            delivery_batch: self.ranged("delivery_batch", 500, 1..=10_000)? as usize,
+            delivery_retry_max: self.ranged("delivery_retry_max", 30, 1..=3600)? as u32,
+            orphan_timeout: self.ranged("orphan_timeout", 60, 1..=86_400)? as u32,
+            arena_mib: self.ranged("arena_size", 1024, 16..=65_536)? as u32,
+        })
+    }
+
+    fn aaa(&self, url: &str) -> Result<Aaa, ConfigError> {
+        let retry = match self.text("aaa_retry") {
+            None | Some("forever") => None,
+            Some(n) => Some(n.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("aaa_retry", format!("\"{n}\" is neither \"forever\" nor a number from 1 on")))?),
+        };
+        let aaa = Aaa { url: url.into(), service_type: self.int("service_type").and_then(|v| u32::try_from(v).ok()), retry };
+        crate::backend::radius::validate(&aaa, &aaa_names(&self.fields)).map_err(|e| bad("aaa_url", e))?;
+        Ok(aaa)
+    }
+
+    fn db(&self, url: &str) -> Result<Db, ConfigError> {
+        let core = [
+            self.identifier("acc_method_column", "method")?,
+            self.identifier("acc_from_tag_column", "from_tag")?,
+            self.identifier("acc_to_tag_column", "to_tag")?,
+            self.identifier("acc_callid_column", "callid")?,
+            self.identifier("acc_sip_code_column", "sip_code")?,
+            self.identifier("acc_sip_reason_column", "sip_reason")?,
+        ];
+        Ok(Db {
+            url: url.into(),
+            table_acc: self.identifier("db_table_acc", "acc")?,
+            table_missed: self.identifier("db_table_missed_calls", "missed_calls")?,
+            columns: Columns { core, time: self.identifier("acc_time_column", "time")? },
+        })
+    }
+}
+
+/// Attribute names of the extra and leg fields of RADIUS.
+pub fn aaa_names(fields: &Fields) -> Vec<&str> {
+    fields.extra.of(Backend::Aaa).iter().chain(fields.leg.of(Backend::Aaa)).map(|d| &*d.name).collect()
+}
+
+/// The host's level "notice".
+const LEVEL_NOTICE: i32 = 2;
+/// Where the journal lies without `journal_dir`.
+const DEFAULT_JOURNAL_DIR: &str = "/var/lib/opensips-acc";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft(lines: &[(&str, RawValue)]) -> Result<Config, ConfigError> {
+        let mut d = Draft::default();
+        for (name, value) in lines {
+            d.set(name, value.clone())?;
+        }
+        d.finish(None)
+    }
+
+    fn s(v: &str) -> RawValue {
+        RawValue::Str(v.into())
+    }
+
+    #[test]
+    fn defaults_need_no_line() {
+        let c = draft(&[]).unwrap();
+        assert_eq!((c.log_level, c.log_facility), (2, 24));
+        assert!(c.db.is_none() && c.aaa.is_none() && !c.early_media);
+        assert_eq!(c.journal_sync, JournalSync::Batch);
+    }
+
+    #[test]
+    fn the_hosts_default_database_is_used() {
+        let c = Draft::default().finish(Some("sqlite:///tmp/x.sqlite")).unwrap();
+        assert_eq!(c.db.unwrap().url, "sqlite:///tmp/x.sqlite");
+    }
+
+    #[test]
+    fn errors_name_the_parameter_and_the_cure() {
+        for (lines, parts) in [
+            (vec![("early_media", s("yes"))], ["parameter early_media", "a number expected"]),
+            (vec![("db_url", RawValue::Int(1))], ["parameter db_url", "a string expected"]),
+            (vec![("no_such", RawValue::Int(1))], ["no parameter", "no_such"]),
+            (vec![("log_facility", s("LOG_NOWHERE"))], ["parameter log_facility", "LOG_LOCAL0"]),
+            (vec![("extra_fields", s("foo:bar"))], ["parameter extra_fields", "log, db, aaa or evi"]),
+            (vec![("leg_fields", s("log"))], ["parameter leg_fields", "backend and a colon"]),
+            (vec![("extra_fields", s("db:a"))], ["parameter db_url", "set db_url"]),
+            (vec![("extra_fields", s("aaa:a"))], ["parameter aaa_url", "set aaa_url"]),
+            (vec![("journal_sync", s("sometimes"))], ["parameter journal_sync", "os, batch, always"]),
+            (vec![("delivery_batch", RawValue::Int(0))], ["parameter delivery_batch", "1 to 10000"]),
+            (vec![("db_url", s("sqlite:x")), ("db_table_acc", s("a;b"))], ["parameter db_table_acc", "no name of a table"]),
+            (vec![("db_url", s("sqlite:x")), ("acc_time_column", s("1t"))], ["parameter acc_time_column", "no name of a table"]),
+            (vec![("db_url", s("nonsense"))], ["parameter db_url", "sqlite:"]),
+        ] {
+            let e = draft(&lines).unwrap_err().to_string();
+            for p in parts {
+                assert!(e.contains(p), "{lines:?}: {e}");
+            }
+        }
+    }
+
+    #[test]
+    fn facilities_are_those_of_syslog_h() {
+        assert_eq!((facility("LOG_LOCAL5"), facility("local5"), facility("LOG_DAEMON")), (Some(21 << 3), Some(21 << 3), Some(3 << 3)));
+    }
 }

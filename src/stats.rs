@@ -39,12 +39,24 @@ counters! {
     AaaDelivered = "aaa_delivered";
     /// RADIUS records in the dead-letter file.
     AaaDead = "aaa_dead";
+    /// RADIUS packets sent again because no answer came.
+    AaaRetransmits = "aaa_retransmits";
+    /// Datagrams that were no valid answer to a RADIUS request in flight: forged, late, repeated, malformed.
+    AaaIgnored = "aaa_ignored";
+    /// Values left out of RADIUS packets because their attribute cannot hold them.
+    AaaOmitted = "aaa_omitted";
     /// Log lines that the syslog socket did not take and that went to the journal.
     LogAccepted = "log_accepted";
     /// Those sent later.
     LogDelivered = "log_delivered";
     /// Those given up.
     LogDead = "log_dead";
+    /// Times the SQL database stopped taking records.
+    DbOutages = "db_outages";
+    /// Times no RADIUS server took records.
+    AaaOutages = "aaa_outages";
+    /// Times the syslog socket stopped taking lines.
+    LogOutages = "log_outages";
     /// Log lines written at once.
     LogWritten = "log_written";
     /// Events raised.
@@ -57,6 +69,8 @@ counters! {
     JournalLost = "journal_lost";
     /// Bytes in journal segments not yet removed.
     JournalBytes = "journal_bytes";
+    /// Damaged places found in journal segments; their bytes are kept in `.bad` files.
+    JournalCorrupt = "journal_corrupt";
     /// Context writes refused because the shared arena is full.
     ArenaFull = "arena_full";
     /// Times the delivery process had to be started again.
@@ -91,6 +105,11 @@ pub fn add(c: Counter, n: u64) {
 /// Subtracts `n` (for the few that are levels).
 pub fn sub(c: Counter, n: u64) {
     slot(c).fetch_sub(n, Ordering::Relaxed);
+}
+
+/// Sets the value (for the few that are levels).
+pub fn set(c: Counter, n: u64) {
+    slot(c).store(n, Ordering::Relaxed);
 }
 
 /// The present value.

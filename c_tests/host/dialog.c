@@ -698,6 +698,14 @@ static int get_direction(void)
 	return direction;
 }
 
+static os_str *get_dlg_did(os_dlg_cell *d)
+{
+	static os_str did;
+
+	did = (os_str){d->name, (int)strlen(d->name)};
+	return &did;
+}
+
 static int dlg_ctx_register_ptr(os_context_destroy_fn *f)
 {
 	return context_register_ptr(OS_CONTEXT_DIALOG, f);
@@ -740,6 +748,7 @@ static int cmd_load_dlg(os_sip_msg *table, void *p1, void *p2, void *p3, void *p
 	b->dlg_ref = ref;
 	b->dlg_unref = unref;
 	b->get_direction = get_direction;
+	b->get_dlg_did = get_dlg_did;
 	b->dlg_ctx_register_ptr = dlg_ctx_register_ptr;
 	b->dlg_ctx_put_ptr = dlg_ctx_put_ptr;
 	b->dlg_ctx_get_ptr = dlg_ctx_get_ptr;

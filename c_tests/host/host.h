@@ -342,6 +342,7 @@ int dlg_set(const char *name, const char *value, const char *text, bool replicat
 void dlg_unref_cell(os_dlg_cell *d, int n);
 
 /* ---- server and runner ---- */
+void run_timers(void);
 #define MAX_WORKERS 16
 struct answer { /* of a process to the runner */
 	int step;

@@ -344,6 +344,29 @@ static void children_ended(void)
 	}
 }
 
+/* timers of modules: kept, and run when a scenario says so */
+static struct {
+	os_timer_fn *run;
+	void *param;
+} timer[8];
+static int timers;
+
+int register_timer(char *label, os_timer_fn *run, void *param, unsigned int interval, unsigned short flags)
+{
+	(void)flags;
+	if (!label || !interval || timers == (int)(sizeof timer / sizeof timer[0]))
+		return -1;
+	timer[timers].run = run;
+	timer[timers++].param = param;
+	return 0;
+}
+
+void run_timers(void)
+{
+	for (int i = 0; i < timers; i++)
+		timer[i].run(0, timer[i].param);
+}
+
 void server_main(void)
 {
 	sigset_t block, open;

@@ -1,5 +1,13 @@
 //! The accounting core: what is accounted, when, and with which values. It knows no host type.
 #![forbid(unsafe_code)]
 
+pub mod clock;
+pub mod context;
+pub mod decide;
 pub mod fields;
+mod identity;
+pub mod marks;
 pub mod record;
+pub mod reason;
+pub mod stock;
+mod wire;

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use super::wire::{Reader, put_bytes, put_len};
+
 /// The backends a call can be accounted to, in the order their marks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -209,16 +211,16 @@ impl Record {
         let backend = Backend::from_index(r.u8()?)?;
         let flags = r.u8()?;
         let id = u128::from_le_bytes(r.array()?);
-        let time = Wall(i64::from_le_bytes(r.array()?));
+        let time = Wall(r.i64()?);
         let times = match flags & 2 {
             0 => None,
-            _ => Some(Times { created: Wall(i64::from_le_bytes(r.array()?)), setup_ms: i64::from_le_bytes(r.array()?) }),
+            _ => Some(Times { created: Wall(r.i64()?), setup_ms: r.i64()? }),
         };
         let duration_ms = match flags & 4 {
             0 => None,
-            _ => Some(i64::from_le_bytes(r.array()?)),
+            _ => Some(r.i64()?),
         };
-        let table = r.text()?;
+        let table = Arc::from(r.text()?);
         let core = Core {
             method: r.bytes()?.to_vec(),
             from_tag: r.bytes()?.to_vec(),
@@ -227,12 +229,12 @@ impl Record {
             code: r.bytes()?.to_vec(),
             reason: r.bytes()?.to_vec(),
         };
-        let extras = r.fields()?;
+        let extras = fields(&mut r)?;
         let n = r.len()?;
         // Each leg takes at least its own count: a hostile count cannot reserve memory.
         let mut legs = Vec::with_capacity(n.min(r.0.len() / 4));
         for _ in 0..n {
-            legs.push(r.fields()?);
+            legs.push(fields(&mut r)?);
         }
         if !r.0.is_empty() {
             return None;
@@ -246,15 +248,6 @@ const ENCODING: u8 = 1;
 /// A length that stands for "no value".
 const UNSET: u32 = u32::MAX;
 
-fn put_len(out: &mut Vec<u8>, n: usize) {
-    out.extend_from_slice(&(n as u32).to_le_bytes());
-}
-
-fn put_bytes(out: &mut Vec<u8>, v: &[u8]) {
-    put_len(out, v.len());
-    out.extend_from_slice(v);
-}
-
 fn put_fields(out: &mut Vec<u8>, fields: &[Field]) {
     put_len(out, fields.len());
     for f in fields {
@@ -266,50 +259,19 @@ fn put_fields(out: &mut Vec<u8>, fields: &[Field]) {
     }
 }
 
-/// Cursor over encoded bytes; every read is checked.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Option<&'a [u8]> {
-        let (head, tail) = self.0.split_at_checked(n)?;
-        self.0 = tail;
-        Some(head)
+fn fields(r: &mut Reader<'_>) -> Option<Vec<Field>> {
+    let n = r.len()?;
+    // Each field takes at least its two lengths: a hostile count cannot reserve memory.
+    let mut out = Vec::with_capacity(n.min(r.0.len() / 8));
+    for _ in 0..n {
+        let name = Arc::from(r.text()?);
+        let value = match r.u32()? {
+            UNSET => None,
+            len => Some(r.take(len as usize)?.to_vec()),
+        };
+        out.push(Field { name, value });
     }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        Some(self.array::<1>()?[0])
-    }
-
-    fn len(&mut self) -> Option<usize> {
-        Some(u32::from_le_bytes(self.array()?) as usize)
-    }
-
-    fn bytes(&mut self) -> Option<&'a [u8]> {
-        let n = self.len()?;
-        self.take(n)
-    }
-
-    fn text(&mut self) -> Option<Arc<str>> {
-        Some(Arc::from(std::str::from_utf8(self.bytes()?).ok()?))
-    }
-
-    fn fields(&mut self) -> Option<Vec<Field>> {
-        let n = self.len()?;
-        let mut out = Vec::with_capacity(n.min(self.0.len() / 8));
-        for _ in 0..n {
-            let name = self.text()?;
-            let value = match self.array()? {
-                raw if u32::from_le_bytes(raw) == UNSET => None,
-                raw => Some(self.take(u32::from_le_bytes(raw) as usize)?.to_vec()),
-            };
-            out.push(Field { name, value });
-        }
-        Some(out)
-    }
+    Some(out)
 }
 
 #[cfg(test)]

@@ -2,7 +2,19 @@
 //! delivery process through [`Sink`].
 #![forbid(unsafe_code)]
 
-use crate::acc::record::Record;
+pub mod event;
+pub mod log;
+pub mod radius;
+pub mod sql;
+pub mod syslog;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::acc::record::{Record, Wall};
+use crate::journal::{DeadLetters, SegmentName};
+use crate::stats::Counter;
 
 /// The destinations the delivery process serves, each with a cursor of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,6 +52,44 @@ impl SinkId {
     }
 }
 
+impl SinkId {
+    /// Counts the entries accepted for it.
+    pub const fn accepted(self) -> Counter {
+        match self {
+            SinkId::Db => Counter::DbAccepted,
+            SinkId::Aaa => Counter::AaaAccepted,
+            SinkId::Log => Counter::LogAccepted,
+        }
+    }
+
+    /// Counts the entries delivered by it.
+    pub const fn delivered(self) -> Counter {
+        match self {
+            SinkId::Db => Counter::DbDelivered,
+            SinkId::Aaa => Counter::AaaDelivered,
+            SinkId::Log => Counter::LogDelivered,
+        }
+    }
+
+    /// Counts the entries it gave up.
+    pub const fn dead(self) -> Counter {
+        match self {
+            SinkId::Db => Counter::DbDead,
+            SinkId::Aaa => Counter::AaaDead,
+            SinkId::Log => Counter::LogDead,
+        }
+    }
+
+    /// Counts its outages.
+    pub const fn outages(self) -> Counter {
+        match self {
+            SinkId::Db => Counter::DbOutages,
+            SinkId::Aaa => Counter::AaaOutages,
+            SinkId::Log => Counter::LogOutages,
+        }
+    }
+}
+
 /// What a journal entry asks a sink to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
@@ -58,4 +108,65 @@ pub enum Fate {
     Dead(String),
     /// Not now: try again later, for this reason.
     Retry(String),
+}
+
+/// A journal entry on its way to a sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Segment it stands in.
+    pub segment: SegmentName,
+    /// Byte offset of its frame; with the segment its identity.
+    pub offset: u64,
+    /// Offset behind its frame.
+    pub end: u64,
+    /// When it was appended.
+    pub wall: Wall,
+    /// What it asks for.
+    pub payload: Payload,
+}
+
+/// How far a sink is in each segment, in bytes.
+pub type Positions = BTreeMap<SegmentName, u64>;
+
+/// What has to become durable together with a batch.
+pub struct Commit<'a> {
+    /// New positions of the cursor.
+    pub positions: &'a [(SegmentName, u64)],
+    /// Removed segments whose positions are not needed any more.
+    pub retired: &'a [SegmentName],
+    /// Where entries with [`Fate::Dead`] go.
+    pub dead: &'a mut DeadLetters,
+    /// Set by a sink that stored the positions itself; it has then also written the dead letters,
+    /// before the positions. Otherwise the caller does both.
+    pub stored: bool,
+}
+
+/// Why nothing of a batch was delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// The sink does not take entries now, for this reason: the same batch is tried again later.
+    Outage(String),
+    /// The stored cursor is not where this process left it: it has to be read again.
+    Stale,
+}
+
+/// A destination, as the delivery process sees it. One task owns it, so it needs no lock.
+#[expect(async_fn_in_trait, reason = "implemented and called in this crate only, on one thread")]
+pub trait Sink {
+    /// Connects, and returns the stored cursor for the journal of this number; `None`: the sink
+    /// keeps none, the caller keeps it in a file.
+    async fn open(&mut self, journal: u64) -> Result<Option<Positions>, String>;
+
+    /// Delivers a batch: one fate for each entry, in order, or nothing at all.
+    async fn deliver(&mut self, batch: &[Entry], commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble>;
+}
+
+/// A future of this crate's single-threaded runtime.
+pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// A sink that takes records one by one and acknowledges each, such as a RADIUS client. It keeps
+/// no cursor: after a crash the last batch is sent again.
+pub trait RecordSender {
+    /// Sends records; one fate for each, in order.
+    fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>>;
 }

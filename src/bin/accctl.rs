@@ -1,2 +1,395 @@
-//! accctl
-fn main() {}
+//! accctl: looks after a journal without a SIP server.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use acc::acc::fields::Fields;
+use acc::acc::record::Record;
+use acc::backend::sql::{Conn, Target, parse, schema};
+use acc::backend::syslog::DEV_LOG;
+use acc::backend::{Payload, SinkId};
+use acc::config::{Columns, Config, Db, DropMode, JournalSync};
+use acc::delivery::{self, Delivery};
+use acc::journal::{DeadLetters, Dir, Item, KIND_LOG_LINE, KIND_RECORD, SegmentName, Writer, json};
+
+const USAGE: &str = "\
+usage: accctl COMMAND [OPTIONS] [DIR]
+DIR is the journal_dir of the server.
+
+  status DIR                what waits, what is dead, what is damaged
+  dump [--json] DIR         every entry of the segments, one a line
+  verify DIR                reads everything; exit status 1 when something is damaged
+  deliver DIR --url URL     delivers the SQL records and log lines of a stopped server
+      [--log-socket PATH] [--seconds N]
+  requeue --sink db|aaa|log DIR
+                            puts dead entries back for delivery
+  schema --url URL [--apply]
+                            SQL for the tables and columns that are missing; with --apply runs it
+
+For deliver and schema:
+  --extra 'tag->column; ...'  --leg 'tag->column; ...'   as in extra_fields and leg_fields, without \"db:\"
+  --table-acc NAME  --table-missed NAME";
+
+/// Segments written by `requeue` begin anew at this size.
+const SEGMENT_MAX: u64 = 64 << 20;
+/// How long `deliver` tries when not told: enough for a large backlog.
+const SECONDS: u64 = 600;
+
+/// What the library has to say goes to standard error.
+struct Stderr;
+
+impl log::Log for Stderr {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("acc")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let _ = writeln!(std::io::stderr(), "accctl: {}", record.args());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+#[derive(Default)]
+struct Options {
+    dir: Option<PathBuf>,
+    json: bool,
+    apply: bool,
+    url: Option<String>,
+    sink: Option<SinkId>,
+    log_socket: Option<PathBuf>,
+    seconds: Option<u64>,
+    fields: Fields,
+    table_acc: Option<String>,
+    table_missed: Option<String>,
+}
+
+fn main() -> ExitCode {
+    if log::set_logger(&Stderr).is_ok() {
+        log::set_max_level(log::LevelFilter::Warn);
+    }
+    match run(std::env::args_os().skip(1)) {
+        Ok((text, code)) => {
+            // A closed pipe is the reader's wish, no failure.
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            code
+        }
+        Err(text) => {
+            let _ = writeln!(std::io::stderr(), "accctl: {text}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(args: impl Iterator<Item = OsString> + 'static) -> Result<(String, ExitCode), String> {
+    let mut parser = lexopt::Parser::from_args(args);
+    let mut command = None;
+    let mut o = Options::default();
+    let text = |value: Result<OsString, lexopt::Error>| value.map_err(|e| e.to_string())?.into_string().map_err(|_| "an option's value is not UTF-8".to_string());
+    while let Some(arg) = parser.next().map_err(|e| e.to_string())? {
+        use lexopt::Arg::{Long, Short, Value};
+        match arg {
+            Long("help") | Short('h') => return Ok((format!("{USAGE}\n"), ExitCode::SUCCESS)),
+            Long("json") => o.json = true,
+            Long("apply") => o.apply = true,
+            Long("url") => o.url = Some(text(parser.value())?),
+            Long("sink") => {
+                let name = text(parser.value())?;
+                o.sink = Some(SinkId::ALL.into_iter().find(|s| s.name() == name).ok_or("--sink is db, aaa or log")?);
+            }
+            Long("log-socket") => o.log_socket = Some(parser.value().map_err(|e| e.to_string())?.into()),
+            Long("seconds") => o.seconds = Some(text(parser.value())?.parse().map_err(|_| "--seconds needs a number")?),
+            Long("extra") => drop(o.fields.extra.add(&format!("db:{}", text(parser.value())?)).map_err(|e| format!("--extra: {e}"))?),
+            Long("leg") => drop(o.fields.leg.add(&format!("db:{}", text(parser.value())?)).map_err(|e| format!("--leg: {e}"))?),
+            Long("table-acc") => o.table_acc = Some(text(parser.value())?),
+            Long("table-missed") => o.table_missed = Some(text(parser.value())?),
+            Value(word) if command.is_none() => command = Some(word.into_string().map_err(|_| "unknown command")?),
+            Value(dir) if o.dir.is_none() => o.dir = Some(dir.into()),
+            other => return Err(format!("{}\n{USAGE}", other.unexpected())),
+        }
+    }
+    match command.as_deref() {
+        Some("status") => status(&o),
+        Some("dump") => dump(&o),
+        Some("verify") => verify(&o),
+        Some("deliver") => deliver(o),
+        Some("requeue") => requeue(&o),
+        Some("schema") => schema_command(&o),
+        Some(other) => Err(format!("unknown command \"{other}\"\n{USAGE}")),
+        None => Err(USAGE.into()),
+    }
+}
+
+impl Options {
+    fn open(&self) -> Result<Dir, String> {
+        Dir::open_to_read(self.dir.as_deref().ok_or("which journal directory?")?).map_err(|e| e.to_string())
+    }
+
+    fn db(&self) -> Result<Db, String> {
+        let url = self.url.clone().ok_or("--url is missing: give the server's db_url")?;
+        let table = |name: &Option<String>, default: &str| -> Result<Arc<str>, String> {
+            let name = name.as_deref().unwrap_or(default);
+            if schema::is_table_name(name) { Ok(name.into()) } else { Err(format!("\"{name}\" is no table name")) }
+        };
+        Ok(Db {
+            url,
+            table_acc: table(&self.table_acc, "acc")?,
+            table_missed: table(&self.table_missed, "missed_calls")?,
+            columns: Columns { core: ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(Arc::from), time: "time".into() },
+        })
+    }
+}
+
+/// Calls `each` for all items of all segments.
+fn walk(dir: &Dir, mut each: impl FnMut(SegmentName, &Item<'_>)) -> Result<(), String> {
+    let failed = |e: std::io::Error| format!("{}: {e}", dir.path().display());
+    for segment in dir.segments().map_err(failed)? {
+        let mut reader = match dir.read(segment.name, 0) {
+            // Delivered and removed meanwhile.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            other => other.map_err(failed)?,
+        };
+        loop {
+            let item = reader.read().map_err(failed)?;
+            each(segment.name, &item);
+            if matches!(item, Item::End | Item::Torn { .. }) {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a sink's cursor file says it is.
+fn cursor(dir: &Dir, sink: SinkId) -> BTreeMap<SegmentName, u64> {
+    let text = dir.content(&format!("cursor-{}", sink.name())).unwrap_or_default();
+    text.lines().filter_map(|l| l.split_once(' ')).filter_map(|(n, p)| Some((n.parse().ok()?, p.parse().ok()?))).collect()
+}
+
+fn status(o: &Options) -> Result<(String, ExitCode), String> {
+    let dir = o.open()?;
+    let segments = dir.segments().map_err(|e| e.to_string())?;
+    let mut out = format!("segments {} bytes {}\n", segments.len(), segments.iter().map(|s| s.size).sum::<u64>());
+    let cursors = SinkId::ALL.map(|s| cursor(&dir, s));
+    let mut waiting = [0u64; SinkId::ALL.len()];
+    let mut damaged = 0;
+    walk(&dir, |name, item| match item {
+        Item::Frame(f) => {
+            if let Some(sink) = f.sink_id()
+                && f.offset >= cursors[sink as usize].get(&name).copied().unwrap_or(0)
+            {
+                waiting[sink as usize] += 1;
+            }
+        }
+        Item::Corrupt { .. } => damaged += 1,
+        Item::Torn { .. } | Item::End => {}
+    })?;
+    for sink in SinkId::ALL {
+        let dead = dir.content(&DeadLetters::file_name(sink)).map_err(|e| e.to_string())?.lines().count();
+        // The database itself knows which of its records it has.
+        let most = if sink == SinkId::Db && cursors[sink as usize].is_empty() { "at most " } else { "" };
+        let _ = writeln!(out, "{}: {most}{} waiting, {dead} dead", sink.name(), waiting[sink as usize]);
+    }
+    let _ = writeln!(out, "damaged places in segments: {damaged}");
+    Ok((out, ExitCode::SUCCESS))
+}
+
+fn dump(o: &Options) -> Result<(String, ExitCode), String> {
+    let dir = o.open()?;
+    let mut out = std::io::BufWriter::new(std::io::stdout());
+    let mut failed = None;
+    walk(&dir, |name, item| {
+        let Item::Frame(f) = item else { return };
+        let sink = f.sink_id().map_or_else(|| f.sink.to_string(), |s| s.name().to_string());
+        let mut line = match f.decode() {
+            Some(Ok(payload)) => json::payload(&payload),
+            _ => serde_json::json!({ "kind_number": f.kind, "payload": json::hex(f.payload) }),
+        };
+        let text = if o.json {
+            line["sink"] = sink.into();
+            line["segment"] = name.to_string().into();
+            line["offset"] = f.offset.into();
+            line["wall"] = f.wall.0.into();
+            line.to_string()
+        } else {
+            let body = match f.decode() {
+                Some(Ok(Payload::LogLine(l))) => String::from_utf8_lossy(&l).escape_debug().to_string(),
+                Some(Ok(Payload::Record(r))) => {
+                    let core: Vec<_> = r.core.values().iter().map(|v| String::from_utf8_lossy(v).escape_debug().to_string()).collect();
+                    core.join(" ")
+                }
+                _ => format!("kind {} of {} bytes", f.kind, f.payload.len()),
+            };
+            format!("{} {sink} {body}", f.wall.0)
+        };
+        if failed.is_none() && let Err(e) = writeln!(out, "{text}") {
+            failed = Some(e);
+        }
+    })?;
+    let _ = out.flush();
+    match failed {
+        Some(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.to_string()),
+        _ => Ok((String::new(), ExitCode::SUCCESS)),
+    }
+}
+
+fn verify(o: &Options) -> Result<(String, ExitCode), String> {
+    let dir = o.open()?;
+    let mut out = String::new();
+    let (mut entries, mut bad) = (0u64, 0u64);
+    walk(&dir, |name, item| match item {
+        Item::Frame(f) => {
+            entries += 1;
+            if matches!(f.decode(), Some(Err(()))) {
+                bad += 1;
+                let _ = writeln!(out, "{name}: the entry at {} cannot be decoded", f.offset);
+            }
+        }
+        Item::Corrupt { offset, end } => {
+            bad += 1;
+            let _ = writeln!(out, "{name}: damaged from {offset} to {end}");
+        }
+        Item::Torn { offset, end } => {
+            let _ = writeln!(out, "{name}: the last entry, from {offset} to {end}, is not complete");
+        }
+        Item::End => {}
+    })?;
+    let _ = writeln!(out, "{entries} entries, {bad} damaged");
+    Ok((out, if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+fn deliver(o: Options) -> Result<(String, ExitCode), String> {
+    let path = o.dir.clone().ok_or("which journal directory?")?;
+    if !path.is_dir() {
+        return Err(format!("{} is no directory", path.display()));
+    }
+    let db = match o.url {
+        Some(_) => Some(o.db()?),
+        None => None,
+    };
+    let dir = Dir::open(&path).map_err(|e| e.to_string())?;
+    let journal = dir.clone();
+    let config = Config {
+        early_media: false,
+        report_cancels: false,
+        detect_direction: false,
+        fields: o.fields.clone(),
+        log_level: 0,
+        log_facility: 0,
+        db,
+        aaa: None,
+        journal_dir: path,
+        journal_sync: JournalSync::Os,
+        drop_mode: DropMode::Documented,
+        delivery_batch: 500,
+        delivery_retry_max: 1,
+        orphan_timeout: 60,
+        arena_mib: 16,
+    };
+    delivery::run(Delivery {
+        config: Arc::new(config),
+        dir,
+        wake: None,
+        stop: Arc::default(),
+        log_socket: o.log_socket.clone().unwrap_or_else(|| DEV_LOG.into()),
+        aaa: None,
+        only_what_is_there: Some(Duration::from_secs(o.seconds.unwrap_or(SECONDS))),
+    })
+    .map_err(|e| e.to_string())?;
+    let mut out = String::new();
+    for sink in SinkId::ALL {
+        let [delivered, dead] = [sink.delivered(), sink.dead()].map(acc::stats::get);
+        let _ = writeln!(out, "{}: {delivered} delivered, {dead} dead", sink.name());
+    }
+    let left = journal.segments().map_err(|e| e.to_string())?.len();
+    let _ = writeln!(out, "segments with entries still waiting: {left}");
+    Ok((out, if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+fn requeue(o: &Options) -> Result<(String, ExitCode), String> {
+    let sink = o.sink.ok_or("--sink is missing: db, aaa or log")?;
+    let dir = o.open()?;
+    let failed = |e: std::io::Error| format!("{}: {e}", dir.path().display());
+    let file = DeadLetters::file_name(sink);
+    // Taken away first: the server begins a new file for what dies meanwhile.
+    let taken = format!("requeued-{}-{:016x}.jsonl", sink.name(), dir.boot());
+    match dir.rename(&file, &taken) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(("0 entries put back\n".into(), ExitCode::SUCCESS)),
+        other => other.map_err(failed)?,
+    }
+    let mut writer = Writer::new(&dir, -1, std::process::id(), JournalSync::Always, SEGMENT_MAX);
+    let mut seen = HashSet::new();
+    let (mut back, mut unreadable) = (0, 0);
+    for line in dir.content(&taken).map_err(failed)?.lines() {
+        let Some((place, payload)) = dead_entry(line) else {
+            unreadable += 1;
+            continue;
+        };
+        // A crash may have written a line twice.
+        if seen.insert(place) {
+            writer.append(sink, &payload).map_err(failed)?;
+            back += 1;
+        }
+    }
+    let mut out = format!("{back} entries put back; their dead letters are kept in {taken}\n");
+    if unreadable > 0 {
+        let _ = writeln!(out, "{unreadable} lines could not be read and are only there");
+    }
+    Ok((out, if unreadable == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+}
+
+fn dead_entry(line: &str) -> Option<((String, u64), Payload)> {
+    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+    let bytes = json::unhex(value["payload"].as_str()?)?;
+    let payload = match u8::try_from(value["kind_number"].as_u64()?).ok()? {
+        KIND_RECORD => Payload::Record(Box::new(Record::decode(&bytes)?)),
+        KIND_LOG_LINE => Payload::LogLine(bytes),
+        _ => return None,
+    };
+    Some(((value["segment"].as_str()?.to_string(), value["offset"].as_u64()?), payload))
+}
+
+fn schema_command(o: &Options) -> Result<(String, ExitCode), String> {
+    let db = o.db()?;
+    let target = parse(&db.url)?;
+    if let Target::Sqlite(path) = &target
+        && !o.apply
+        && !path.exists()
+    {
+        return Err(format!("{} does not exist: --apply makes it", path.display()));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let mut conn = Conn::open(&target).await.map_err(|e| e.text)?;
+        let dialect = conn.dialect();
+        let mut statements = Vec::new();
+        for (missed, name) in [(false, &db.table_acc), (true, &db.table_missed)] {
+            match schema::probe(&mut conn, name).await.map_err(|e| e.text)? {
+                None => statements.extend(schema::create(&db, &o.fields, missed, dialect)),
+                Some(table) => {
+                    let missing: Vec<_> = schema::needed(&db, &o.fields, missed).into_iter().filter(|c| table.column(c).is_none()).collect();
+                    if !missing.is_empty() {
+                        statements.push(schema::alter(&db, &table, &missing, dialect));
+                    }
+                }
+            }
+        }
+        if schema::probe(&mut conn, "acc_delivery").await.map_err(|e| e.text)?.is_none() {
+            statements.push(format!("{};", schema::create_cursor(dialect)));
+        }
+        let text: String = statements.iter().map(|s| format!("{s}\n")).collect();
+        if o.apply && !text.is_empty() {
+            conn.run(text.as_str()).await.map_err(|e| e.text)?;
+        }
+        Ok((text, ExitCode::SUCCESS))
+    })
+}

@@ -1,0 +1,84 @@
+//! Instants: wall clock for display, monotonic clock for durations (D5, field-notes 4).
+#![forbid(unsafe_code)]
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use once_cell::sync::Lazy;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::record::Wall;
+
+/// A moment, by both clocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// Wall clock.
+    pub wall: Wall,
+    /// Microseconds of the monotonic clock of the machine's present boot.
+    pub mono: i64,
+    /// Which boot of the machine `mono` belongs to.
+    pub boot: u64,
+}
+
+static BOOT: Lazy<u64> = Lazy::new(|| {
+    // Without the file (a container that hides it) the monotonic clock counts only inside this
+    // run of the server: its own start tells the runs apart.
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map_or_else(
+        || Moment::wall_now().0 as u64,
+        |id| id.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)),
+    )
+});
+
+impl Moment {
+    /// Now.
+    pub fn now() -> Moment {
+        let t = clock_gettime(ClockId::Monotonic);
+        Moment { wall: Moment::wall_now(), mono: t.tv_sec * 1_000_000 + t.tv_nsec / 1000, boot: *BOOT }
+    }
+
+    fn wall_now() -> Wall {
+        Wall(match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(d) => d.as_micros() as i64,
+            Err(e) => -(e.duration().as_micros() as i64),
+        })
+    }
+
+    /// Microseconds from `earlier` to this moment, never negative. Within one boot of the
+    /// machine a stepped wall clock does not matter.
+    pub fn micros_since(self, earlier: Moment) -> i64 {
+        let d = if self.boot == earlier.boot { self.mono - earlier.mono } else { self.wall.0 - earlier.wall.0 };
+        d.max(0)
+    }
+
+    /// Milliseconds from `earlier`, rounded to the nearest.
+    pub fn millis_since(self, earlier: Moment) -> i64 {
+        (self.micros_since(earlier) + 500) / 1000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(wall_s: i64, mono_s: i64, boot: u64) -> Moment {
+        Moment { wall: Wall(wall_s * 1_000_000), mono: mono_s * 1_000_000, boot }
+    }
+
+    #[test]
+    fn a_stepped_wall_clock_does_not_change_a_duration() {
+        assert_eq!(at(5, 107, 1).millis_since(at(1000, 100, 1)), 7000);
+        assert_eq!(at(9_000_000, 107, 1).millis_since(at(1000, 100, 1)), 7000);
+    }
+
+    #[test]
+    fn after_a_reboot_the_wall_clock_counts_and_is_never_negative() {
+        assert_eq!(at(1010, 3, 2).millis_since(at(1000, 100, 1)), 10_000);
+        assert_eq!(at(990, 3, 2).millis_since(at(1000, 100, 1)), 0);
+    }
+
+    #[test]
+    fn time_goes_on() {
+        let a = Moment::now();
+        let b = Moment::now();
+        assert!(b.micros_since(a) >= 0 && a.boot == b.boot);
+    }
+}

@@ -1,0 +1,111 @@
+//! Events of the host's event interface: which one, and its parameters in order (behaviour.md §3).
+#![forbid(unsafe_code)]
+
+use crate::acc::record::{Field, Kind, Record};
+use crate::host::EventValue;
+
+/// The events, in the order of [`crate::module::EVENTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Event {
+    /// A transaction, or a manual request with a code below 300 or none.
+    Acc = 0,
+    /// A missed call, or a manual request with another code.
+    Missed = 1,
+    /// The end of a call.
+    Cdr = 2,
+}
+
+impl Event {
+    /// Every event.
+    pub const ALL: [Event; 3] = [Event::Acc, Event::Missed, Event::Cdr];
+}
+
+const CORE_NAMES: [&str; 6] = ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"];
+
+/// The event that reports a record.
+pub fn event_of(record: &Record) -> Event {
+    match record.kind {
+        Kind::Transaction => Event::Acc,
+        Kind::Missed => Event::Missed,
+        Kind::Cdr => Event::Cdr,
+        Kind::Manual if record.core.code_number() < 300 => Event::Acc,
+        Kind::Manual => Event::Missed,
+    }
+}
+
+/// Numbers of the event interface have 32 bits: a time beyond 2038 goes as it wraps, which
+/// consumers that read it unsigned understand until 2106.
+const fn int(v: i64) -> EventValue<'static> {
+    EventValue::Int(v as i32)
+}
+
+/// The parameter lists of a record: one for each leg.
+pub fn params(record: &Record) -> Vec<Vec<(&str, EventValue<'_>)>> {
+    let no_leg: &[Field] = &[];
+    let legs: Vec<&[Field]> = if record.legs.is_empty() { vec![no_leg] } else { record.legs.iter().map(Vec::as_slice).collect() };
+    legs.into_iter().map(|leg| params_of(record, leg)).collect()
+}
+
+fn params_of<'a>(record: &'a Record, leg: &'a [Field]) -> Vec<(&'a str, EventValue<'a>)> {
+    let mut out = Vec::with_capacity(11 + record.extras.len() + leg.len());
+    // An absent core value is null, as an unset extra is.
+    out.extend(CORE_NAMES.into_iter().zip(record.core.values()).map(|(n, v)| (n, EventValue::Text((!v.is_empty()).then_some(v)))));
+    out.push(("time", int(record.time.seconds())));
+    out.extend(record.extras.iter().chain(leg).map(|f| (&*f.name, EventValue::Text(f.value.as_deref()))));
+    let event = event_of(record);
+    if event == Event::Cdr {
+        out.push(("duration", int(record.duration_seconds())));
+        out.push(("ms_duration", int(record.duration_ms.unwrap_or(0))));
+    }
+    if event != Event::Acc {
+        out.push(("setuptime", int(record.setup_seconds())));
+        out.push(("created", int(record.times.map_or(0, |t| t.created.seconds()))));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acc::record::{Backend, Core, Times, Wall};
+
+    fn record(kind: Kind, code: &[u8]) -> Record {
+        Record {
+            kind,
+            backend: Backend::Evi,
+            table: "".into(),
+            core: Core { method: b"INVITE".into(), from_tag: b"f".into(), code: code.into(), ..Core::default() },
+            time: Wall(1_700_000_000_000_000),
+            times: Some(Times { created: Wall(1_699_999_999_000_000), setup_ms: 1000 }),
+            duration_ms: Some(2500),
+            in_dialog: false,
+            extras: vec![Field { name: "x".into(), value: None }],
+            legs: vec![vec![Field { name: "l".into(), value: Some(b"0".into()) }], vec![Field { name: "l".into(), value: Some(b"1".into()) }]],
+            id: 0,
+        }
+    }
+
+    #[test]
+    fn manual_requests_choose_the_event_by_code() {
+        for (code, event) in [("", Event::Acc), ("200", Event::Acc), ("299", Event::Acc), ("300", Event::Missed), ("486", Event::Missed)] {
+            assert_eq!(event_of(&record(Kind::Manual, code.as_bytes())), event, "{code}");
+        }
+    }
+
+    #[test]
+    fn every_leg_is_an_event_with_all_parameters_in_order() {
+        let r = record(Kind::Cdr, b"200");
+        let all = params(&r);
+        assert_eq!(all.len(), 2);
+        let names: Vec<_> = all[1].iter().map(|(n, _)| *n).collect();
+        assert_eq!(names, ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason", "time", "x", "l", "duration", "ms_duration", "setuptime", "created"]);
+        assert_eq!(all[1][8].1, EventValue::Text(Some(b"1")));
+        assert_eq!(all[1][2].1, EventValue::Text(None));
+        assert_eq!(all[1][9].1, EventValue::Int(3));
+        let r = record(Kind::Missed, b"486");
+        let missed: Vec<_> = params(&r)[0].iter().map(|(n, _)| *n).collect();
+        assert_eq!(missed[9..], ["setuptime", "created"]);
+        assert_eq!(params(&record(Kind::Transaction, b"200"))[0].len(), 9);
+    }
+}

@@ -1,0 +1,421 @@
+//! SQL: rows of records in SQLite, MySQL/MariaDB and PostgreSQL, each exactly once.
+//!
+//! Rows and the cursor (table `acc_delivery`) are committed in one transaction. The cursor moves
+//! only from where this process left it, so that a transaction whose outcome was never heard
+//! cannot count twice.
+#![forbid(unsafe_code)]
+
+mod conn;
+mod rows;
+pub mod schema;
+mod url;
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use conn::{Class, Conn, Dialect, Failure};
+pub use url::{Target, parse, validate_url};
+
+use super::{Commit, Entry, Fate, Payload, Positions, Sink, Trouble};
+use crate::acc::fields::Fields;
+use crate::config::Db;
+use conn::{Outcome, Value};
+use rows::Group;
+use schema::Table;
+
+/// Most rows in one INSERT. More gain nothing measurable, and SQLite's parser takes time by the row.
+const ROWS: usize = 64;
+/// Most bytes of values in one INSERT: far below the least `max_allowed_packet` in use (4 MiB).
+const INSERT_BYTES: usize = 1 << 20;
+/// Most bound values: SQLite's limit, the least of the three.
+const BINDS: usize = 32_766;
+/// How long a server may take for a batch; a hung one is an outage. SQLite has its own timeout.
+const BATCH: Duration = Duration::from_secs(30);
+
+/// How the cursor is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cursor {
+    /// Not looked yet.
+    Unknown,
+    /// In `acc_delivery`.
+    Table,
+    /// The table cannot be made: in a file, which makes delivery at least once.
+    File,
+}
+
+/// The SQL sink.
+pub struct SqlSink {
+    target: Target,
+    db: Db,
+    fields: Fields,
+    conn: Option<Conn>,
+    journal: String,
+    cursor: Cursor,
+    /// The cursor rows as last committed.
+    stored: Positions,
+    /// Tables as they were when last looked at; asked again after any trouble.
+    tables: HashMap<Arc<str>, Arc<Table>>,
+    /// Columns whose clipping was logged.
+    clipped: HashSet<(Arc<str>, Arc<str>)>,
+}
+
+impl From<Failure> for Trouble {
+    fn from(f: Failure) -> Trouble {
+        Trouble::Outage(format!("db_url: {}", f.text))
+    }
+}
+
+/// What to do with the records of a table that cannot take them.
+enum Usable {
+    Yes(Arc<Table>),
+    /// Only a script names it: its records are dead, for this reason.
+    Never(String),
+}
+
+impl SqlSink {
+    /// A sink for the database of the configuration; connects later.
+    pub fn new(db: &Db, fields: &Fields) -> Result<SqlSink, String> {
+        Ok(SqlSink {
+            target: parse(&db.url)?,
+            db: db.clone(),
+            fields: fields.clone(),
+            conn: None,
+            journal: String::new(),
+            cursor: Cursor::Unknown,
+            stored: Positions::new(),
+            tables: HashMap::new(),
+            clipped: HashSet::new(),
+        })
+    }
+
+    /// The cursor is kept in the database.
+    pub fn stores_cursor(&self) -> bool {
+        self.cursor == Cursor::Table
+    }
+
+    async fn connect(&mut self) -> Outcome<()> {
+        if self.conn.is_none() {
+            let mut conn = Conn::open(&self.target).await?;
+            self.tables.clear();
+            if conn.dialect() == Dialect::Sqlite {
+                schema::prepare_sqlite(&mut conn, &self.db, &self.fields).await?;
+            }
+            self.conn = Some(conn);
+        }
+        Ok(())
+    }
+
+    fn conn(&mut self) -> Outcome<&mut Conn> {
+        self.conn.as_mut().ok_or(Failure { class: Class::Later, unique: false, text: "not connected".into() })
+    }
+
+    async fn load_cursor(&mut self) -> Outcome<Option<Positions>> {
+        self.connect().await?;
+        let journal = self.journal.clone();
+        let conn = self.conn()?;
+        let sql = match conn.dialect() {
+            Dialect::Sqlite => "SELECT segment, CAST(reached AS TEXT) FROM acc_delivery WHERE journal = CAST(? AS TEXT)",
+            Dialect::MySql => "SELECT segment, CAST(reached AS CHAR) FROM acc_delivery WHERE journal = ?",
+            Dialect::Postgres => "SELECT segment, CAST(reached AS TEXT) FROM acc_delivery WHERE journal = $1",
+        };
+        let key = || vec![Value::Text(journal.clone().into_bytes())];
+        let rows = match conn.query(sql, 2, key()).await {
+            Ok(rows) => rows,
+            Err(e) if e.class == Class::Later => return Err(e),
+            Err(_) => {
+                let dialect = conn.dialect();
+                match conn.run(schema::create_cursor(dialect)).await {
+                    Ok(()) => conn.query(sql, 2, key()).await?,
+                    Err(e) if e.class == Class::Later => return Err(e),
+                    Err(e) => {
+                        log::warn!(
+                            "db_url: table acc_delivery cannot be created ({}): a crash may now write a record twice; allow it, or create it with: {};",
+                            e.text,
+                            schema::create_cursor(dialect)
+                        );
+                        self.cursor = Cursor::File;
+                        return Ok(None);
+                    }
+                }
+            }
+        };
+        self.cursor = Cursor::Table;
+        self.stored = rows
+            .iter()
+            .filter_map(|row| Some((row.first()?.as_deref()?.trim().parse().ok()?, row.get(1)?.as_deref()?.parse().ok()?)))
+            .collect();
+        Ok(Some(self.stored.clone()))
+    }
+
+    /// The table if it can take records of this configuration. `Err` waits for the operator.
+    async fn usable(&mut self, name: &Arc<str>, wanted: &[Arc<str>]) -> Result<Usable, Trouble> {
+        let configured = *name == self.db.table_acc || *name == self.db.table_missed;
+        let known = self.tables.get(name).filter(|t| wanted.iter().all(|c| t.column(c).is_some())).cloned();
+        if let Some(table) = known {
+            return Ok(Usable::Yes(table));
+        }
+        if !schema::is_table_name(name) {
+            return Ok(Usable::Never(format!("\"{name}\" is no table name: use letters, digits and '_', not beginning with a digit")));
+        }
+        let mut found = schema::probe(self.conn()?, name).await?;
+        if found.is_none() && configured {
+            let (db, fields) = (self.db.clone(), self.fields.clone());
+            let conn = self.conn()?;
+            if conn.dialect() == Dialect::Sqlite {
+                schema::prepare_sqlite(conn, &db, &fields).await?;
+                found = schema::probe(conn, name).await?;
+            }
+        }
+        let dialect = self.conn()?.dialect();
+        let reason = match found {
+            None if configured => {
+                let create = schema::create(&self.db, &self.fields, *name == self.db.table_missed, dialect).join(" ").replace("\n", " ").replace("    ", "");
+                format!("table {name} does not exist in the database of db_url; create it: {create}")
+            }
+            None => format!("table {name}, named in the script, does not exist in the database of db_url: create it and requeue the record"),
+            Some(table) => {
+                let missing: Vec<_> = wanted.iter().filter(|c| table.column(c).is_none()).cloned().collect();
+                if missing.is_empty() {
+                    let table = Arc::new(table);
+                    self.tables.insert(name.clone(), table.clone());
+                    return Ok(Usable::Yes(table));
+                }
+                format!("table {name} lacks {}; add it: {}", missing.join(", "), schema::alter(&self.db, &table, &missing, dialect))
+            }
+        };
+        if configured { Err(Trouble::Outage(reason)) } else { Ok(Usable::Never(reason)) }
+    }
+
+    /// Rows of the batch by table and columns. Entries that can have none are dead already.
+    async fn groups(&mut self, batch: &[Entry], fates: &mut [Fate]) -> Result<Vec<Group>, Trouble> {
+        let dialect = self.conn()?.dialect();
+        let mut groups: Vec<Group> = Vec::new();
+        let mut never: HashMap<Arc<str>, String> = HashMap::new();
+        for (index, entry) in batch.iter().enumerate() {
+            let Payload::Record(record) = &entry.payload else {
+                fates[index] = Fate::Dead("a line stands where a record belongs".into());
+                continue;
+            };
+            let table_name = &rows::table_of(record, &self.db).clone();
+            if let Some(reason) = never.get(table_name) {
+                fates[index] = Fate::Dead(reason.clone());
+                continue;
+            }
+            let columns = rows::columns_of(record, &self.db);
+            // Records in a row mostly go where the one before went.
+            let known = groups.iter().rposition(|g| g.name == *table_name && g.wanted == columns);
+            let at = match known {
+                Some(at) => at,
+                None => {
+                    let optional = rows::optional_columns(record, table_name, &self.db);
+                    let required = &columns[..columns.len() - optional];
+                    match self.usable(table_name, required).await? {
+                        Usable::Yes(table) => groups.push(Group::new(table_name.clone(), columns, table, dialect)),
+                        Usable::Never(reason) => {
+                            fates[index] = Fate::Dead(reason.clone());
+                            never.insert(table_name.clone(), reason);
+                            continue;
+                        }
+                    }
+                    groups.len() - 1
+                }
+            };
+            let clipped = groups[at].add(index, record);
+            for column in clipped {
+                crate::stats::add(crate::stats::Counter::Clipped, 1);
+                if self.clipped.insert((table_name.clone(), column.clone())) {
+                    log::warn!("db_url: values longer than column {column} of table {table_name} are clipped to it (said once): widen the column");
+                }
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Moves the cursor. `Stale` when it is not where it was left.
+    async fn move_cursor(&mut self, commit: &Commit<'_>) -> Result<(), Trouble> {
+        let journal = Value::Text(self.journal.clone().into_bytes());
+        let stored = std::mem::take(&mut self.stored);
+        let result = async {
+            let conn = self.conn()?;
+            let p = |n: usize, text: bool| match (conn.dialect(), text) {
+                (Dialect::Sqlite, true) => "CAST(? AS TEXT)".to_string(),
+                (Dialect::Postgres, _) => format!("${n}"),
+                _ => "?".to_string(),
+            };
+            let update: Arc<str> =
+                format!("UPDATE acc_delivery SET reached = {} WHERE journal = {} AND segment = {} AND reached = {}", p(1, false), p(2, true), p(3, true), p(4, false)).into();
+            let insert: Arc<str> = format!("INSERT INTO acc_delivery (reached, journal, segment) VALUES ({}, {}, {})", p(1, false), p(2, true), p(3, true)).into();
+            let delete: Arc<str> = format!("DELETE FROM acc_delivery WHERE journal = {} AND segment = {}", p(1, true), p(2, true)).into();
+            for (segment, position) in commit.positions {
+                let name = Value::Text(segment.to_string().into_bytes());
+                let mut values = vec![Value::Int(*position as i64), journal.clone(), name];
+                match stored.get(segment) {
+                    Some(old) => {
+                        values.push(Value::Int(*old as i64));
+                        if conn.execute(update.clone(), values).await? != 1 {
+                            return Err(Trouble::Stale);
+                        }
+                    }
+                    None => match conn.execute(insert.clone(), values).await {
+                        Ok(_) => {}
+                        Err(e) if e.unique => return Err(Trouble::Stale),
+                        Err(e) => return Err(e.into()),
+                    },
+                }
+            }
+            for segment in commit.retired {
+                conn.execute(delete.clone(), vec![journal.clone(), Value::Text(segment.to_string().into_bytes())]).await?;
+            }
+            Ok(())
+        }
+        .await;
+        self.stored = stored;
+        result
+    }
+
+    /// Inserts all rows, quickly: the first refused row fails the whole.
+    async fn insert_all(&mut self, groups: &[Group]) -> Outcome<()> {
+        let conn = self.conn()?;
+        for group in groups {
+            for part in group.parts(0..group.rows.len()) {
+                conn.execute(group.insert(part.len()), group.values(part)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Inserts what can be inserted, and finds the records whose rows are refused by halving.
+    async fn insert_carefully(&mut self, groups: &[Group], fates: &mut [Fate]) -> Outcome<()> {
+        let conn = self.conn()?;
+        for group in groups {
+            let all: Range<usize> = 0..group.records.len();
+            let mut todo = vec![all];
+            while let Some(records) = todo.pop() {
+                if records.is_empty() {
+                    continue;
+                }
+                conn.run("SAVEPOINT part").await?;
+                let mut result = Ok(0);
+                for part in group.parts(group.rows_of(&records)) {
+                    result = conn.execute(group.insert(part.len()), group.values(part)).await;
+                    if result.is_err() {
+                        break;
+                    }
+                }
+                match result {
+                    Ok(_) => conn.run("RELEASE SAVEPOINT part").await?,
+                    Err(e) if e.class == Class::Permanent => {
+                        conn.run("ROLLBACK TO SAVEPOINT part").await?;
+                        conn.run("RELEASE SAVEPOINT part").await?;
+                        if records.len() == 1 {
+                            fates[group.records[records.start].entry] = Fate::Dead(format!("table {} refuses it: {}", group.name, e.text));
+                        } else {
+                            let middle = records.start + records.len() / 2;
+                            todo.push(middle..records.end);
+                            todo.push(records.start..middle);
+                        }
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a transaction that failed.
+    async fn roll_back(&mut self) {
+        if let Some(conn) = &mut self.conn
+            && conn.run("ROLLBACK").await.is_err()
+        {
+            self.conn = None;
+        }
+    }
+
+    /// One transaction; `careful` when a row is known to be refused.
+    async fn transact(&mut self, groups: &[Group], careful: bool, batch: &[Entry], fates: &mut [Fate], commit: &mut Commit<'_>) -> Result<Result<(), Failure>, Trouble> {
+        let conn = self.conn()?;
+        let begin = if conn.dialect() == Dialect::Sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        conn.run(begin).await?;
+        if self.cursor == Cursor::Table {
+            self.move_cursor(commit).await?;
+        }
+        if careful {
+            self.insert_carefully(groups, fates).await?;
+        } else if let Err(e) = self.insert_all(groups).await {
+            return Ok(Err(e));
+        }
+        if self.cursor == Cursor::Table {
+            for (entry, fate) in batch.iter().zip(fates.iter()) {
+                if let Fate::Dead(reason) = fate {
+                    commit.dead.add(entry, reason).map_err(|e| Trouble::Outage(format!("dead-db.jsonl in journal_dir cannot be written ({e}): give it space and permissions")))?;
+                }
+            }
+        }
+        self.conn()?.run("COMMIT").await?;
+        Ok(Ok(()))
+    }
+
+    async fn deliver_batch(&mut self, batch: &[Entry], commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble> {
+        self.connect().await?;
+        let mut fates = vec![Fate::Delivered; batch.len()];
+        let groups = self.groups(batch, &mut fates).await?;
+        let first = self.transact(&groups, false, batch, &mut fates, commit).await;
+        let last = match first {
+            Ok(Err(e)) if e.class == Class::Permanent => {
+                self.roll_back().await;
+                self.transact(&groups, true, batch, &mut fates, commit).await
+            }
+            other => other,
+        };
+        match last {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(e.into()),
+            Err(e) => return Err(e),
+        }
+        if self.cursor == Cursor::Table {
+            self.stored.extend(commit.positions.iter().copied());
+            for segment in commit.retired {
+                self.stored.remove(segment);
+            }
+            commit.stored = true;
+        }
+        Ok(fates)
+    }
+}
+
+impl Sink for SqlSink {
+    async fn open(&mut self, journal: u64) -> Result<Option<Positions>, String> {
+        self.journal = format!("{journal:016x}");
+        match self.load_cursor().await {
+            Ok(positions) => Ok(positions),
+            Err(e) => {
+                self.conn = None;
+                Err(format!("db_url: {}", e.text))
+            }
+        }
+    }
+
+    async fn deliver(&mut self, batch: &[Entry], commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble> {
+        let sqlite = matches!(self.target, Target::Sqlite(_));
+        let result = if sqlite {
+            self.deliver_batch(batch, commit).await
+        } else {
+            match tokio::time::timeout(BATCH, self.deliver_batch(batch, commit)).await {
+                Ok(result) => result,
+                Err(_) => Err(Trouble::Outage(format!("db_url: no answer within {} s", BATCH.as_secs()))),
+            }
+        };
+        if result.is_err() {
+            self.tables.clear();
+            if sqlite {
+                self.roll_back().await;
+            } else {
+                // A new connection is cheap, and never in the middle of something.
+                self.conn = None;
+            }
+        }
+        result
+    }
+}

@@ -1,0 +1,265 @@
+//! Records as rows.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use chrono::{Local, TimeZone};
+use once_cell::sync::Lazy;
+
+use super::conn::{Dialect, Value, escape_invalid};
+use super::schema::Table;
+use super::{BINDS, INSERT_BYTES, ROWS};
+use crate::acc::record::{Kind, Record, Wall};
+use crate::config::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Db};
+
+static SETUPTIME: Lazy<Arc<str>> = Lazy::new(|| COLUMN_SETUPTIME.into());
+static CREATED: Lazy<Arc<str>> = Lazy::new(|| COLUMN_CREATED.into());
+static DURATION: Lazy<Arc<str>> = Lazy::new(|| COLUMN_DURATION.into());
+static MS_DURATION: Lazy<Arc<str>> = Lazy::new(|| COLUMN_MS_DURATION.into());
+
+/// Greatest number that every database's INT takes.
+const INT_MAX: i64 = i32::MAX as i64;
+
+/// The table a record goes to.
+pub fn table_of<'a>(record: &'a Record, db: &'a Db) -> &'a Arc<str> {
+    match record.kind {
+        _ if !record.table.is_empty() => &record.table,
+        Kind::Missed => &db.table_missed,
+        Kind::Transaction | Kind::Manual | Kind::Cdr => &db.table_acc,
+    }
+}
+
+/// A manual or transaction record says nothing with its durations (they are 0), and in the table
+/// of missed calls there is no place for them: such columns are written only where they exist.
+pub fn optional_columns(record: &Record, table: &Arc<str>, db: &Db) -> usize {
+    match record.kind {
+        Kind::Transaction | Kind::Manual if record.times.is_some() && *table != db.table_missed => 2,
+        _ => 0,
+    }
+}
+
+/// Columns of a record's rows, in order.
+pub fn columns_of(record: &Record, db: &Db) -> Vec<Arc<str>> {
+    let mut columns: Vec<Arc<str>> = Vec::with_capacity(11 + record.extras.len() + record.legs.first().map_or(0, Vec::len));
+    columns.extend(db.columns.core.iter().cloned());
+    columns.push(db.columns.time.clone());
+    if record.times.is_none() {
+        return columns;
+    }
+    columns.extend(record.extras.iter().map(|f| f.name.clone()));
+    // All legs of a record have the same fields.
+    columns.extend(record.legs.first().into_iter().flatten().map(|f| f.name.clone()));
+    columns.extend([SETUPTIME.clone(), CREATED.clone()]);
+    let durations = match record.kind {
+        Kind::Cdr => true,
+        Kind::Transaction | Kind::Manual => *table_of(record, db) != db.table_missed,
+        Kind::Missed => false,
+    };
+    if durations {
+        columns.extend([DURATION.clone(), MS_DURATION.clone()]);
+    }
+    columns
+}
+
+/// Rows of one record in a group.
+pub struct Place {
+    /// Index of its entry in the batch.
+    pub entry: usize,
+    /// First of its rows.
+    first: usize,
+}
+
+/// One column as it is written.
+struct Target {
+    /// Index among the record's columns.
+    source: usize,
+    quoted: String,
+    name: Arc<str>,
+    chars: Option<usize>,
+    bytes: Option<usize>,
+    cast: Option<String>,
+    number: bool,
+}
+
+/// Rows of one table with the same columns.
+pub struct Group {
+    /// The table.
+    pub name: Arc<str>,
+    /// Columns of the records, as [`columns_of`] gave them.
+    pub wanted: Vec<Arc<str>>,
+    /// The rows.
+    pub rows: Vec<Vec<Value>>,
+    /// Which rows are which record's.
+    pub records: Vec<Place>,
+    table: Arc<Table>,
+    dialect: Dialect,
+    targets: Vec<Target>,
+    inserts: std::cell::RefCell<HashMap<usize, Arc<str>>>,
+    rows_max: usize,
+    bytes: usize,
+    /// Seconds and text of the time last formatted: most rows of a batch share it.
+    last_time: (i64, Vec<u8>),
+}
+
+impl Group {
+    /// A group without rows. Columns that the table lacks are left out: the caller has seen to it
+    /// that these are only optional ones.
+    pub fn new(name: Arc<str>, wanted: Vec<Arc<str>>, table: Arc<Table>, dialect: Dialect) -> Group {
+        let mut targets: Vec<Target> = Vec::new();
+        for (source, column) in wanted.iter().enumerate() {
+            let Some(found) = table.column(column) else { continue };
+            // A field that bears the name of another column: the first counts.
+            if targets.iter().any(|t| t.name.eq_ignore_ascii_case(column)) {
+                continue;
+            }
+            let number = [&*SETUPTIME, &*DURATION, &*MS_DURATION].contains(&column);
+            targets.push(Target {
+                source,
+                quoted: dialect.quote(&found.name),
+                name: column.clone(),
+                chars: found.chars,
+                bytes: found.bytes,
+                cast: found.cast.clone(),
+                number,
+            });
+        }
+        let rows_max = ROWS.min(BINDS / targets.len().max(1)).max(1);
+        Group {
+            name,
+            wanted,
+            rows: Vec::new(),
+            records: Vec::new(),
+            table,
+            dialect,
+            targets,
+            inserts: Default::default(),
+            rows_max,
+            bytes: 0,
+            last_time: (i64::MIN, Vec::new()),
+        }
+    }
+
+    /// Adds a record's rows; returns the columns whose values were clipped.
+    pub fn add(&mut self, entry: usize, record: &Record) -> Vec<Arc<str>> {
+        self.records.push(Place { entry, first: self.rows.len() });
+        let mut clipped = Vec::new();
+        for leg in 0..record.rows() {
+            let mut values: Vec<Value> = Vec::with_capacity(self.wanted.len());
+            values.extend(record.core.values().iter().map(|v| Value::Text(v.to_vec())));
+            values.push(self.time(record.time));
+            if let Some(times) = record.times {
+                let field = |f: &crate::acc::record::Field| f.value.clone().map_or(Value::Null, Value::Text);
+                values.extend(record.extras.iter().map(field));
+                values.extend(record.legs.get(leg).into_iter().flatten().map(field));
+                values.push(number(record.setup_seconds()));
+                values.push(self.time(times.created));
+                values.push(number(record.duration_seconds()));
+                values.push(number(record.duration_ms.unwrap_or(0)));
+            }
+            let mut row = Vec::with_capacity(self.targets.len());
+            for target in &self.targets {
+                let mut value = values.get_mut(target.source).map_or(Value::Null, |v| std::mem::replace(v, Value::Null));
+                if let Value::Text(bytes) = &mut value {
+                    if (target.chars.is_some() || target.bytes.is_some()) && clip(bytes, target, self.dialect) {
+                        clipped.push(target.name.clone());
+                    }
+                    self.bytes += bytes.len();
+                }
+                row.push(value);
+            }
+            self.rows.push(row);
+        }
+        clipped
+    }
+
+    /// Local time as text; honours `TZ` like everything else in the host.
+    fn time(&mut self, wall: Wall) -> Value {
+        let seconds = wall.seconds();
+        if self.last_time.0 != seconds {
+            let text = Local.timestamp_opt(seconds, 0).single().map_or_else(|| "1970-01-01 00:00:00".into(), |t| t.format("%Y-%m-%d %H:%M:%S").to_string());
+            self.last_time = (seconds, text.into_bytes());
+        }
+        Value::Text(self.last_time.1.clone())
+    }
+
+    /// Rows of some records.
+    pub fn rows_of(&self, records: &Range<usize>) -> Range<usize> {
+        let first = |record: usize| self.records.get(record).map_or(self.rows.len(), |p| p.first);
+        first(records.start)..first(records.end)
+    }
+
+    /// Ranges of rows that fit in one INSERT. Their lengths are powers of two, so that a handful
+    /// of prepared statements serves every batch.
+    pub fn parts(&self, rows: Range<usize>) -> Vec<Range<usize>> {
+        let by_size = if self.bytes > INSERT_BYTES { (INSERT_BYTES / (self.bytes / self.rows.len().max(1)).max(1)).max(1) } else { self.rows_max };
+        let mut most = self.rows_max.min(by_size);
+        most = 1 << most.ilog2();
+        let mut parts = Vec::new();
+        let mut at = rows.start;
+        while at < rows.end {
+            let length = most.min(1 << (rows.end - at).ilog2());
+            parts.push(at..at + length);
+            at += length;
+        }
+        parts
+    }
+
+    /// Values of some rows.
+    pub fn values(&self, rows: Range<usize>) -> Vec<Value> {
+        self.rows[rows].iter().flatten().cloned().collect()
+    }
+
+    /// The INSERT for a number of rows.
+    pub fn insert(&self, rows: usize) -> Arc<str> {
+        self.inserts.borrow_mut().entry(rows).or_insert_with(|| self.build(rows).into()).clone()
+    }
+
+    fn build(&self, rows: usize) -> String {
+        let columns: Vec<_> = self.targets.iter().map(|t| t.quoted.as_str()).collect();
+        let mut sql = format!("INSERT INTO {} ({}) VALUES ", self.table.quoted, columns.join(", "));
+        let mut n = 0;
+        for row in 0..rows {
+            sql.push_str(if row == 0 { "(" } else { ", (" });
+            for (i, target) in self.targets.iter().enumerate() {
+                n += 1;
+                if i > 0 {
+                    sql.push_str(", ");
+                }
+                match (self.dialect, &target.cast) {
+                    (Dialect::Sqlite, _) if !target.number => sql.push_str("CAST(? AS TEXT)"),
+                    (Dialect::Sqlite | Dialect::MySql, _) => sql.push('?'),
+                    (Dialect::Postgres, Some(cast)) if !target.number => sql.push_str(&format!("CAST(${n} AS {cast})")),
+                    (Dialect::Postgres, _) => sql.push_str(&format!("${n}")),
+                }
+            }
+            sql.push(')');
+        }
+        sql
+    }
+}
+
+fn number(n: i64) -> Value {
+    Value::Int(n.clamp(0, INT_MAX))
+}
+
+/// Cuts text to the width of its column, between characters.
+fn clip(bytes: &mut Vec<u8>, target: &Target, dialect: Dialect) -> bool {
+    // Short enough however it is counted and escaped.
+    if target.chars.is_none_or(|c| bytes.len() * 4 <= c) && target.bytes.is_none_or(|b| bytes.len() * 4 <= b) {
+        return false;
+    }
+    let text = escape_invalid(std::mem::take(bytes), dialect == Dialect::Postgres);
+    let mut end = text.len();
+    if let Some(chars) = target.chars {
+        end = text.char_indices().nth(chars).map_or(end, |(at, _)| at);
+    }
+    if let Some(most) = target.bytes {
+        end = end.min(text.floor_char_boundary(most));
+    }
+    let clipped = end < text.len();
+    *bytes = text.into_bytes();
+    bytes.truncate(end);
+    clipped
+}

@@ -1,0 +1,212 @@
+//! Tables: what they have, what they need, how they are made.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::conn::{Conn, Dialect, Outcome, Value};
+use crate::acc::fields::{Fields, is_identifier};
+use crate::acc::record::Backend;
+use crate::config::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Db};
+
+/// Versions of the tables' shape in the host's `version` table.
+const VERSION_ACC: u32 = 7;
+const VERSION_MISSED: u32 = 5;
+
+/// A column of an existing table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its name as the database spells it.
+    pub name: String,
+    /// Most characters it holds.
+    pub chars: Option<usize>,
+    /// Most bytes it holds.
+    pub bytes: Option<usize>,
+    /// PostgreSQL does not put text into it without a cast to this type.
+    pub cast: Option<String>,
+}
+
+/// An existing table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    /// Its name, quoted.
+    pub quoted: String,
+    /// Its columns.
+    pub columns: Vec<Column>,
+}
+
+impl Table {
+    /// The column of this name, whatever its case: SQL folds names that were not quoted.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|c| c.name == name).or_else(|| self.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)))
+    }
+}
+
+/// A table name that needs no quoting tricks: an identifier, perhaps behind the name of a database or schema.
+pub fn is_table_name(name: &str) -> bool {
+    name.split('.').count() <= 2 && name.split('.').all(is_identifier)
+}
+
+/// The table as it stands in the database; `None` when it does not exist.
+pub async fn probe(conn: &mut Conn, name: &str) -> Outcome<Option<Table>> {
+    let dialect = conn.dialect();
+    let quote = |name: &str| name.split('.').map(|part| dialect.quote(part)).collect::<Vec<_>>().join(".");
+    let (space, plain) = name.split_once('.').map_or((None, name), |(s, p)| (Some(s), p));
+    let mut quoted = quote(name);
+    let rows = match dialect {
+        Dialect::Sqlite => {
+            let sql = "SELECT name, NULL, NULL, NULL FROM pragma_table_info(CAST(?1 AS TEXT), CAST(?2 AS TEXT))";
+            conn.query(sql, 4, vec![text(plain), text(space.unwrap_or("main"))]).await?
+        }
+        Dialect::MySql => {
+            let sql = "SELECT CAST(column_name AS CHAR), CAST(character_maximum_length AS CHAR), CAST(character_octet_length AS CHAR), NULL \
+                       FROM information_schema.columns WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE()) ORDER BY ordinal_position";
+            conn.query(sql, 4, vec![text(plain), space.map_or(Value::Null, text)]).await?
+        }
+        Dialect::Postgres => {
+            let sql = "SELECT a.attname::text, \
+                         CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod > 4 THEN (a.atttypmod - 4)::text END, \
+                         NULL::text, \
+                         CASE WHEN t.typcategory = 'S' THEN NULL ELSE format_type(a.atttypid, NULL) END \
+                       FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+                       WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+            let mut rows = conn.query(sql, 4, vec![text(&quoted)]).await?;
+            if rows.is_empty() {
+                // CREATE TABLE Acc without quotes makes a table "acc".
+                quoted = quote(&name.to_ascii_lowercase());
+                rows = conn.query(sql, 4, vec![text(&quoted)]).await?;
+            }
+            rows
+        }
+    };
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let number = |v: &Option<String>| v.as_deref().and_then(|s| s.parse().ok());
+    let columns = rows
+        .into_iter()
+        .filter_map(|row| Some(Column { name: row.first()?.clone()?, chars: number(row.get(1)?), bytes: number(row.get(2)?), cast: row.get(3)?.clone() }))
+        .collect();
+    Ok(Some(Table { quoted, columns }))
+}
+
+fn text(s: &str) -> Value {
+    Value::Text(s.as_bytes().to_vec())
+}
+
+/// Type of a column that this module writes, with default. `name` is what the record calls it.
+fn column_type(db: &Db, name: &str, dialect: Dialect) -> &'static str {
+    let core = ["CHAR(16)", "CHAR(64)", "CHAR(64)", "CHAR(64)", "CHAR(3)", "CHAR(32)"];
+    // VARCHAR in PostgreSQL, whose CHAR would give the values back padded.
+    let varying = ["VARCHAR(16)", "VARCHAR(64)", "VARCHAR(64)", "VARCHAR(64)", "VARCHAR(3)", "VARCHAR(32)"];
+    if let Some(i) = db.columns.core.iter().position(|c| &**c == name) {
+        return if dialect == Dialect::Postgres { varying[i] } else { core[i] };
+    }
+    let time = if dialect == Dialect::Postgres { "TIMESTAMP" } else { "DATETIME" };
+    match name {
+        _ if name == &*db.columns.time => time,
+        COLUMN_CREATED => time,
+        COLUMN_SETUPTIME | COLUMN_DURATION | COLUMN_MS_DURATION => {
+            if dialect == Dialect::MySql {
+                "INT(11) UNSIGNED"
+            } else {
+                "INTEGER"
+            }
+        }
+        _ => "VARCHAR(255)",
+    }
+}
+
+fn column_definition(db: &Db, name: &str, dialect: Dialect) -> String {
+    let kind = column_type(db, name, dialect);
+    let default = match name {
+        _ if name == &*db.columns.time => "NOT NULL",
+        _ if db.columns.core.iter().any(|c| &**c == name) => "DEFAULT '' NOT NULL",
+        COLUMN_SETUPTIME | COLUMN_DURATION | COLUMN_MS_DURATION => "DEFAULT 0 NOT NULL",
+        _ => "DEFAULT NULL",
+    };
+    format!("{} {kind} {default}", dialect.quote(name))
+}
+
+/// The statement that adds missing columns.
+pub fn alter(db: &Db, table: &Table, missing: &[Arc<str>], dialect: Dialect) -> String {
+    let one = |name: &Arc<str>| {
+        // A column that is added to rows already there needs no NOT NULL without default.
+        let definition = column_definition(db, name, dialect).replace("DATETIME NOT NULL", "DATETIME DEFAULT NULL").replace("TIMESTAMP NOT NULL", "TIMESTAMP DEFAULT NULL");
+        format!("ALTER TABLE {} ADD COLUMN {definition};", table.quoted)
+    };
+    missing.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+/// Columns that the configuration needs in a table, in record order.
+pub fn needed(db: &Db, fields: &Fields, missed: bool) -> Vec<Arc<str>> {
+    let mut columns: Vec<Arc<str>> = db.columns.core.to_vec();
+    columns.push(db.columns.time.clone());
+    columns.extend(fields.extra.of(Backend::Db).iter().chain(fields.leg.of(Backend::Db)).map(|d| d.name.clone()));
+    columns.extend([COLUMN_SETUPTIME, COLUMN_CREATED].map(Arc::from));
+    if !missed {
+        columns.extend([COLUMN_DURATION, COLUMN_MS_DURATION].map(Arc::from));
+    }
+    let mut seen = Vec::new();
+    columns.retain(|c| {
+        let lower = c.to_ascii_lowercase();
+        !seen.contains(&lower) && {
+            seen.push(lower);
+            true
+        }
+    });
+    columns
+}
+
+/// Statements that make one of the two configured tables, with its index.
+pub fn create(db: &Db, fields: &Fields, missed: bool, dialect: Dialect) -> Vec<String> {
+    let name = if missed { &db.table_missed } else { &db.table_acc };
+    let quoted = name.split('.').map(|p| dialect.quote(p)).collect::<Vec<_>>().join(".");
+    let id = match dialect {
+        Dialect::Sqlite => "INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL",
+        Dialect::MySql => "INT(10) UNSIGNED AUTO_INCREMENT PRIMARY KEY NOT NULL",
+        Dialect::Postgres => "BIGSERIAL PRIMARY KEY NOT NULL",
+    };
+    let columns = needed(db, fields, missed);
+    let mut lines = vec![format!("{} {id}", dialect.quote("id"))];
+    lines.extend(columns.iter().map(|c| column_definition(db, c, dialect)));
+    let plain = name.rsplit('.').next().unwrap_or(name);
+    vec![
+        format!("CREATE TABLE {quoted} (\n    {}\n){};", lines.join(",\n    "), if dialect == Dialect::MySql { " ENGINE=InnoDB" } else { "" }),
+        format!("CREATE INDEX {} ON {quoted} ({});", dialect.quote(&format!("{plain}_callid_idx")), dialect.quote(&db.columns.core[3])),
+    ]
+}
+
+/// The table of cursors.
+pub fn create_cursor(dialect: Dialect) -> String {
+    let end = if dialect == Dialect::MySql { " ENGINE=InnoDB" } else { "" };
+    format!(
+        "CREATE TABLE IF NOT EXISTS acc_delivery (journal CHAR(16) NOT NULL, segment VARCHAR(80) NOT NULL, reached BIGINT NOT NULL, PRIMARY KEY (journal, segment)){end}"
+    )
+}
+
+/// Makes what a SQLite file lacks. In a new file also the host's `version` table, which its
+/// modules look into before they use a table.
+pub async fn prepare_sqlite(conn: &mut Conn, db: &Db, fields: &Fields) -> Outcome<()> {
+    let empty = conn.query("SELECT name FROM sqlite_master LIMIT 1", 1, vec![]).await?.is_empty();
+    let mut statements = Vec::new();
+    if empty {
+        statements.push(
+            "CREATE TABLE version (table_name CHAR(32) NOT NULL, table_version INTEGER DEFAULT 0 NOT NULL, CONSTRAINT version_t_name_idx UNIQUE (table_name));".to_string(),
+        );
+        for (table, version) in [(&db.table_acc, VERSION_ACC), (&db.table_missed, VERSION_MISSED)] {
+            statements.push(format!("INSERT INTO version (table_name, table_version) VALUES ('{table}', {version});"));
+        }
+    }
+    for (missed, table) in [(false, &db.table_acc), (true, &db.table_missed)] {
+        if probe(conn, table).await?.is_none() {
+            statements.extend(create(db, fields, missed, Dialect::Sqlite));
+        }
+    }
+    if statements.is_empty() {
+        return Ok(());
+    }
+    conn.run("BEGIN IMMEDIATE").await?;
+    let result = conn.run(statements.join("\n")).await;
+    conn.run(if result.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+    result
+}

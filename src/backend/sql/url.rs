@@ -1,0 +1,129 @@
+//! `db_url`, as OpenSIPS' database modules take it.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+
+/// Where a database is.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A file.
+    Sqlite(PathBuf),
+    /// MySQL or MariaDB.
+    MySql(Server),
+    /// PostgreSQL.
+    Postgres(Server),
+}
+
+/// A database server. No `Debug`: it holds the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Host name or address; `None` is this machine.
+    pub host: Option<String>,
+    /// Port; `None` is the usual one.
+    pub port: Option<u16>,
+    /// User; empty is the process's user.
+    pub user: String,
+    /// Password.
+    pub password: Option<String>,
+    /// Database.
+    pub database: String,
+    /// Unix socket instead of host and port (`?socket=/path`).
+    pub socket: Option<PathBuf>,
+}
+
+/// Checks `db_url` at startup. The error names the parameter and the cure, and never the URL
+/// itself, which may hold a password.
+pub fn validate_url(url: &str) -> Result<(), String> {
+    parse(url).map(drop)
+}
+
+/// Reads `db_url`.
+pub fn parse(url: &str) -> Result<Target, String> {
+    let (scheme, rest) = url.trim().split_once(':').ok_or("db_url has no scheme: write sqlite:///path, mysql://user:password@host/database or postgres://user:password@host/database")?;
+    match scheme.to_ascii_lowercase().as_str() {
+        "sqlite" | "sqlite3" => {
+            let path = rest.strip_prefix("//").unwrap_or(rest);
+            match path {
+                "" | "/" => Err("db_url names no SQLite file: write sqlite:///path/to/file".into()),
+                ":memory:" => Err("db_url names a database in memory, which no other process can read: write sqlite:///path/to/file".into()),
+                _ => Ok(Target::Sqlite(path.into())),
+            }
+        }
+        "mysql" => server(rest).map(Target::MySql),
+        "postgres" | "postgresql" => server(rest).map(Target::Postgres),
+        other => {
+            let other: String = other.chars().filter(char::is_ascii_alphanumeric).take(20).collect();
+            Err(format!("db_url begins with {other}:, which this module does not write to: use sqlite:, mysql: or postgres:"))
+        }
+    }
+}
+
+fn server(rest: &str) -> Result<Server, String> {
+    let rest = rest.strip_prefix("//").ok_or("db_url needs // after the scheme: write mysql://user:password@host/database")?;
+    // As the host does, from the right: a password may hold any character but the last '@'.
+    let (login, place) = rest.rsplit_once('@').map_or((None, rest), |(l, p)| (Some(l), p));
+    let (place, options) = place.split_once('?').map_or((place, ""), |(p, o)| (p, o));
+    let (address, database) = place.split_once('/').ok_or("db_url names no database: write mysql://user:password@host/database")?;
+    if database.is_empty() {
+        return Err("db_url names no database: write mysql://user:password@host/database".into());
+    }
+    let (user, password) = match login {
+        Some(login) => login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p.to_string()))),
+        None => ("", None),
+    };
+    let (host, port) = match address.strip_prefix('[') {
+        Some(v6) => {
+            let (host, after) = v6.split_once(']').ok_or("db_url has a '[' without ']' around its address")?;
+            (host, after.strip_prefix(':'))
+        }
+        None => address.split_once(':').map_or((address, None), |(h, p)| (h, Some(p))),
+    };
+    let port = match port {
+        None | Some("") => None,
+        Some(p) => Some(p.parse().map_err(|_| "db_url has a port that is no number from 1 to 65535".to_string())?),
+    };
+    let mut socket = None;
+    for option in options.split('&').filter(|o| !o.is_empty()) {
+        match option.split_once('=') {
+            Some(("socket", path)) if path.starts_with('/') => socket = Some(path.into()),
+            _ => return Err("db_url has an option this module does not know: only ?socket=/path is supported".into()),
+        }
+    }
+    Ok(Server { host: (!host.is_empty()).then(|| host.to_string()), port, user: user.into(), password, database: database.into(), socket })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sqlite_paths() {
+        for (url, path) in [
+            ("sqlite:///var/lib/acc.sqlite", "/var/lib/acc.sqlite"),
+            ("sqlite://rel/acc.sqlite", "rel/acc.sqlite"),
+            ("sqlite:acc.sqlite", "acc.sqlite"),
+            ("sqlite:/var/acc", "/var/acc"),
+        ] {
+            assert!(parse(url) == Ok(Target::Sqlite(path.into())), "{url}");
+        }
+    }
+
+    #[test]
+    fn servers() {
+        let Ok(Target::MySql(s)) = parse("mysql://u:p@ss:w@db.example.com:3307/billing") else { panic!("refused") };
+        assert_eq!((s.host.as_deref(), s.port, &*s.user, s.password.as_deref(), &*s.database), (Some("db.example.com"), Some(3307), "u", Some("p@ss:w"), "billing"));
+        let Ok(Target::Postgres(s)) = parse("postgresql://u@[::1]/b?socket=/run/pg") else { panic!("refused") };
+        assert_eq!((s.host.as_deref(), s.port, s.password, s.socket), (Some("::1"), None, None, Some("/run/pg".into())));
+        let Ok(Target::Postgres(s)) = parse("postgres:///b") else { panic!("refused") };
+        assert_eq!((s.host, s.user.as_str(), s.database.as_str()), (None, "", "b"));
+    }
+
+    #[test]
+    fn refusals_name_the_parameter_and_never_the_password() {
+        for url in ["", "secret", "text:///secret", "mysql:secret", "mysql://u:secret@h", "mysql://u:secret@h/", "mysql://u:secret@h:x/d", "sqlite:", "sqlite::memory:",
+            "mysql://u:secret@[h/d", "mysql://u:secret@h/d?secret=1"] {
+            let e = validate_url(url).unwrap_err();
+            assert!(e.starts_with("db_url ") && !e.contains("secret"), "{url}: {e}");
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The delivery process: brings the journal's entries to their sinks.
+//!
+//! One task per sink follows all segments at its own pace, so that a dead SQL server delays
+//! neither syslog nor RADIUS. The coordinator looks at the directory (when woken, and ten times a
+//! second), syncs what `journal_sync=batch` promises, and removes segments that every sink is past.
+//! This is the only place that runs tokio, and it starts it after the fork.
+#![forbid(unsafe_code)]
+
+mod runner;
+mod sinks;
+mod tail;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, LocalSet};
+
+use crate::backend::sql::SqlSink;
+use crate::backend::syslog::SyslogSink;
+use crate::backend::{RecordSender, SinkId};
+use crate::config::{Config, JournalSync};
+use crate::journal::calls::Tracker;
+use crate::journal::{Dir, SegmentName, Writer};
+use crate::stats::{self, Counter};
+use runner::{Finished, Runner, View};
+use sinks::AnySink;
+
+/// Longest time between two looks at the directory. It is also the loss window of
+/// `journal_sync=batch` after a power cut, which its documentation gives as 100 ms.
+const LOOK: Duration = Duration::from_millis(100);
+/// Shortest time between two looks: appends that come in a burst become one batch.
+const GATHER: Duration = Duration::from_millis(10);
+/// How long [`run`] goes on delivering after it was told to stop. Hosts kill children that take
+/// much longer; what is left waits in the journal for the next start.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Most entries of one sink in memory, whatever `delivery_batch` says.
+const BATCH_LIMIT: usize = 5000;
+/// Records on their way to RADIUS at the same time: an identifier has one byte, and a batch that
+/// is interrupted is sent again.
+const SENDER_BATCH: usize = 100;
+/// Stands for the host's process number in the names of segments with carried over calls.
+const CARRY_RANK: i32 = -3;
+/// Size of such a segment: they hold only calls in progress.
+const CARRY_SEGMENT: u64 = 4 << 20;
+/// Every sink has seen the end of a segment.
+const ALL_SINKS: u8 = (1 << SinkId::ALL.len()) - 1;
+
+/// Makes the RADIUS client; called in the delivery process, inside its runtime.
+pub type MakeSender = Box<dyn FnOnce() -> Result<Box<dyn RecordSender>, String>>;
+
+/// What the delivery process needs.
+pub struct Delivery {
+    /// Parameters.
+    pub config: Arc<Config>,
+    /// The journal, opened before the fork.
+    pub dir: Dir,
+    /// An eventfd made before the fork; workers add to it after an append, so that delivery starts
+    /// at once. Without it (or without their adding) it starts within 100 ms.
+    pub wake: Option<OwnedFd>,
+    /// Set by the handler of SIGTERM: deliver what can be delivered in 2 s, then return.
+    pub stop: Arc<AtomicBool>,
+    /// The syslog socket, see [`crate::backend::syslog::DEV_LOG`].
+    pub log_socket: PathBuf,
+    /// The RADIUS client; needed when `aaa_url` is set.
+    pub aaa: Option<MakeSender>,
+    /// Deliver what is there, for at most this long, then return (for `accctl deliver`). Entries
+    /// of sinks that are not configured then stay in the journal.
+    pub only_what_is_there: Option<Duration>,
+}
+
+/// Why the delivery process cannot work at all.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryError {
+    /// No runtime, no eventfd.
+    #[error("the delivery process cannot start: {0}")]
+    System(#[from] io::Error),
+    /// `db_url` cannot be used.
+    #[error("{0}")]
+    Db(String),
+    /// The RADIUS client cannot be made.
+    #[error("aaa_url cannot be used: {0}")]
+    Aaa(String),
+}
+
+/// Delivers until told to stop. Call it in a process of its own, after the fork.
+pub fn run(delivery: Delivery) -> Result<(), DeliveryError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = LocalSet::new().block_on(&runtime, coordinate(delivery));
+    // A database that does not answer must not keep the process.
+    runtime.shutdown_timeout(GATHER);
+    result
+}
+
+async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
+    let wake = match delivery.wake.take() {
+        Some(fd) => Some(register(fd)?),
+        None => None,
+    };
+    let sync = delivery.config.journal_sync;
+    let mut directory = Directory {
+        dir: delivery.dir.clone(),
+        finished: Finished::default(),
+        synced: Arc::default(),
+        syncing: None,
+        tracker: Tracker::new(&delivery.dir),
+        carry: Writer::new(&delivery.dir, CARRY_RANK, std::process::id(), sync, CARRY_SEGMENT),
+        look_failed: false,
+        remove_failed: false,
+    };
+    let closing = delivery.only_what_is_there.is_some();
+    // What is not there now is gone for good: the runners forget its cursors.
+    let (publish, view) = watch::channel(View { segments: Arc::new(delivery.dir.segments()?), closing });
+
+    let mut aaa = delivery.aaa.take();
+    let mut runners = Vec::new();
+    for id in SinkId::ALL {
+        let (sink, max) = make_sink(id, &delivery, &mut aaa)?;
+        let retry_max = Duration::from_secs(u64::from(delivery.config.delivery_retry_max));
+        let runner = Runner::new(id, sink, &delivery.dir, view.clone(), directory.finished.clone(), max, retry_max);
+        // Entries of earlier starts count as accepted, once: not again when only this process was
+        // started anew.
+        let count_left_over = stats::get(Counter::DeliveryRestarts) == 0;
+        runners.push(tokio::task::spawn_local(runner.run(count_left_over)));
+    }
+    drop(view);
+
+    let end = match delivery.only_what_is_there {
+        Some(limit) => Instant::now() + limit,
+        None => {
+            while !delivery.stop.load(Ordering::Relaxed) {
+                tokio::time::sleep(GATHER).await;
+                wait(wake.as_ref()).await;
+                directory.publish(&publish, false);
+                if sync == JournalSync::Batch {
+                    directory.sync_appended();
+                }
+            }
+            directory.publish(&publish, true);
+            Instant::now() + DRAIN
+        }
+    };
+    let _ = tokio::time::timeout_at(end.into(), async {
+        for runner in runners {
+            if let Err(e) = runner.await {
+                log::error!("a delivery task ended: {e}");
+            }
+        }
+    })
+    .await;
+    directory.publish(&publish, true);
+    Ok(())
+}
+
+#[expect(deprecated, reason = "unsound only for types that may close the descriptor while it is registered; an OwnedFd cannot, and the other way needs unsafe")]
+fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    AsyncFd::with_interest(fd, Interest::READABLE)
+}
+
+/// Until woken, but not longer than [`LOOK`].
+async fn wait(wake: Option<&AsyncFd<OwnedFd>>) {
+    let Some(fd) = wake else {
+        tokio::time::sleep(LOOK).await;
+        return;
+    };
+    if let Ok(Ok(mut ready)) = tokio::time::timeout(LOOK, fd.readable()).await {
+        let mut count = [0; 8];
+        let _ = rustix::io::read(fd.get_ref(), &mut count);
+        ready.clear_ready();
+    }
+}
+
+fn make_sink(id: SinkId, delivery: &Delivery, aaa: &mut Option<MakeSender>) -> Result<(AnySink, usize), DeliveryError> {
+    let batch = delivery.config.delivery_batch.clamp(1, BATCH_LIMIT);
+    // A server without the parameter will never deliver them; a tool that was not given it may.
+    let off = |parameter| if delivery.only_what_is_there.is_some() { AnySink::Held(parameter) } else { AnySink::Off(parameter) };
+    let sender = if id == SinkId::Aaa { aaa.take() } else { None };
+    Ok(match id {
+        SinkId::Db => match &delivery.config.db {
+            Some(db) => (AnySink::Sql(Box::new(SqlSink::new(db, &delivery.config.fields).map_err(DeliveryError::Db)?)), batch),
+            None => (off("db_url"), batch),
+        },
+        SinkId::Aaa => match (&delivery.config.aaa, sender) {
+            (None, _) => (off("aaa_url"), batch),
+            (Some(_), Some(make)) => (AnySink::Records(make().map_err(DeliveryError::Aaa)?), batch.min(SENDER_BATCH)),
+            (Some(_), None) => return Err(DeliveryError::Aaa("no RADIUS client was given to the delivery process".into())),
+        },
+        SinkId::Log => (AnySink::Syslog(SyslogSink::new(&delivery.log_socket)), batch),
+    })
+}
+
+/// The coordinator's side of the journal directory.
+struct Directory {
+    dir: Dir,
+    finished: Finished,
+    /// Bytes of each segment of this start that are known to be on the disk.
+    synced: Arc<Mutex<HashMap<SegmentName, u64>>>,
+    syncing: Option<JoinHandle<()>>,
+    /// Calls in progress, whose states must not go with their segments.
+    tracker: Tracker,
+    /// Where such states go instead.
+    carry: Writer,
+    /// These failures are logged once, until they are over.
+    look_failed: bool,
+    remove_failed: bool,
+}
+
+impl Directory {
+    fn publish(&mut self, to: &watch::Sender<View>, closing: bool) {
+        self.remove_finished();
+        let segments = match self.dir.segments() {
+            Ok(segments) => {
+                self.look_failed = false;
+                stats::set(Counter::JournalBytes, segments.iter().map(|s| s.size).sum());
+                Some(segments)
+            }
+            Err(e) => {
+                if !std::mem::replace(&mut self.look_failed, true) {
+                    log::error!("journal_dir {} cannot be read ({e}): check the disk and its permissions", self.dir.path().display());
+                }
+                // The last look stays valid: an empty one would say that all segments are gone.
+                None
+            }
+        };
+        to.send_if_modified(|view| {
+            let mut changed = view.closing != closing;
+            view.closing = closing;
+            if let Some(segments) = segments
+                && *view.segments != segments
+            {
+                view.segments = Arc::new(segments);
+                changed = true;
+            }
+            changed
+        });
+    }
+
+    fn remove_finished(&mut self) {
+        let mut finished = self.finished.borrow_mut();
+        let complete: Vec<_> = finished.iter().filter(|(_, sinks)| **sinks == ALL_SINKS).map(|(name, _)| *name).collect();
+        if complete.is_empty() {
+            return;
+        }
+        for name in complete {
+            let released = self.dir.segments().and_then(|segments| self.tracker.follow(&segments)).and_then(|()| self.tracker.release(name, &mut self.carry));
+            match released.and_then(|()| self.dir.remove(name)) {
+                Ok(()) => {
+                    finished.remove(&name);
+                    self.remove_failed = false;
+                }
+                Err(e) if !self.remove_failed => {
+                    self.remove_failed = true;
+                    log::error!("journal segment {name} is delivered, but cannot be removed ({e}): give journal_dir back its permissions");
+                }
+                Err(_) => {}
+            }
+        }
+        // A removed segment must not come back after its cursor is forgotten.
+        if let Err(e) = self.dir.sync() {
+            log::warn!("journal_dir {} cannot be synced ({e}): check the disk", self.dir.path().display());
+        }
+    }
+
+    /// Starts a sync of what was appended, unless one is still under way. A thread does it: a slow
+    /// disk must not hold up the sinks.
+    fn sync_appended(&mut self) {
+        if self.syncing.as_ref().is_some_and(|s| !s.is_finished()) {
+            return;
+        }
+        let Ok(segments) = self.dir.segments() else { return };
+        let (dir, synced) = (self.dir.clone(), self.synced.clone());
+        let mut behind = Vec::new();
+        let mut new_names = false;
+        {
+            let mut synced = synced.lock().unwrap_or_else(PoisonError::into_inner);
+            synced.retain(|name, _| segments.binary_search_by_key(name, |s| s.name).is_ok());
+            for segment in segments.iter().filter(|s| s.name.boot == dir.boot()) {
+                let known = synced.get(&segment.name).copied();
+                new_names |= known.is_none();
+                if known.unwrap_or(0) < segment.size {
+                    behind.push(*segment);
+                }
+            }
+        }
+        if behind.is_empty() {
+            return;
+        }
+        self.syncing = Some(tokio::task::spawn_blocking(move || {
+            for segment in behind {
+                match dir.open_segment(segment.name).and_then(|file| file.sync_data()) {
+                    Ok(()) => drop(synced.lock().unwrap_or_else(PoisonError::into_inner).insert(segment.name, segment.size)),
+                    // Delivered and removed meanwhile.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => log::error!("journal segment {} cannot be synced ({e}): what was appended may be lost in a power cut; check the disk", segment.name),
+                }
+            }
+            if new_names && let Err(e) = dir.sync() {
+                log::error!("journal_dir {} cannot be synced ({e}): check the disk", dir.path().display());
+            }
+        }));
+    }
+}

@@ -1,0 +1,296 @@
+//! One sink's queue: batches, back-off, dead letters, cursor.
+#![forbid(unsafe_code)]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::sinks::AnySink;
+use super::tail::{Batch, Tail};
+use crate::backend::{Commit, Entry, Fate, Positions, Sink, SinkId, Trouble};
+use crate::journal::{DeadLetters, Dir, Segment, SegmentName};
+use crate::stats;
+
+/// First pause after a failed attempt; each further one doubles up to `delivery_retry_max`.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+/// Removed segments whose cursor rows go in one transaction; keeps it short after a long outage.
+const RETIRED_AT_ONCE: usize = 200;
+
+/// What the directory looks like, and whether this is the last look.
+#[derive(Clone, Default)]
+pub struct View {
+    pub segments: Arc<Vec<Segment>>,
+    /// Deliver what is there, then end; do not wait for a sink in trouble.
+    pub closing: bool,
+}
+
+/// Which sinks (a bit each) are past the end of a segment.
+pub type Finished = Rc<RefCell<HashMap<SegmentName, u8>>>;
+
+/// The queue of one sink.
+pub struct Runner {
+    pub id: SinkId,
+    pub sink: AnySink,
+    pub dir: Dir,
+    pub view: watch::Receiver<View>,
+    pub finished: Finished,
+    pub batch_max: usize,
+    pub retry_max: Duration,
+    outage: Outage,
+    dead: DeadLetters,
+}
+
+/// State of the circuit: closed (`since` is `None`) or open.
+#[derive(Default)]
+struct Outage {
+    since: Option<Instant>,
+    pause: Duration,
+    /// Reasons already logged; each is said once per outage.
+    said: HashSet<String>,
+}
+
+/// The process is ending.
+struct Ended;
+
+impl Runner {
+    pub fn new(id: SinkId, sink: AnySink, dir: &Dir, view: watch::Receiver<View>, finished: Finished, batch_max: usize, retry_max: Duration) -> Runner {
+        Runner {
+            id,
+            sink,
+            dir: dir.clone(),
+            view,
+            finished,
+            batch_max,
+            retry_max,
+            outage: Outage::default(),
+            dead: DeadLetters::new(dir, id),
+        }
+    }
+
+    /// Delivers until the process ends.
+    pub async fn run(mut self, count_left_over: bool) {
+        let _ = self.deliver_all(count_left_over).await;
+    }
+
+    async fn deliver_all(&mut self, count_left_over: bool) -> Result<(), Ended> {
+        let settled = self.open().await?;
+        let segments = self.view.borrow().segments.clone();
+        let mut tail = Tail::new(&self.dir, self.id, settled, &segments);
+        if count_left_over {
+            match tail.count_left_over(&segments) {
+                Ok(n) => stats::add(self.id.accepted(), n),
+                Err(e) => log::error!("journal_dir {}: {e}: entries of earlier starts are delivered, but not counted", self.dir.path().display()),
+            }
+        }
+        loop {
+            let view = self.view.borrow_and_update().clone();
+            let batch = match tail.next_batch(&view.segments, self.batch_max) {
+                Ok(batch) => batch,
+                Err(e) => {
+                    // What was read so far is read again from the settled positions.
+                    tail.restart(tail.settled().clone(), &view.segments);
+                    let reason = format!("journal_dir {} cannot be read ({e}): check the disk and its permissions", self.dir.path().display());
+                    self.trouble(reason).await?;
+                    continue;
+                }
+            };
+            if batch.is_empty() {
+                self.done(&mut tail, &batch);
+                if view.closing {
+                    return Ok(());
+                }
+                // The sender lives as long as the runners.
+                let _ = self.view.changed().await;
+                continue;
+            }
+            self.settle(&mut tail, batch, &view.segments).await?;
+        }
+    }
+
+    fn done(&self, tail: &mut Tail, batch: &Batch) {
+        tail.settle(batch);
+        let mut finished = self.finished.borrow_mut();
+        for name in &batch.ended {
+            *finished.entry(*name).or_default() |= 1 << self.id as u8;
+        }
+    }
+
+    async fn open(&mut self) -> Result<Positions, Ended> {
+        loop {
+            match self.sink.open(self.dir.id()).await {
+                Ok(Some(stored)) if !stored.is_empty() => return Ok(stored),
+                // The file also counts for a sink that keeps its own cursor now, but did not before.
+                Ok(_) => match self.read_cursor() {
+                    Ok(positions) => return Ok(positions),
+                    Err(e) => self.trouble(format!("{} cannot be read ({e}): check its permissions", self.cursor_path())).await?,
+                },
+                Err(reason) => self.trouble(reason).await?,
+            }
+        }
+    }
+
+    /// Tries until every entry of the batch is delivered or dead.
+    async fn settle(&mut self, tail: &mut Tail, mut batch: Batch, segments: &[Segment]) -> Result<(), Ended> {
+        let retired = tail.retired(segments, RETIRED_AT_ONCE);
+        for u in &batch.unreadable {
+            while let Err(e) = self.dead.add_unreadable(u.segment, u.offset, u.wall, u.kind, &u.bytes) {
+                self.trouble(dead_letter_trouble(self.id, &e)).await?;
+            }
+        }
+        let mut pending = std::mem::take(&mut batch.entries);
+        let mut stored = false;
+        loop {
+            let mut commit = Commit { positions: &batch.positions, retired: &retired, dead: &mut self.dead, stored: false };
+            let fates = match self.sink.deliver(&pending, &mut commit).await {
+                Ok(fates) => fates,
+                Err(Trouble::Outage(reason)) => {
+                    self.trouble(reason).await.inspect_err(|_| self.keep_partial(tail, &batch, &pending))?;
+                    continue;
+                }
+                Err(Trouble::Stale) => {
+                    // A transaction whose end this process did not see was committed after all.
+                    let positions = self.open().await?;
+                    let delivered = pending.iter().filter(|e| positions.get(&e.segment).is_some_and(|p| *p >= e.end)).count();
+                    stats::add(self.id.delivered(), delivered as u64);
+                    tail.restart(positions, segments);
+                    return Ok(());
+                }
+            };
+            stored |= commit.stored;
+            let mut left = Vec::new();
+            let mut why = None;
+            let mut dead_trouble = None;
+            let (mut delivered, mut dead) = (0, 0);
+            for (entry, fate) in std::mem::take(&mut pending).into_iter().zip(fates.into_iter().chain(std::iter::repeat(Fate::Retry("no answer".into())))) {
+                match fate {
+                    Fate::Delivered => delivered += 1,
+                    Fate::Dead(reason) => {
+                        let added = if stored { Ok(()) } else { self.dead.add(&entry, &reason) };
+                        match added {
+                            Ok(()) => dead += 1,
+                            Err(e) => {
+                                dead_trouble = Some(dead_letter_trouble(self.id, &e));
+                                left.push(entry);
+                            }
+                        }
+                    }
+                    Fate::Retry(reason) => {
+                        why.get_or_insert(reason);
+                        left.push(entry);
+                    }
+                }
+            }
+            stats::add(self.id.delivered(), delivered);
+            stats::add(self.id.dead(), dead);
+            if dead > 0 {
+                log::error!("{dead} entries for {} can never be delivered: see {} in journal_dir", self.id.name(), DeadLetters::file_name(self.id));
+            }
+            if left.is_empty() {
+                break;
+            }
+            pending = left;
+            if delivered > 0 {
+                self.recovered();
+            }
+            let reason = dead_trouble.or(why).unwrap_or_default();
+            self.trouble(reason).await.inspect_err(|_| self.keep_partial(tail, &batch, &pending))?;
+        }
+        self.recovered();
+        // Entries that could not be decoded were accepted as well.
+        stats::add(self.id.dead(), batch.unreadable.len() as u64);
+        self.done(tail, &batch);
+        tail.forget(&retired);
+        if !stored {
+            while let Err(e) = self.write_cursor(tail.settled()) {
+                self.trouble(format!("{} cannot be written ({e}): give journal_dir space and permissions", self.cursor_path())).await?;
+            }
+        }
+        self.dead.committed();
+        Ok(())
+    }
+
+    /// At the end: what is still to be delivered of the batch is all that is repeated next time.
+    fn keep_partial(&self, tail: &Tail, batch: &Batch, pending: &[Entry]) {
+        if self.sink.stores_cursor() {
+            return;
+        }
+        let mut positions = tail.settled().clone();
+        positions.extend(batch.positions.iter().copied());
+        let mut first = BTreeMap::new();
+        for entry in pending {
+            first.entry(entry.segment).or_insert(entry.offset);
+        }
+        positions.extend(first);
+        if let Err(e) = self.write_cursor(&positions) {
+            log::error!("{} cannot be written ({e}): some entries will be sent twice", self.cursor_path());
+        }
+    }
+
+    fn cursor_name(&self) -> String {
+        format!("cursor-{}", self.id.name())
+    }
+
+    fn cursor_path(&self) -> String {
+        self.dir.path().join(self.cursor_name()).display().to_string()
+    }
+
+    fn read_cursor(&self) -> std::io::Result<Positions> {
+        let text = self.dir.content(&self.cursor_name())?;
+        // A line that cannot be read costs a repetition, no loss.
+        Ok(text.lines().filter_map(|line| line.split_once(' ')).filter_map(|(n, p)| Some((n.parse().ok()?, p.parse().ok()?))).collect())
+    }
+
+    fn write_cursor(&self, positions: &Positions) -> std::io::Result<()> {
+        let mut text = String::new();
+        for (name, position) in positions {
+            let _ = writeln!(text, "{name} {position}");
+        }
+        self.dir.replace(&self.cursor_name(), &text)
+    }
+
+    /// An attempt failed: says so once, and waits. `Err`: the process is ending, and this was the
+    /// last attempt.
+    async fn trouble(&mut self, reason: String) -> Result<(), Ended> {
+        if self.outage.since.is_none() {
+            self.outage.since = Some(Instant::now());
+            self.outage.pause = FIRST_PAUSE;
+            stats::add(self.id.outages(), 1);
+        }
+        if self.outage.said.len() < 16 && self.outage.said.insert(reason.clone()) {
+            log::error!("{}: {reason}. Its records wait in the journal; the attempts go on", self.id.name());
+        }
+        if self.view.borrow().closing {
+            return Err(Ended);
+        }
+        // Half to all of the pause, so that many servers do not come back in step.
+        let micros = self.outage.pause.as_micros() as u64;
+        let pause = Duration::from_micros(micros / 2 + crate::journal::random() % (micros / 2 + 1));
+        self.outage.pause = (self.outage.pause * 2).min(self.retry_max.max(FIRST_PAUSE));
+        let sleep = tokio::time::sleep(pause);
+        tokio::pin!(sleep);
+        let mut view = self.view.clone();
+        loop {
+            tokio::select! {
+                () = &mut sleep => return Ok(()),
+                // At the end of the process one more attempt is made at once.
+                changed = view.changed() => if changed.is_err() || view.borrow().closing { return Ok(()) },
+            }
+        }
+    }
+
+    fn recovered(&mut self) {
+        if let Some(since) = self.outage.since.take() {
+            log::warn!("{}: delivers again after {} s", self.id.name(), since.elapsed().as_secs());
+            self.outage.said.clear();
+        }
+    }
+}
+
+fn dead_letter_trouble(id: SinkId, e: &std::io::Error) -> String {
+    format!("{} in journal_dir cannot be written ({e}): give it space and permissions", DeadLetters::file_name(id))
+}

@@ -1,0 +1,212 @@
+//! Following the segments for one sink.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+
+use crate::acc::record::Wall;
+use crate::backend::{Entry, Positions, SinkId};
+use crate::journal::{Dir, Item, Reader, Segment, SegmentName};
+use crate::stats::{self, Counter};
+
+/// Most bytes of payload in one batch: bounds memory when every value has its greatest length.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// An entry that this build cannot decode.
+pub struct Unreadable {
+    pub segment: SegmentName,
+    pub offset: u64,
+    pub wall: Wall,
+    pub kind: u8,
+    pub bytes: Vec<u8>,
+}
+
+/// What one round of reading yields.
+#[derive(Default)]
+pub struct Batch {
+    pub entries: Vec<Entry>,
+    pub unreadable: Vec<Unreadable>,
+    /// Where the cursor is once the batch is settled.
+    pub positions: Vec<(SegmentName, u64)>,
+    /// Segments of which nothing is left once the batch is settled.
+    pub ended: Vec<SegmentName>,
+}
+
+impl Batch {
+    /// Nothing has to be settled.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.unreadable.is_empty()
+    }
+}
+
+/// Reads the entries of one sink from all segments.
+pub struct Tail {
+    dir: Dir,
+    sink: SinkId,
+    /// Last settled positions, of all segments that the cursor knows.
+    settled: Positions,
+    open: BTreeMap<SegmentName, Reader>,
+    ended: HashSet<SegmentName>,
+    /// Live segment to begin with, so that a busy writer does not starve the others.
+    turn: usize,
+}
+
+impl Tail {
+    /// Begins at the stored positions; `segments` is what is in the directory.
+    pub fn new(dir: &Dir, sink: SinkId, settled: Positions, segments: &[Segment]) -> Tail {
+        let mut tail = Tail { dir: dir.clone(), sink, settled: Positions::new(), open: BTreeMap::new(), ended: HashSet::new(), turn: 0 };
+        tail.restart(settled, segments);
+        tail
+    }
+
+    /// Counts the entries left over from earlier starts of the server.
+    pub fn count_left_over(&self, segments: &[Segment]) -> io::Result<u64> {
+        let mut count = 0;
+        for segment in segments.iter().filter(|s| s.name.boot != self.dir.boot()) {
+            let mut reader = match self.dir.read(segment.name, self.settled.get(&segment.name).copied().unwrap_or(0)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            loop {
+                match reader.read()? {
+                    Item::Frame(f) => count += u64::from(f.sink_id() == Some(self.sink) && f.decode().is_some()),
+                    Item::Corrupt { .. } => {}
+                    Item::Torn { .. } | Item::End => break,
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    /// The next entries, at most `max`. Those of earlier starts come first.
+    pub fn next_batch(&mut self, segments: &[Segment], max: usize) -> io::Result<Batch> {
+        self.forget_removed(segments);
+        let live = segments.partition_point(|s| s.name.boot < self.dir.boot());
+        let (old, live) = segments.split_at(live);
+        self.turn = if live.is_empty() { 0 } else { (self.turn + 1) % live.len() };
+        let (after, before) = (&live[self.turn.min(live.len())..], &live[..self.turn.min(live.len())]);
+
+        let mut batch = Batch::default();
+        let mut bytes = 0;
+        for segment in old.iter().chain(after).chain(before) {
+            if self.ended.contains(&segment.name) {
+                continue;
+            }
+            if batch.entries.len() >= max || bytes >= BATCH_BYTES {
+                break;
+            }
+            self.read_segment(segment, max, &mut bytes, &mut batch)?;
+        }
+        Ok(batch)
+    }
+
+    fn read_segment(&mut self, segment: &Segment, max: usize, bytes: &mut usize, batch: &mut Batch) -> io::Result<()> {
+        let name = segment.name;
+        let reader = match self.open.entry(name) {
+            std::collections::btree_map::Entry::Occupied(o) => o.into_mut(),
+            std::collections::btree_map::Entry::Vacant(v) => match self.dir.read(name, self.settled.get(&name).copied().unwrap_or(0)) {
+                Ok(reader) => v.insert(reader),
+                // Removed since the scan, which happens only when nothing was left in it.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(e) => return Err(e),
+            },
+        };
+        let mut taken = false;
+        let mut ended = false;
+        while batch.entries.len() < max && *bytes < BATCH_BYTES {
+            match reader.read()? {
+                Item::Frame(frame) => {
+                    if frame.sink_id() != Some(self.sink) {
+                        continue;
+                    }
+                    let Some(decoded) = frame.decode() else { continue };
+                    taken = true;
+                    if name.boot > self.dir.boot() {
+                        // Put back by accctl while the server runs; no worker counted it.
+                        stats::add(self.sink.accepted(), 1);
+                    }
+                    *bytes += frame.payload.len();
+                    match decoded {
+                        Ok(payload) => batch.entries.push(Entry { segment: name, offset: frame.offset, end: frame.end, wall: frame.wall, payload }),
+                        Err(()) => batch.unreadable.push(Unreadable {
+                            segment: name,
+                            offset: frame.offset,
+                            wall: frame.wall,
+                            kind: frame.kind,
+                            bytes: frame.payload.to_vec(),
+                        }),
+                    }
+                }
+                Item::Corrupt { offset, end } => {
+                    if self.dir.keep_aside(name, offset, &reader.bytes(offset, end)?)? {
+                        stats::add(Counter::JournalCorrupt, 1);
+                        log::error!("journal segment {name} is damaged from byte {offset} to {end}: these bytes are kept in a .bad file beside it, the rest is delivered");
+                    }
+                }
+                Item::Torn { offset, end } => {
+                    if segment.sealed {
+                        let tail = reader.bytes(offset, end)?;
+                        if tail.iter().any(|b| *b != 0) && self.dir.keep_aside(name, offset, &tail)? {
+                            log::warn!("journal segment {name} ends in the middle of an entry at byte {offset}: its writer was stopped there; the piece is kept in a .bad file beside it");
+                        }
+                        ended = true;
+                    }
+                    break;
+                }
+                Item::End => {
+                    ended = segment.sealed;
+                    break;
+                }
+            }
+        }
+        if taken {
+            batch.positions.push((name, reader.position()));
+        }
+        if ended {
+            batch.ended.push(name);
+        }
+        Ok(())
+    }
+
+    /// The batch is settled: delivered or dead, and the cursor durable.
+    pub fn settle(&mut self, batch: &Batch) {
+        self.settled.extend(batch.positions.iter().copied());
+        for name in &batch.ended {
+            self.open.remove(name);
+            self.ended.insert(*name);
+        }
+    }
+
+    /// Begins again at these positions.
+    pub fn restart(&mut self, settled: Positions, segments: &[Segment]) {
+        // Segments that are gone had been read to their end by every sink.
+        self.ended = settled.keys().filter(|name| segments.binary_search_by_key(*name, |s| s.name).is_err()).copied().collect();
+        self.settled = settled;
+        self.open.clear();
+    }
+
+    /// The settled positions.
+    pub fn settled(&self) -> &Positions {
+        &self.settled
+    }
+
+    /// Positions of segments that are gone, at most `max`.
+    pub fn retired(&self, segments: &[Segment], max: usize) -> Vec<SegmentName> {
+        let gone = |name: &&SegmentName| segments.binary_search_by_key(*name, |s| s.name).is_err() && self.ended.contains(name);
+        self.settled.keys().filter(gone).copied().take(max).collect()
+    }
+
+    /// Their positions need not be kept any more.
+    pub fn forget(&mut self, retired: &[SegmentName]) {
+        for name in retired {
+            self.settled.remove(name);
+            self.ended.remove(name);
+        }
+    }
+
+    fn forget_removed(&mut self, segments: &[Segment]) {
+        self.open.retain(|name, _| segments.binary_search_by_key(name, |s| s.name).is_ok());
+        let settled = &self.settled;
+        self.ended.retain(|name| settled.contains_key(name) || segments.binary_search_by_key(name, |s| s.name).is_ok());
+    }
+}

@@ -1,0 +1,347 @@
+//! Callbacks of transactions and dialogs. They run in any process of the host, on messages that
+//! may be shared: only the reply (while it is private), the code and the context are used.
+
+use std::ffi::{c_int, c_void};
+
+use super::abi::*;
+use super::contexts::{self, Place};
+use super::state::{Api, DIALOGS, DOING, Server, message, ready};
+use crate::acc::decide::CallEnd;
+use crate::acc::clock::Moment;
+use crate::acc::context::{Context, EndCause, Reply};
+use crate::acc::{decide, stock};
+use crate::host::{guard, revival};
+use crate::host::shared::{SharedContext, SharedError};
+use crate::worker::{self, Module};
+
+/// Dialog value that holds our state.
+const STATE: &str = "acc_state";
+
+/// Events of a transaction that a marked request follows.
+pub const TRANSACTION_EVENTS: u32 = OS_TMCB_MSG_MATCHED_IN | OS_TMCB_RESPONSE_IN | OS_TMCB_RESPONSE_OUT | OS_TMCB_LOCAL_COMPLETED | OS_TMCB_ON_FAILURE;
+
+fn say(what: &str, e: &SharedError) {
+    log::error!("{what}: {e}");
+}
+
+/// The context that a callback was registered with.
+///
+/// # Safety
+/// `param` is the callback's own parameter place.
+unsafe fn parameter(param: *mut *mut c_void) -> Option<SharedContext> {
+    // SAFETY: the host keeps our pointer there while the callback is registered (promise 5, 6).
+    unsafe { SharedContext::borrow_raw(*param) }
+}
+
+/// A new transaction: note its arrival, give it the contexts of its message.
+pub unsafe extern "C" fn on_request_in(t: *mut os_cell, _kind: c_int, _params: *mut os_tmcb_params) {
+    guard::entry("new transaction", (), || {
+        let Some((server, api, _)) = ready() else { return };
+        api.tm.put(t, api.there_arrival, Moment::now().mono as *mut c_void);
+        for (here, there) in [(api.here, api.there), (api.here_own, api.there_own)] {
+            if let Some(ctx) = contexts::get(server, api, Place::Here(here))
+                && contexts::get(server, api, Place::There(t, there)).is_none()
+            {
+                contexts::put(server, api, Place::There(t, there), Some(ctx));
+            }
+        }
+        DOING.with(|d| {
+            if let Some((_, has_transaction)) = &mut d.borrow_mut().bye {
+                *has_transaction = true;
+            }
+        });
+    });
+}
+
+/// The reply that a transaction callback is about, without touching a shared message: the one
+/// this process just received, else the copy kept in the context, else a local one.
+fn reply_of(t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, kept: &[Reply]) -> Reply {
+    if rpl.is_null() || rpl == FAKED_REPLY {
+        return decide::local_reply(code);
+    }
+    let seen = DOING.with(|d| match &d.borrow().reply {
+        Some((rt, rr, reply)) if *rt == t as usize && *rr == rpl as usize && reply.code == code => Some(reply.clone()),
+        _ => None,
+    });
+    seen.or_else(|| kept.iter().rev().find(|r| r.code == code).cloned()).unwrap_or_else(|| decide::local_reply(code))
+}
+
+/// Events of a marked request's transaction.
+pub unsafe extern "C" fn on_transaction(t: *mut os_cell, kind: c_int, params: *mut os_tmcb_params) {
+    guard::entry("transaction callback", (), || {
+        // SAFETY: the host passes its parameters and keeps them through the call (promise 5).
+        let (rpl, code, ctx) = unsafe { ((*params).rpl, (*params).code as u16, parameter((*params).param)) };
+        let (Some((server, api, module)), Some(ctx)) = (ready(), ctx) else { return };
+        let result = match kind as u32 {
+            OS_TMCB_MSG_MATCHED_IN => {
+                reply_matched(t, rpl);
+                Ok(())
+            }
+            OS_TMCB_RESPONSE_IN => reply_came(server, api, t, rpl, code, &ctx),
+            OS_TMCB_ON_FAILURE => attempt_failed(module, t, rpl, code, &ctx),
+            _ => reply_went(module, t, rpl, code, &ctx),
+        };
+        if let Err(e) = result {
+            say("a transaction could not be accounted", &e);
+        }
+    });
+}
+
+/// A message of the transaction came in. A reply is private still: take what a record may need.
+fn reply_matched(t: *mut os_cell, rpl: *mut os_sip_msg) {
+    let Some(msg) = message(rpl) else { return };
+    let reply = msg.reply();
+    DOING.with(|d| d.borrow_mut().reply = Some((t as usize, rpl as usize, reply)));
+}
+
+/// A reply is about to be processed: take what a global reply route set, and keep a negative
+/// answer until the transaction has chosen one.
+fn reply_came(server: &Server, api: &Api, t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
+    let values = ctx.call().unwrap_or_else(|| ctx.duplicate());
+    let here = Place::Here(api.here);
+    if let Some(set_before) = contexts::get(server, api, here)
+        && !set_before.same(&values)
+    {
+        let other = set_before.read(Context::clone)?;
+        // A marked one belongs to another message of this process.
+        if !other.marked {
+            values.update(|c| c.merge_values(&other))?;
+            contexts::put(server, api, here, Some(values));
+        }
+    }
+    if code >= 300 {
+        let reply = reply_of(t, rpl, code, &[]);
+        ctx.update(|c| c.keep_final(reply))?;
+    }
+    Ok(())
+}
+
+/// All branches failed; the script may try others.
+fn attempt_failed(module: &Module, t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
+    let call = call_values(ctx)?;
+    let now = Moment::now();
+    let records = ctx.update(|c| {
+        let reply = reply_of(t, rpl, code, &c.finals);
+        decide::on_failure(&module.config, c, call.as_ref(), &reply, now)
+    })?;
+    worker::emit(module, records);
+    Ok(())
+}
+
+/// A reply went out.
+fn reply_went(module: &Module, t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
+    let call = call_values(ctx)?;
+    let now = Moment::now();
+    let (records, end) = ctx.update(|c| {
+        let reply = reply_of(t, rpl, code, &c.finals);
+        decide::on_answer(c, &reply, now);
+        let records = decide::on_reply(&module.config, c, call.as_ref(), &reply, now);
+        if code >= 200 {
+            c.finals.clear();
+        }
+        (records, decide::cdr(&module.config, c))
+    })?;
+    worker::emit(module, records);
+    finish(module, end);
+    Ok(())
+}
+
+fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {
+    ctx.call().map(|call| call.read(Context::clone)).transpose()
+}
+
+/// The 2xx of a call with CDR is about to leave: the call starts, before anybody can hang up.
+pub unsafe extern "C" fn on_answer(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
+    guard::entry("answer", (), || {
+        // SAFETY: as in `on_transaction`.
+        let (rpl, code, ctx) = unsafe { ((*params).rpl, (*params).code as u16, parameter((*params).param)) };
+        let (Some((_, _, module)), Some(ctx)) = (ready(), ctx) else { return };
+        if !(200..300).contains(&code) {
+            return;
+        }
+        let now = Moment::now();
+        let result = ctx.update(|c| {
+            let reply = reply_of(t, rpl, code, &c.finals);
+            decide::on_answer(c, &reply, now);
+            decide::cdr(&module.config, c)
+        });
+        match result {
+            Ok(end) => finish(module, end),
+            Err(e) => say("the answer of a call could not be noted", &e),
+        }
+    });
+}
+
+fn finish(module: &Module, end: Option<CallEnd>) {
+    if let Some(end) = end {
+        worker::emit_end(module, end);
+    }
+}
+
+/// Writes the CDR of a call that was answered and ended, unless it is written already.
+pub fn write_cdr(ctx: &SharedContext) {
+    let Some((_, _, module)) = ready() else { return };
+    match ctx.update(|c| decide::cdr(&module.config, c)) {
+        Ok(end) => finish(module, end),
+        Err(e) => say("a call's end could not be accounted", &e),
+    }
+}
+
+/// The reply of a BYE that ended a call.
+unsafe extern "C" fn on_bye_reply(_t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
+    guard::entry("reply of a BYE", (), || {
+        // SAFETY: as in `on_transaction`.
+        let (code, ctx) = unsafe { ((*params).code, parameter((*params).param)) };
+        if let (200.., Some(ctx)) = (code, ctx) {
+            write_cdr(&ctx);
+        }
+    });
+}
+
+/// The BYE's transaction is gone: when no reply completed it, the CDR is written now.
+unsafe extern "C" fn on_bye_gone(param: *mut c_void) {
+    guard::entry("end of a BYE", (), || {
+        // SAFETY: the host hands its reference back (promise 5).
+        if let Some(ctx) = unsafe { SharedContext::from_raw(param) } {
+            write_cdr(&ctx);
+        }
+    });
+}
+
+/// Ties a call to its dialog: the dialog is made if need be, holds the context, and its events
+/// come here from now on, so that no end of the call can be missed.
+pub fn follow(msg: *mut os_sip_msg, api: &Api, ctx: &SharedContext) -> Result<(), String> {
+    let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
+    let dlg = dialogs.create(msg)?;
+    if dialogs.context(dlg).is_some_and(|c| c.same(ctx)) {
+        return Ok(());
+    }
+    let name = dialogs.name(dlg);
+    ctx.update(|c| c.dialog = name).map_err(|e| e.to_string())?;
+    attach(dlg, ctx)?;
+    api.tm.register(msg, OS_TMCB_RESPONSE_PRE_OUT, Some(on_answer), ctx.duplicate(), Some(contexts::release))
+}
+
+fn attach(dlg: *mut os_dlg_cell, ctx: &SharedContext) -> Result<(), String> {
+    let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
+    let events = OS_DLGCB_REQ_WITHIN | OS_DLGCB_TERMINATED | OS_DLGCB_EXPIRED | OS_DLGCB_WRITE_VP | OS_DLGCB_PROCESS_VARS;
+    dialogs.register(dlg, events, Some(on_dialog), ctx.duplicate(), Some(contexts::release))?;
+    dialogs.set_context(dlg, ctx.duplicate());
+    Ok(())
+}
+
+/// Events of a call's dialog.
+unsafe extern "C" fn on_dialog(dlg: *mut os_dlg_cell, kind: c_int, params: *mut os_dlg_cb_params) {
+    guard::entry("dialog callback", (), || {
+        // SAFETY: the host passes its parameters and keeps them through the call (promise 6).
+        let (p, ctx) = unsafe { (&*params, parameter((*params).param)) };
+        let (Some((server, api, module)), Some(ctx)) = (ready(), ctx) else { return };
+        match kind as u32 {
+            OS_DLGCB_REQ_WITHIN => contexts::join(server, api, &ctx),
+            OS_DLGCB_WRITE_VP => persist(dlg, &ctx),
+            OS_DLGCB_PROCESS_VARS => take_over(dlg, &ctx),
+            kind => ended(server, api, module, &ctx, p, kind == OS_DLGCB_EXPIRED),
+        }
+    });
+}
+
+/// The dialog is over. A BYE from the wire completes the call with its reply, so that values set
+/// meanwhile are in the CDR; any other end completes it at once.
+fn ended(server: &Server, api: &Api, module: &Module, ctx: &SharedContext, p: &os_dlg_cb_params, expired: bool) {
+    if p.is_active == 0 {
+        // Another node of the cluster owns this call and writes its CDR.
+        match ctx.update(|c| {
+            c.closed = true;
+            CallEnd { call: c.call_key(), records: Vec::new() }
+        }) {
+            Ok(end) => worker::emit_end(module, end),
+            Err(e) => say("a call owned by another node could not be closed", &e),
+        }
+        return;
+    }
+    let (cause, from_wire) = match p.direction {
+        OS_DLG_DIR_DOWNSTREAM => (EndCause::Caller, true),
+        OS_DLG_DIR_UPSTREAM => (EndCause::Callee, true),
+        _ if expired => (EndCause::Timeout, false),
+        _ => (EndCause::Proxy, false),
+    };
+    let now = Moment::now();
+    if let Err(e) = ctx.update(|c| decide::on_end(c, cause, now)) {
+        say("the end of a call could not be noted", &e);
+    }
+    if !from_wire {
+        write_cdr(ctx);
+        return;
+    }
+    contexts::join(server, api, ctx);
+    let has_transaction = api.tm.current().is_some();
+    let registered = api.tm.register(p.msg, OS_TMCB_RESPONSE_OUT, Some(on_bye_reply), ctx.duplicate(), Some(on_bye_gone));
+    let waits = registered.is_ok() && server.symbols.has_processing_context();
+    if !waits {
+        write_cdr(ctx);
+    } else if !has_transaction {
+        let raw = server.symbols.processing_get(api.here) as usize;
+        DOING.with(|d| d.borrow_mut().bye = Some((raw, false)));
+    }
+}
+
+/// Puts the state into the dialog's values, which the host saves and replicates.
+fn persist(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
+    let Some(dialogs) = DIALOGS.get() else { return };
+    let mut state = Vec::new();
+    match ctx.read(|c| c.encode_state(&mut state)) {
+        Ok(()) if dialogs.store(dlg, STATE, &state) => {}
+        Ok(()) => log::error!("the accounting state of a call could not be kept in its dialog: it would be lost by a restart"),
+        Err(e) => say("the accounting state of a call could not be kept in its dialog", &e),
+    }
+}
+
+/// The dialog's values were changed on another node: take them over.
+fn take_over(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
+    let Some(dialogs) = DIALOGS.get() else { return };
+    let Some(remote) = dialogs.fetch(dlg, STATE).and_then(|v| Context::decode(&v)) else { return };
+    if let Err(e) = ctx.update(|c| *c = Context { closed: c.closed, finals: std::mem::take(&mut c.finals), ..remote }) {
+        say("values set on another node could not be taken over", &e);
+    }
+}
+
+/// The host restored a dialog: ours or the original module's state becomes a context again.
+pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params: *mut os_dlg_cb_params) {
+    guard::entry("restored dialog", (), || {
+        let (Some((_, _, module)), Some(dialogs)) = (ready(), DIALOGS.get()) else { return };
+        if dialogs.context(dlg).is_some() {
+            return;
+        }
+        if let Some(ctx) = revival::claim(&dialogs.name(dlg)) {
+            // The journal's state is the latest: every change went there.
+            if ctx.read(|c| !c.closed).unwrap_or(false)
+                && let Err(e) = attach(dlg, &ctx)
+            {
+                log::error!("a restored call cannot be followed: {e}");
+            }
+            return;
+        }
+        let ours = dialogs.fetch(dlg, STATE);
+        let state = match &ours {
+            Some(v) => Context::decode(v),
+            None => stock::import(&module.config.fields, |name| dialogs.fetch(dlg, name)),
+        };
+        let Some(ctx) = state else {
+            if ours.is_some() {
+                log::error!("the accounting state of a restored dialog cannot be read: no CDR can be written for this call");
+            }
+            return;
+        };
+        if ctx.closed {
+            return;
+        }
+        match SharedContext::new(&ctx) {
+            Ok(shared) => {
+                if let Err(e) = attach(dlg, &shared) {
+                    log::error!("a restored call cannot be followed: {e}");
+                }
+            }
+            Err(e) => say("a restored call cannot be followed", &e),
+        }
+    });
+}

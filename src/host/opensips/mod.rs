@@ -1,0 +1,16 @@
+//! The OpenSIPS family, 3.4 to 4.0 (docs/ARCHITECTURE.md, "Host families").
+
+mod abi;
+mod api;
+mod calls;
+mod contexts;
+mod exports;
+mod functions;
+mod load;
+mod message;
+mod state;
+mod symbols;
+mod variables;
+mod versions;
+
+pub use exports::exports;

@@ -1,0 +1,199 @@
+//! Every symbol of the host, resolved once at load, so that what is missing is named in one line
+//! and `cargo test` links without a host.
+
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+
+use super::abi::*;
+
+/// The host's functions and variables.
+pub struct Symbols {
+    pub modules: &'static AtomicPtr<os_sr_module>,
+    log_level: &'static AtomicPtr<AtomicI32>,
+    log_facility: &'static AtomicI32,
+    log_name: &'static AtomicPtr<c_char>,
+    log_prefix: &'static AtomicPtr<c_char>,
+    stderr_enabled: &'static AtomicI32,
+    syslog_enabled: &'static AtomicI32,
+    process_no: &'static AtomicI32,
+    db_default_url: &'static AtomicPtr<c_char>,
+    current_processing_ctx: &'static AtomicPtr<c_void>,
+    type_offsets: *const [[c_uint; OS_CONTEXT_COUNT_TYPE as usize]; OS_CONTEXT_COUNT as usize],
+    pub core_scm_ver: &'static os_scm_version,
+    find_export: unsafe extern "C" fn(*const c_char, c_int) -> os_cmd_fn,
+    pub pv_parse_spec: unsafe extern "C" fn(*const os_str, *mut os_pv_spec) -> *mut c_char,
+    pub pv_get_spec_value: unsafe extern "C" fn(*mut os_sip_msg, *mut os_pv_spec, *mut os_pv_value) -> c_int,
+    context_register_ptr: unsafe extern "C" fn(os_context, os_context_destroy_fn) -> c_int,
+    pub evi_publish_event: unsafe extern "C" fn(os_str) -> os_event_id,
+    pub evi_probe_event: unsafe extern "C" fn(os_event_id) -> c_int,
+    pub evi_raise_event: unsafe extern "C" fn(os_event_id, *mut os_evi_params) -> c_int,
+    register_timer: unsafe extern "C" fn(*mut c_char, os_timer_fn, *mut c_void, c_uint, std::ffi::c_ushort) -> c_int,
+}
+
+// SAFETY: addresses of the host's own functions and variables, valid in every thread and for the
+// life of the process (promise 1).
+unsafe impl Send for Symbols {}
+// SAFETY: as above; the variables are read as atomics.
+unsafe impl Sync for Symbols {}
+
+fn address(name: &CStr) -> *mut c_void {
+    // SAFETY: dlsym with a terminated name; RTLD_DEFAULT searches the program first.
+    unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
+}
+
+impl Symbols {
+    /// Resolves everything; the error lists all that is missing.
+    pub fn resolve() -> Result<Symbols, String> {
+        let mut missing = Vec::new();
+        macro_rules! find {
+            ($name:literal) => {{
+                let p = address($name);
+                if p.is_null() {
+                    missing.push($name.to_string_lossy().into_owned());
+                }
+                p
+            }};
+        }
+        let found = (
+            find!(c"modules"),
+            find!(c"log_level"),
+            find!(c"log_facility"),
+            find!(c"log_name"),
+            find!(c"log_prefix"),
+            find!(c"stderr_enabled"),
+            find!(c"syslog_enabled"),
+            find!(c"process_no"),
+            find!(c"db_default_url"),
+            find!(c"current_processing_ctx"),
+            find!(c"type_offsets"),
+            find!(c"core_scm_ver"),
+        );
+        let functions = (
+            find!(c"find_export"),
+            find!(c"pv_parse_spec"),
+            find!(c"pv_get_spec_value"),
+            find!(c"context_register_ptr"),
+            find!(c"evi_publish_event"),
+            find!(c"evi_probe_event"),
+            find!(c"evi_raise_event"),
+            find!(c"register_timer"),
+        );
+        if !missing.is_empty() {
+            return Err(format!("this server does not offer {}, which this acc module needs: it is not one of the supported OpenSIPS versions", missing.join(", ")));
+        }
+        // SAFETY: none is null, and each symbol has the type that include/opensips_abi.h declares
+        // for it, which scripts/check-abi compares with the host's headers (promise 1).
+        unsafe {
+            Ok(Symbols {
+                modules: &*found.0.cast(),
+                log_level: &*found.1.cast(),
+                log_facility: &*found.2.cast(),
+                log_name: &*found.3.cast(),
+                log_prefix: &*found.4.cast(),
+                stderr_enabled: &*found.5.cast(),
+                syslog_enabled: &*found.6.cast(),
+                process_no: &*found.7.cast(),
+                db_default_url: &*found.8.cast(),
+                current_processing_ctx: &*found.9.cast(),
+                type_offsets: found.10.cast_const().cast(),
+                core_scm_ver: &*found.11.cast(),
+                find_export: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char, c_int) -> os_cmd_fn>(functions.0),
+                pv_parse_spec: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const os_str, *mut os_pv_spec) -> *mut c_char>(functions.1),
+                pv_get_spec_value: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_sip_msg, *mut os_pv_spec, *mut os_pv_value) -> c_int>(functions.2),
+                context_register_ptr: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_context, os_context_destroy_fn) -> c_int>(functions.3),
+                evi_publish_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_str) -> os_event_id>(functions.4),
+                evi_probe_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_event_id) -> c_int>(functions.5),
+                evi_raise_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_event_id, *mut os_evi_params) -> c_int>(functions.6),
+                register_timer: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_char, os_timer_fn, *mut c_void, c_uint, std::ffi::c_ushort) -> c_int>(functions.7),
+            })
+        }
+    }
+
+    /// A function that another module exports for modules ("load_tm", ...).
+    pub fn export(&self, name: &CStr) -> os_cmd_fn {
+        // SAFETY: find_export only reads the name (promise 1).
+        unsafe { (self.find_export)(name.as_ptr(), 0) }
+    }
+
+    fn text(p: &AtomicPtr<c_char>) -> String {
+        let p = p.load(Ordering::Relaxed);
+        if p.is_null() {
+            return String::new();
+        }
+        // SAFETY: the host's string variables are terminated and never freed while it runs (promise 1).
+        unsafe { CStr::from_ptr(p) }.to_string_lossy().into_owned()
+    }
+
+    /// How the host logs now.
+    pub fn log_settings(&self) -> crate::host::LogSettings {
+        let level = self.log_level.load(Ordering::Relaxed);
+        crate::host::LogSettings {
+            // SAFETY: the pointer is the host's own, to an int that outlives every use (promise 1).
+            level: if level.is_null() { OS_L_NOTICE as i32 } else { unsafe { &*level }.load(Ordering::Relaxed) },
+            stderr: self.stderr_enabled.load(Ordering::Relaxed) != 0,
+            syslog: self.syslog_enabled.load(Ordering::Relaxed) != 0,
+            name: Some(Self::text(self.log_name)).filter(|n| !n.is_empty()).unwrap_or_else(|| "opensips".into()),
+            prefix: Self::text(self.log_prefix),
+            facility: self.log_facility.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The host's default database URL, if set.
+    pub fn default_db_url(&self) -> Option<String> {
+        Some(Self::text(self.db_default_url)).filter(|u| !u.is_empty())
+    }
+
+    /// Number of this process in the host's table.
+    pub fn process_number(&self) -> i32 {
+        self.process_no.load(Ordering::Relaxed)
+    }
+
+    /// Runs `callback` every `seconds` in one of the host's processes.
+    pub fn every(&self, label: &'static CStr, seconds: u32, callback: os_timer_fn) -> bool {
+        // SAFETY: called in mod_init; the label lives for ever (promise 2).
+        unsafe { (self.register_timer)(label.as_ptr().cast_mut(), callback, std::ptr::null_mut(), seconds, OS_TIMER_FLAG_SKIP_ON_DELAY as std::ffi::c_ushort) >= 0 }
+    }
+
+    /// Reserves a place for a pointer in every processing context.
+    pub fn register_processing_slot(&self, destroy: unsafe extern "C" fn(*mut c_void)) -> i32 {
+        // SAFETY: called in mod_init, the phase the host asks for (promise 2).
+        unsafe { (self.context_register_ptr)(OS_CONTEXT_GLOBAL as os_context, Some(destroy)) }
+    }
+
+    /// The place of our pointer in the present processing context; null when there is none.
+    fn processing_place(&self, slot: i32) -> *mut *mut c_void {
+        let ctx = self.current_processing_ctx.load(Ordering::Relaxed);
+        if ctx.is_null() {
+            return std::ptr::null_mut();
+        }
+        // SAFETY: the host lays pointers out at type_offsets[global][ptr] of the context, and the
+        // slot was registered by us (promise 3).
+        unsafe {
+            let offset = (*self.type_offsets)[OS_CONTEXT_GLOBAL as usize][OS_CONTEXT_PTR_TYPE as usize];
+            ctx.cast::<u8>().add(offset as usize).cast::<*mut c_void>().add(slot as usize)
+        }
+    }
+
+    /// Is a message (or anything else with a context) being processed?
+    pub fn has_processing_context(&self) -> bool {
+        !self.current_processing_ctx.load(Ordering::Relaxed).is_null()
+    }
+
+    /// Our pointer in the present processing context.
+    pub fn processing_get(&self, slot: i32) -> *mut c_void {
+        let place = self.processing_place(slot);
+        // SAFETY: as above; the context is private to this process.
+        if place.is_null() { std::ptr::null_mut() } else { unsafe { place.read() } }
+    }
+
+    /// Replaces our pointer in the present processing context; false when there is no context.
+    pub fn processing_put(&self, slot: i32, value: *mut c_void) -> bool {
+        let place = self.processing_place(slot);
+        if place.is_null() {
+            return false;
+        }
+        // SAFETY: as above.
+        unsafe { place.write(value) };
+        true
+    }
+}

@@ -1,0 +1,320 @@
+//! Contexts in the arena: reference counted, one lock each, content in [`Context`]'s encoding.
+//!
+//! The host keeps raw pointers to them in its transactions, dialogs and processing contexts; each
+//! such pointer owns one reference.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use once_cell::sync::OnceCell;
+
+use super::arena::{self, Arena};
+use crate::acc::context::Context;
+use crate::stats::{self, Counter};
+
+#[repr(C)]
+struct Slot {
+    refs: AtomicU32,
+    /// Process that holds the lock, 0 = free.
+    owner: AtomicU32,
+    /// Address of the encoded content (the same in every process).
+    content: AtomicU64,
+    len: AtomicU32,
+    /// A dialog claimed this call after a restart.
+    claimed: AtomicU32,
+    /// The context whose values are written for this one (D13), with a reference; 0 = itself.
+    call: AtomicU64,
+}
+
+/// A reference to a shared context.
+#[derive(Debug)]
+pub struct SharedContext(NonNull<Slot>);
+
+/// Told of every change of a context, before and after, while its lock is held.
+static ON_CHANGE: OnceCell<fn(&Context, &Context)> = OnceCell::new();
+
+/// Sets who is told of changes; once, before the fork.
+pub fn on_change(f: fn(&Context, &Context)) {
+    let _ = ON_CHANGE.set(f);
+}
+
+/// Why a context could not be used.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SharedError {
+    /// No room for the content.
+    #[error("shared memory for calls in progress is full: raise the parameter arena_size")]
+    Full,
+    /// The content cannot be read: its last writer died half way.
+    #[error("the accounting context is damaged: the process that changed it last died")]
+    Damaged,
+}
+
+/// Rounds of spinning before the scheduler is asked: a lock is held for about a microsecond.
+const SPINS: u32 = 200;
+/// Rounds of yielding between looks whether the holder is still alive.
+const YIELDS: u32 = 1000;
+
+struct Locked<'a>(&'a Slot);
+
+impl<'a> Locked<'a> {
+    fn new(slot: &'a Slot) -> Locked<'a> {
+        let me = std::process::id();
+        let mut round = 0u32;
+        loop {
+            match slot.owner.compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Locked(slot),
+                Err(holder) => {
+                    round = round.wrapping_add(1);
+                    if round < SPINS {
+                        std::hint::spin_loop();
+                        continue;
+                    }
+                    std::thread::yield_now();
+                    // A killed holder never comes back: its lock is taken over. Contents are
+                    // replaced whole, so what it left is the old or the new state.
+                    if round.is_multiple_of(YIELDS) && holder != 0 && !is_alive(holder) {
+                        let _ = slot.owner.compare_exchange(holder, 0, Ordering::Acquire, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.0.owner.store(0, Ordering::Release);
+    }
+}
+
+fn is_alive(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
+    rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+}
+
+fn arena() -> Result<&'static Arena, SharedError> {
+    arena::get().ok_or(SharedError::Full)
+}
+
+impl SharedContext {
+    /// Puts a context into the arena.
+    pub fn new(ctx: &Context) -> Result<SharedContext, SharedError> {
+        let arena = arena()?;
+        let p = arena.allocate(size_of::<Slot>()).ok_or(SharedError::Full).inspect_err(|_| stats::add(Counter::ArenaFull, 1))?.cast::<Slot>();
+        let slot = Slot {
+            refs: AtomicU32::new(1),
+            owner: AtomicU32::new(0),
+            content: AtomicU64::new(0),
+            len: AtomicU32::new(0),
+            claimed: AtomicU32::new(0),
+            call: AtomicU64::new(0),
+        };
+        // SAFETY: the block is fresh, large enough and aligned to 16 bytes.
+        unsafe { p.write(slot) };
+        let shared = SharedContext(p);
+        shared.store(ctx)?;
+        Ok(shared)
+    }
+
+    fn slot(&self) -> &Slot {
+        // SAFETY: this reference keeps the block alive, and `new` initialised it.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn load(&self) -> Result<Context, SharedError> {
+        let slot = self.slot();
+        let (p, len) = (slot.content.load(Ordering::Relaxed) as *const u8, slot.len.load(Ordering::Relaxed) as usize);
+        // SAFETY: content and len belong together under the lock, which the caller holds; the
+        // block stays until it is replaced under the same lock.
+        let bytes = unsafe { std::slice::from_raw_parts(p, len) };
+        Context::decode(bytes).ok_or(SharedError::Damaged)
+    }
+
+    fn store(&self, ctx: &Context) -> Result<(), SharedError> {
+        let slot = self.slot();
+        let mut bytes = Vec::with_capacity(slot.len.load(Ordering::Relaxed) as usize + 64);
+        ctx.encode(&mut bytes);
+        let arena = arena()?;
+        let Some(p) = arena.allocate(bytes.len()) else {
+            stats::add(Counter::ArenaFull, 1);
+            return Err(SharedError::Full);
+        };
+        // SAFETY: the fresh block has room for the bytes.
+        unsafe { p.copy_from_nonoverlapping(NonNull::from(&bytes[..]).cast(), bytes.len()) };
+        slot.len.store(bytes.len() as u32, Ordering::Relaxed);
+        let old = slot.content.swap(p.as_ptr() as u64, Ordering::Release);
+        self.release_content(old);
+        Ok(())
+    }
+
+    fn release_content(&self, address: u64) {
+        if let (Some(p), Ok(arena)) = (NonNull::new(address as *mut u8), arena()) {
+            // SAFETY: the address came from `allocate` and was just taken out of the slot.
+            unsafe { arena.release(p) };
+        }
+    }
+
+    /// Looks at the context.
+    pub fn read<R>(&self, f: impl FnOnce(&Context) -> R) -> Result<R, SharedError> {
+        let ctx = {
+            let _locked = Locked::new(self.slot());
+            self.load()?
+        };
+        Ok(f(&ctx))
+    }
+
+    /// Changes the context; what `f` did is kept only when it could be stored.
+    pub fn update<R>(&self, f: impl FnOnce(&mut Context) -> R) -> Result<R, SharedError> {
+        let _locked = Locked::new(self.slot());
+        let mut ctx = self.load()?;
+        let before = ctx.clone();
+        let r = f(&mut ctx);
+        if ctx != before {
+            self.store(&ctx)?;
+            if let Some(tell) = ON_CHANGE.get() {
+                tell(&before, &ctx);
+            }
+        }
+        Ok(r)
+    }
+
+    /// The context whose values are written for this one, if it is not itself.
+    pub fn call(&self) -> Option<SharedContext> {
+        NonNull::new(self.slot().call.load(Ordering::Acquire) as *mut Slot).map(|p| SharedContext(p).share())
+    }
+
+    /// Makes `call` the context whose values are written for this one; only the first counts.
+    pub fn set_call(&self, call: &SharedContext) {
+        let mine = std::mem::ManuallyDrop::new(call.duplicate());
+        if self.slot().call.compare_exchange(0, mine.0.as_ptr() as u64, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            drop(std::mem::ManuallyDrop::into_inner(mine));
+        }
+    }
+
+    /// A restored dialog takes this call over.
+    pub fn claim(&self) {
+        self.slot().claimed.store(1, Ordering::Release);
+    }
+
+    /// Did a dialog take it over?
+    pub fn is_claimed(&self) -> bool {
+        self.slot().claimed.load(Ordering::Acquire) != 0
+    }
+
+    /// One more reference.
+    pub fn duplicate(&self) -> SharedContext {
+        SharedContext(self.0).share()
+    }
+
+    /// Adds the reference for a copy of the pointer just made.
+    fn share(self) -> SharedContext {
+        self.slot().refs.fetch_add(1, Ordering::Relaxed);
+        self
+    }
+
+    /// Is it the same context?
+    pub fn same(&self, other: &SharedContext) -> bool {
+        self.0 == other.0
+    }
+
+    /// Hands this reference to the host.
+    pub fn into_raw(self) -> *mut c_void {
+        std::mem::ManuallyDrop::new(self).0.as_ptr().cast()
+    }
+
+    /// Takes back a reference that the host held; `None` for a null pointer.
+    ///
+    /// # Safety
+    /// `p` is null or came from [`SharedContext::into_raw`], and the host gives it up.
+    pub unsafe fn from_raw(p: *mut c_void) -> Option<SharedContext> {
+        NonNull::new(p.cast()).map(SharedContext)
+    }
+
+    /// A reference of one's own to what the host still holds.
+    ///
+    /// # Safety
+    /// `p` is null or came from [`SharedContext::into_raw`], and the host holds it meanwhile.
+    pub unsafe fn borrow_raw(p: *mut c_void) -> Option<SharedContext> {
+        NonNull::new(p.cast()).map(|p| SharedContext(p).share())
+    }
+}
+
+impl Drop for SharedContext {
+    fn drop(&mut self) {
+        let slot = self.slot();
+        if slot.refs.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        self.release_content(slot.content.swap(0, Ordering::AcqRel));
+        if let Some(call) = NonNull::new(slot.call.swap(0, Ordering::AcqRel) as *mut Slot) {
+            drop(SharedContext(call));
+        }
+        if let Ok(arena) = arena() {
+            // SAFETY: the last reference is gone, nobody else knows the block.
+            unsafe { arena.release(self.0.cast()) };
+        }
+    }
+}
+
+// SAFETY: the content is reached only under the slot's own lock, the rest is atomic.
+unsafe impl Send for SharedContext {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acc::clock::Moment;
+
+    fn call(extras: usize, legs: usize) -> Context {
+        let mut c = Context::new(Moment::now(), true);
+        c.core.callid = vec![b'c'; 40];
+        c.core.from_tag = vec![b'f'; 20];
+        c.core.to_tag = vec![b't'; 20];
+        c.core.method = b"INVITE".to_vec();
+        for i in 0..extras {
+            c.extra.set(format!("extra_tag_{i}").as_bytes(), Some(&[b'v'; 32]));
+        }
+        c.legs.resize(legs, Default::default());
+        for leg in &mut c.legs {
+            leg.set(b"leg_source", Some(&[b's'; 32]));
+            leg.set(b"leg_destination", Some(&[b'd'; 32]));
+        }
+        c
+    }
+
+    // One test for everything that counts live blocks: they share the process-wide arena.
+    #[test]
+    fn contexts_are_small_shared_and_freed() {
+        let arena = arena::install(64).unwrap();
+        let (blocks, bytes) = (arena.live_blocks(), arena.live_bytes());
+        let a = SharedContext::new(&call(5, 2)).unwrap();
+        let used = arena.live_bytes() - bytes;
+        assert!(used <= 2048, "5 extras and 2 legs of 32 bytes take {used} bytes");
+
+        let b = a.duplicate();
+        a.update(|c| c.extra.set(b"k", Some(b"v"))).unwrap();
+        assert_eq!(b.read(|c| c.extra.get(b"k").map(<[u8]>::to_vec)), Ok(Some(b"v".to_vec())));
+
+        let request = SharedContext::new(&call(0, 1)).unwrap();
+        request.set_call(&a);
+        assert!(request.call().unwrap().same(&b));
+
+        // SAFETY: the raw pointer is the one just made.
+        let back = unsafe { SharedContext::from_raw(a.into_raw()) };
+        drop((back, b));
+        assert!(request.call().is_some(), "the request keeps the call alive");
+        drop(request);
+        assert_eq!(arena.live_blocks(), blocks);
+
+        // A context too large for what is left is refused and the old state stays.
+        let c = SharedContext::new(&call(1, 1)).unwrap();
+        let r = c.update(|c| c.extra.set(b"big", Some(&vec![b'x'; 100 << 20])));
+        assert_eq!(r, Err(SharedError::Full));
+        assert_eq!(c.read(|c| c.extra.get(b"big").is_some()), Ok(false));
+        // A lock whose holder is gone is taken over: no process has the largest number there is.
+        c.slot().owner.store(i32::MAX as u32, Ordering::Relaxed);
+        assert_eq!(c.read(|c| c.legs.len()), Ok(1));
+        drop(c);
+        assert_eq!(arena.live_blocks(), blocks);
+    }
+}

@@ -1,0 +1,89 @@
+//! Entries that can never be delivered, kept for a person: `dead-SINK.jsonl`.
+#![forbid(unsafe_code)]
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{self, Write};
+
+use rustix::fs::OFlags;
+use serde_json::{Value, json};
+
+use super::{Dir, SegmentName, json as to_json};
+use crate::acc::record::Wall;
+use crate::backend::{Entry, Payload, SinkId};
+
+/// The dead-letter file of one sink; made when first needed.
+pub struct DeadLetters {
+    dir: Dir,
+    sink: SinkId,
+    file: Option<File>,
+    /// Written, but the cursor has not passed them yet: a transaction that is repeated must not
+    /// write them again.
+    uncommitted: HashSet<(SegmentName, u64)>,
+}
+
+impl DeadLetters {
+    /// The dead letters of `sink`.
+    pub fn new(dir: &Dir, sink: SinkId) -> DeadLetters {
+        DeadLetters { dir: dir.clone(), sink, file: None, uncommitted: HashSet::new() }
+    }
+
+    /// Name of the file.
+    pub fn file_name(sink: SinkId) -> String {
+        format!("dead-{}.jsonl", sink.name())
+    }
+
+    /// Adds an entry, durably: the cursor passes it next.
+    pub fn add(&mut self, entry: &Entry, reason: &str) -> io::Result<()> {
+        let (kind, bytes) = match &entry.payload {
+            Payload::Record(r) => {
+                let mut bytes = Vec::new();
+                r.encode(&mut bytes);
+                (super::KIND_RECORD, bytes)
+            }
+            Payload::LogLine(line) => (super::KIND_LOG_LINE, line.clone()),
+        };
+        self.write(entry.segment, entry.offset, entry.wall, kind, &bytes, reason, to_json::payload(&entry.payload))
+    }
+
+    /// Adds an entry whose payload this build cannot read.
+    pub fn add_unreadable(&mut self, segment: SegmentName, offset: u64, wall: Wall, kind: u8, bytes: &[u8]) -> io::Result<()> {
+        self.write(segment, offset, wall, kind, bytes, "this build cannot decode the entry", json!({}))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one line, given in one place")]
+    fn write(&mut self, segment: SegmentName, offset: u64, wall: Wall, kind: u8, bytes: &[u8], reason: &str, mut line: Value) -> io::Result<()> {
+        if self.uncommitted.contains(&(segment, offset)) {
+            return Ok(());
+        }
+        line["sink"] = Value::from(self.sink.name());
+        line["reason"] = Value::from(reason);
+        line["segment"] = Value::from(segment.to_string());
+        line["offset"] = Value::from(offset);
+        line["wall"] = Value::from(wall.0);
+        // The exact entry, for `accctl requeue`.
+        line["kind_number"] = Value::from(kind);
+        line["payload"] = Value::from(to_json::hex(bytes));
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let file = self.dir.open_file(&Self::file_name(self.sink), OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)?;
+                self.dir.sync()?;
+                self.file.insert(file)
+            }
+        };
+        let mut text = line.to_string();
+        text.push('\n');
+        file.write_all(text.as_bytes())?;
+        file.sync_data()?;
+        self.uncommitted.insert((segment, offset));
+        Ok(())
+    }
+
+    /// The cursor has passed all that was added.
+    pub fn committed(&mut self) {
+        self.uncommitted.clear();
+        // Opened anew for the next one, so that the file can be moved away at any time.
+        self.file = None;
+    }
+}

@@ -1,0 +1,347 @@
+//! The journal: what workers hand to the delivery process, as files that survive both.
+//!
+//! A directory holds segments. Every segment has one writer, which only appends; the delivery
+//! process only reads, and removes a segment once every sink is past its end. Nothing is shared
+//! between writers, so that an append takes one `write` and no lock.
+//!
+//! | file | what |
+//! |---|---|
+//! | `lock` | held by the server that uses the directory (flock, inherited by its children) |
+//! | `id` | random name of this journal, 16 hexadecimal digits; keeps servers apart in `acc_delivery` |
+//! | `BOOT-RANK-PID-SEQ.seg` | a segment, see [`frame`] |
+//! | `BOOT-RANK-PID-SEQ-OFFSET.bad` | bytes of a segment that are no entry |
+//! | `cursor-SINK` | how far a sink is, where the sink cannot keep that itself |
+//! | `dead-SINK.jsonl` | entries that can never be delivered, with the reason |
+#![forbid(unsafe_code)]
+
+pub mod calls;
+mod dead;
+mod frame;
+pub mod json;
+mod reader;
+mod writer;
+
+use std::fmt;
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+pub use dead::DeadLetters;
+pub use frame::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_RECORD};
+pub use reader::{Frame, Item, Reader};
+pub use writer::Writer;
+
+/// How long [`Dir::open`] waits for the previous server to let go: it drains for up to 2 s
+/// after SIGTERM, and a restart must not fail over that.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// Pause between two tries for the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(50);
+
+/// Why a journal directory cannot be used. The text names the parameter and the cure.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// It is missing and cannot be made.
+    #[error("journal_dir \"{path}\" cannot be created ({source}): create it, owned by the user the server runs as, mode 0700")]
+    Create {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It cannot be opened, or is a symbolic link.
+    #[error("journal_dir \"{path}\" cannot be opened ({source}): it must be a directory itself, not a symbolic link")]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file cannot be made in it.
+    #[error("journal_dir \"{path}\" is not writable ({source}): give it to the user the server runs as, mode 0700")]
+    NotWritable {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another running server holds it.
+    #[error("another server uses journal_dir \"{path}\": stop it, or give each server a directory of its own")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// Name of a segment. Names sort by start of the server, so that older entries come first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SegmentName {
+    /// Start of the server, see [`Dir::boot`].
+    pub boot: u64,
+    /// The host's number of the process.
+    pub rank: i32,
+    /// Process id.
+    pub pid: u32,
+    /// Counts the segments of one writer.
+    pub seq: u32,
+}
+
+impl fmt::Display for SegmentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}-{}-{}-{:08}.seg", self.boot, self.rank, self.pid, self.seq)
+    }
+}
+
+impl FromStr for SegmentName {
+    type Err = ();
+
+    fn from_str(s: &str) -> Result<Self, ()> {
+        let stem = s.strip_suffix(".seg").ok_or(())?;
+        let (boot, rest) = stem.split_at_checked(16).ok_or(())?;
+        let rest = rest.strip_prefix('-').ok_or(())?;
+        // From the right, because a rank may be negative.
+        let mut parts = rest.rsplitn(3, '-');
+        let (seq, pid, rank) = (parts.next().ok_or(())?, parts.next().ok_or(())?, parts.next().ok_or(())?);
+        let name = SegmentName {
+            boot: u64::from_str_radix(boot, 16).map_err(drop)?,
+            rank: rank.parse().map_err(drop)?,
+            pid: pid.parse().map_err(drop)?,
+            seq: seq.parse().map_err(drop)?,
+        };
+        // Only the spelling that Display makes: one file, one name.
+        if name.to_string() == s { Ok(name) } else { Err(()) }
+    }
+}
+
+/// A segment found in the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its name.
+    pub name: SegmentName,
+    /// Bytes at the time of the scan.
+    pub size: u64,
+    /// Nothing will be appended any more: whoever reads to its end now has read all of it.
+    pub sealed: bool,
+}
+
+struct Inner {
+    path: PathBuf,
+    fd: OwnedFd,
+    /// Held open, and so locked, as long as the server or one of its children lives.
+    _lock: Option<OwnedFd>,
+    boot: u64,
+    id: u64,
+}
+
+/// An open journal directory. Clones share it; forked children inherit it.
+#[derive(Clone)]
+pub struct Dir(Arc<Inner>);
+
+impl fmt::Debug for Dir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Dir").field("path", &self.0.path).field("boot", &self.0.boot).finish()
+    }
+}
+
+impl Dir {
+    /// Opens the directory for this server, before the fork: makes it (mode 0700) when missing,
+    /// takes its lock for all processes forked later, waiting up to 5 s for a server that is
+    /// just ending.
+    pub fn open(path: &Path) -> Result<Dir, JournalError> {
+        let not_writable = |source: io::Error| JournalError::NotWritable { path: path.into(), source };
+        let fd = match open_dir(path) {
+            Err(e) if e == Errno::NOENT => {
+                DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| JournalError::Create { path: path.into(), source })?;
+                open_dir(path)
+            }
+            other => other,
+        }
+        .map_err(|e| JournalError::Open { path: path.into(), source: e.into() })?;
+        let lock = rustix::fs::openat(&fd, "lock", OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)
+            .map_err(|e| not_writable(e.into()))?;
+        let give_up = Instant::now() + LOCK_WAIT;
+        loop {
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) if Instant::now() < give_up => std::thread::sleep(LOCK_RETRY),
+                Err(Errno::WOULDBLOCK) => return Err(JournalError::InUse { path: path.into() }),
+                Err(e) => return Err(not_writable(e.into())),
+            }
+        }
+        let mode = rustix::fs::fstat(&fd).map_err(|e| not_writable(e.into()))?.st_mode;
+        if mode & 0o022 != 0 {
+            log::warn!("journal_dir \"{}\" can be written by others (mode {:03o}): make it 0700", path.display(), mode & 0o777);
+        }
+        let id = journal_id(&fd).map_err(not_writable)?;
+        Ok(Dir(Arc::new(Inner { path: path.into(), fd, _lock: Some(lock), boot: boot_id(), id })))
+    }
+
+    /// Opens the directory for looking only, while a server may be using it: no lock, nothing made.
+    pub fn open_to_read(path: &Path) -> Result<Dir, JournalError> {
+        let fd = open_dir(path).map_err(|e| JournalError::Open { path: path.into(), source: e.into() })?;
+        let id = read_small(&fd, "id").ok().and_then(|s| u64::from_str_radix(s.trim(), 16).ok()).unwrap_or(0);
+        Ok(Dir(Arc::new(Inner { path: path.into(), fd, _lock: None, boot: boot_id(), id })))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Number of this start of the server: unique, and larger than those before it.
+    pub fn boot(&self) -> u64 {
+        self.0.boot
+    }
+
+    /// Number of this journal, made at random when the directory is first used.
+    pub fn id(&self) -> u64 {
+        self.0.id
+    }
+
+    /// The segments, oldest server start first.
+    pub fn segments(&self) -> io::Result<Vec<Segment>> {
+        let mut found = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.0.fd)? {
+            let entry = entry?;
+            let Some(name) = entry.file_name().to_str().ok().and_then(|s| s.parse::<SegmentName>().ok()) else { continue };
+            match self.look_at(name) {
+                Ok(segment) => found.push(segment),
+                // Removed since it was listed.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        found.sort_by_key(|s| s.name);
+        Ok(found)
+    }
+
+    fn look_at(&self, name: SegmentName) -> io::Result<Segment> {
+        let file = self.open_segment(name)?;
+        // A writer locks its segment before it writes the header, and lets go of the lock only by
+        // closing it or dying. So a segment that has its header and can be locked has no writer.
+        // A segment of an earlier start has none either: that server's lock is ours now.
+        let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err();
+        let size = file.metadata()?.len();
+        let earlier = self.0._lock.is_some() && name.boot < self.0.boot;
+        Ok(Segment { name, size, sealed: !locked && (earlier || size >= frame::HEADER.len() as u64) })
+    }
+
+    pub(crate) fn open_segment(&self, name: SegmentName) -> io::Result<File> {
+        self.open_file(&name.to_string(), OFlags::RDONLY)
+    }
+
+    /// Opens a file of the directory; never through a symbolic link.
+    pub(crate) fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
+        Ok(rustix::fs::openat(&self.0.fd, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)?.into())
+    }
+
+    /// Starts reading a segment at a byte offset (0 = its beginning).
+    pub fn read(&self, name: SegmentName, offset: u64) -> io::Result<Reader> {
+        Ok(Reader::new(self.open_segment(name)?, offset))
+    }
+
+    /// Keeps bytes of a segment that are no entry in a `.bad` file. Returns whether they were not
+    /// kept before: every sink meets the same damage.
+    pub(crate) fn keep_aside(&self, name: SegmentName, offset: u64, bytes: &[u8]) -> io::Result<bool> {
+        let file_name = name.to_string().replace(".seg", &format!("-{offset}.bad"));
+        let mut file = match self.open_file(&file_name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        file.write_all(bytes)?;
+        file.sync_data()?;
+        Ok(true)
+    }
+
+    /// Removes a segment for good.
+    pub(crate) fn remove(&self, name: SegmentName) -> io::Result<()> {
+        match rustix::fs::unlinkat(&self.0.fd, name.to_string(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Makes names created or removed so far survive a crash of the machine.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::fsync(&self.0.fd)?)
+    }
+
+    /// Gives a file another name, replacing what had it.
+    pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.0.fd, from, &self.0.fd, to)?)
+    }
+
+    /// Replaces a small file as a whole.
+    ///
+    /// Not synced: such files say what need not be repeated; losing one repeats, and loses nothing.
+    pub(crate) fn replace(&self, name: &str, content: &str) -> io::Result<()> {
+        let temporary = format!("{name}.new");
+        let mut file = self.open_file(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+        file.write_all(content.as_bytes())?;
+        drop(file);
+        Ok(rustix::fs::renameat(&self.0.fd, &temporary, &self.0.fd, name)?)
+    }
+
+    /// Content of a small file; empty when it does not exist.
+    pub fn content(&self, name: &str) -> io::Result<String> {
+        match read_small(&self.0.fd, name) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            other => other,
+        }
+    }
+}
+
+/// Accounting data is for the server alone.
+const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
+
+fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn read_small(dir: &OwnedFd, name: &str) -> io::Result<String> {
+    let mut file: File = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?.into();
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Microseconds since 1970 above 12 bits of process id: grows from start to start, and two
+/// servers started in the same microsecond still differ.
+fn boot_id() -> u64 {
+    let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64);
+    micros << 12 | u64::from(std::process::id() & 0xfff)
+}
+
+fn journal_id(dir: &OwnedFd) -> io::Result<u64> {
+    if let Ok(text) = read_small(dir, "id")
+        && let Ok(id) = u64::from_str_radix(text.trim(), 16)
+    {
+        return Ok(id);
+    }
+    let id = random();
+    let mut file: File =
+        rustix::fs::openat(dir, "id", OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)?.into();
+    writeln!(file, "{id:016x}")?;
+    file.sync_all()?;
+    Ok(id)
+}
+
+/// A number nobody can count on; from the keys that the standard library draws for its maps.
+pub(crate) fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
+    hasher.write_u64(boot_id());
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests;

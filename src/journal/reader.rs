@@ -1,0 +1,250 @@
+//! Reading a segment from any frame boundary, through whatever damage.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::{FRAME_MAX, frame};
+use crate::acc::record::{Record, Wall};
+use crate::backend::{Payload, SinkId};
+
+/// Bytes read at a time: some hundred entries for one system call.
+const CHUNK: usize = 128 << 10;
+
+/// One whole, checked frame.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Number of the sink.
+    pub sink: u8,
+    /// What the payload is.
+    pub kind: u8,
+    /// Time of the append.
+    pub wall: Wall,
+    /// The payload.
+    pub payload: &'a [u8],
+    /// Where the frame begins in the segment.
+    pub offset: u64,
+    /// Where the next one begins.
+    pub end: u64,
+}
+
+impl Frame<'_> {
+    /// The sink, unless it is one that this build does not know.
+    pub fn sink_id(&self) -> Option<SinkId> {
+        SinkId::from_index(self.sink)
+    }
+
+    /// The entry: `None` for a kind that this build does not know, `Some(Err)` when a payload
+    /// of a known kind cannot be decoded.
+    pub fn decode(&self) -> Option<Result<Payload, ()>> {
+        match self.kind {
+            super::KIND_RECORD => Some(Record::decode(self.payload).map(|r| Payload::Record(Box::new(r))).ok_or(())),
+            super::KIND_LOG_LINE => Some(Ok(Payload::LogLine(self.payload.to_vec()))),
+            _ => None,
+        }
+    }
+}
+
+/// What comes next in a segment.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// A frame.
+    Frame(Frame<'a>),
+    /// Bytes from `offset` to `end` are damaged; reading goes on behind them.
+    Corrupt {
+        /// First damaged byte.
+        offset: u64,
+        /// First byte behind the damage.
+        end: u64,
+    },
+    /// Bytes from `offset` to the present end (`end`) are the beginning of a frame: one that is
+    /// being written, or, in a sealed segment, one that never was written completely.
+    Torn {
+        /// Where that frame begins.
+        offset: u64,
+        /// The present end of the segment.
+        end: u64,
+    },
+    /// Nothing more, for now.
+    End,
+}
+
+/// What is at a place, by the numbers only.
+enum Found {
+    Whole(usize),
+    Damaged(usize),
+    Torn,
+    End,
+}
+
+/// Reads one segment. The position only moves over frames, damage and the header.
+pub struct Reader {
+    file: File,
+    position: u64,
+    buffer: Vec<u8>,
+    /// Offset of the first byte of `buffer`.
+    base: u64,
+}
+
+impl Reader {
+    pub(super) fn new(file: File, offset: u64) -> Reader {
+        Reader { file, position: offset, buffer: Vec::new(), base: offset }
+    }
+
+    /// Where the next item begins.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// The bytes between two offsets, as they are.
+    pub fn bytes(&self, from: u64, to: u64) -> io::Result<Vec<u8>> {
+        let mut out = vec![0; (to - from) as usize];
+        self.file.read_exact_at(&mut out, from)?;
+        Ok(out)
+    }
+
+    /// The next item. `End` and `Torn` may become something else while the segment is written.
+    pub fn read(&mut self) -> io::Result<Item<'_>> {
+        if self.position < frame::HEADER.len() as u64 {
+            let header = frame::HEADER.len();
+            self.position = 0;
+            if self.fill(header)? < header {
+                let end = self.file.metadata()?.len();
+                return Ok(if end == 0 { Item::End } else { Item::Torn { offset: 0, end } });
+            }
+            if &self.window()[..header] != frame::HEADER {
+                // Nothing in here can be trusted to be a frame of this version.
+                let end = self.file.metadata()?.len();
+                self.position = end;
+                return Ok(Item::Corrupt { offset: 0, end });
+            }
+            self.position = header as u64;
+        }
+        let offset = self.position;
+        let mut found = self.look(0)?;
+        if matches!(found, Found::Damaged(_)) {
+            // A writer takes back what it could not write completely; bytes read while it did so
+            // are no damage. A second, fresh look tells.
+            self.forget();
+            found = self.look(0)?;
+        }
+        match found {
+            Found::Whole(size) => {
+                self.position += size as u64;
+                let start = (offset - self.base) as usize;
+                let body = &self.buffer[start + frame::PREFIX..start + size];
+                let mut wall = [0; 8];
+                wall.copy_from_slice(&body[2..frame::BODY_MIN]);
+                Ok(Item::Frame(Frame {
+                    sink: body[0],
+                    kind: body[1],
+                    wall: Wall(i64::from_le_bytes(wall)),
+                    payload: &body[frame::BODY_MIN..],
+                    offset,
+                    end: offset + size as u64,
+                }))
+            }
+            Found::Damaged(size) => {
+                // The damaged length leads on only when it leads to a whole frame or the very end.
+                // Looking for a frame at any byte could take a caller's text for one.
+                let end = self.file.metadata()?.len();
+                let next = offset + size as u64;
+                let leads_on = size > 0 && (next == end || matches!(self.look(size)?, Found::Whole(_)));
+                self.position = if leads_on { next } else { end };
+                Ok(Item::Corrupt { offset, end: self.position })
+            }
+            Found::Torn => {
+                self.forget();
+                Ok(Item::Torn { offset, end: self.file.metadata()?.len() })
+            }
+            Found::End => Ok(Item::End),
+        }
+    }
+
+    /// What is `ahead` bytes behind the position. `Damaged(0)`: not even the length is plausible.
+    fn look(&mut self, ahead: usize) -> io::Result<Found> {
+        let have = self.fill(ahead + frame::PREFIX)?.saturating_sub(ahead);
+        if have == 0 {
+            return Ok(Found::End);
+        }
+        if have < frame::PREFIX {
+            return Ok(Found::Torn);
+        }
+        let at = &self.window()[ahead..];
+        let length = [at[0], at[1], at[2], at[3]];
+        let crc = u32::from_le_bytes([at[4], at[5], at[6], at[7]]);
+        let body = u32::from_le_bytes(length) as usize;
+        if !(frame::BODY_MIN..=FRAME_MAX).contains(&body) {
+            // A machine that lost power may leave zeros where a frame was about to be.
+            return Ok(if body == 0 && crc == 0 && self.only_zeros(ahead)? { Found::Torn } else { Found::Damaged(0) });
+        }
+        let size = frame::PREFIX + body;
+        if self.fill(ahead + size)? < ahead + size {
+            return Ok(Found::Torn);
+        }
+        let at = &self.window()[ahead..ahead + size];
+        if at[..4] != length || at[4..frame::PREFIX] != crc.to_le_bytes() {
+            return Ok(Found::Damaged(0));
+        }
+        Ok(if frame::crc(length, &at[frame::PREFIX..]) == crc { Found::Whole(size) } else { Found::Damaged(size) })
+    }
+
+    /// Drops what is buffered, so that it is read again.
+    fn forget(&mut self) {
+        self.buffer.clear();
+        self.base = self.position;
+    }
+
+    fn window(&self) -> &[u8] {
+        &self.buffer[(self.position - self.base) as usize..]
+    }
+
+    fn only_zeros(&self, ahead: usize) -> io::Result<bool> {
+        let mut at = self.position + ahead as u64;
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            match self.file.read_at(&mut chunk, at)? {
+                0 => return Ok(true),
+                n if chunk[..n].iter().any(|b| *b != 0) => return Ok(false),
+                n => at += n as u64,
+            }
+        }
+    }
+
+    /// Has at least `wanted` bytes from the position in the buffer, or all there are. Returns how many.
+    fn fill(&mut self, wanted: usize) -> io::Result<usize> {
+        if self.position < self.base || self.position > self.base + self.buffer.len() as u64 {
+            self.buffer.clear();
+            self.base = self.position;
+        }
+        let mut have = self.window().len();
+        if have >= wanted {
+            return Ok(have);
+        }
+        let used = (self.position - self.base) as usize;
+        self.buffer.drain(..used);
+        self.base = self.position;
+        // The tail may have been read while its writer took it back: read it again.
+        self.buffer.clear();
+        have = 0;
+        let goal = wanted.max(CHUNK);
+        self.buffer.resize(goal, 0);
+        while have < goal {
+            match self.file.read_at(&mut self.buffer[have..], self.base + have as u64) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    self.buffer.truncate(have);
+                    return Err(e);
+                }
+            }
+        }
+        self.buffer.truncate(have);
+        if self.buffer.capacity() > 4 * CHUNK && goal <= CHUNK {
+            self.buffer.shrink_to(CHUNK);
+        }
+        Ok(have)
+    }
+}

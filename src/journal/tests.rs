@@ -1,0 +1,290 @@
+#![forbid(unsafe_code)]
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::acc::record::{Backend, Core, Kind, Record, Wall};
+use crate::backend::{Payload, SinkId};
+use crate::config::JournalSync;
+
+fn record(n: usize) -> Record {
+    Record {
+        kind: Kind::Transaction,
+        backend: Backend::Db,
+        table: "acc".into(),
+        core: Core { method: b"INVITE".to_vec(), callid: format!("call-{n}").into_bytes(), ..Core::default() },
+        time: Wall(n as i64),
+        times: None,
+        duration_ms: None,
+        in_dialog: false,
+        extras: vec![],
+        legs: vec![],
+        id: n as u128,
+    }
+}
+
+fn writer(dir: &Dir) -> Writer {
+    Writer::new(dir, 1, std::process::id(), JournalSync::Os, 1 << 20)
+}
+
+fn line(text: &[u8]) -> Payload {
+    Payload::LogLine(text.to_vec())
+}
+
+/// All entries that can be read, and how many damaged places were met.
+fn read_all(dir: &Dir, name: SegmentName) -> (Vec<Payload>, usize) {
+    let mut reader = dir.read(name, 0).unwrap();
+    let (mut out, mut damaged) = (Vec::new(), 0);
+    loop {
+        match reader.read().unwrap() {
+            Item::Frame(f) => out.extend(f.decode().map(|p| p.unwrap())),
+            Item::Corrupt { .. } => damaged += 1,
+            Item::Torn { .. } | Item::End => return (out, damaged),
+        }
+    }
+}
+
+#[test]
+fn an_appended_record_is_read_back() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(&tmp.path().join("a/b")).unwrap();
+    let mut w = writer(&dir);
+    assert!(dir.segments().unwrap().is_empty(), "no file before the first append");
+    w.append_record(SinkId::Db, &record(1)).unwrap();
+    w.append(SinkId::Log, &line(b"<29>ACC: x")).unwrap();
+    w.append(SinkId::Aaa, &Payload::Record(Box::new(record(2)))).unwrap();
+    let segment = dir.segments().unwrap()[0];
+    assert_eq!((segment.name.boot, segment.name.rank, segment.name.pid), (dir.boot(), 1, std::process::id()));
+    let mut reader = dir.read(segment.name, 0).unwrap();
+    let mut seen = Vec::new();
+    while let Item::Frame(f) = reader.read().unwrap() {
+        assert!(f.wall.0 > 1_500_000_000_000_000);
+        seen.push((f.sink_id().unwrap(), f.decode().unwrap().unwrap()));
+    }
+    assert_eq!(
+        seen,
+        [
+            (SinkId::Db, Payload::Record(Box::new(record(1)))),
+            (SinkId::Log, line(b"<29>ACC: x")),
+            (SinkId::Aaa, Payload::Record(Box::new(record(2)))),
+        ]
+    );
+    assert_eq!(reader.position(), segment.size);
+}
+
+#[test]
+fn reading_goes_on_where_it_stopped_and_sees_later_appends() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut w = writer(&dir);
+    w.append(SinkId::Log, &line(b"one")).unwrap();
+    let name = dir.segments().unwrap()[0].name;
+    let mut reader = dir.read(name, 0).unwrap();
+    assert!(matches!(reader.read().unwrap(), Item::Frame(_)));
+    assert_eq!(reader.read().unwrap(), Item::End);
+    w.append(SinkId::Log, &line(b"two")).unwrap();
+    assert!(matches!(reader.read().unwrap(), Item::Frame(f) if f.payload == b"two"));
+    let mut second = dir.read(name, reader.position()).unwrap();
+    assert_eq!(second.read().unwrap(), Item::End);
+}
+
+#[test]
+fn a_segment_is_sealed_when_its_writer_is_gone_or_has_a_new_one() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut w = Writer::new(&dir, -2, 77, JournalSync::Always, 100);
+    for _ in 0..3 {
+        w.append(SinkId::Log, &line(&[b'x'; 60])).unwrap();
+    }
+    let sealed: Vec<_> = dir.segments().unwrap().iter().map(|s| (s.name.rank, s.name.seq, s.sealed)).collect();
+    assert_eq!(sealed, [(-2, 0, true), (-2, 1, true), (-2, 2, false)]);
+    drop(w);
+    assert!(dir.segments().unwrap().iter().all(|s| s.sealed));
+}
+
+#[test]
+fn files_are_private_and_links_are_not_followed() {
+    let tmp = tempfile::tempdir().unwrap();
+    let path = tmp.path().join("journal");
+    let dir = Dir::open(&path).unwrap();
+    writer(&dir).append(SinkId::Log, &line(b"x")).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    for entry in std::fs::read_dir(&path).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.file_name());
+    }
+    symlink(&path, tmp.path().join("link")).unwrap();
+    let e = Dir::open(&tmp.path().join("link")).unwrap_err().to_string();
+    assert!(e.contains("journal_dir") && e.contains("symbolic link"), "{e}");
+    let other = tmp.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    symlink(tmp.path().join("victim"), other.join("lock")).unwrap();
+    let e = Dir::open(&other).unwrap_err().to_string();
+    assert!(e.contains("journal_dir") && e.contains("not writable"), "{e}");
+    assert!(!tmp.path().join("victim").exists());
+}
+
+#[test]
+fn a_second_server_is_refused_and_a_file_in_the_way_named() {
+    let tmp = tempfile::tempdir().unwrap();
+    let first = Dir::open(tmp.path()).unwrap();
+    let e = Dir::open(tmp.path()).unwrap_err().to_string();
+    assert!(e.starts_with("another server uses journal_dir"), "{e}");
+    let (boot, id) = (first.boot(), first.id());
+    drop(first);
+    let second = Dir::open(tmp.path()).unwrap();
+    assert!(second.boot() > boot);
+    assert_eq!(second.id(), id);
+    std::fs::write(tmp.path().join("file"), b"").unwrap();
+    let e = Dir::open(&tmp.path().join("file")).unwrap_err().to_string();
+    assert!(e.contains("journal_dir"), "{e}");
+}
+
+#[test]
+fn an_entry_over_the_limit_is_refused_and_leaves_no_trace() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut w = writer(&dir);
+    w.append(SinkId::Log, &line(b"a")).unwrap();
+    assert!(w.append(SinkId::Log, &line(&vec![0; FRAME_MAX + 1])).is_err());
+    w.append(SinkId::Log, &line(b"b")).unwrap();
+    let name = dir.segments().unwrap()[0].name;
+    assert_eq!(read_all(&dir, name), (vec![line(b"a"), line(b"b")], 0));
+}
+
+#[test]
+fn an_append_behind_a_torn_one_is_found_again() {
+    // What a reader sees of a writer that ran out of space in the middle of a frame, took it back
+    // and went on.
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut w = writer(&dir);
+    w.append(SinkId::Log, &line(b"first")).unwrap();
+    let segment = dir.segments().unwrap()[0];
+    let file = OpenOptions::new().write(true).open(tmp.path().join(segment.name.to_string())).unwrap();
+    file.write_all_at(&[40, 0, 0, 0, 1, 2, 3, 4, 2, 2, 9, 9], segment.size).unwrap();
+    let mut reader = dir.read(segment.name, 0).unwrap();
+    assert!(matches!(reader.read().unwrap(), Item::Frame(_)));
+    assert!(matches!(reader.read().unwrap(), Item::Torn { offset, .. } if offset == segment.size));
+    file.set_len(segment.size).unwrap();
+    w.append(SinkId::Log, &line(b"second, longer than what was there")).unwrap();
+    assert!(matches!(reader.read().unwrap(), Item::Frame(f) if f.payload.starts_with(b"second")));
+}
+
+#[test]
+fn unknown_kinds_and_sinks_are_told_apart_from_damage() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut w = writer(&dir);
+    w.append(SinkId::Log, &line(b"a")).unwrap();
+    let segment = dir.segments().unwrap()[0];
+    let mut body = vec![9u8, 200];
+    body.extend_from_slice(&[0; 8]);
+    body.extend_from_slice(b"from the future");
+    let length = (body.len() as u32).to_le_bytes();
+    let mut bytes = length.to_vec();
+    bytes.extend_from_slice(&frame::crc(length, &body).to_le_bytes());
+    bytes.extend_from_slice(&body);
+    let file = OpenOptions::new().append(true).open(tmp.path().join(segment.name.to_string())).unwrap();
+    io::Write::write_all(&mut &file, &bytes).unwrap();
+    w.append(SinkId::Log, &line(b"b")).unwrap();
+    let mut reader = dir.read(segment.name, segment.size).unwrap();
+    assert!(matches!(reader.read().unwrap(), Item::Frame(f) if f.sink_id().is_none() && f.decode().is_none()));
+    assert_eq!(read_all(&dir, segment.name), (vec![line(b"a"), line(b"b")], 0));
+}
+
+#[test]
+fn zeros_left_by_a_power_cut_are_a_torn_tail() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    writer(&dir).append(SinkId::Log, &line(b"a")).unwrap();
+    let segment = dir.segments().unwrap()[0];
+    let file = OpenOptions::new().write(true).open(tmp.path().join(segment.name.to_string())).unwrap();
+    file.set_len(segment.size + 5000).unwrap();
+    assert_eq!(read_all(&dir, segment.name), (vec![line(b"a")], 0));
+}
+
+#[test]
+fn segment_names_have_one_spelling() {
+    let name = SegmentName { boot: 0xabc, rank: -1, pid: 12, seq: 3 };
+    assert_eq!(name.to_string(), "0000000000000abc--1-12-00000003.seg");
+    assert_eq!(name.to_string().parse(), Ok(name));
+    for bad in ["", ".seg", "0000000000000abc-1-12-3.seg", "0000000000000ABC-1-12-00000003.seg", "x.seg", "lock", "é23456789012345-1-2-00000003.seg"] {
+        assert_eq!(bad.parse::<SegmentName>(), Err(()), "{bad}");
+    }
+}
+
+/// A segment of the given entries, as bytes, and where each frame ends.
+fn segment_bytes(entries: &[Vec<u8>]) -> (tempfile::TempDir, Dir, SegmentName, Vec<u8>) {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut w = writer(&dir);
+    for e in entries {
+        w.append(SinkId::Log, &line(e)).unwrap();
+    }
+    let name = dir.segments().unwrap()[0].name;
+    let bytes = std::fs::read(tmp.path().join(name.to_string())).unwrap();
+    (tmp, dir, name, bytes)
+}
+
+fn entries() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 1..6)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_segment_cut_anywhere_yields_a_prefix(entries in entries()) {
+        let (tmp, dir, name, bytes) = segment_bytes(&entries);
+        for cut in 0..bytes.len() {
+            std::fs::write(tmp.path().join(name.to_string()), &bytes[..cut]).unwrap();
+            let (got, damaged) = read_all(&dir, name);
+            prop_assert_eq!(damaged, 0);
+            prop_assert!(got.len() < entries.len());
+            for (g, e) in got.iter().zip(&entries) {
+                prop_assert_eq!(g, &line(e));
+            }
+        }
+    }
+
+    #[test]
+    fn flipped_bits_never_make_an_entry(entries in entries(), flips in proptest::collection::vec(any::<prop::sample::Index>(), 1..4)) {
+        let (tmp, dir, name, mut bytes) = segment_bytes(&entries);
+        for flip in flips {
+            let bit = flip.index(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+        std::fs::write(tmp.path().join(name.to_string()), &bytes).unwrap();
+        let mut rest = entries.iter();
+        for got in read_all(&dir, name).0 {
+            // What is read is a subsequence of what was written.
+            prop_assert!(rest.any(|e| line(e) == got));
+        }
+    }
+
+    #[test]
+    fn one_flipped_payload_byte_costs_one_entry(entries in entries(), which in any::<prop::sample::Index>()) {
+        let (tmp, dir, name, mut bytes) = segment_bytes(&entries);
+        let which = which.index(entries.len());
+        let start = frame::HEADER.len() + entries[..which].iter().map(|e| frame::PREFIX + frame::BODY_MIN + e.len()).sum::<usize>();
+        bytes[start + frame::PREFIX] ^= 0x40;
+        std::fs::write(tmp.path().join(name.to_string()), &bytes).unwrap();
+        let (got, damaged) = read_all(&dir, name);
+        prop_assert_eq!(damaged, 1);
+        let want: Vec<_> = entries.iter().enumerate().filter(|(i, _)| *i != which).map(|(_, e)| line(e)).collect();
+        prop_assert_eq!(got, want);
+    }
+
+    #[test]
+    fn hostile_segments_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), with_header in any::<bool>()) {
+        let (tmp, dir, name, _) = segment_bytes(&[vec![]]);
+        let mut all = if with_header { frame::HEADER.to_vec() } else { vec![] };
+        all.extend(bytes);
+        std::fs::write(tmp.path().join(name.to_string()), &all).unwrap();
+        let _ = read_all(&dir, name);
+    }
+}

@@ -1,0 +1,195 @@
+//! Appending.
+#![forbid(unsafe_code)]
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
+
+use super::{Dir, FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_RECORD, SegmentName, calls, frame};
+use crate::acc::record::Record;
+use crate::backend::{Payload, SinkId};
+use crate::config::JournalSync;
+use crate::stats;
+
+/// Capacity the buffer starts with: a common record takes some 600 bytes, a log line 400.
+const BUFFER: usize = 4096;
+/// Capacity the buffer is cut back to after a giant entry, so that one does not stay in every process.
+const BUFFER_KEPT: usize = 1 << 20;
+
+/// The segment being written.
+struct Open {
+    fd: OwnedFd,
+    /// Bytes of whole frames and the header; the file is never longer between two appends.
+    len: u64,
+}
+
+/// The one writer of a process. Made after the fork; its file is opened at the first append.
+pub struct Writer {
+    dir: Dir,
+    name: SegmentName,
+    sync: JournalSync,
+    segment_max: u64,
+    open: Option<Open>,
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    /// A writer for the process `pid`, which the host calls `rank`. A segment is closed for a new
+    /// one before it grows over `segment_max` bytes (a single larger entry is still written).
+    pub fn new(dir: &Dir, rank: i32, pid: u32, sync: JournalSync, segment_max: u64) -> Writer {
+        Writer {
+            dir: dir.clone(),
+            name: SegmentName { boot: dir.boot(), rank, pid, seq: 0 },
+            sync,
+            segment_max,
+            open: None,
+            buffer: Vec::with_capacity(BUFFER),
+        }
+    }
+
+    /// Appends an entry and counts it as accepted. On `Err` the entry is not in the journal, and
+    /// the journal is as if it had never been tried.
+    pub fn append(&mut self, sink: SinkId, payload: &Payload) -> io::Result<()> {
+        match payload {
+            Payload::Record(record) => self.append_record(sink, record),
+            Payload::LogLine(line) => self.append_line(sink, line),
+        }
+    }
+
+    /// [`Writer::append`] of a record that need not be boxed.
+    pub fn append_record(&mut self, sink: SinkId, record: &Record) -> io::Result<()> {
+        self.buffer.clear();
+        self.frame(sink as u8, KIND_RECORD, |out| record.encode(out))?;
+        self.write(&[sink])
+    }
+
+    /// [`Writer::append`] of a finished syslog datagram.
+    pub fn append_line(&mut self, sink: SinkId, line: &[u8]) -> io::Result<()> {
+        self.buffer.clear();
+        self.frame(sink as u8, KIND_LOG_LINE, |out| out.extend_from_slice(line))?;
+        self.write(&[sink])
+    }
+
+    /// Appends the state of a call in progress, see [`super::calls`].
+    pub fn append_call(&mut self, call: u128, state: &[u8]) -> io::Result<()> {
+        self.buffer.clear();
+        self.frame(calls::NO_SINK, KIND_CALL, |out| calls::put_open(out, call, state))?;
+        self.write(&[])
+    }
+
+    /// Appends the records of a call's end and the end itself, all or nothing.
+    pub fn append_end(&mut self, call: u128, records: &[(SinkId, Record)]) -> io::Result<()> {
+        self.buffer.clear();
+        for (sink, record) in records {
+            self.frame(*sink as u8, KIND_RECORD, |out| record.encode(out))?;
+        }
+        self.frame(calls::NO_SINK, KIND_CALL, |out| calls::put_closed(out, call))?;
+        self.write(&records.iter().map(|(sink, _)| *sink).collect::<Vec<_>>())
+    }
+
+    /// Adds a frame to the buffer.
+    fn frame(&mut self, sink: u8, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(&[0; frame::PREFIX]);
+        self.buffer.extend_from_slice(&[sink, kind]);
+        self.buffer.extend_from_slice(&wall.to_le_bytes());
+        payload(&mut self.buffer);
+        let body = self.buffer.len() - start - frame::PREFIX;
+        if body > FRAME_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("an entry of {body} bytes is over the journal's limit of {FRAME_MAX}")));
+        }
+        let length = (body as u32).to_le_bytes();
+        let crc = frame::crc(length, &self.buffer[start + frame::PREFIX..]);
+        self.buffer[start..start + 4].copy_from_slice(&length);
+        self.buffer[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+        Ok(())
+    }
+
+    /// Writes the buffer, whose frames are for these sinks.
+    fn write(&mut self, sinks: &[SinkId]) -> io::Result<()> {
+        // Counted before a reader can see it, so that delivered never runs ahead of accepted.
+        for sink in sinks {
+            stats::add(sink.accepted(), 1);
+        }
+        let result = self.write_buffer();
+        if result.is_err() {
+            for sink in sinks {
+                stats::sub(sink.accepted(), 1);
+            }
+        }
+        if self.buffer.capacity() > BUFFER_KEPT {
+            self.buffer = Vec::with_capacity(BUFFER);
+        }
+        result
+    }
+
+    fn write_buffer(&mut self) -> io::Result<()> {
+        let size = self.buffer.len() as u64;
+        if self.open.as_ref().is_some_and(|o| o.len + size > self.segment_max && o.len > frame::HEADER.len() as u64) {
+            self.open = None;
+        }
+        if self.open.is_none() {
+            self.open = Some(self.create()?);
+        }
+        let Some(open) = &mut self.open else { return Err(io::ErrorKind::NotFound.into()) };
+        let written = write_all(&open.fd, &self.buffer).and_then(|()| match self.sync {
+            JournalSync::Always => rustix::fs::fdatasync(&open.fd).map_err(io::Error::from),
+            JournalSync::Os | JournalSync::Batch => Ok(()),
+        });
+        match written {
+            Ok(()) => {
+                open.len += size;
+                Ok(())
+            }
+            Err(e) => {
+                // What did get written must not stand before later entries. If it cannot be cut off,
+                // or the disk failed to sync, this segment ends here: its reader sees a torn tail.
+                let cut = rustix::fs::ftruncate(&open.fd, open.len);
+                if cut.is_err() || self.sync == JournalSync::Always {
+                    self.open = None;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn create(&mut self) -> io::Result<Open> {
+        loop {
+            let name = self.name;
+            self.name.seq = self.name.seq.wrapping_add(1);
+            match self.dir.open_file(&name.to_string(), OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL) {
+                Ok(file) => {
+                    let fd = OwnedFd::from(file);
+                    // Readers take a segment that nobody locks for a finished one. The header comes
+                    // after the lock, so that they never see a header without it.
+                    rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, FlockOperation::LockExclusive))?;
+                    write_all(&fd, frame::HEADER)?;
+                    if self.sync == JournalSync::Always {
+                        self.dir.sync()?;
+                    }
+                    return Ok(Open { fd, len: frame::HEADER.len() as u64 });
+                }
+                // A file of this name belongs to somebody else: the next number is free.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// One `write` in all but failing cases: the kernel takes a whole buffer or runs out of space.
+fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => bytes = &bytes[n..],
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,121 @@
+//! THE declaration: every parameter, function, variable and event of the module, once. The host
+//! families export from these tables, [`crate::config`] reads its defaults here, and the tests
+//! hold README.md against them.
+#![forbid(unsafe_code)]
+
+/// Type of a parameter's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamType {
+    /// A number.
+    Int,
+    /// A string.
+    Str,
+}
+
+/// A module parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Param {
+    /// Name in `modparam("acc", name, value)`.
+    pub name: &'static str,
+    /// Type of the value.
+    pub kind: ParamType,
+    /// Default as the documentation shows it.
+    pub default: &'static str,
+    /// First version that has it.
+    pub since: &'static str,
+}
+
+const fn int(name: &'static str, default: &'static str) -> Param {
+    Param { name, kind: ParamType::Int, default, since: "0.1.0" }
+}
+
+const fn text(name: &'static str, default: &'static str) -> Param {
+    Param { name, kind: ParamType::Str, default, since: "0.1.0" }
+}
+
+/// Every parameter.
+pub const PARAMS: &[Param] = &[
+    int("early_media", "0"),
+    int("report_cancels", "0"),
+    int("detect_direction", "0"),
+    text("extra_fields", "none"),
+    text("leg_fields", "none"),
+    int("log_level", "2 (L_NOTICE)"),
+    text("log_facility", "LOG_DAEMON"),
+    text("aaa_url", "none (RADIUS off)"),
+    text("aaa_retry", "forever"),
+    int("service_type", "Sip-Session of the dictionary, else 15"),
+    text("db_url", "the host's default database URL, else none (SQL off)"),
+    text("db_table_acc", "acc"),
+    text("db_table_missed_calls", "missed_calls"),
+    text("db_table_avp", "none (not used)"),
+    text("acc_method_column", "method"),
+    text("acc_from_tag_column", "from_tag"),
+    text("acc_to_tag_column", "to_tag"),
+    text("acc_callid_column", "callid"),
+    text("acc_sip_code_column", "sip_code"),
+    text("acc_sip_reason_column", "sip_reason"),
+    text("acc_time_column", "time"),
+    text("journal_dir", "/var/lib/opensips-acc"),
+    text("journal_sync", "batch"),
+    text("drop_accounting_mode", "documented"),
+    int("delivery_batch", "500"),
+    int("delivery_retry_max", "30"),
+    int("orphan_timeout", "60"),
+    int("arena_size", "1024"),
+];
+
+/// Where a function may be called from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routes {
+    /// Request, failure, branch and local routes.
+    Requests,
+    /// Every route.
+    All,
+}
+
+/// What an argument of a function is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// Backends, checked at startup when constant.
+    Types,
+    /// Flags, checked at startup when constant.
+    Flags,
+    /// An SQL table name.
+    Table,
+    /// Free text.
+    Text,
+}
+
+/// A script function.
+#[derive(Clone, Copy, Debug)]
+pub struct Function {
+    /// Name in the script.
+    pub name: &'static str,
+    /// Arguments, each with whether it may be left out.
+    pub arguments: &'static [(Argument, bool)],
+    /// Routes it may be called from.
+    pub routes: Routes,
+}
+
+/// Every function. The order is that of the entry points in the host families.
+pub const FUNCTIONS: [Function; 9] = [
+    Function { name: "do_accounting", arguments: &[(Argument::Types, false), (Argument::Flags, true), (Argument::Table, true)], routes: Routes::Requests },
+    Function { name: "drop_accounting", arguments: &[(Argument::Types, true), (Argument::Flags, true)], routes: Routes::Requests },
+    Function { name: "acc_log_request", arguments: &[(Argument::Text, false)], routes: Routes::Requests },
+    Function { name: "acc_db_request", arguments: &[(Argument::Text, false), (Argument::Table, false)], routes: Routes::Requests },
+    Function { name: "acc_aaa_request", arguments: &[(Argument::Text, false)], routes: Routes::Requests },
+    Function { name: "acc_evi_request", arguments: &[(Argument::Text, false)], routes: Routes::Requests },
+    Function { name: "acc_new_leg", arguments: &[], routes: Routes::Requests },
+    Function { name: "acc_load_ctx_from_dlg", arguments: &[], routes: Routes::All },
+    Function { name: "acc_unload_ctx_from_dlg", arguments: &[], routes: Routes::All },
+];
+
+/// The pseudo-variables.
+pub const VARIABLES: [&str; 3] = ["acc_extra", "acc_leg", "acc_current_leg"];
+
+/// The events, in the order of [`crate::backend::event::Event`].
+pub const EVENTS: [&str; 3] = ["E_ACC_EVENT", "E_ACC_MISSED_EVENT", "E_ACC_CDR"];
+
+/// Name of the process that delivers the journal.
+pub const DELIVERY_PROCESS: &str = "acc delivery";

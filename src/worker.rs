@@ -1,0 +1,182 @@
+//! What a SIP worker does with records: lines and events at once, the rest into the journal.
+//! Nothing here waits for a backend.
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use once_cell::sync::OnceCell;
+
+use crate::acc::context::Context;
+use crate::acc::decide::CallEnd;
+use crate::acc::record::{Backend, Record};
+use crate::backend::syslog::{DEV_LOG, Sent, SyslogSocket};
+use crate::backend::{SinkId, event, log as line};
+use crate::config::Config;
+use crate::host::{Host, LogSettings};
+use crate::journal::{Dir, Writer};
+use crate::stats::{self, Counter};
+
+/// Size at which a journal segment is closed and a new one begun: small enough that a delivered
+/// one frees its space soon, large enough that creating files does not show (about 50 000 records).
+const SEGMENT_MAX: u64 = 16 * 1024 * 1024;
+
+/// What is made once, before the fork, and then shared by every process.
+pub struct Module {
+    /// The validated parameters.
+    pub config: Config,
+    /// The server.
+    pub host: &'static dyn Host,
+    /// The journal; `None` when nothing needs one.
+    pub journal: Option<Dir>,
+    /// Wakes the delivery process.
+    pub wake: OwnedFd,
+}
+
+static MODULE: OnceCell<Module> = OnceCell::new();
+
+/// Publishes the module; once, at the end of initialisation.
+pub fn install(module: Module) -> &'static Module {
+    MODULE.get_or_init(|| module)
+}
+
+/// The module, once initialised.
+pub fn module() -> Option<&'static Module> {
+    MODULE.get()
+}
+
+/// What belongs to one process.
+struct Process {
+    pid: u32,
+    journal: Option<Writer>,
+    syslog: SyslogSocket,
+}
+
+static PROCESS: Mutex<Option<Process>> = Mutex::new(None);
+
+/// Runs `f` with the parts of this process, made anew after a fork.
+fn with_process<R>(module: &Module, f: impl FnOnce(&mut Process) -> R) -> R {
+    let mut guard = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+    let pid = std::process::id();
+    let fresh = || Process {
+        pid,
+        journal: module.journal.as_ref().map(|dir| Writer::new(dir, module.host.process_number(), pid, module.config.journal_sync, SEGMENT_MAX)),
+        syslog: SyslogSocket::new(Path::new(DEV_LOG)),
+    };
+    match &mut *guard {
+        Some(p) if p.pid == pid => f(p),
+        other => f(other.insert(fresh())),
+    }
+}
+
+/// The end of a call: lines and events at once, then its journal entries and the end itself in one
+/// write, so that a crash neither loses nor repeats a row.
+pub fn emit_end(module: &Module, end: CallEnd) {
+    let (now, later): (Vec<_>, Vec<_>) = end.records.into_iter().partition(|r| matches!(r.backend, Backend::Log | Backend::Evi));
+    emit(module, now);
+    let later: Vec<_> = later.into_iter().map(|r| (if r.backend == Backend::Db { SinkId::Db } else { SinkId::Aaa }, r)).collect();
+    match with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(end.call, &later))) {
+        Some(Ok(())) => wake(module),
+        Some(Err(e)) => later.iter().for_each(|(sink, _)| lost(module, *sink, &e.to_string())),
+        None => later.iter().for_each(|(sink, _)| lost(module, *sink, "there is no journal")),
+    }
+}
+
+/// Keeps the state of a call in progress in the journal, so that it survives a crash. Called for
+/// every change of a context, under its lock: states stand in the journal in their order.
+pub fn call_changed(before: &Context, after: &Context) {
+    let Some(module) = module() else { return };
+    let result = if after.is_open_call() {
+        let mut state = Vec::with_capacity(512);
+        after.encode_state(&mut state);
+        with_process(module, |p| p.journal.as_mut().map(|j| j.append_call(after.call_key(), &state)))
+    } else if before.is_open_call() && !after.closed {
+        // Its CDR was dropped: nothing is owed any more.
+        with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(after.call_key(), &[])))
+    } else {
+        return;
+    };
+    if let Some(Err(e)) = result {
+        stats::add(Counter::JournalLost, 1);
+        log::error!("the state of a call could not be written to the journal in {}: a crash now would lose its CDR: {e}", module.config.journal_dir.display());
+    }
+}
+
+/// Hands records to their backends, each independent of the others (D8).
+pub fn emit(module: &Module, records: Vec<Record>) {
+    for record in records {
+        match record.backend {
+            Backend::Log => print(module, module.config.log_level, Some(module.config.log_facility), &line::line(&record)),
+            Backend::Evi => raise(module, &record),
+            Backend::Db => journal(module, SinkId::Db, &record),
+            Backend::Aaa => journal(module, SinkId::Aaa, &record),
+        }
+    }
+}
+
+fn raise(module: &Module, record: &Record) {
+    let event = event::event_of(record);
+    if !module.host.has_listeners(event) {
+        return;
+    }
+    for params in event::params(record) {
+        let counter = if module.host.raise(event, &params) { Counter::EviRaised } else { Counter::EviFailed };
+        stats::add(counter, 1);
+    }
+}
+
+fn journal(module: &Module, sink: SinkId, record: &Record) {
+    let result = with_process(module, |p| p.journal.as_mut().map(|j| j.append_record(sink, record)));
+    match result {
+        Some(Ok(())) => wake(module),
+        Some(Err(e)) => lost(module, sink, &e.to_string()),
+        None => lost(module, sink, "there is no journal"),
+    }
+}
+
+/// The record cannot be kept: it is at least said in full where the host logs.
+fn lost(module: &Module, sink: SinkId, why: &str) {
+    stats::add(Counter::JournalLost, 1);
+    log::error!("a {} record could not be written to the journal in {} and is lost: {why}", sink.name(), module.config.journal_dir.display());
+}
+
+/// Wakes the delivery process; a full counter means that it is awake already.
+fn wake(module: &Module) {
+    let _ = rustix::io::write(module.wake.as_fd(), &1u64.to_ne_bytes());
+}
+
+/// Prints a line as the host would: level filter, stderr, syslog. What the syslog socket does not
+/// take now goes through the journal and is sent later.
+pub fn print(module: &Module, level: i32, facility: Option<i32>, text: &[u8]) {
+    let settings = module.host.log_settings();
+    if level > settings.level {
+        return;
+    }
+    let facility = facility.unwrap_or(settings.facility);
+    if settings.stderr {
+        print_stderr(level, &settings, text);
+    }
+    if settings.syslog {
+        let mut message = settings.prefix.clone().into_bytes();
+        message.extend_from_slice(line::level_name(level).as_bytes());
+        message.push(b':');
+        message.extend_from_slice(text);
+        let datagram = line::datagram(level, facility, &settings.name, std::process::id(), &message);
+        with_process(module, |p| match p.syslog.try_send(&datagram) {
+            Sent::Taken | Sent::Clipped => stats::add(Counter::LogWritten, 1),
+            Sent::TooLong => stats::add(Counter::LogDead, 1),
+            Sent::NotTaken => match p.journal.as_mut().map(|j| j.append_line(SinkId::Log, &datagram)) {
+                Some(Ok(())) => wake(module),
+                _ => stats::add(Counter::JournalLost, 1),
+            },
+        });
+    }
+}
+
+/// Prints a line on stderr in the host's format.
+pub fn print_stderr(level: i32, settings: &LogSettings, text: &[u8]) {
+    // One write, so that lines of several processes do not mix; nobody to tell when it fails.
+    let _ = std::io::stderr().write_all(&line::stderr_line(level, &settings.prefix, std::process::id(), text));
+}

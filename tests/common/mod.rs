@@ -1,0 +1,137 @@
+//! What the delivery tests share.
+#![forbid(unsafe_code)]
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use acc::acc::fields::Fields;
+use acc::acc::record::{Backend, Core, Field, Kind, Record, Times, Wall};
+use acc::config::{Columns, Config, Db, DropMode, JournalSync};
+use acc::delivery::{self, Delivery, DeliveryError};
+use acc::journal::{Dir, Writer};
+
+/// Longest wait for something that must come; a bound for failures, no measurement.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A configuration that writes to `url`, with two extra and two leg fields.
+pub fn config(url: Option<&str>, journal: &Path) -> Config {
+    let mut fields = Fields::default();
+    fields.extra.add("db: caller->caller_uri; note->x_note").unwrap();
+    fields.leg.add("db: src->leg_src; dst->leg_dst").unwrap();
+    Config {
+        early_media: false,
+        report_cancels: false,
+        detect_direction: false,
+        fields,
+        log_level: 5,
+        log_facility: 24,
+        db: url.map(|url| Db {
+            url: url.to_string(),
+            table_acc: "acc".into(),
+            table_missed: "missed_calls".into(),
+            columns: Columns {
+                core: ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(Arc::from),
+                time: "time".into(),
+            },
+        }),
+        aaa: None,
+        journal_dir: journal.into(),
+        journal_sync: JournalSync::Batch,
+        drop_mode: DropMode::Documented,
+        delivery_batch: 50,
+        delivery_retry_max: 1,
+        orphan_timeout: 60,
+        arena_mib: 16,
+    }
+}
+
+/// A field under its backend name.
+pub fn field(name: &str, value: Option<&[u8]>) -> Field {
+    Field { name: name.into(), value: value.map(<[u8]>::to_vec) }
+}
+
+/// A record with all values set.
+pub fn record(kind: Kind, callid: &str) -> Record {
+    Record {
+        kind,
+        backend: Backend::Db,
+        table: "".into(),
+        core: Core {
+            method: b"INVITE".to_vec(),
+            from_tag: b"ft".to_vec(),
+            to_tag: b"tt".to_vec(),
+            callid: callid.as_bytes().to_vec(),
+            code: b"200".to_vec(),
+            reason: b"OK".to_vec(),
+        },
+        time: Wall(1_700_000_003_500_000),
+        times: Some(Times { created: Wall(1_700_000_000_900_000), setup_ms: 2600 }),
+        duration_ms: (kind == Kind::Cdr).then_some(1203),
+        in_dialog: false,
+        extras: vec![field("caller_uri", Some(b"sip:a@example.com")), field("x_note", None)],
+        legs: vec![],
+        id: 1,
+    }
+}
+
+/// A delivery process, as a thread.
+pub struct Running {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<(), DeliveryError>>>,
+}
+
+impl Running {
+    /// With sinks as configured; no RADIUS.
+    pub fn start(config: Config, dir: &Dir) -> Running {
+        Running::start_with(dir, move |delivery| delivery.config = Arc::new(config))
+    }
+
+    /// With whatever `change` makes of an empty configuration, in the delivery's own thread.
+    pub fn start_with(dir: &Dir, change: impl FnOnce(&mut Delivery) + Send + 'static) -> Running {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (dir, flag) = (dir.clone(), stop.clone());
+        let log_socket = dir.path().join("no-syslog-here");
+        let thread = std::thread::spawn(move || {
+            let config = Arc::new(config(None, dir.path()));
+            let mut delivery = Delivery { config, dir, wake: None, stop: flag, log_socket, aaa: None, only_what_is_there: None };
+            change(&mut delivery);
+            delivery::run(delivery)
+        });
+        Running { stop, thread: Some(thread) }
+    }
+
+    /// As SIGTERM does; returns when it has ended.
+    pub fn stop(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap().unwrap();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Waits for what must come.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A writer with small segments.
+pub fn writer(dir: &Dir, rank: i32) -> Writer {
+    Writer::new(dir, rank, std::process::id(), JournalSync::Batch, 16 << 10)
+}
+
+/// Segments in a journal.
+pub fn segments(journal: &Path) -> usize {
+    std::fs::read_dir(journal).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().ends_with(".seg")).count()
+}

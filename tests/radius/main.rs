@@ -1,0 +1,86 @@
+//! The RADIUS client against a responder that misbehaves on purpose, and against FreeRADIUS.
+#![allow(clippy::print_stderr, reason = "a test that cannot run here says 'skipped'")]
+
+mod faults;
+mod freeradius;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use acc::acc::record::{Backend, Core, Field, Kind, Record, Times, Wall};
+use acc::backend::Fate;
+use acc::backend::radius::client::{Options, RadiusClient};
+use acc::backend::radius::{Radius, conf};
+use acc::config::Aaa;
+
+/// Attributes that the tests' fields name, besides the built-in ones.
+const DICTIONARY: &str = "ATTRIBUTE Acc-Caller 240 string\nATTRIBUTE Acc-Note 243 string\nATTRIBUTE Acc-Leg-Src 245 string\nATTRIBUTE Acc-Leg-Dst 246 string\n\
+    ATTRIBUTE Acc-Int 247 integer\n";
+
+/// A vendor's attribute, which the dictionaries of FreeRADIUS have already.
+const VENDOR: &str = "VENDOR Cisco 9\nBEGIN-VENDOR Cisco\nATTRIBUTE Cisco-AVPair 1 string\nEND-VENDOR Cisco\n";
+
+/// A configuration as an operator writes it, with `lines` added, read and opened.
+fn open(lines: &str) -> Radius {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("client.conf");
+    std::fs::write(&file, format!("{lines}dictionary dictionary\nradius_timeout 1\nradius_retries 2\n")).unwrap();
+    std::fs::write(dir.path().join("dictionary"), format!("{DICTIONARY}{VENDOR}")).unwrap();
+    let aaa = Aaa { url: format!("radius:{}", file.display()), service_type: None, retry: None };
+    let mut radius = Radius::open(&aaa, &["Acc-Caller", "Acc-Note", "Acc-Leg-Src", "Acc-Leg-Dst", "Acc-Int", "Cisco-AVPair"]).unwrap();
+    // Faults are many here and each costs a pause.
+    radius.conf.timeout = Duration::from_millis(60);
+    radius
+}
+
+/// A client with tuned timers.
+fn client(lines: &str, tune: impl FnOnce(&mut conf::Conf), retry: Option<u32>) -> RadiusClient {
+    let mut radius = open(lines);
+    tune(&mut radius.conf);
+    RadiusClient::new(radius, Options { nas_port: Some(5060), retry }).unwrap()
+}
+
+fn now() -> Wall {
+    Wall(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64)
+}
+
+/// An answered call, told apart by its Call-ID.
+fn record(n: usize) -> Record {
+    Record {
+        kind: Kind::Cdr,
+        backend: Backend::Aaa,
+        table: "".into(),
+        core: Core {
+            method: "INVITE".into(),
+            from_tag: "alice-1".into(),
+            to_tag: "bob-1".into(),
+            callid: format!("call-{n}").into(),
+            code: "200".into(),
+            reason: "OK".into(),
+        },
+        time: Wall(1_700_000_001_500_000),
+        times: Some(Times { created: Wall(1_700_000_000_700_000), setup_ms: 1800 }),
+        duration_ms: Some(1204),
+        in_dialog: false,
+        extras: vec![],
+        legs: vec![],
+        id: n as u128,
+    }
+}
+
+fn field(name: &str, value: &str) -> Field {
+    Field { name: Arc::from(name), value: Some(value.into()) }
+}
+
+async fn send(client: &mut RadiusClient, records: &[Record]) -> Vec<Fate> {
+    let made = now();
+    let list: Vec<_> = records.iter().map(|r| (r, made)).collect();
+    client.send_all(&list).await
+}
+
+fn retry_reason(fate: &Fate) -> &str {
+    match fate {
+        Fate::Retry(reason) => reason,
+        other => panic!("not a retry: {other:?}"),
+    }
+}

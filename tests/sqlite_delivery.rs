@@ -1,0 +1,260 @@
+//! From the workers' appends to rows in a SQLite file.
+#![forbid(unsafe_code)]
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use acc::acc::record::Kind;
+use acc::backend::SinkId;
+use acc::config::Config;
+use acc::journal::Dir;
+use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
+
+use common::*;
+
+fn config(database: &Path, journal: &Path) -> Config {
+    common::config(Some(&format!("sqlite://{}", database.display())), journal)
+}
+
+/// Rows of a query, every column as text; NULL is "NULL".
+fn query(database: &Path, sql: &str) -> Vec<Vec<String>> {
+    if !database.exists() {
+        return vec![];
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut conn = SqliteConnection::connect(&format!("sqlite://{}", database.display())).await.unwrap();
+        let rows = sqlx::query(AssertSqlSafe(sql.to_string())).fetch_all(&mut conn).await.unwrap_or_default();
+        let text = |row: &sqlx::sqlite::SqliteRow, i: usize| -> String {
+            if let Ok(Some(s)) = row.try_get_unchecked::<Option<String>, _>(i) { s } else { "NULL".into() }
+        };
+        let out = rows.iter().map(|r| (0..r.len()).map(|i| text(r, i)).collect()).collect();
+        conn.close().await.unwrap();
+        out
+    })
+}
+
+fn execute(database: &Path, sql: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let url = format!("sqlite://{}?mode=rwc", database.display());
+        let mut conn = SqliteConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql.to_string())).execute(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+    });
+}
+
+fn count(database: &Path, table: &str) -> usize {
+    query(database, &format!("SELECT count(*) FROM {table}")).first().map_or(0, |r| r[0].parse().unwrap())
+}
+
+struct Place {
+    _tmp: tempfile::TempDir,
+    journal: PathBuf,
+    database: PathBuf,
+}
+
+fn place() -> Place {
+    let tmp = tempfile::tempdir().unwrap();
+    Place { journal: tmp.path().join("journal"), database: tmp.path().join("acc.sqlite"), _tmp: tmp }
+}
+
+#[test]
+fn every_value_stands_in_its_column() {
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    let running = Running::start(config(&p.database, &p.journal), &dir);
+    let mut w = writer(&dir, 1);
+    let mut cdr = record(Kind::Cdr, "cdr");
+    cdr.legs = vec![
+        vec![field("leg_src", Some(b"a")), field("leg_dst", Some(b"b"))],
+        vec![field("leg_src", Some(b"c")), field("leg_dst", None)],
+    ];
+    let mut manual = record(Kind::Manual, "manual");
+    manual.times = None;
+    manual.extras = vec![];
+    let mut nasty = record(Kind::Transaction, "nasty");
+    nasty.extras = vec![field("caller_uri", Some(b"a;b'c\"%s\\ \xff\n\x01")), field("x_note", Some(b""))];
+    for r in [&cdr, &record(Kind::Transaction, "trans"), &record(Kind::Missed, "missed"), &manual, &nasty] {
+        w.append_record(SinkId::Db, r).unwrap();
+    }
+    wait_until("six rows", || count(&p.database, "acc") == 5 && count(&p.database, "missed_calls") == 1);
+    running.stop();
+
+    let local = |seconds| chrono::DateTime::from_timestamp(seconds, 0).unwrap().with_timezone(&chrono::Local).format("%Y-%m-%d %H:%M:%S").to_string();
+    let (time, created) = (local(1_700_000_003), local(1_700_000_000));
+    let columns = "callid, method, from_tag, to_tag, sip_code, sip_reason, time, caller_uri, x_note";
+    let core = |callid: &str| -> Vec<String> { [callid, "INVITE", "ft", "tt", "200", "OK", &time].map(String::from).to_vec() };
+    let row = |callid: &str, rest: &[&str]| core(callid).into_iter().chain(rest.iter().map(|s| s.to_string())).collect::<Vec<_>>();
+    let number = |column: &str| format!("CAST({column} AS TEXT)");
+    let sql = format!("SELECT {columns}, leg_src, leg_dst, {}, created, {}, {} FROM acc WHERE callid != 'nasty' ORDER BY id", number("setuptime"), number("duration"), number("ms_duration"));
+    assert_eq!(
+        query(&p.database, &sql),
+        [
+            row("cdr", &["sip:a@example.com", "NULL", "a", "b", "2", &created, "2", "1203"]),
+            row("cdr", &["sip:a@example.com", "NULL", "c", "NULL", "2", &created, "2", "1203"]),
+            row("trans", &["sip:a@example.com", "NULL", "NULL", "NULL", "2", &created, "0", "0"]),
+            row("manual", &["NULL", "NULL", "NULL", "NULL", "0", "NULL", "0", "0"]),
+        ]
+    );
+    let sql = format!("SELECT {columns}, leg_src, leg_dst, {}, created FROM missed_calls", number("setuptime"));
+    assert_eq!(query(&p.database, &sql), [row("missed", &["sip:a@example.com", "NULL", "NULL", "NULL", "2", &created])]);
+    let types = "SELECT typeof(caller_uri), hex(CAST(caller_uri AS BLOB)), typeof(x_note), typeof(setuptime), typeof(time), typeof(created) FROM acc WHERE callid = 'nasty'";
+    // The bytes as they came, not even the one that is not UTF-8 changed.
+    let hex: String = b"a;b'c\"%s\\ \xff\n\x01".iter().map(|b| format!("{b:02X}")).collect();
+    assert_eq!(query(&p.database, types), [["text", &hex, "text", "integer", "text", "text"]]);
+    assert_eq!(query(&p.database, "SELECT table_name, CAST(table_version AS TEXT) FROM version ORDER BY 1"), [["acc", "7"], ["missed_calls", "5"]]);
+}
+
+#[test]
+fn several_writers_and_restarts_give_each_record_once() {
+    let p = place();
+    const EACH: usize = 400;
+    for round in 0..3 {
+        let dir = Dir::open(&p.journal).unwrap();
+        let running = Running::start(config(&p.database, &p.journal), &dir);
+        let threads: Vec<_> = (0..3)
+            .map(|rank| {
+                let dir = dir.clone();
+                std::thread::spawn(move || {
+                    let mut w = writer(&dir, rank);
+                    for n in 0..EACH {
+                        w.append_record(SinkId::Db, &record(Kind::Cdr, &format!("{round}-{rank}-{n}"))).unwrap();
+                    }
+                })
+            })
+            .collect();
+        // The first two rounds end while there is still something to do.
+        if round < 2 {
+            running.stop();
+        }
+        for t in threads {
+            t.join().unwrap();
+        }
+        if round == 2 {
+            wait_until("all rows", || count(&p.database, "acc") >= 3 * 3 * EACH);
+            wait_until("segments are removed", || segments(&p.journal) == 0);
+        }
+    }
+    assert_eq!(count(&p.database, "acc"), 3 * 3 * EACH);
+    assert_eq!(query(&p.database, "SELECT count(DISTINCT callid) || '' FROM acc"), [[(3 * 3 * EACH).to_string()]]);
+}
+
+#[test]
+fn another_writers_lock_loses_nothing() {
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    let running = Running::start(config(&p.database, &p.journal), &dir);
+    let mut w = writer(&dir, 1);
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "first")).unwrap();
+    wait_until("the first row", || count(&p.database, "acc") == 1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut other = SqliteConnection::connect(&format!("sqlite://{}", p.database.display())).await.unwrap();
+        sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+        for n in 0..200 {
+            w.append_record(SinkId::Db, &record(Kind::Cdr, &format!("locked-{n}"))).unwrap();
+        }
+        // Longer than SQLite's own busy timeout of the sink.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    });
+    wait_until("all rows", || count(&p.database, "acc") == 201);
+    running.stop();
+    assert_eq!(count(&p.database, "acc"), 201);
+}
+
+#[test]
+fn a_missing_column_holds_the_records_until_it_is_added() {
+    let p = place();
+    execute(
+        &p.database,
+        "CREATE TABLE acc (id INTEGER PRIMARY KEY, method TEXT, from_tag TEXT, to_tag TEXT, callid TEXT, sip_code TEXT, sip_reason TEXT, time DATETIME, \
+         duration INTEGER, ms_duration INTEGER, setuptime INTEGER, created DATETIME, caller_uri TEXT)",
+    );
+    let dir = Dir::open(&p.journal).unwrap();
+    let running = Running::start(config(&p.database, &p.journal), &dir);
+    let mut w = writer(&dir, 1);
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "waits")).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(count(&p.database, "acc"), 0);
+    assert_eq!(segments(&p.journal), 1);
+    assert!(!p.journal.join("dead-db.jsonl").exists());
+    execute(&p.database, "ALTER TABLE acc ADD COLUMN x_note VARCHAR(255) DEFAULT NULL");
+    wait_until("the row", || count(&p.database, "acc") == 1);
+    running.stop();
+}
+
+#[test]
+fn poison_rows_and_unknown_script_tables_are_dead_and_the_rest_goes_on() {
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    let mut w = writer(&dir, 1);
+    let first = Running::start(config(&p.database, &p.journal), &dir);
+    wait_until("the file", || query(&p.database, "SELECT name FROM sqlite_master WHERE name = 'acc_delivery'").len() == 1);
+    first.stop();
+    execute(&p.database, "CREATE TRIGGER t BEFORE INSERT ON acc WHEN new.callid LIKE 'poison%' BEGIN SELECT RAISE(ABORT, 'no poison'); END");
+    for n in 0..120 {
+        let mut r = record(Kind::Cdr, &if n % 40 == 7 { format!("poison-{n}") } else { format!("good-{n}") });
+        if n == 60 {
+            r.table = "no_such_table".into();
+        }
+        w.append_record(SinkId::Db, &r).unwrap();
+    }
+    let running = Running::start(config(&p.database, &p.journal), &dir);
+    wait_until("the good rows", || count(&p.database, "acc") == 116);
+    running.stop();
+    assert_eq!(count(&p.database, "acc"), 116);
+    let dead = std::fs::read_to_string(p.journal.join("dead-db.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = dead.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 4);
+    for line in &lines {
+        let (callid, reason) = (line["record"]["callid"].as_str().unwrap(), line["reason"].as_str().unwrap());
+        if callid == "good-60" {
+            assert!(reason.contains("no_such_table") && reason.contains("create it"), "{reason}");
+        } else {
+            assert!(callid.starts_with("poison-") && reason.contains("no poison"), "{callid}: {reason}");
+        }
+    }
+}
+
+/// Not a test: the process that the next one kills.
+#[test]
+fn a_delivery_process_to_be_killed() {
+    let Some(base) = std::env::var_os("ACC_TEST_KILLED").map(PathBuf::from) else { return };
+    let journal = base.join("journal");
+    let config = config(&base.join("acc.sqlite"), &journal);
+    // The parent holds the lock, as a server does for its children.
+    let running = Running::start(config, &Dir::open_to_read(&journal).unwrap());
+    std::thread::sleep(PATIENCE);
+    running.stop();
+}
+
+#[test]
+fn a_killed_delivery_process_repeats_nothing_and_loses_nothing() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (journal, database) = (tmp.path().join("journal"), tmp.path().join("acc.sqlite"));
+    let dir = Dir::open(&journal).unwrap();
+    let mut w = writer(&dir, 1);
+    const ROUNDS: usize = 6;
+    const EACH: usize = 300;
+    for round in 0..ROUNDS {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_delivery_process_to_be_killed"])
+            .env("ACC_TEST_KILLED", tmp.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        for n in 0..EACH {
+            w.append_record(SinkId::Db, &record(Kind::Cdr, &format!("{round}-{n}"))).unwrap();
+        }
+        // Killed at once when there is something new, wherever that is in its work; the last may finish.
+        let enough = if round + 1 < ROUNDS { round * EACH + 1 } else { ROUNDS * EACH };
+        wait_until("rows", || count(&database, "acc") >= enough);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(query(&database, "SELECT count(*) || ' ' || count(DISTINCT callid) FROM acc"), [[format!("{0} {0}", ROUNDS * EACH)]]);
+}
