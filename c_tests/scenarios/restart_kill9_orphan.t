@@ -11,12 +11,13 @@ route request main {
   t_relay()
 }
 host persist off
+modparam orphan_timeout 1
 start
 recv 1 invite
 reply 2 invite 200 totag=bob-1 body
 recv 3 ack inside
 reap
 kill9
-expect log "ACC: call ended: *;{$CORE};*"
+expect within 10 log "ACC: call ended: *;{$CORE};*"
 expect no log "ACC: *"
 expect row "SELECT method, sip_code, x_note FROM acc" "INVITE|200|init"
