@@ -221,6 +221,7 @@ struct settings {
 	bool to_stderr, to_syslog, dialog, dialog_first, rr, append_fromtag, tm, early_check;
 	char subscribed[512];
 	char db_default_url[512];
+	char env[256]; /* NAME=VALUE for the server */
 	struct {
 		char name[64];
 		bool string;

@@ -261,6 +261,10 @@ static void set_host(char *p)
 	char key[64], v[256];
 
 	word(&p, key, sizeof key);
+	if (!strcmp(key, "env")) {
+		snprintf(parsing.env, sizeof parsing.env, "%s", strcmp(p, "none") ? p : "");
+		return;
+	}
 	if (!strcmp(key, "subscribe") || !strcmp(key, "default_url")) {
 		snprintf(key[0] == 's' ? parsing.subscribed : parsing.db_default_url, 512, "%s", *p == '"' ? string(&p) : p);
 		return;
@@ -698,6 +702,8 @@ static bool start(struct step *s)
 		for (int i = 0; i <= settings.workers; i++)
 			close(channel[i][0]);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (settings.env[0])
+			putenv(settings.env);
 		server_main();
 	}
 	for (int i = 0; i <= settings.workers; i++)
