@@ -261,6 +261,10 @@ static void set_host(char *p)
 	char key[64], v[256];
 
 	word(&p, key, sizeof key);
+	if (!strcmp(key, "env")) {
+		snprintf(parsing.env, sizeof parsing.env, "%s", strcmp(p, "none") ? p : "");
+		return;
+	}
 	if (!strcmp(key, "subscribe") || !strcmp(key, "default_url")) {
 		snprintf(key[0] == 's' ? parsing.subscribed : parsing.db_default_url, 512, "%s", *p == '"' ? string(&p) : p);
 		return;
@@ -448,6 +452,11 @@ static void parse_line(char *p)
 		s->negative = key[4] == 'r';
 	} else if (!strcmp(key, "reap")) {
 		add(SP_REAP)->worker = 0;
+	} else if (!strcmp(key, "timers")) {
+		s = add(SP_TIMERS);
+		s->worker = 0;
+		if (word(&p, w, sizeof w) && !strcmp(w, "in") && word(&p, w, sizeof w))
+			s->worker = atoi(w);
 	} else if (!strcmp(key, "local")) {
 		s = add(SP_LOCAL);
 		word(&p, w, sizeof w);
@@ -693,6 +702,8 @@ static bool start(struct step *s)
 		for (int i = 0; i <= settings.workers; i++)
 			close(channel[i][0]);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (settings.env[0])
+			putenv(settings.env);
 		server_main();
 	}
 	for (int i = 0; i <= settings.workers; i++)
@@ -1108,6 +1119,7 @@ int scenario_run(void)
 		case SP_DLG_SET: tell(s, i, round, "dialog value", s->text); break;
 		case SP_REAP: tell(s, i, round, "deleting", "transactions"); break;
 		case SP_LOCAL: tell(s, i, round, "own request", s->msg); break;
+		case SP_TIMERS: tell(s, i, round, "timers of", "modules"); break;
 		case SP_RUN: tell(s, i, round, "route", s->name); break;
 		case SP_SLEEP: usleep((useconds_t)s->count * 1000); break;
 		case SP_MARK: marked = time(NULL); break;
