@@ -21,6 +21,7 @@ pub use url::{Target, parse, validate_url};
 
 use super::{Commit, Entry, Fate, Payload, Positions, Sink, Trouble};
 use crate::acc::fields::Fields;
+use crate::acc::record::Kind;
 use crate::config::Db;
 use conn::{Outcome, Value};
 use rows::Group;
@@ -200,7 +201,7 @@ impl SqlSink {
     }
 
     /// The table if it can take records of this configuration. `Err` waits for the operator.
-    async fn usable(&mut self, name: &Arc<str>, wanted: &[Arc<str>]) -> Result<Usable, Trouble> {
+    async fn usable(&mut self, name: &Arc<str>, wanted: &[Arc<str>], may_make: bool) -> Result<Usable, Trouble> {
         let configured = *name == self.db.table_acc || *name == self.db.table_missed;
         let known = self.tables.get(name).filter(|t| wanted.iter().all(|c| t.column(c).is_some())).cloned();
         if let Some(table) = known {
@@ -210,13 +211,15 @@ impl SqlSink {
             return Ok(Usable::Never(format!("\"{name}\" is no table name: use letters, digits and '_', not beginning with a digit")));
         }
         let mut found = schema::probe(self.conn()?, name).await?;
-        if found.is_none() && configured {
-            let (db, fields) = (self.db.clone(), self.fields.clone());
-            let conn = self.conn()?;
-            if conn.dialect() == Dialect::Sqlite {
-                schema::prepare_sqlite(conn, &db, &fields).await?;
-                found = schema::probe(conn, name).await?;
+        if found.is_none() && (configured || may_make) && self.conn()?.dialect() == Dialect::Sqlite {
+            let mut db = self.db.clone();
+            if !configured {
+                db.table_acc = name.clone();
             }
+            let fields = self.fields.clone();
+            let conn = self.conn()?;
+            schema::prepare_sqlite(conn, &db, &fields).await?;
+            found = schema::probe(conn, name).await?;
         }
         let dialect = self.conn()?.dialect();
         let reason = match found {
@@ -261,7 +264,10 @@ impl SqlSink {
                 None => {
                     let optional = rows::optional_columns(record, table_name, &self.db);
                     let required = &columns[..columns.len() - optional];
-                    match self.usable(table_name, required).await? {
+                    // A script names a table for its calls as it names the file; a manual record's
+                    // function has been told whether the table exists.
+                    let may_make = record.kind != Kind::Manual;
+                    match self.usable(table_name, required, may_make).await? {
                         Usable::Yes(table) => groups.push(Group::new(table_name.clone(), columns, table, dialect)),
                         Usable::Never(reason) => {
                             fates[index] = Fate::Dead(reason.clone());

@@ -111,6 +111,13 @@ impl Tm {
         Err(format!("tm refused the accounting callbacks (error {rc}): the host is out of shared memory, see its option -m"))
     }
 
+    /// Calls `callback` for every message of a transaction that is being made.
+    pub fn register_replies(&self, t: *mut os_cell, callback: os_transaction_cb) -> Result<(), String> {
+        // SAFETY: `t` is the callback's transaction (promise 5).
+        let rc = unsafe { (self.register_tmcb)(std::ptr::null_mut(), t, OS_TMCB_MSG_MATCHED_IN as c_int, callback, std::ptr::null_mut(), None) };
+        if rc > 0 { Ok(()) } else { Err(format!("tm refused the callback for replies (error {rc}): the host is out of shared memory, see its option -m")) }
+    }
+
     /// Calls `callback` for every new transaction.
     pub fn register_global(&self, callback: os_transaction_cb) -> Result<(), String> {
         // SAFETY: called in mod_init, before the fork, as such callbacks demand (promise 2).

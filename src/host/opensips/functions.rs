@@ -93,6 +93,21 @@ pub unsafe extern "C" fn fixup_table(param: *mut *mut c_void) -> c_int {
     fixup("accounting table", param, |text| check_table(text).map(|()| None))
 }
 
+fn fixup_comment(backend: Backend, param: *mut *mut c_void) -> c_int {
+    fixup("accounting comment", param, |_| {
+        let module = worker::module().ok_or("the module is not initialised")?;
+        configured(module, Types(1 << backend as u8)).map(|()| None)
+    })
+}
+
+pub unsafe extern "C" fn fixup_db_comment(param: *mut *mut c_void) -> c_int {
+    fixup_comment(Backend::Db, param)
+}
+
+pub unsafe extern "C" fn fixup_aaa_comment(param: *mut *mut c_void) -> c_int {
+    fixup_comment(Backend::Aaa, param)
+}
+
 fn check_table(table: &[u8]) -> Result<(), String> {
     let name = String::from_utf8_lossy(table);
     if is_table_name(&name) {
