@@ -1,4 +1,5 @@
 title accounting asked for in the failure route only: created is the arrival of the INVITE
+needs speed
 include base.inc
 route failure fail {
   do_accounting("log|db|evi", "cdr|missed") -> 1

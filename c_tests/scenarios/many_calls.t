@@ -1,4 +1,5 @@
 title many calls in many processes; everything is given back, every row is stored
+needs speed
 include base.inc
 host workers 4
 msg n_invite <<END
