@@ -135,6 +135,7 @@ typedef int os_store_dlg_value_fn(os_dlg_cell *, os_str *name, os_int_str *val, 
 typedef int os_fetch_dlg_value_fn(os_dlg_cell *, const os_str *name, int *type, os_int_str *val, int val_has_buf);
 typedef void os_ref_dlg_fn(os_dlg_cell *, unsigned int cnt);
 typedef int os_get_direction_fn(void);
+typedef os_str *os_get_dlg_did_fn(os_dlg_cell *);
 typedef int os_dlg_ctx_register_ptr_fn(os_context_destroy_fn *);
 typedef void os_dlg_ctx_put_ptr_fn(os_dlg_cell *, int pos, void *data);
 typedef void *os_dlg_ctx_get_ptr_fn(os_dlg_cell *, int pos);
@@ -152,6 +153,8 @@ typedef int os_context_register_ptr_fn(os_context type, os_context_destroy_fn *)
 typedef os_event_id os_evi_publish_event_fn(os_str name);
 typedef int os_evi_probe_event_fn(os_event_id);
 typedef int os_evi_raise_event_fn(os_event_id, os_evi_params *);
+typedef void os_timer_fn(unsigned int ticks, void *param);
+typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsigned int interval, unsigned short flags);
 
 /* ---- constants ---------------------------------------------------------------------------------------------- */
 
@@ -239,6 +242,9 @@ typedef int os_evi_raise_event_fn(os_event_id, os_evi_params *);
 #define OS_STAT_NO_SYNC 2
 #define OS_STAT_SHM_NAME 4
 #define OS_STAT_IS_FUNC 8
+
+/* what a timer does when its last run is not over yet */
+#define OS_TIMER_FLAG_SKIP_ON_DELAY 2
 
 /* events of a transaction */
 #define OS_TMCB_REQUEST_IN 0x1
@@ -536,7 +542,8 @@ struct os_dlg_binds {
 	os_ref_dlg_fn *dlg_ref;
 	os_ref_dlg_fn *dlg_unref;
 	os_get_direction_fn *get_direction;
-	void *others3[8];
+	os_get_dlg_did_fn *get_dlg_did;
+	void *others3[7];
 	os_dlg_ctx_register_ptr_fn *dlg_ctx_register_ptr;
 	void *others4[2];
 	os_dlg_ctx_put_ptr_fn *dlg_ctx_put_ptr;
@@ -578,6 +585,7 @@ extern os_context_register_ptr_fn context_register_ptr;
 extern os_evi_publish_event_fn evi_publish_event;
 extern os_evi_probe_event_fn evi_probe_event;
 extern os_evi_raise_event_fn evi_raise_event;
+extern os_register_timer_fn register_timer;
 #endif
 
 #endif /* OS_OPENSIPS_ABI_H */

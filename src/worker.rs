@@ -9,6 +9,8 @@ use std::sync::{Mutex, PoisonError};
 
 use once_cell::sync::OnceCell;
 
+use crate::acc::context::Context;
+use crate::acc::decide::CallEnd;
 use crate::acc::record::{Backend, Record};
 use crate::backend::syslog::{DEV_LOG, Sent, SyslogSocket};
 use crate::backend::{SinkId, event, log as line};
@@ -69,6 +71,39 @@ fn with_process<R>(module: &Module, f: impl FnOnce(&mut Process) -> R) -> R {
     }
 }
 
+/// The end of a call: lines and events at once, then its journal entries and the end itself in one
+/// write, so that a crash neither loses nor repeats a row.
+pub fn emit_end(module: &Module, end: CallEnd) {
+    let (now, later): (Vec<_>, Vec<_>) = end.records.into_iter().partition(|r| matches!(r.backend, Backend::Log | Backend::Evi));
+    emit(module, now);
+    let later: Vec<_> = later.into_iter().map(|r| (if r.backend == Backend::Db { SinkId::Db } else { SinkId::Aaa }, r)).collect();
+    match with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(end.call, &later))) {
+        Some(Ok(())) => wake(module),
+        Some(Err(e)) => later.iter().for_each(|(sink, _)| lost(module, *sink, &e.to_string())),
+        None => later.iter().for_each(|(sink, _)| lost(module, *sink, "there is no journal")),
+    }
+}
+
+/// Keeps the state of a call in progress in the journal, so that it survives a crash. Called for
+/// every change of a context, under its lock: states stand in the journal in their order.
+pub fn call_changed(before: &Context, after: &Context) {
+    let Some(module) = module() else { return };
+    let result = if after.is_open_call() {
+        let mut state = Vec::with_capacity(512);
+        after.encode_state(&mut state);
+        with_process(module, |p| p.journal.as_mut().map(|j| j.append_call(after.call_key(), &state)))
+    } else if before.is_open_call() && !after.closed {
+        // Its CDR was dropped: nothing is owed any more.
+        with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(after.call_key(), &[])))
+    } else {
+        return;
+    };
+    if let Some(Err(e)) = result {
+        stats::add(Counter::JournalLost, 1);
+        log::error!("the state of a call could not be written to the journal in {}: a crash now would lose its CDR: {e}", module.config.journal_dir.display());
+    }
+}
+
 /// Hands records to their backends, each independent of the others (D8).
 pub fn emit(module: &Module, records: Vec<Record>) {
     for record in records {
@@ -95,10 +130,7 @@ fn raise(module: &Module, record: &Record) {
 fn journal(module: &Module, sink: SinkId, record: &Record) {
     let result = with_process(module, |p| p.journal.as_mut().map(|j| j.append_record(sink, record)));
     match result {
-        Some(Ok(())) => {
-            stats::add(if sink == SinkId::Db { Counter::DbAccepted } else { Counter::AaaAccepted }, 1);
-            wake(module);
-        }
+        Some(Ok(())) => wake(module),
         Some(Err(e)) => lost(module, sink, &e.to_string()),
         None => lost(module, sink, "there is no journal"),
     }
@@ -134,12 +166,9 @@ pub fn print(module: &Module, level: i32, facility: Option<i32>, text: &[u8]) {
         let datagram = line::datagram(level, facility, &settings.name, std::process::id(), &message);
         with_process(module, |p| match p.syslog.try_send(&datagram) {
             Sent::Taken | Sent::Clipped => stats::add(Counter::LogWritten, 1),
-            Sent::TooLong => stats::add(Counter::LogDead, 1),
+            Sent::TooLong => stats::add(Counter::JournalLost, 1),
             Sent::NotTaken => match p.journal.as_mut().map(|j| j.append_line(SinkId::Log, &datagram)) {
-                Some(Ok(())) => {
-                    stats::add(Counter::LogAccepted, 1);
-                    wake(module);
-                }
+                Some(Ok(())) => wake(module),
                 _ => stats::add(Counter::JournalLost, 1),
             },
         });

@@ -162,6 +162,8 @@ pub struct Context {
     pub arrived: Moment,
     /// Core values: the request's, after the answer those of the call.
     pub core: Core,
+    /// The host's name of the call's dialog, once it has one: finds the call again after a crash.
+    pub dialog: Vec<u8>,
     /// The 2xx of a call with CDR (D5).
     pub answered: Option<Moment>,
     /// The end of the call, and who ended it.
@@ -197,6 +199,20 @@ impl Context {
         Context { arrived, legs: if has_leg_fields { vec![Values::default()] } else { Vec::new() }, ..Context::default() }
     }
 
+    /// A call in progress: answered, its CDR still owed.
+    pub fn is_open_call(&self) -> bool {
+        self.answered.is_some() && !self.closed && self.marks.any_cdr()
+    }
+
+    /// Name of the call in the journal: the same for every state of it.
+    pub fn call_key(&self) -> u128 {
+        let mut id = super::identity::Identity::new();
+        id.eat(&self.core.callid);
+        id.eat(&self.core.from_tag);
+        id.eat(&self.arrived.wall.0.to_le_bytes());
+        id.finish()
+    }
+
     /// Takes over values and legs set in `other`, index by index (D22).
     pub fn merge_values(&mut self, other: &Context) {
         self.extra.merge(&other.extra);
@@ -227,10 +243,26 @@ impl Context {
         self.finals.push(reply);
     }
 
+    /// Appends the encoding of what outlives the transaction: for dialogs and the journal.
+    pub fn encode_state(&self, out: &mut Vec<u8>) {
+        if self.finals.is_empty() {
+            self.encode(out);
+        } else {
+            Context { finals: Vec::new(), ..self.clone() }.encode(out);
+        }
+    }
+
     /// Appends the encoding.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
-        let flags = [(self.marked, MARKED), (self.in_dialog, IN_DIALOG), (self.upstream, UPSTREAM), (self.answered.is_some(), ANSWERED), (self.ended.is_some(), ENDED), (self.closed, CLOSED)];
+        let flags = [
+            (self.marked, MARKED),
+            (self.in_dialog, IN_DIALOG),
+            (self.upstream, UPSTREAM),
+            (self.answered.is_some(), ANSWERED),
+            (self.ended.is_some(), ENDED),
+            (self.closed, CLOSED),
+        ];
         out.push(flags.iter().filter(|(on, _)| *on).fold(0, |f, (_, bit)| f | bit));
         out.extend_from_slice(&self.marks.0.to_le_bytes());
         put_moment(out, self.arrived);
@@ -242,6 +274,7 @@ impl Context {
             out.push(cause as u8);
         }
         put_bytes(out, &self.table);
+        put_bytes(out, &self.dialog);
         for v in self.core.values() {
             put_bytes(out, v);
         }
@@ -271,6 +304,7 @@ impl Context {
         let answered = if flags & ANSWERED != 0 { Some(moment(&mut r)?) } else { None };
         let ended = if flags & ENDED != 0 { Some((moment(&mut r)?, EndCause::from_index(r.u8()?)?)) } else { None };
         let table = r.bytes()?.to_vec();
+        let dialog = r.bytes()?.to_vec();
         let core = Core {
             method: r.bytes()?.to_vec(),
             from_tag: r.bytes()?.to_vec(),
@@ -302,6 +336,7 @@ impl Context {
             upstream: flags & UPSTREAM != 0,
             arrived,
             core,
+            dialog,
             answered,
             ended,
             closed: flags & CLOSED != 0,
@@ -348,7 +383,7 @@ mod tests {
             Context {
                 marks: Marks(marks), table, marked: flags.0, in_dialog: flags.1, upstream: flags.2, closed: flags.3, arrived,
                 core: Core { method: core.0, from_tag: core.1, to_tag: core.2, callid: core.3, code: core.4, reason: core.5 },
-                answered, ended: ended.map(|(m, c)| (m, EndCause::from_index(c).unwrap())), extra, legs,
+                dialog: b"1.2".to_vec(), answered, ended: ended.map(|(m, c)| (m, EndCause::from_index(c).unwrap())), extra, legs,
                 finals: finals.into_iter().map(|(code, reason, to_tag, has_body)| Reply { code, reason, to_tag, has_body }).collect(),
             }
         }
@@ -402,7 +437,16 @@ mod tests {
     fn leg_indexes_count_from_both_ends() {
         let mut c = Context::new(Moment::default(), true);
         c.legs.resize(3, Values::default());
-        for (index, want) in [(None, Some(2)), (Some(0), Some(0)), (Some(2), Some(2)), (Some(3), None), (Some(-1), Some(2)), (Some(-3), Some(0)), (Some(-4), None), (Some(i64::MIN + 3), None)] {
+        for (index, want) in [
+            (None, Some(2)),
+            (Some(0), Some(0)),
+            (Some(2), Some(2)),
+            (Some(3), None),
+            (Some(-1), Some(2)),
+            (Some(-3), Some(0)),
+            (Some(-4), None),
+            (Some(i64::MIN + 3), None),
+        ] {
             assert_eq!(c.leg_index(index), want, "{index:?}");
         }
         assert_eq!(Context::new(Moment::default(), false).leg_index(None), None);

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::clock::Moment;
 use super::context::{Context, EndCause, Reply, Values};
 use super::fields::FieldSet;
+use super::identity::Identity;
 use super::marks::Flag;
 use super::reason;
 use super::record::{Backend, Core, Field, Kind, Record, Times};
@@ -52,15 +53,24 @@ impl Source<'_> {
             (None, _) => (Vec::new(), Vec::new()),
         };
         let id = identity(self.kind, &core, self.created, self.time);
-        Record { kind: self.kind, backend, table, core, time: self.time.wall, times, duration_ms: self.duration_ms, in_dialog: self.in_dialog, extras, legs, id }
+        Record {
+            kind: self.kind,
+            backend,
+            table,
+            core,
+            time: self.time.wall,
+            times,
+            duration_ms: self.duration_ms,
+            in_dialog: self.in_dialog,
+            extras,
+            legs,
+            id,
+        }
     }
 }
 
 fn fields_of(set: &FieldSet, backend: Backend, values: &Values) -> Vec<Field> {
-    set.of(backend)
-        .iter()
-        .map(|d| Field { name: Arc::clone(&d.name), value: values.get(set.tags[d.tag].as_bytes()).map(<[u8]>::to_vec) })
-        .collect()
+    set.of(backend).iter().map(|d| Field { name: Arc::clone(&d.name), value: values.get(set.tags[d.tag].as_bytes()).map(<[u8]>::to_vec) }).collect()
 }
 
 /// One list for each leg; none when the backend declares no leg field (D16), or when the context
@@ -75,23 +85,16 @@ fn legs_of(set: &FieldSet, backend: Backend, legs: &[Values]) -> Vec<Vec<Field>>
     legs.iter().map(|leg| fields_of(set, backend, leg)).collect()
 }
 
-/// The same event always has the same identity, whichever process, restart or copy names it:
-/// FNV-1a (128 bits) over what distinguishes one event from another.
+/// The same event always has the same identity, whichever process, restart or copy names it.
 fn identity(kind: Kind, core: &Core, created: Moment, time: Moment) -> u128 {
-    let mut h: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
-    let mut eat = |bytes: &[u8]| {
-        for b in bytes {
-            h = (h ^ u128::from(*b)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
-        }
-    };
-    eat(&[kind as u8]);
+    let mut id = Identity::new();
+    id.eat(&[kind as u8]);
     for part in [&core.method, &core.from_tag, &core.to_tag, &core.callid] {
-        eat(&(part.len() as u64).to_le_bytes());
-        eat(part);
+        id.eat(part);
     }
-    eat(&created.wall.0.to_le_bytes());
-    eat(&time.wall.0.to_le_bytes());
-    h
+    id.eat(&created.wall.0.to_le_bytes());
+    id.eat(&time.wall.0.to_le_bytes());
+    id.finish()
 }
 
 /// The table of a backend's records; only SQL has one.
@@ -161,9 +164,7 @@ pub fn on_reply(config: &Config, ctx: &mut Context, call: Option<&Context>, repl
         return records;
     }
     let answers_call = is_invite(ctx) && !ctx.in_dialog && (200..300).contains(&reply.code);
-    let due = |b: &Backend| {
-        ctx.marks.on(*b) && (reply.code < 300 || ctx.marks.has(*b, Flag::Failed)) && !(answers_call && ctx.marks.has(*b, Flag::Cdr))
-    };
+    let due = |b: &Backend| ctx.marks.on(*b) && (reply.code < 300 || ctx.marks.has(*b, Flag::Failed)) && !(answers_call && ctx.marks.has(*b, Flag::Cdr));
     let core = core_with(ctx, reply);
     let source = transaction_source(config, ctx, call.unwrap_or(ctx), Kind::Transaction, &core, now);
     records.extend(EVENT_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Transaction, &ctx.table))));
@@ -189,10 +190,18 @@ pub fn on_end(ctx: &mut Context, cause: EndCause, now: Moment) {
     }
 }
 
-/// The CDR of an answered and ended call, once: whoever calls first gets the records.
-pub fn cdr(config: &Config, ctx: &mut Context) -> Vec<Record> {
+/// What the end of a call makes: its records, and its name in the journal.
+pub struct CallEnd {
+    /// See [`Context::call_key`].
+    pub call: u128,
+    /// The CDRs; none when accounting was dropped meanwhile.
+    pub records: Vec<Record>,
+}
+
+/// The CDR of an answered and ended call, once: whoever asks first gets it.
+pub fn cdr(config: &Config, ctx: &mut Context) -> Option<CallEnd> {
     let (Some(answered), Some((ended, _)), false) = (ctx.answered, ctx.ended, ctx.closed) else {
-        return Vec::new();
+        return None;
     };
     ctx.closed = true;
     let source = Source {
@@ -207,7 +216,8 @@ pub fn cdr(config: &Config, ctx: &mut Context) -> Vec<Record> {
         duration_ms: Some(ended.millis_since(answered)),
     };
     let due = |b: &Backend| ctx.marks.on(*b) && ctx.marks.has(*b, Flag::Cdr);
-    CDR_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Cdr, &ctx.table))).collect()
+    let records = CDR_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Cdr, &ctx.table))).collect();
+    Some(CallEnd { call: ctx.call_key(), records })
 }
 
 /// A request as a manual record needs it.

@@ -69,13 +69,19 @@ pub const fn phrase(code: u16) -> &'static str {
         600 => "Busy Everywhere",
         603 => "Decline",
         604 => "Does not Exist Anywhere",
-        600.. => "Global Failure",
-        500..=599 => "Server Failure",
-        400..=499 => "Request Failure",
-        300..=399 => "Redirection",
-        200..=299 => "Successful",
-        100..=199 => "Provisional",
+        _ => class(code),
+    }
+}
+
+const fn class(code: u16) -> &'static str {
+    match code {
         0..=99 => "Unspecified",
+        100..=199 => "Provisional",
+        200..=299 => "Successful",
+        300..=399 => "Redirection",
+        400..=499 => "Request Failure",
+        500..=599 => "Server Failure",
+        600.. => "Global Failure",
     }
 }
 

@@ -280,8 +280,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn field() -> impl Strategy<Value = Field> {
-        ("[a-z_]{1,12}", proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)))
-            .prop_map(|(name, value)| Field { name: Arc::from(name), value })
+        ("[a-z_]{1,12}", proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40))).prop_map(|(name, value)| Field { name: Arc::from(name), value })
     }
 
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -325,8 +324,19 @@ mod tests {
 
     #[test]
     fn duration_is_rounded_up() {
-        let mut r = Record { kind: Kind::Cdr, backend: Backend::Log, table: "".into(), core: Core::default(), time: Wall(0), times: None,
-            duration_ms: Some(1400), in_dialog: false, extras: vec![], legs: vec![], id: 0 };
+        let mut r = Record {
+            kind: Kind::Cdr,
+            backend: Backend::Log,
+            table: "".into(),
+            core: Core::default(),
+            time: Wall(0),
+            times: None,
+            duration_ms: Some(1400),
+            in_dialog: false,
+            extras: vec![],
+            legs: vec![],
+            id: 0,
+        };
         for (ms, s) in [(0, 0), (1, 1), (1000, 1), (1001, 2), (1400, 2), (1600, 2)] {
             r.duration_ms = Some(ms);
             assert_eq!(r.duration_seconds(), s, "{ms} ms");

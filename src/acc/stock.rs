@@ -55,7 +55,7 @@ fn marks(flags: u64) -> Marks {
     for (backend, byte) in sources {
         let on = u32::from(byte & 1);
         let missed_failed = u32::from(byte) & (1 << Flag::Missed as u8 | 1 << Flag::Failed as u8);
-        out.0 |= on * (missed_failed | 1 << Flag::On as u8 | 1 << Flag::Cdr as u8) << (backend as u32 * 8);
+        out.0 |= (on * (missed_failed | 1 << Flag::On as u8 | 1 << Flag::Cdr as u8)) << (backend as u32 * 8);
     }
     out
 }

@@ -99,7 +99,10 @@ mod tests {
         let all = params(&r);
         assert_eq!(all.len(), 2);
         let names: Vec<_> = all[1].iter().map(|(n, _)| *n).collect();
-        assert_eq!(names, ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason", "time", "x", "l", "duration", "ms_duration", "setuptime", "created"]);
+        assert_eq!(
+            names,
+            ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason", "time", "x", "l", "duration", "ms_duration", "setuptime", "created"]
+        );
         assert_eq!(all[1][8].1, EventValue::Text(Some(b"1")));
         assert_eq!(all[1][2].1, EventValue::Text(None));
         assert_eq!(all[1][9].1, EventValue::Int(3));

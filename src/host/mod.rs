@@ -7,8 +7,10 @@
 #![allow(unsafe_code)]
 
 pub mod arena;
+pub mod capi;
 pub mod guard;
 pub mod opensips;
+pub mod revival;
 pub mod shared;
 pub mod tables;
 

@@ -7,6 +7,8 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use once_cell::sync::OnceCell;
+
 use super::arena::{self, Arena};
 use crate::acc::context::Context;
 use crate::stats::{self, Counter};
@@ -19,6 +21,8 @@ struct Slot {
     /// Address of the encoded content (the same in every process).
     content: AtomicU64,
     len: AtomicU32,
+    /// A dialog claimed this call after a restart.
+    claimed: AtomicU32,
     /// The context whose values are written for this one (D13), with a reference; 0 = itself.
     call: AtomicU64,
 }
@@ -26,6 +30,14 @@ struct Slot {
 /// A reference to a shared context.
 #[derive(Debug)]
 pub struct SharedContext(NonNull<Slot>);
+
+/// Told of every change of a context, before and after, while its lock is held.
+static ON_CHANGE: OnceCell<fn(&Context, &Context)> = OnceCell::new();
+
+/// Sets who is told of changes; once, before the fork.
+pub fn on_change(f: fn(&Context, &Context)) {
+    let _ = ON_CHANGE.set(f);
+}
 
 /// Why a context could not be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +107,7 @@ impl SharedContext {
             owner: AtomicU32::new(0),
             content: AtomicU64::new(0),
             len: AtomicU32::new(0),
+            claimed: AtomicU32::new(0),
             call: AtomicU64::new(0),
         };
         // SAFETY: the block is fresh, large enough and aligned to 16 bytes.
@@ -159,6 +172,9 @@ impl SharedContext {
         let r = f(&mut ctx);
         if ctx != before {
             self.store(&ctx)?;
+            if let Some(tell) = ON_CHANGE.get() {
+                tell(&before, &ctx);
+            }
         }
         Ok(r)
     }
@@ -174,6 +190,16 @@ impl SharedContext {
         if self.slot().call.compare_exchange(0, mine.0.as_ptr() as u64, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             drop(std::mem::ManuallyDrop::into_inner(mine));
         }
+    }
+
+    /// A restored dialog takes this call over.
+    pub fn claim(&self) {
+        self.slot().claimed.store(1, Ordering::Release);
+    }
+
+    /// Did a dialog take it over?
+    pub fn is_claimed(&self) -> bool {
+        self.slot().claimed.load(Ordering::Acquire) != 0
     }
 
     /// One more reference.

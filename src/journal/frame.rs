@@ -22,6 +22,8 @@ pub const FRAME_MAX: usize = 16 << 20;
 pub const KIND_RECORD: u8 = 1;
 /// Kind of a frame whose payload is a finished syslog datagram.
 pub const KIND_LOG_LINE: u8 = 2;
+/// Kind of a frame about a call in progress, see [`super::calls`]. It has no sink.
+pub const KIND_CALL: u8 = 3;
 
 /// CRC-32 of a frame.
 pub fn crc(length: [u8; 4], body: &[u8]) -> u32 {

@@ -14,6 +14,7 @@
 //! | `dead-SINK.jsonl` | entries that can never be delivered, with the reason |
 #![forbid(unsafe_code)]
 
+pub mod calls;
 mod dead;
 mod frame;
 pub mod json;
@@ -34,7 +35,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 pub use dead::DeadLetters;
-pub use frame::{FRAME_MAX, KIND_LOG_LINE, KIND_RECORD};
+pub use frame::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_RECORD};
 pub use reader::{Frame, Item, Reader};
 pub use writer::Writer;
 
@@ -223,14 +224,17 @@ impl Dir {
     }
 
     fn look_at(&self, name: SegmentName) -> io::Result<Segment> {
+        if self.0._lock.is_some() && name.boot < self.0.boot {
+            // Of an earlier start: that server's lock is ours now, so its writers are gone.
+            let stat = rustix::fs::statat(&self.0.fd, name.to_string(), AtFlags::SYMLINK_NOFOLLOW)?;
+            return Ok(Segment { name, size: stat.st_size as u64, sealed: true });
+        }
         let file = self.open_segment(name)?;
         // A writer locks its segment before it writes the header, and lets go of the lock only by
         // closing it or dying. So a segment that has its header and can be locked has no writer.
-        // A segment of an earlier start has none either: that server's lock is ours now.
         let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err();
         let size = file.metadata()?.len();
-        let earlier = self.0._lock.is_some() && name.boot < self.0.boot;
-        Ok(Segment { name, size, sealed: !locked && (earlier || size >= frame::HEADER.len() as u64) })
+        Ok(Segment { name, size, sealed: !locked && size >= frame::HEADER.len() as u64 })
     }
 
     pub(crate) fn open_segment(&self, name: SegmentName) -> io::Result<File> {
@@ -327,8 +331,7 @@ fn journal_id(dir: &OwnedFd) -> io::Result<u64> {
         return Ok(id);
     }
     let id = random();
-    let mut file: File =
-        rustix::fs::openat(dir, "id", OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)?.into();
+    let mut file: File = rustix::fs::openat(dir, "id", OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)?.into();
     writeln!(file, "{id:016x}")?;
     file.sync_all()?;
     Ok(id)

@@ -66,11 +66,7 @@ fn an_appended_record_is_read_back() {
     }
     assert_eq!(
         seen,
-        [
-            (SinkId::Db, Payload::Record(Box::new(record(1)))),
-            (SinkId::Log, line(b"<29>ACC: x")),
-            (SinkId::Aaa, Payload::Record(Box::new(record(2)))),
-        ]
+        [(SinkId::Db, Payload::Record(Box::new(record(1)))), (SinkId::Log, line(b"<29>ACC: x")), (SinkId::Aaa, Payload::Record(Box::new(record(2)))),]
     );
     assert_eq!(reader.position(), segment.size);
 }

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::{Dir, FRAME_MAX, KIND_LOG_LINE, KIND_RECORD, SegmentName, frame};
+use super::{Dir, FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_RECORD, SegmentName, calls, frame};
 use crate::acc::record::Record;
 use crate::backend::{Payload, SinkId};
 use crate::config::JournalSync;
@@ -61,32 +61,65 @@ impl Writer {
 
     /// [`Writer::append`] of a record that need not be boxed.
     pub fn append_record(&mut self, sink: SinkId, record: &Record) -> io::Result<()> {
-        self.begin(sink, KIND_RECORD);
-        record.encode(&mut self.buffer);
-        self.finish(sink)
+        self.buffer.clear();
+        self.frame(sink as u8, KIND_RECORD, |out| record.encode(out))?;
+        self.write(&[sink])
     }
 
     /// [`Writer::append`] of a finished syslog datagram.
     pub fn append_line(&mut self, sink: SinkId, line: &[u8]) -> io::Result<()> {
-        self.begin(sink, KIND_LOG_LINE);
-        self.buffer.extend_from_slice(line);
-        self.finish(sink)
-    }
-
-    fn begin(&mut self, sink: SinkId, kind: u8) {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
         self.buffer.clear();
-        self.buffer.extend_from_slice(&[0; frame::PREFIX]);
-        self.buffer.extend_from_slice(&[sink as u8, kind]);
-        self.buffer.extend_from_slice(&wall.to_le_bytes());
+        self.frame(sink as u8, KIND_LOG_LINE, |out| out.extend_from_slice(line))?;
+        self.write(&[sink])
     }
 
-    fn finish(&mut self, sink: SinkId) -> io::Result<()> {
+    /// Appends the state of a call in progress, see [`super::calls`].
+    pub fn append_call(&mut self, call: u128, state: &[u8]) -> io::Result<()> {
+        self.buffer.clear();
+        self.frame(calls::NO_SINK, KIND_CALL, |out| calls::put_open(out, call, state))?;
+        self.write(&[])
+    }
+
+    /// Appends the records of a call's end and the end itself, all or nothing.
+    pub fn append_end(&mut self, call: u128, records: &[(SinkId, Record)]) -> io::Result<()> {
+        self.buffer.clear();
+        for (sink, record) in records {
+            self.frame(*sink as u8, KIND_RECORD, |out| record.encode(out))?;
+        }
+        self.frame(calls::NO_SINK, KIND_CALL, |out| calls::put_closed(out, call))?;
+        self.write(&records.iter().map(|(sink, _)| *sink).collect::<Vec<_>>())
+    }
+
+    /// Adds a frame to the buffer.
+    fn frame(&mut self, sink: u8, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(&[0; frame::PREFIX]);
+        self.buffer.extend_from_slice(&[sink, kind]);
+        self.buffer.extend_from_slice(&wall.to_le_bytes());
+        payload(&mut self.buffer);
+        let body = self.buffer.len() - start - frame::PREFIX;
+        if body > FRAME_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("an entry of {body} bytes is over the journal's limit of {FRAME_MAX}")));
+        }
+        let length = (body as u32).to_le_bytes();
+        let crc = frame::crc(length, &self.buffer[start + frame::PREFIX..]);
+        self.buffer[start..start + 4].copy_from_slice(&length);
+        self.buffer[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+        Ok(())
+    }
+
+    /// Writes the buffer, whose frames are for these sinks.
+    fn write(&mut self, sinks: &[SinkId]) -> io::Result<()> {
         // Counted before a reader can see it, so that delivered never runs ahead of accepted.
-        stats::add(sink.accepted(), 1);
-        let result = self.write_frame();
+        for sink in sinks {
+            stats::add(sink.accepted(), 1);
+        }
+        let result = self.write_buffer();
         if result.is_err() {
-            stats::sub(sink.accepted(), 1);
+            for sink in sinks {
+                stats::sub(sink.accepted(), 1);
+            }
         }
         if self.buffer.capacity() > BUFFER_KEPT {
             self.buffer = Vec::with_capacity(BUFFER);
@@ -94,16 +127,7 @@ impl Writer {
         result
     }
 
-    fn write_frame(&mut self) -> io::Result<()> {
-        let body = self.buffer.len() - frame::PREFIX;
-        if body > FRAME_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("an entry of {body} bytes is over the journal's limit of {FRAME_MAX}")));
-        }
-        let length = (body as u32).to_le_bytes();
-        let crc = frame::crc(length, &self.buffer[frame::PREFIX..]);
-        self.buffer[..4].copy_from_slice(&length);
-        self.buffer[4..8].copy_from_slice(&crc.to_le_bytes());
-
+    fn write_buffer(&mut self) -> io::Result<()> {
         let size = self.buffer.len() as u64;
         if self.open.as_ref().is_some_and(|o| o.len + size > self.segment_max && o.len > frame::HEADER.len() as u64) {
             self.open = None;

@@ -33,10 +33,7 @@ pub fn config(url: Option<&str>, journal: &Path) -> Config {
             url: url.to_string(),
             table_acc: "acc".into(),
             table_missed: "missed_calls".into(),
-            columns: Columns {
-                core: ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(Arc::from),
-                time: "time".into(),
-            },
+            columns: Columns { core: ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(Arc::from), time: "time".into() },
         }),
         aaa: None,
         journal_dir: journal.into(),
@@ -44,6 +41,7 @@ pub fn config(url: Option<&str>, journal: &Path) -> Config {
         drop_mode: DropMode::Documented,
         delivery_batch: 50,
         delivery_retry_max: 1,
+        orphan_timeout: 60,
         arena_mib: 16,
     }
 }
@@ -96,7 +94,7 @@ impl Running {
         let log_socket = dir.path().join("no-syslog-here");
         let thread = std::thread::spawn(move || {
             let config = Arc::new(config(None, dir.path()));
-            let mut delivery = Delivery { config, dir, wake: None, stop: flag, log_socket, aaa: None, only_what_is_there: None };
+            let mut delivery = Delivery { config, dir, wake: None, stop: flag, log_socket, aaa: None, tables: None, only_what_is_there: None };
             change(&mut delivery);
             delivery::run(delivery)
         });

@@ -223,7 +223,7 @@ async fn acct_delay_time_counts_from_the_making_of_the_record() {
 async fn an_answer_to_the_attempt_before_counts() {
     // Each answer comes after the next transmission, which has another identifier.
     let server = Responder::start("127.0.0.1", |_, n| if n == 0 { vec![Answer::Late(1300)] } else { vec![] }).await;
-    let mut c = client(&server.line(), |c| (c.timeout, c.retries) = (Duration::from_millis(1100), 1), None);
+    let mut c = client(&server.line(), |c| (c.timeout, c.retries) = (Duration::from_millis(1150), 1), None);
     assert_eq!(send(&mut c, &[record(1)]).await, [Fate::Delivered]);
     let seen = server.seen();
     assert_eq!(seen.len(), 2);
@@ -265,7 +265,7 @@ async fn a_right_message_authenticator_is_accepted() {
 async fn repeated_answers_acknowledge_one_record_only() {
     let server = Responder::start("127.0.0.1", |_, n| if n == 0 { vec![Answer::Good, Answer::Good, Answer::Good] } else { vec![] }).await;
     let before = get(Counter::AaaIgnored);
-    let mut c = client(&server.line(), |c| c.retries = 0, None);
+    let mut c = client(&server.line(), |c| (c.retries, c.timeout) = (0, Duration::from_millis(700)), None);
     let records: Vec<_> = (0..200).map(record).collect();
     assert_eq!(delivered(&send(&mut c, &records).await), 200);
     // The repetitions meet free identifiers, or those of the next records, which they do not open.
@@ -347,11 +347,11 @@ async fn all_servers_silent_gives_retry_and_recovery_needs_no_dead_time() {
 
 #[tokio::test]
 async fn a_record_that_one_server_does_not_take_goes_to_the_next() {
-    let picky = Responder::start("127.0.0.1", |s, _| if s.callid() == "call-7" { vec![] } else { vec![Answer::Late(5)] }).await;
+    let picky = Responder::start("127.0.0.1", |s, _| if s.callid() == "call-7" { vec![] } else { vec![Answer::Late(40)] }).await;
     let good = Responder::start("127.0.0.1", |_, _| vec![Answer::Good]).await;
-    let mut c = client(&(picky.line() + &good.line()), |c| c.timeout = Duration::from_millis(10), None);
-    let records: Vec<_> = (0..3000).map(record).collect();
-    assert_eq!(delivered(&send(&mut c, &records).await), 3000);
+    let mut c = client(&(picky.line() + &good.line()), |c| (c.timeout, c.retries) = (Duration::from_millis(300), 1), None);
+    let records: Vec<_> = (0..5000).map(record).collect();
+    assert_eq!(delivered(&send(&mut c, &records).await), 5000);
     assert!(good.seen().iter().any(|s| s.callid() == "call-7"));
 }
 

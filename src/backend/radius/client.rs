@@ -42,6 +42,9 @@ const WINDOW_MAX: f64 = (SLOTS / 2) as f64;
 const WINDOW_START: f64 = 128.0;
 /// The window is never halved below this.
 const WINDOW_MIN: f64 = 8.0;
+/// After a loss the window soon grows again to this part of what was too much, and then hardly
+/// any more: each overflow of the server's buffer would stall the end of a batch for a pause.
+const WINDOW_KEPT: f64 = 0.75;
 /// Longest pause between two transmissions, MRT of RFC 5080 §2.2.1.
 const LONGEST_WAIT: Duration = Duration::from_secs(16);
 /// RAND of RFC 5080 §2.2.1: pauses differ by up to a tenth, so that clients do not march in step.
@@ -89,6 +92,8 @@ struct Peer {
     next_slot: usize,
     in_flight: usize,
     window: f64,
+    /// Up to where the window grows fast.
+    ceiling: f64,
     narrowed: Option<Instant>,
     /// Down, and when it is due again; `None` = up.
     down_until: Option<Instant>,
@@ -116,6 +121,7 @@ impl Peer {
     fn narrow(&mut self, now: Instant, timeout: Duration) {
         if self.narrowed.is_none_or(|t| now - t >= timeout) {
             self.narrowed = Some(now);
+            self.ceiling = (self.window * WINDOW_KEPT).max(WINDOW_START / 2.0);
             self.window = (self.window / 2.0).max(WINDOW_MIN);
         }
     }
@@ -126,8 +132,9 @@ impl Peer {
         if self.down_until.take().is_some() {
             log::info!("RADIUS server {}: answers again", self.addr);
         }
-        // One more for each window that is answered.
-        self.window = (self.window + 1.0 / self.window).min(WINDOW_MAX);
+        // One more for each window that is answered, above the ceiling for each window of windows.
+        let step = if self.window < self.ceiling { 1.0 / self.window } else { 1.0 / (self.window * self.window) };
+        self.window = (self.window + step).min(WINDOW_MAX);
     }
 }
 
@@ -213,7 +220,11 @@ impl RadiusClient {
             if family.is_none() {
                 *family = Some(sockets.len());
                 for _ in 0..SOURCE_PORTS {
-                    sockets.push(bind(local).map_err(|e| format!("{}: no UDP socket on {local} ({e}); set bindaddr to an address of this machine or '*'", conf.file.display()))?);
+                    sockets.push(
+                        bind(local).map_err(|e| {
+                            format!("{}: no UDP socket on {local} ({e}); set bindaddr to an address of this machine or '*'", conf.file.display())
+                        })?,
+                    );
                 }
             }
             peers.push(Peer {
@@ -225,6 +236,7 @@ impl RadiusClient {
                 next_slot: fastrand::usize(..SLOTS),
                 in_flight: 0,
                 window: WINDOW_START,
+                ceiling: WINDOW_MAX,
                 narrowed: None,
                 down_until: None,
                 failed: false,
@@ -456,7 +468,7 @@ impl RadiusClient {
         }
         peer.down_until = Some(now + self.conf.deadtime);
         peer.failed = true;
-        peer.window = WINDOW_START;
+        (peer.window, peer.ceiling) = (WINDOW_START, WINDOW_MAX);
         for i in 0..batch.next {
             if batch.flights[i].as_ref().is_some_and(|f| f.server == Some(server)) {
                 self.land(batch, i);

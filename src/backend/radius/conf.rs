@@ -205,13 +205,17 @@ impl Raw {
                 Some(s) => s,
                 None => {
                     let Some((path, line)) = &self.secrets else {
-                        return Err(format!("{at}: acctserver {}: no secret; write it as HOST:PORT:SECRET or name a file of secrets with 'servers FILE'", named.host));
+                        return Err(format!(
+                            "{at}: acctserver {}: no secret; write it as HOST:PORT:SECRET or name a file of secrets with 'servers FILE'",
+                            named.host
+                        ));
                     };
                     if secrets.is_none() {
                         secrets = Some(read_secrets(path, &Place { file, line: *line })?);
                     }
-                    let found = secrets.iter().flatten().find(|s| s.is_for(&named));
-                    found.map(|s| s.secret.clone()).ok_or_else(|| {
+                    // As written first: a name that does not resolve would hold up the start.
+                    let find = |resolve| secrets.iter().flatten().find(|s| s.is_for(&named, resolve));
+                    find(false).or_else(|| find(true)).map(|s| s.secret.clone()).ok_or_else(|| {
                         format!("{at}: acctserver {}: {} has no secret for it; add a line '{} SECRET'", named.host, path.display(), named.host)
                     })?
                 }
@@ -294,17 +298,21 @@ struct SecretLine {
 
 impl SecretLine {
     /// In the pair form one host is the server and the other one this machine, in any order.
-    fn is_for(&self, server: &Named) -> bool {
+    fn is_for(&self, server: &Named, resolve: bool) -> bool {
         match &self.hosts {
-            (host, None) => names(host, server),
-            (a, Some(b)) => (names(b, server) && is_local(a)) || (names(a, server) && is_local(b)),
+            (host, None) => names(host, server, resolve),
+            (a, Some(b)) => (names(b, server, resolve) && is_local(a)) || (names(a, server, resolve) && is_local(b)),
         }
     }
 }
 
-/// `host` is the server, by its name or one of its addresses.
-fn names(host: &str, server: &Named) -> bool {
-    host.eq_ignore_ascii_case(&server.host) || addresses(host).any(|ip| ip == server.addr.ip())
+/// `host` is the server, by its name, its address or, if it may be resolved, one of its addresses.
+fn names(host: &str, server: &Named, resolve: bool) -> bool {
+    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    match literal {
+        Ok(ip) => ip == server.addr.ip(),
+        Err(_) => host.eq_ignore_ascii_case(&server.host) || (resolve && addresses(host).any(|ip| ip == server.addr.ip())),
+    }
 }
 
 /// `host` is an address of this machine: a socket can be bound to it.
@@ -352,10 +360,10 @@ mod tests {
             "127.0.0.1  one\n::1 two # trailing\n",
         )
         .unwrap();
-        assert_eq!(c.servers.iter().map(|s| (s.addr.to_string(), s.secret.bytes().to_vec())).collect::<Vec<_>>(), [
-            ("127.0.0.1:1899".to_owned(), b"one".to_vec()),
-            ("[::1]:1900".to_owned(), b"two".to_vec())
-        ]);
+        assert_eq!(
+            c.servers.iter().map(|s| (s.addr.to_string(), s.secret.bytes().to_vec())).collect::<Vec<_>>(),
+            [("127.0.0.1:1899".to_owned(), b"one".to_vec()), ("[::1]:1900".to_owned(), b"two".to_vec())]
+        );
         assert!(c.dictionary.unwrap().ends_with("dict"));
         assert_eq!((c.timeout.as_secs(), c.retries, c.deadtime.as_secs()), (5, 1, 7));
         assert_eq!((c.nas_identifier.as_deref(), c.bind), (Some("proxy one"), None));
@@ -376,6 +384,8 @@ mod tests {
             // Of two lines for one server that counts whose other half is this machine.
             ("203.0.113.9", "192.0.2.1/203.0.113.9 theirs\n127.0.0.1/203.0.113.9 ours", "203.0.113.9:1813=ours"),
             ("203.0.113.9", "203.0.113.9/127.0.0.1 ours", "203.0.113.9:1813=ours"),
+            ("127.0.0.1", "localhost s", "127.0.0.1:1813=s"),
+            ("127.0.0.1", "no-such-host.invalid x\nlocalhost s", "127.0.0.1:1813=s"),
             ("127.0.0.1", "198.51.100.1 other\n127.0.0.1 first\n127.0.0.1 second", "127.0.0.1:1813=first"),
         ] {
             let c = read(&format!("acctserver {line}\nservers servers\n"), secrets).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -402,7 +412,11 @@ mod tests {
             ("", "", "client.conf: no acctserver; add a line"),
             ("\nacctserver\n", "", "client.conf:2: acctserver has no value"),
             ("acctserver 127.0.0.1\n", "", "client.conf:1: acctserver 127.0.0.1: no secret; write it as"),
-            ("acctserver 127.0.0.1\nservers servers\n", "127.0.0.9 hidden", "client.conf:1: acctserver 127.0.0.1: servers has no secret for it; add a line '127.0.0.1 SECRET'"),
+            (
+                "acctserver 127.0.0.1\nservers servers\n",
+                "127.0.0.9 hidden",
+                "client.conf:1: acctserver 127.0.0.1: servers has no secret for it; add a line '127.0.0.1 SECRET'",
+            ),
             ("acctserver 127.0.0.1\nservers servers\n", "# c\n127.0.0.1\n", "servers:2: a host without a secret"),
             ("acctserver 127.0.0.1\nservers gone\n", "", "gone: client.conf:2 ('servers') names this file, which cannot be read"),
             ("acctserver 127.0.0.1:http:hidden\n", "", "client.conf:1: acctserver 127.0.0.1: the port is not a number"),

@@ -133,7 +133,9 @@ impl Encoder {
                 format!("{dictionary}: no attribute '{name}' ({what}); correct the name or add a line 'ATTRIBUTE {name} NUMBER TYPE' to the dictionary")
             })?;
             match &a.kind {
-                Type::Unusable(kind) => Err(format!("{dictionary}: attribute '{name}' ({what}) is of type {kind}, which a value cannot be written to; use another attribute")),
+                Type::Unusable(kind) => {
+                    Err(format!("{dictionary}: attribute '{name}' ({what}) is of type {kind}, which a value cannot be written to; use another attribute"))
+                }
                 _ => Ok(a.clone()),
             }
         };
@@ -222,7 +224,8 @@ impl Encoder {
             self.names.insert(field.name.to_string(), known);
         }
         let attribute = self.names.get(&*field.name).cloned().flatten();
-        let written = attribute.and_then(|attribute| write(&self.dictionary, &attribute, &Value::Bytes(value)).map(|value| Item { attribute, value, optional: true }));
+        let written =
+            attribute.and_then(|attribute| write(&self.dictionary, &attribute, &Value::Bytes(value)).map(|value| Item { attribute, value, optional: true }));
         if written.is_none() {
             stats::add(Counter::AaaOmitted, 1);
             once(&mut self.told, &field.name, "left out: the attribute is unknown or its type cannot hold the value");
@@ -232,9 +235,8 @@ impl Encoder {
 
     /// Clips the longest optional values until the items take no more than `room` bytes.
     fn shrink(&mut self, items: &mut Vec<Item>, room: usize) {
-        let total = |items: &[Item], most: usize| -> usize {
-            items.iter().map(|i| if i.can_clip() { i.overhead() + i.value.len().min(most) } else { i.size() }).sum()
-        };
+        let total =
+            |items: &[Item], most: usize| -> usize { items.iter().map(|i| if i.can_clip() { i.overhead() + i.value.len().min(most) } else { i.size() }).sum() };
         if total(items, MAX_VALUE) <= room {
             return;
         }
@@ -429,7 +431,8 @@ pub fn verify(reply: &[u8], request_authenticator: &[u8; 16], secret: &Secret) -
         }
         at += size;
     }
-    let expected = Md5::new().chain_update(&reply[..4]).chain_update(request_authenticator).chain_update(&reply[HEADER..]).chain_update(secret.bytes()).finalize();
+    let expected =
+        Md5::new().chain_update(&reply[..4]).chain_update(request_authenticator).chain_update(&reply[HEADER..]).chain_update(secret.bytes()).finalize();
     if !bool::from(expected.as_slice().ct_eq(&reply[4..HEADER])) {
         return Err(Refused::Forged);
     }
@@ -452,6 +455,8 @@ pub fn verify(reply: &[u8], request_authenticator: &[u8; 16], secret: &Secret) -
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::acc::record::{Backend, Core, Times, Wall};
@@ -478,7 +483,14 @@ mod tests {
             kind,
             backend: Backend::Aaa,
             table: "".into(),
-            core: Core { method: method.into(), from_tag: "alice-1".into(), to_tag: "bob-1".into(), callid: "1@sipp".into(), code: code.into(), reason: "OK".into() },
+            core: Core {
+                method: method.into(),
+                from_tag: "alice-1".into(),
+                to_tag: "bob-1".into(),
+                callid: "1@sipp".into(),
+                code: code.into(),
+                reason: "OK".into(),
+            },
             time: Wall(1_000_001_500_000),
             times: Some(Times { created: Wall(1_000_000_700_000), setup_ms: 1800 }),
             duration_ms: (kind == Kind::Cdr).then_some(1204),
@@ -655,6 +667,32 @@ mod tests {
                 // 4076 - 40 * (2 + 6) - 80 of the core - 7 of the short one, over 40 values
                 assert!(got[13].value.len() > 80 && packet.len() > MAX_PACKET - 40, "clipped no more than needed: {}", packet.len());
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_is_one_authentic_packet(
+            values in proptest::collection::vec((0usize..9, proptest::collection::vec(any::<u8>(), 0..700)), 0..60),
+            callid in proptest::collection::vec(any::<u8>(), 0..400), room in 1000usize..ROOM, ms in any::<i64>(),
+        ) {
+            let names = ["Acc-Caller", "Acc-Int", "Acc-Raw", "Acc-Ip", "Acc-Big", "Ours-Text", "Wide-Text", "Wim-Text", "Gone"];
+            let mut r = record(Kind::Cdr, "INVITE", "200", false);
+            (r.core.callid, r.duration_ms, r.time) = (callid, Some(ms), Wall(ms));
+            r.extras = values.into_iter().map(|(n, v)| Field { name: Arc::from(names[n]), value: Some(v) }).collect();
+            let attributes = encoder(&[]).unwrap().attributes(&r, room);
+            prop_assert!(attributes.iter().map(Avp::size).sum::<usize>() <= room);
+            prop_assert!(attributes.iter().all(|a| !a.value.is_empty()));
+            let packet = request(7, &Secret::new("s"), attributes.iter()).unwrap();
+            prop_assert!(Packet::is_authentic_request(&packet, b"s") && Packet::decode(&packet, b"s").is_ok());
+        }
+
+        #[test]
+        fn hostile_answers_never_pass(mut reply in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if reply.len() >= HEADER {
+                (reply[0], reply[2], reply[3]) = (5, 0, reply.len() as u8);
+            }
+            prop_assert!(verify(&reply, &[7; 16], &Secret::new("testing123")).is_err());
         }
     }
 

@@ -8,9 +8,10 @@ use super::contexts::{self, Place};
 use super::state::{Api, DIALOGS, DOING, Server, message, ready};
 use crate::acc::clock::Moment;
 use crate::acc::context::{Context, EndCause, Reply};
+use crate::acc::decide::CallEnd;
 use crate::acc::{decide, stock};
-use crate::host::guard;
 use crate::host::shared::{SharedContext, SharedError};
+use crate::host::{guard, revival};
 use crate::worker::{self, Module};
 
 /// Dialog value that holds our state.
@@ -44,11 +45,26 @@ pub unsafe extern "C" fn on_request_in(t: *mut os_cell, _kind: c_int, _params: *
                 contexts::put(server, api, Place::There(t, there), Some(ctx));
             }
         }
+        if let Err(e) = api.tm.register_replies(t, Some(on_any_reply)) {
+            log::error!("{e}");
+        }
         DOING.with(|d| {
             if let Some((_, has_transaction)) = &mut d.borrow_mut().bye {
                 *has_transaction = true;
             }
         });
+    });
+}
+
+/// A message of any transaction came in: when the script marks a request only in its failure
+/// route, the negative reply that led there has been seen already.
+unsafe extern "C" fn on_any_reply(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
+    guard::entry("any reply", (), || {
+        // SAFETY: as in `on_transaction`.
+        let (rpl, code) = unsafe { ((*params).rpl, (*params).code) };
+        if code >= 300 {
+            reply_matched(t, rpl);
+        }
     });
 }
 
@@ -131,17 +147,17 @@ fn attempt_failed(module: &Module, t: *mut os_cell, rpl: *mut os_sip_msg, code: 
 fn reply_went(module: &Module, t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
     let call = call_values(ctx)?;
     let now = Moment::now();
-    let records = ctx.update(|c| {
+    let (records, end) = ctx.update(|c| {
         let reply = reply_of(t, rpl, code, &c.finals);
         decide::on_answer(c, &reply, now);
-        let mut records = decide::on_reply(&module.config, c, call.as_ref(), &reply, now);
-        records.extend(decide::cdr(&module.config, c));
+        let records = decide::on_reply(&module.config, c, call.as_ref(), &reply, now);
         if code >= 200 {
             c.finals.clear();
         }
-        records
+        (records, decide::cdr(&module.config, c))
     })?;
     worker::emit(module, records);
+    finish(module, end);
     Ok(())
 }
 
@@ -165,17 +181,23 @@ pub unsafe extern "C" fn on_answer(t: *mut os_cell, _kind: c_int, params: *mut o
             decide::cdr(&module.config, c)
         });
         match result {
-            Ok(records) => worker::emit(module, records),
+            Ok(end) => finish(module, end),
             Err(e) => say("the answer of a call could not be noted", &e),
         }
     });
+}
+
+fn finish(module: &Module, end: Option<CallEnd>) {
+    if let Some(end) = end {
+        worker::emit_end(module, end);
+    }
 }
 
 /// Writes the CDR of a call that was answered and ended, unless it is written already.
 pub fn write_cdr(ctx: &SharedContext) {
     let Some((_, _, module)) = ready() else { return };
     match ctx.update(|c| decide::cdr(&module.config, c)) {
-        Ok(records) => worker::emit(module, records),
+        Ok(end) => finish(module, end),
         Err(e) => say("a call's end could not be accounted", &e),
     }
 }
@@ -209,6 +231,8 @@ pub fn follow(msg: *mut os_sip_msg, api: &Api, ctx: &SharedContext) -> Result<()
     if dialogs.context(dlg).is_some_and(|c| c.same(ctx)) {
         return Ok(());
     }
+    let name = dialogs.name(dlg);
+    ctx.update(|c| c.dialog = name).map_err(|e| e.to_string())?;
     attach(dlg, ctx)?;
     api.tm.register(msg, OS_TMCB_RESPONSE_PRE_OUT, Some(on_answer), ctx.duplicate(), Some(contexts::release))
 }
@@ -226,23 +250,27 @@ unsafe extern "C" fn on_dialog(dlg: *mut os_dlg_cell, kind: c_int, params: *mut 
     guard::entry("dialog callback", (), || {
         // SAFETY: the host passes its parameters and keeps them through the call (promise 6).
         let (p, ctx) = unsafe { (&*params, parameter((*params).param)) };
-        let (Some((server, api, _)), Some(ctx)) = (ready(), ctx) else { return };
+        let (Some((server, api, module)), Some(ctx)) = (ready(), ctx) else { return };
         match kind as u32 {
             OS_DLGCB_REQ_WITHIN => contexts::join(server, api, &ctx),
             OS_DLGCB_WRITE_VP => persist(dlg, &ctx),
             OS_DLGCB_PROCESS_VARS => take_over(dlg, &ctx),
-            kind => ended(server, api, &ctx, p, kind == OS_DLGCB_EXPIRED),
+            kind => ended(server, api, module, &ctx, p, kind == OS_DLGCB_EXPIRED),
         }
     });
 }
 
 /// The dialog is over. A BYE from the wire completes the call with its reply, so that values set
 /// meanwhile are in the CDR; any other end completes it at once.
-fn ended(server: &Server, api: &Api, ctx: &SharedContext, p: &os_dlg_cb_params, expired: bool) {
+fn ended(server: &Server, api: &Api, module: &Module, ctx: &SharedContext, p: &os_dlg_cb_params, expired: bool) {
     if p.is_active == 0 {
         // Another node of the cluster owns this call and writes its CDR.
-        if let Err(e) = ctx.update(|c| c.closed = true) {
-            say("a call owned by another node could not be closed", &e);
+        match ctx.update(|c| {
+            c.closed = true;
+            CallEnd { call: c.call_key(), records: Vec::new() }
+        }) {
+            Ok(end) => worker::emit_end(module, end),
+            Err(e) => say("a call owned by another node could not be closed", &e),
         }
         return;
     }
@@ -276,12 +304,7 @@ fn ended(server: &Server, api: &Api, ctx: &SharedContext, p: &os_dlg_cb_params, 
 fn persist(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
     let Some(dialogs) = DIALOGS.get() else { return };
     let mut state = Vec::new();
-    let result = ctx.read(|c| {
-        let mut c = c.clone();
-        c.finals.clear();
-        c.encode(&mut state);
-    });
-    match result {
+    match ctx.read(|c| c.encode_state(&mut state)) {
         Ok(()) if dialogs.store(dlg, STATE, &state) => {}
         Ok(()) => log::error!("the accounting state of a call could not be kept in its dialog: it would be lost by a restart"),
         Err(e) => say("the accounting state of a call could not be kept in its dialog", &e),
@@ -302,6 +325,15 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params:
     guard::entry("restored dialog", (), || {
         let (Some((_, _, module)), Some(dialogs)) = (ready(), DIALOGS.get()) else { return };
         if dialogs.context(dlg).is_some() {
+            return;
+        }
+        if let Some(ctx) = revival::claim(&dialogs.name(dlg)) {
+            // The journal's state is the latest: every change went there.
+            if ctx.read(|c| !c.closed).unwrap_or(false)
+                && let Err(e) = attach(dlg, &ctx)
+            {
+                log::error!("a restored call cannot be followed: {e}");
+            }
             return;
         }
         let ours = dialogs.fetch(dlg, STATE);

@@ -1,0 +1,29 @@
+title values of the BYE are in the CDR
+include base.inc
+route request main {
+  do_accounting("log|db|evi", "cdr") -> 1
+  $acc_extra(caller) = $fu
+  $acc_extra(callee) = $ru
+  $acc_extra(num) = 42
+  $acc_extra(note) = "init"
+  $acc_leg(leg_src) = $fu
+  $acc_leg(leg_dst) = $ru
+  t_relay()
+}
+route request end {
+  loose_route()
+  $acc_extra(note) = "bye"
+  acc_new_leg()
+  $acc_leg(leg_dst) = "end"
+  t_relay()
+}
+start
+recv 1 invite
+reply 2 invite 200 totag=bob-1 body
+recv 3 ack inside
+reap
+recv 3 bye end
+reply 2 bye 200
+expect log "{$CDR};{$CORE};x_caller=sip:alice@example.com;callee=sip:bob@example.com;x_num=42;x_note=bye;x_unset=;{$L};x_leg_src=;leg_dst=end"
+expect no log "ACC: *"
+expect row "SELECT x_note, leg_dst FROM acc ORDER BY leg_dst" "bye|end\nbye|sip:bob@example.com"

@@ -1,0 +1,16 @@
+title drop of one backend touches no other
+include base.inc
+route request main {
+  do_accounting("log|db|evi", "missed") -> 1
+  drop_accounting("log") -> 1
+  t_relay()
+}
+start
+recv 1 invite
+reply 2 invite 486 totag=bob-1
+expect event "E_ACC_MISSED_EVENT *"
+expect row "SELECT sip_code FROM missed_calls" "486"
+expect no log "ACC: *"
+expect no event "E_ACC*"
+reap
+expect live 0

@@ -1,0 +1,41 @@
+title values and eight legs set on the BYE before the dialog is matched are merged into the call
+include base.inc
+route request main {
+  do_accounting("log|db|evi", "cdr") -> 1
+  $acc_extra(caller) = $fu
+  $acc_extra(callee) = $ru
+  $acc_extra(num) = 42
+  $acc_extra(note) = "init"
+  $acc_leg(leg_src) = $fu
+  $acc_leg(leg_dst) = $ru
+  t_relay()
+}
+route request end {
+  $acc_extra(note) = "late"
+  acc_new_leg() -> 1
+  $acc_leg(leg_dst) = "LEG1"
+  acc_new_leg() -> 1
+  acc_new_leg() -> 1
+  acc_new_leg() -> 1
+  acc_new_leg() -> 1
+  acc_new_leg() -> 1
+  acc_new_leg() -> 1
+  $acc_leg(leg_dst) = "LEG7"
+  loose_route()
+  check $acc_extra(note) "late"
+  check $acc_extra(caller) "sip:alice@example.com"
+  check $(acc_leg(leg_dst)[7]) "LEG7"
+  t_relay()
+}
+start
+recv 1 invite
+reply 2 invite 200 totag=bob-1 body
+recv 3 ack inside
+reap
+recv 3 bye end
+reply 1 bye 200
+expect log "{$CDR};{$CORE};*x_note=late;x_unset=;{$L};x_leg_src=;leg_dst=LEG1;*leg_dst=LEG7"
+expect no log "ACC: *"
+expect row "SELECT count(*), count(leg_dst), max(leg_dst) FROM acc" "8|3|sip:bob@example.com"
+reap
+expect live 0

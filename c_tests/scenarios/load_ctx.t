@@ -1,0 +1,43 @@
+title the context of the dialog, loaded into a request outside of it
+include base.inc
+route request main {
+  do_accounting("log|db|evi", "cdr") -> 1
+  $acc_extra(caller) = $fu
+  $acc_extra(callee) = $ru
+  $acc_extra(num) = 42
+  $acc_extra(note) = "init"
+  $acc_leg(leg_src) = $fu
+  $acc_leg(leg_dst) = $ru
+  t_relay()
+}
+route request end {
+  acc_load_ctx_from_dlg() -> -1
+  acc_unload_ctx_from_dlg() -> -1
+  $acc_extra(note) = "own"
+  loose_route()
+  acc_load_ctx_from_dlg() -> 1
+  acc_load_ctx_from_dlg() -> -1
+  check $acc_extra(caller) "sip:alice@example.com"
+  acc_unload_ctx_from_dlg() -> 1
+  acc_unload_ctx_from_dlg() -> -1
+  t_relay()
+}
+route request forgets {
+  loose_route()
+  acc_load_ctx_from_dlg() -> 1
+  t_relay()
+}
+start
+recv 1 invite
+reply 2 invite 200 totag=bob-1 body
+recv 3 ack inside
+reap
+recv 2 info forgets
+reply 2 info 200
+expect log "*WARNING*"
+recv 2 bye end
+reply 3 bye 200
+expect log "ACC: call ended: *"
+expect no log "ACC: *"
+reap
+expect live 0
