@@ -97,7 +97,6 @@ fn the_examples_of_parameters_make_a_configuration() {
 
 /// The heading of a function's section.
 fn heading(f: &Function) -> String {
-    let mut texts = 0;
     let arguments: Vec<_> = f
         .arguments
         .iter()
@@ -106,15 +105,11 @@ fn heading(f: &Function) -> String {
                 Argument::Types => "types",
                 Argument::Flags => "flags",
                 Argument::Table => "table",
-                Argument::Text => {
-                    texts += 1;
-                    "comment"
-                }
+                Argument::Comment(_) => "comment",
             };
             if *optional { format!("[{name}]") } else { name.to_string() }
         })
         .collect();
-    assert!(texts <= 1, "{}: two arguments would be called comment", f.name);
     format!("{}({})", f.name, arguments.join(", "))
 }
 
@@ -239,7 +234,8 @@ fn links_lead_somewhere() {
                 continue;
             }
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let target = if file.is_empty() { text.clone() } else { std::fs::read_to_string(folder.join(file)).unwrap_or_else(|e| panic!("{document}: {link}: {e}")) };
+            let target =
+                if file.is_empty() { text.clone() } else { std::fs::read_to_string(folder.join(file)).unwrap_or_else(|e| panic!("{document}: {link}: {e}")) };
             let headings = target.lines().filter(|l| l.starts_with('#')).map(|l| {
                 let words = l.trim_start_matches('#').trim().to_lowercase();
                 words.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).map(|c| if c == ' ' { '-' } else { c }).collect::<String>()
