@@ -157,6 +157,9 @@ pub fn print(module: &Module, level: i32, facility: Option<i32>, text: &[u8]) {
     let facility = facility.unwrap_or(settings.facility);
     if settings.stderr {
         print_stderr(level, &settings, text);
+        if !settings.syslog {
+            stats::add(Counter::LogWritten, 1);
+        }
     }
     if settings.syslog {
         let mut message = settings.prefix.clone().into_bytes();

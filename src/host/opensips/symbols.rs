@@ -170,7 +170,8 @@ impl Symbols {
         unsafe { (self.context_register_ptr)(OS_CONTEXT_GLOBAL as os_context, Some(destroy)) }
     }
 
-    /// The place of our pointer in the present processing context; null when there is none.
+    /// The place of our pointer in the present processing context; null when there is none. It need
+    /// not be aligned: numbers and strings of other modules stand before it.
     fn processing_place(&self, slot: i32) -> *mut *mut c_void {
         let ctx = self.current_processing_ctx.load(Ordering::Relaxed);
         if ctx.is_null() {
@@ -193,7 +194,7 @@ impl Symbols {
     pub fn processing_get(&self, slot: i32) -> *mut c_void {
         let place = self.processing_place(slot);
         // SAFETY: as above; the context is private to this process.
-        if place.is_null() { std::ptr::null_mut() } else { unsafe { place.read() } }
+        if place.is_null() { std::ptr::null_mut() } else { unsafe { place.read_unaligned() } }
     }
 
     /// Replaces our pointer in the present processing context; false when there is no context.
@@ -203,7 +204,7 @@ impl Symbols {
             return false;
         }
         // SAFETY: as above.
-        unsafe { place.write(value) };
+        unsafe { place.write_unaligned(value) };
         true
     }
 }
