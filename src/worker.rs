@@ -136,7 +136,7 @@ fn journal(module: &Module, sink: SinkId, record: &Record) {
     }
 }
 
-/// The record cannot be kept: it is at least said in full where the host logs.
+/// The record cannot be kept: said and counted.
 fn lost(module: &Module, sink: SinkId, why: &str) {
     stats::add(Counter::JournalLost, 1);
     log::error!("a {} record could not be written to the journal in {} and is lost: {why}", sink.name(), module.config.journal_dir.display());

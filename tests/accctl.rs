@@ -27,7 +27,7 @@ fn a_journal_is_shown_verified_delivered_and_put_back() {
     let dir = Dir::open(&journal).unwrap();
     let mut w = writer(&dir, 1);
     w.append_record(SinkId::Db, &record(Kind::Cdr, "one")).unwrap();
-    let mut lost = record(Kind::Cdr, "two");
+    let mut lost = record(Kind::Manual, "two");
     lost.table = "later".into();
     w.append_record(SinkId::Db, &lost).unwrap();
     w.append(SinkId::Aaa, &Payload::Record(Box::new(record(Kind::Cdr, "three")))).unwrap();

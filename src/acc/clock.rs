@@ -1,4 +1,4 @@
-//! Instants: wall clock for display, monotonic clock for durations (D5, field-notes 4).
+//! Instants: wall clock for display, monotonic clock for durations (D5).
 #![forbid(unsafe_code)]
 
 use std::time::{SystemTime, UNIX_EPOCH};

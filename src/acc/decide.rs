@@ -1,4 +1,4 @@
-//! Decisions: an event and a context in, the records to write out (behaviour.md §2).
+//! Decisions: an event and a context in, the records to write out.
 //!
 //! Nothing here writes anything; the host layer calls these functions under the context's lock
 //! and hands the records to the backends after releasing it.
@@ -42,7 +42,7 @@ impl Source<'_> {
             std::mem::swap(&mut core.from_tag, &mut core.to_tag);
         }
         // Lines and rows of a request without context keep the original's short shape; events and
-        // RADIUS packets always carry both times (behaviour.md §3, D2).
+        // RADIUS packets always carry both times (D2).
         let timed = self.values.is_some() || matches!(backend, Backend::Evi | Backend::Aaa);
         let times = timed.then(|| Times { created: self.created.wall, setup_ms: self.time.millis_since(self.created) });
         let fields = &self.config.fields;

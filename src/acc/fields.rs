@@ -1,4 +1,4 @@
-//! Grammar of `extra_fields` and `leg_fields` (behaviour.md §1) and the declared fields.
+//! Grammar of `extra_fields` and `leg_fields` and the declared fields.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;

@@ -85,7 +85,7 @@ const fn class(code: u16) -> &'static str {
     }
 }
 
-/// Code and reason of a script's comment (behaviour.md §2): "NNN reason", "NNN", or only a reason.
+/// Code and reason of a script's comment: "NNN reason", "NNN", or only a reason.
 pub fn split_comment(comment: &[u8]) -> (Option<u16>, Vec<u8>) {
     let (code, rest) = match comment {
         [a, b, c, rest @ ..] if a.is_ascii_digit() && b.is_ascii_digit() && c.is_ascii_digit() => {

@@ -1,7 +1,7 @@
 //! A record: what one backend has to write about one event, and its journal encoding.
 //!
 //! The encoding is little-endian with explicit lengths, so that a journal written by one
-//! build is readable by the next (behaviour.md's formats are made from it by `backend`).
+//! build is readable by the next.
 
 use std::sync::Arc;
 
@@ -154,7 +154,7 @@ pub struct Record {
     pub extras: Vec<Field>,
     /// Leg values, one list for each leg; empty when the backend declares no leg field.
     pub legs: Vec<Vec<Field>>,
-    /// Identity of the record: the same for every copy of it, see [`Record::make_id`].
+    /// Identity of the record: the same for every copy of it, see [`super::decide`].
     pub id: u128,
 }
 
@@ -164,7 +164,7 @@ impl Record {
         self.times.map_or(0, |t| t.setup_ms.div_euclid(1000))
     }
 
-    /// Call duration in seconds, rounded up (behaviour.md §3).
+    /// Call duration in seconds, rounded up.
     pub fn duration_seconds(&self) -> i64 {
         let ms = self.duration_ms.unwrap_or(0).max(0);
         ms / 1000 + i64::from(ms % 1000 != 0)

@@ -1,4 +1,4 @@
-//! Events of the host's event interface: which one, and its parameters in order (behaviour.md §3).
+//! Events of the host's event interface: which one, and its parameters in order.
 #![forbid(unsafe_code)]
 
 use crate::acc::record::{Field, Kind, Record};

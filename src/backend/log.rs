@@ -1,4 +1,4 @@
-//! Log lines: `ACC: <text>: ` + head + pairs (behaviour.md §3), and the syslog datagram around one.
+//! Log lines: `ACC: <text>: ` + head + pairs, and the syslog datagram around one.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;

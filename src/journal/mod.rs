@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `lock` | held by the server that uses the directory (flock, inherited by its children) |
 //! | `id` | random name of this journal, 16 hexadecimal digits; keeps servers apart in `acc_delivery` |
-//! | `BOOT-RANK-PID-SEQ.seg` | a segment, see [`frame`] |
+//! | `BOOT-RANK-PID-SEQ.seg` | a segment, see `frame` |
 //! | `BOOT-RANK-PID-SEQ-OFFSET.bad` | bytes of a segment that are no entry |
 //! | `cursor-SINK` | how far a sink is, where the sink cannot keep that itself |
 //! | `dead-SINK.jsonl` | entries that can never be delivered, with the reason |

@@ -109,7 +109,7 @@ impl SqlSink {
     }
 
     /// Tells `announce` which tables the database has: at every connection, and while rows come
-    /// no more often than every [`ANNOUNCE`].
+    /// no more often than every 10 s.
     #[must_use]
     pub fn announcing(mut self, announce: Option<fn(&[String])>) -> SqlSink {
         self.announce = announce;

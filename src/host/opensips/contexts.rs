@@ -68,7 +68,7 @@ pub fn arrival(api: &Api) -> Moment {
 #[derive(Debug, thiserror::Error)]
 pub enum NoContext {
     /// Nothing to attach it to.
-    #[error("no message is being processed here, so there is nothing to account: call it from a request, failure, branch, reply or local route")]
+    #[error("no message is being processed here, so there is nothing to account")]
     NoMessage,
     /// The arena.
     #[error(transparent)]
