@@ -78,6 +78,7 @@ pub fn emit_end(module: &Module, end: CallEnd) {
     emit(module, now);
     let later: Vec<_> = later.into_iter().map(|r| (if r.backend == Backend::Db { SinkId::Db } else { SinkId::Aaa }, r)).collect();
     match with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(end.call, &later))) {
+        Some(Ok(())) if later.is_empty() => {}
         Some(Ok(())) => wake(module),
         Some(Err(e)) => later.iter().for_each(|(sink, _)| lost(module, *sink, &e.to_string())),
         None => later.iter().for_each(|(sink, _)| lost(module, *sink, "there is no journal")),

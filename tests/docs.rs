@@ -158,6 +158,7 @@ fn record_of(event: Event) -> Record {
         time: Wall(0),
         times: Some(Times { created: Wall(0), setup_ms: 0 }),
         duration_ms: Some(0),
+        end: None,
         in_dialog: false,
         extras: field("extras"),
         legs: vec![field("legs")],

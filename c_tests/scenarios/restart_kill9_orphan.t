@@ -12,12 +12,13 @@ route request main {
 }
 host persist off
 modparam orphan_timeout 1
+modparam extra_fields "log: end_cause"
 start
 recv 1 invite
 reply 2 invite 200 totag=bob-1 body
 recv 3 ack inside
 reap
 kill9
-expect within 10 log "ACC: call ended: *;{$CORE};*"
+expect within 10 log "ACC: call ended: *;{$CORE};*;end_cause=orphan;*"
 expect no log "ACC: *"
 expect row "SELECT method, sip_code, x_note FROM acc" "INVITE|200|init"

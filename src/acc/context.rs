@@ -122,18 +122,26 @@ pub enum EndCause {
 }
 
 impl EndCause {
-    /// Name in records.
-    pub const fn name(self) -> &'static str {
+    /// `end_cause` in records.
+    pub const fn cause(self) -> &'static str {
         match self {
-            EndCause::Caller => "caller",
-            EndCause::Callee => "callee",
+            EndCause::Caller | EndCause::Callee => "bye",
             EndCause::Proxy => "proxy",
             EndCause::Timeout => "timeout",
             EndCause::Orphan => "orphan",
         }
     }
 
-    const fn from_index(n: u8) -> Option<EndCause> {
+    /// `end_side` in records.
+    pub const fn side(self) -> &'static str {
+        match self {
+            EndCause::Caller => "caller",
+            EndCause::Callee => "callee",
+            EndCause::Proxy | EndCause::Timeout | EndCause::Orphan => "proxy",
+        }
+    }
+
+    pub(crate) const fn from_index(n: u8) -> Option<EndCause> {
         match n {
             0 => Some(EndCause::Caller),
             1 => Some(EndCause::Callee),

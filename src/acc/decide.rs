@@ -33,6 +33,7 @@ struct Source<'a> {
     /// Completion, or the answer of a call.
     time: Moment,
     duration_ms: Option<i64>,
+    end: Option<EndCause>,
 }
 
 impl Source<'_> {
@@ -53,7 +54,7 @@ impl Source<'_> {
             (None, _) => (Vec::new(), Vec::new()),
         };
         let id = identity(self.kind, &core, self.created, self.time);
-        Record {
+        let mut record = Record {
             kind: self.kind,
             backend,
             table,
@@ -61,11 +62,19 @@ impl Source<'_> {
             time: self.time.wall,
             times,
             duration_ms: self.duration_ms,
+            end: self.end,
             in_dialog: self.in_dialog,
             extras,
             legs,
             id,
+        };
+        let declared = fields.extra.of(backend).iter().map(|d| &*fields.extra.tags[d.tag]);
+        for (i, tag) in declared.enumerate() {
+            if record.extras.get(i).is_some_and(|f| f.value.is_none()) {
+                record.extras[i].value = record.own_value(tag);
+            }
         }
+        record
     }
 }
 
@@ -132,7 +141,18 @@ pub fn is_cdr_call(ctx: &Context) -> bool {
 }
 
 fn transaction_source<'a>(config: &'a Config, ctx: &Context, values: &'a Context, kind: Kind, core: &'a Core, now: Moment) -> Source<'a> {
-    Source { config, values: Some(values), kind, core, upstream: ctx.upstream, in_dialog: ctx.in_dialog, created: ctx.arrived, time: now, duration_ms: None }
+    Source {
+        config,
+        values: Some(values),
+        kind,
+        core,
+        upstream: ctx.upstream,
+        in_dialog: ctx.in_dialog,
+        created: ctx.arrived,
+        time: now,
+        duration_ms: None,
+        end: None,
+    }
 }
 
 /// An attempt failed: the missed records, each backend's flag used up.
@@ -200,7 +220,7 @@ pub struct CallEnd {
 
 /// The CDR of an answered and ended call, once: whoever asks first gets it.
 pub fn cdr(config: &Config, ctx: &mut Context) -> Option<CallEnd> {
-    let (Some(answered), Some((ended, _)), false) = (ctx.answered, ctx.ended, ctx.closed) else {
+    let (Some(answered), Some((ended, cause)), false) = (ctx.answered, ctx.ended, ctx.closed) else {
         return None;
     };
     ctx.closed = true;
@@ -214,6 +234,7 @@ pub fn cdr(config: &Config, ctx: &mut Context) -> Option<CallEnd> {
         created: ctx.arrived,
         time: answered,
         duration_ms: Some(ended.millis_since(answered)),
+        end: Some(cause),
     };
     let due = |b: &Backend| ctx.marks.on(*b) && ctx.marks.has(*b, Flag::Cdr);
     let records = CDR_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Cdr, &ctx.table))).collect();
@@ -248,6 +269,7 @@ pub fn manual(config: &Config, backend: Backend, values: Option<&Context>, reque
         created: request.arrived,
         time: now,
         duration_ms: None,
+        end: None,
     };
     source.record(backend, table_of(config, backend, Kind::Manual, table))
 }

@@ -79,6 +79,7 @@ mod tests {
             time: Wall(1_700_000_000_000_000),
             times: Some(Times { created: Wall(1_699_999_999_000_000), setup_ms: 1000 }),
             duration_ms: Some(2500),
+            end: None,
             in_dialog: false,
             extras: vec![Field { name: "x".into(), value: None }],
             legs: vec![vec![Field { name: "l".into(), value: Some(b"0".into()) }], vec![Field { name: "l".into(), value: Some(b"1".into()) }]],

@@ -159,6 +159,7 @@ mod tests {
             time: Wall(1_700_000_003_900_000),
             times: Some(Times { created: Wall(1_700_000_000_000_000), setup_ms: 3900 }),
             duration_ms: (kind == Kind::Cdr).then_some(1001),
+            end: None,
             in_dialog: false,
             extras: vec![Field { name: "x".into(), value: Some(b"\x1b\x7f;=\"".into()) }, Field { name: "y".into(), value: None }],
             legs: vec![vec![Field { name: "l".into(), value: Some(b"1".into()) }], vec![Field { name: "l".into(), value: None }]],

@@ -37,7 +37,7 @@ use sinks::AnySink;
 /// `journal_sync=batch` after a power cut, which its documentation gives as 100 ms.
 const LOOK: Duration = Duration::from_millis(100);
 /// Shortest time between two looks: appends that come in a burst become one batch.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(50);
 /// How long [`run`] goes on delivering after it was told to stop. Hosts kill children that take
 /// much longer; what is left waits in the journal for the next start.
 const DRAIN: Duration = Duration::from_secs(2);

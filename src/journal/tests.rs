@@ -19,6 +19,7 @@ fn record(n: usize) -> Record {
         time: Wall(n as i64),
         times: None,
         duration_ms: None,
+        end: None,
         in_dialog: false,
         extras: vec![],
         legs: vec![],

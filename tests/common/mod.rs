@@ -68,6 +68,7 @@ pub fn record(kind: Kind, callid: &str) -> Record {
         time: Wall(1_700_000_003_500_000),
         times: Some(Times { created: Wall(1_700_000_000_900_000), setup_ms: 2600 }),
         duration_ms: (kind == Kind::Cdr).then_some(1203),
+        end: None,
         in_dialog: false,
         extras: vec![field("caller_uri", Some(b"sip:a@example.com")), field("x_note", None)],
         legs: vec![],

@@ -494,6 +494,7 @@ mod tests {
             time: Wall(1_000_001_500_000),
             times: Some(Times { created: Wall(1_000_000_700_000), setup_ms: 1800 }),
             duration_ms: (kind == Kind::Cdr).then_some(1204),
+            end: None,
             in_dialog,
             extras: vec![],
             legs: vec![],

@@ -11,7 +11,7 @@ use once_cell::sync::Lazy;
 use super::conn::{Dialect, Value, escape_invalid};
 use super::schema::Table;
 use super::{BINDS, INSERT_BYTES, ROWS};
-use crate::acc::record::{Kind, Record, Wall};
+use crate::acc::record::{ACC_ID, END_CAUSE, END_SIDE, Kind, Record, Wall};
 use crate::config::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Db};
 
 static SETUPTIME: Lazy<Arc<str>> = Lazy::new(|| COLUMN_SETUPTIME.into());
@@ -32,12 +32,19 @@ pub fn table_of<'a>(record: &'a Record, db: &'a Db) -> &'a Arc<str> {
 }
 
 /// A manual or transaction record says nothing with its durations (they are 0), and in the table
-/// of missed calls there is no place for them: such columns are written only where they exist.
+/// of missed calls there is no place for them: such columns are written only where they exist, and
+/// so are a record's own values.
 pub fn optional_columns(record: &Record, table: &Arc<str>, db: &Db) -> usize {
-    match record.kind {
-        Kind::Transaction | Kind::Manual if record.times.is_some() && *table != db.table_missed => 2,
+    let durations = match record.kind {
+        Kind::Transaction | Kind::Manual if *table != db.table_missed => 2,
         _ => 0,
-    }
+    };
+    if record.times.is_some() { durations + own_columns(record).len() } else { 0 }
+}
+
+/// Columns for values that a record has of its own.
+fn own_columns(record: &Record) -> &'static [&'static str] {
+    if record.end.is_some() { &[ACC_ID, END_CAUSE, END_SIDE] } else { &[ACC_ID] }
 }
 
 /// Columns of a record's rows, in order.
@@ -60,6 +67,7 @@ pub fn columns_of(record: &Record, db: &Db) -> Vec<Arc<str>> {
     if durations {
         columns.extend([DURATION.clone(), MS_DURATION.clone()]);
     }
+    columns.extend(own_columns(record).iter().map(|c| Arc::from(*c)));
     columns
 }
 
@@ -159,8 +167,11 @@ impl Group {
                 values.extend(record.legs.get(leg).into_iter().flatten().map(field));
                 values.push(number(record.setup_seconds()));
                 values.push(self.time(times.created));
-                values.push(number(record.duration_seconds()));
-                values.push(number(record.duration_ms.unwrap_or(0)));
+                if self.wanted.contains(&*DURATION) {
+                    values.push(number(record.duration_seconds()));
+                    values.push(number(record.duration_ms.unwrap_or(0)));
+                }
+                values.extend(own_columns(record).iter().map(|c| record.own_value(c).map_or(Value::Null, Value::Text)));
             }
             let mut row = Vec::with_capacity(self.targets.len());
             for target in &self.targets {
