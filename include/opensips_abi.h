@@ -153,6 +153,8 @@ typedef int os_context_register_ptr_fn(os_context type, os_context_destroy_fn *)
 typedef os_event_id os_evi_publish_event_fn(os_str name);
 typedef int os_evi_probe_event_fn(os_event_id);
 typedef int os_evi_raise_event_fn(os_event_id, os_evi_params *);
+typedef int os_user2uid_fn(int *uid, int *gid, char *user);
+typedef int os_group2gid_fn(int *gid, char *group);
 typedef void os_timer_fn(unsigned int ticks, void *param);
 typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsigned int interval, unsigned short flags);
 
@@ -573,6 +575,8 @@ extern int stderr_enabled;
 extern int syslog_enabled;
 extern int process_no;
 extern int config_check;
+extern char *user;
+extern char *group;
 extern char *db_default_url;
 extern void *current_processing_ctx;
 extern unsigned int context_sizes[OS_CONTEXT_COUNT];
@@ -586,6 +590,8 @@ extern os_evi_publish_event_fn evi_publish_event;
 extern os_evi_probe_event_fn evi_probe_event;
 extern os_evi_raise_event_fn evi_raise_event;
 extern os_register_timer_fn register_timer;
+extern os_user2uid_fn user2uid;
+extern os_group2gid_fn group2gid;
 #endif
 
 #endif /* OS_OPENSIPS_ABI_H */

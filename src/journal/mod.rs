@@ -184,6 +184,20 @@ impl Dir {
         Ok(Dir(Arc::new(Inner { path: path.into(), fd, _lock: Some(lock), boot: boot_id(), id })))
     }
 
+    /// Gives the directory and all its files to the user and group (0 = leave) that the server will
+    /// run as: it is opened before the server gives up its rights.
+    pub fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
+        let (user, group) = ((uid != 0).then(|| rustix::fs::Uid::from_raw(uid)), (gid != 0).then(|| rustix::fs::Gid::from_raw(gid)));
+        rustix::fs::fchown(&self.0.fd, user, group)?;
+        for entry in rustix::fs::Dir::read_from(&self.0.fd)? {
+            let entry = entry?;
+            if entry.file_type() == rustix::fs::FileType::RegularFile {
+                rustix::fs::chownat(&self.0.fd, entry.file_name(), user, group, AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Opens the directory for looking only, while a server may be using it: no lock, nothing made.
     pub fn open_to_read(path: &Path) -> Result<Dir, JournalError> {
         let fd = open_dir(path).map_err(|e| JournalError::Open { path: path.into(), source: e.into() })?;

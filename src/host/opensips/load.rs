@@ -99,6 +99,8 @@ pub fn learn() -> Identity {
     let symbols = match Symbols::resolve() {
         Ok(s) => s,
         Err(e) => {
+            // The host's own check comes first and only says "unknown": say why now.
+            log::error!("{e}");
             let _ = SERVER.set(Err(e));
             return Identity { version: UNKNOWN.as_ptr(), compile_flags: UNKNOWN.as_ptr(), scm: os_scm_version { type_: UNKNOWN.as_ptr(), rev: c"".as_ptr() } };
         }
@@ -230,7 +232,15 @@ fn initialise() -> Result<(), String> {
 
     let needed = config.db.is_some() || config.aaa.is_some();
     let journal = match Dir::open(&config.journal_dir) {
-        Ok(dir) => Some(dir),
+        Ok(dir) => {
+            let (uid, gid) = symbols.later_user();
+            if (uid, gid) != (0, 0) {
+                dir.give_to(uid, gid).map_err(|e| {
+                    format!("journal_dir \"{}\" cannot be given to user {uid}, group {gid}, as whom the server will run: {e}", dir.path().display())
+                })?;
+            }
+            Some(dir)
+        }
         Err(e) if needed => return Err(e.to_string()),
         Err(e) => {
             log::warn!("{e}; log lines that syslog does not take at once will be lost");

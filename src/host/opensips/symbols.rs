@@ -20,6 +20,10 @@ pub struct Symbols {
     current_processing_ctx: &'static AtomicPtr<c_void>,
     type_offsets: *const [[c_uint; OS_CONTEXT_COUNT_TYPE as usize]; OS_CONTEXT_COUNT as usize],
     pub core_scm_ver: &'static os_scm_version,
+    user: &'static AtomicPtr<c_char>,
+    group: &'static AtomicPtr<c_char>,
+    user2uid: unsafe extern "C" fn(*mut c_int, *mut c_int, *mut c_char) -> c_int,
+    group2gid: unsafe extern "C" fn(*mut c_int, *mut c_char) -> c_int,
     find_export: unsafe extern "C" fn(*const c_char, c_int) -> os_cmd_fn,
     pub pv_parse_spec: unsafe extern "C" fn(*const os_str, *mut os_pv_spec) -> *mut c_char,
     pub pv_get_spec_value: unsafe extern "C" fn(*mut os_sip_msg, *mut os_pv_spec, *mut os_pv_value) -> c_int,
@@ -67,6 +71,8 @@ impl Symbols {
             find!(c"current_processing_ctx"),
             find!(c"type_offsets"),
             find!(c"core_scm_ver"),
+            find!(c"user"),
+            find!(c"group"),
         );
         let functions = (
             find!(c"find_export"),
@@ -77,6 +83,8 @@ impl Symbols {
             find!(c"evi_probe_event"),
             find!(c"evi_raise_event"),
             find!(c"register_timer"),
+            find!(c"user2uid"),
+            find!(c"group2gid"),
         );
         if !missing.is_empty() {
             return Err(format!(
@@ -100,6 +108,8 @@ impl Symbols {
                 current_processing_ctx: &*found.9.cast(),
                 type_offsets: found.10.cast_const().cast(),
                 core_scm_ver: &*found.11.cast(),
+                user: &*found.12.cast(),
+                group: &*found.13.cast(),
                 find_export: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char, c_int) -> os_cmd_fn>(functions.0),
                 pv_parse_spec: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const os_str, *mut os_pv_spec) -> *mut c_char>(functions.1),
                 pv_get_spec_value: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_sip_msg, *mut os_pv_spec, *mut os_pv_value) -> c_int>(
@@ -113,6 +123,8 @@ impl Symbols {
                     *mut c_void,
                     unsafe extern "C" fn(*mut c_char, os_timer_fn, *mut c_void, c_uint, std::ffi::c_ushort) -> c_int,
                 >(functions.7),
+                user2uid: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_int, *mut c_int, *mut c_char) -> c_int>(functions.8),
+                group2gid: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_int, *mut c_char) -> c_int>(functions.9),
             })
         }
     }
@@ -149,6 +161,23 @@ impl Symbols {
     /// The host's default database URL, if set.
     pub fn default_db_url(&self) -> Option<String> {
         Some(Self::text(self.db_default_url)).filter(|u| !u.is_empty())
+    }
+
+    /// The user and group that the host turns into after initialisation (0 = stays).
+    pub fn later_user(&self) -> (u32, u32) {
+        let (mut uid, mut gid) = (0, 0);
+        let (user, group) = (self.user.load(Ordering::Relaxed), self.group.load(Ordering::Relaxed));
+        // SAFETY: the host's own names, null or terminated, and functions that only read them; it has
+        // called them with the same names before (promise 1).
+        unsafe {
+            if !user.is_null() {
+                (self.user2uid)(&raw mut uid, &raw mut gid, user);
+            }
+            if !group.is_null() {
+                (self.group2gid)(&raw mut gid, group);
+            }
+        }
+        (uid.max(0) as u32, gid.max(0) as u32)
     }
 
     /// Number of this process in the host's table.
