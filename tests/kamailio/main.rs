@@ -97,9 +97,15 @@ impl Server {
     fn start(children: u32) -> Server {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("journal")).unwrap();
-        let port = port();
-        let log = fs::File::create(dir.path().join("log")).unwrap();
+        Server::start_in(dir, port(), children, &[])
+    }
+
+    fn start_in(dir: tempfile::TempDir, port: u16, children: u32, more: &[String]) -> Server {
+        let log = fs::File::options().create(true).append(true).open(dir.path().join("log")).unwrap();
         let mut command = kamailio(&root().join("tests/kamailio/kamailio.cfg"), dir.path(), port, children);
+        for d in more {
+            command.args(["-A", d]);
+        }
         let child = command.process_group(0).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let server = Server { child, dir, port };
         server.wait("the server's start", || server.status("panics").is_some());
@@ -123,6 +129,16 @@ impl Server {
         let out = Command::new("kamcmd").arg("-s").arg(format!("unix:{}", self.dir.path().join("ctl").display())).arg("acc.status").output().ok()?;
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         text.lines().find_map(|l| l.trim().strip_prefix(&format!("{counter}: "))?.parse().ok())
+    }
+
+    /// Kills the server and starts it again; its directory, port and definitions stay.
+    fn crash_and_restart(mut self, more: &[String]) -> Server {
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.child.id())]).status();
+        let _ = self.child.wait();
+        let _ = fs::remove_file(self.dir.path().join("ctl"));
+        let (dir, port) = (std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap()), self.port);
+        drop(self);
+        Server::start_in(dir, port, 4, more)
     }
 
     fn stop(&mut self) {
@@ -369,6 +385,64 @@ fn four_workers_never_mix_calls() {
     }
     assert_eq!(server.status("panics"), Some(0));
     server.wait("the end of all transactions", || server.status("contexts_bytes").unwrap() <= idle + 4096);
+}
+
+/// Starts a call and leaves it in progress.
+fn begin(server: &Server, name: &str) -> (Sipp, Sipp) {
+    let (callee, target) = (port(), format!("127.0.0.1:{}", server.port));
+    let answers = Sipp::start(server, "callee", callee, &["-m", "1"]);
+    std::thread::sleep(Duration::from_millis(300));
+    let calls = Sipp::start(server, "caller", port(), &[&target, "-s", &format!("a{callee}"), "-m", "1", "-d", "6000", "-cid_str", &format!("{name}-%u-%p@%s")]);
+    std::thread::sleep(Duration::from_millis(1500));
+    (answers, calls)
+}
+
+#[test]
+fn a_crash_ends_calls_without_a_dialog() {
+    if skipped() {
+        return;
+    }
+    let server = Server::start(4);
+    let (_callee, _caller) = begin(&server, "lost");
+    let server = server.crash_and_restart(&[]);
+    server.wait("the CDR", || server.rows("acc", "lost").len() == 1);
+    // Nothing was heard of the server after the answer: it ends there.
+    assert_eq!(summary(&server, "lost"), "call ended 200, acc 200");
+    let line = &server.lines("call ended", "lost")[0];
+    assert_eq!((get(line, "caller"), get(line, "answered_by")), ("caller1", "200"));
+    assert!((0..6000).contains(&get(line, "ms_duration").parse::<i64>().unwrap()), "{line:?}");
+}
+
+#[test]
+fn a_crash_loses_no_call_that_the_dialog_module_keeps() {
+    if skipped() {
+        return;
+    }
+    let tables = Path::new("/usr/share/kamailio/db_sqlite");
+    if !tables.join("dialog-create.sql").is_file() || !Path::new("/usr/lib/x86_64-linux-gnu/kamailio/modules/db_sqlite.so").is_file() {
+        eprintln!("skipped: kamailio-sqlite-modules is not installed");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("journal")).unwrap();
+    let database = dir.path().join("dialog.sqlite");
+    for script in ["standard-create.sql", "dialog-create.sql"] {
+        let input = fs::File::open(tables.join(script)).unwrap();
+        assert!(Command::new("sqlite3").arg(&database).stdin(input).status().unwrap().success());
+    }
+    let more = [format!("DIALOG_DB=\"sqlite:///{}\"", database.display())];
+    let server = Server::start_in(dir, port(), 4, &more);
+    let (_callee, mut caller) = begin(&server, "kept");
+    let server = server.crash_and_restart(&more);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(summary(&server, "kept"), "", "not ended: its dialog is back");
+    caller.wait("the call", Duration::from_secs(20));
+    server.wait("the CDR", || server.rows("acc", "kept").len() == 1);
+    assert_eq!(summary(&server, "kept"), "call ended 200, acc 200 cdr");
+    let line = &server.lines("call ended", "kept")[0];
+    assert_eq!((get(line, "caller"), get(line, "ended_by")), ("caller1", "caller1"));
+    let duration: i64 = get(line, "ms_duration").parse().unwrap();
+    assert!((5900..9000).contains(&duration), "the whole call: {duration}");
 }
 
 /// Reads a configuration without starting, or starts it in the hope that it fails.
