@@ -200,7 +200,9 @@ impl Draft {
         let param = PARAMS.iter().find(|p| p.name == name).ok_or_else(|| ConfigError::Unknown(name.into()))?;
         match (param.kind, &value) {
             (ParamType::Int, RawValue::Str(_)) => return Err(ConfigError::Type { name: param.name, expected: "a number", got: "a string", example: "1" }),
-            (ParamType::Str, RawValue::Int(_)) => return Err(ConfigError::Type { name: param.name, expected: "a string", got: "a number", example: "\"...\"" }),
+            (ParamType::Str, RawValue::Int(_)) => {
+                return Err(ConfigError::Type { name: param.name, expected: "a string", got: "a number", example: "\"...\"" });
+            }
             _ => {}
         }
         match (param.name, &value) {
@@ -263,7 +265,9 @@ impl Draft {
     pub fn finish(&self, default_db_url: Option<&str>) -> Result<Config, ConfigError> {
         let log_facility = match self.text("log_facility") {
             None => facility("LOG_DAEMON").unwrap_or_default(),
-            Some(f) => facility(f).ok_or_else(|| bad("log_facility", format!("\"{f}\" is no syslog facility: use LOG_DAEMON, LOG_LOCAL0 to LOG_LOCAL7, ...")))?,
+            Some(f) => {
+                facility(f).ok_or_else(|| bad("log_facility", format!("\"{f}\" is no syslog facility: use LOG_DAEMON, LOG_LOCAL0 to LOG_LOCAL7, ...")))?
+            }
         };
         let db = match self.text("db_url").or(default_db_url.filter(|u| !u.is_empty())) {
             None => None,
@@ -290,11 +294,15 @@ impl Draft {
             db,
             aaa,
             journal_dir: PathBuf::from(self.text("journal_dir").unwrap_or(DEFAULT_JOURNAL_DIR)),
-            journal_sync: self.choice("journal_sync", JournalSync::Batch, &[("os", JournalSync::Os), ("batch", JournalSync::Batch), ("always", JournalSync::Always)])?,
+            journal_sync: self.choice(
+                "journal_sync",
+                JournalSync::Batch,
+                &[("os", JournalSync::Os), ("batch", JournalSync::Batch), ("always", JournalSync::Always)],
+            )?,
             drop_mode: self.choice("drop_accounting_mode", DropMode::Documented, &[("documented", DropMode::Documented), ("stock", DropMode::Stock)])?,
             delivery_batch: self.ranged("delivery_batch", 500, 1..=10_000)? as usize,
             delivery_retry_max: self.ranged("delivery_retry_max", 30, 1..=3600)? as u32,
-            orphan_timeout: self.ranged("orphan_timeout", 60, 1..=86_400)? as u32,
+            orphan_timeout: self.ranged("orphan_timeout", 20, 1..=86_400)? as u32,
             arena_mib: self.ranged("arena_size", 1024, 16..=65_536)? as u32,
         })
     }
@@ -302,7 +310,9 @@ impl Draft {
     fn aaa(&self, url: &str) -> Result<Aaa, ConfigError> {
         let retry = match self.text("aaa_retry") {
             None | Some("forever") => None,
-            Some(n) => Some(n.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("aaa_retry", format!("\"{n}\" is neither \"forever\" nor a number from 1 on")))?),
+            Some(n) => {
+                Some(n.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("aaa_retry", format!("\"{n}\" is neither \"forever\" nor a number from 1 on")))?)
+            }
         };
         let aaa = Aaa { url: url.into(), service_type: self.int("service_type").and_then(|v| u32::try_from(v).ok()), retry };
         crate::backend::radius::validate(&aaa, &aaa_names(&self.fields)).map_err(|e| bad("aaa_url", e))?;

@@ -1,4 +1,4 @@
-//! Accounting module for OpenSIPS-style SIP servers: every call becomes exactly one correct bill.
+//! Accounting module for OpenSIPS-style SIP servers.
 //!
 //! A C SIP server loads this crate as `acc.so` and forks its workers. The way of a record:
 //!

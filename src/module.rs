@@ -3,6 +3,8 @@
 //! hold README.md against them.
 #![forbid(unsafe_code)]
 
+use crate::acc::record::Backend;
+
 /// Type of a parameter's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParamType {
@@ -61,7 +63,7 @@ pub const PARAMS: &[Param] = &[
     text("drop_accounting_mode", "documented"),
     int("delivery_batch", "500"),
     int("delivery_retry_max", "30"),
-    int("orphan_timeout", "60"),
+    int("orphan_timeout", "20"),
     int("arena_size", "1024"),
 ];
 
@@ -83,8 +85,8 @@ pub enum Argument {
     Flags,
     /// An SQL table name.
     Table,
-    /// Free text.
-    Text,
+    /// The comment of a manual record to this backend, which must be configured.
+    Comment(Backend),
 }
 
 /// A script function.
@@ -102,10 +104,10 @@ pub struct Function {
 pub const FUNCTIONS: [Function; 9] = [
     Function { name: "do_accounting", arguments: &[(Argument::Types, false), (Argument::Flags, true), (Argument::Table, true)], routes: Routes::Requests },
     Function { name: "drop_accounting", arguments: &[(Argument::Types, true), (Argument::Flags, true)], routes: Routes::Requests },
-    Function { name: "acc_log_request", arguments: &[(Argument::Text, false)], routes: Routes::Requests },
-    Function { name: "acc_db_request", arguments: &[(Argument::Text, false), (Argument::Table, false)], routes: Routes::Requests },
-    Function { name: "acc_aaa_request", arguments: &[(Argument::Text, false)], routes: Routes::Requests },
-    Function { name: "acc_evi_request", arguments: &[(Argument::Text, false)], routes: Routes::Requests },
+    Function { name: "acc_log_request", arguments: &[(Argument::Comment(Backend::Log), false)], routes: Routes::Requests },
+    Function { name: "acc_db_request", arguments: &[(Argument::Comment(Backend::Db), false), (Argument::Table, false)], routes: Routes::Requests },
+    Function { name: "acc_aaa_request", arguments: &[(Argument::Comment(Backend::Aaa), false)], routes: Routes::Requests },
+    Function { name: "acc_evi_request", arguments: &[(Argument::Comment(Backend::Evi), false)], routes: Routes::Requests },
     Function { name: "acc_new_leg", arguments: &[], routes: Routes::Requests },
     Function { name: "acc_load_ctx_from_dlg", arguments: &[], routes: Routes::All },
     Function { name: "acc_unload_ctx_from_dlg", arguments: &[], routes: Routes::All },

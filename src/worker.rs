@@ -78,6 +78,7 @@ pub fn emit_end(module: &Module, end: CallEnd) {
     emit(module, now);
     let later: Vec<_> = later.into_iter().map(|r| (if r.backend == Backend::Db { SinkId::Db } else { SinkId::Aaa }, r)).collect();
     match with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(end.call, &later))) {
+        Some(Ok(())) if later.is_empty() => {}
         Some(Ok(())) => wake(module),
         Some(Err(e)) => later.iter().for_each(|(sink, _)| lost(module, *sink, &e.to_string())),
         None => later.iter().for_each(|(sink, _)| lost(module, *sink, "there is no journal")),
@@ -136,7 +137,7 @@ fn journal(module: &Module, sink: SinkId, record: &Record) {
     }
 }
 
-/// The record cannot be kept: it is at least said in full where the host logs.
+/// The record cannot be kept: said and counted.
 fn lost(module: &Module, sink: SinkId, why: &str) {
     stats::add(Counter::JournalLost, 1);
     log::error!("a {} record could not be written to the journal in {} and is lost: {why}", sink.name(), module.config.journal_dir.display());
@@ -157,6 +158,9 @@ pub fn print(module: &Module, level: i32, facility: Option<i32>, text: &[u8]) {
     let facility = facility.unwrap_or(settings.facility);
     if settings.stderr {
         print_stderr(level, &settings, text);
+        if !settings.syslog {
+            stats::add(Counter::LogWritten, 1);
+        }
     }
     if settings.syslog {
         let mut message = settings.prefix.clone().into_bytes();
@@ -166,7 +170,7 @@ pub fn print(module: &Module, level: i32, facility: Option<i32>, text: &[u8]) {
         let datagram = line::datagram(level, facility, &settings.name, std::process::id(), &message);
         with_process(module, |p| match p.syslog.try_send(&datagram) {
             Sent::Taken | Sent::Clipped => stats::add(Counter::LogWritten, 1),
-            Sent::TooLong => stats::add(Counter::LogDead, 1),
+            Sent::TooLong => stats::add(Counter::JournalLost, 1),
             Sent::NotTaken => match p.journal.as_mut().map(|j| j.append_line(SinkId::Log, &datagram)) {
                 Some(Ok(())) => wake(module),
                 _ => stats::add(Counter::JournalLost, 1),

@@ -27,7 +27,7 @@ fn a_journal_is_shown_verified_delivered_and_put_back() {
     let dir = Dir::open(&journal).unwrap();
     let mut w = writer(&dir, 1);
     w.append_record(SinkId::Db, &record(Kind::Cdr, "one")).unwrap();
-    let mut lost = record(Kind::Cdr, "two");
+    let mut lost = record(Kind::Manual, "two");
     lost.table = "later".into();
     w.append_record(SinkId::Db, &lost).unwrap();
     w.append(SinkId::Aaa, &Payload::Record(Box::new(record(Kind::Cdr, "three")))).unwrap();
@@ -37,7 +37,10 @@ fn a_journal_is_shown_verified_delivered_and_put_back() {
     assert!(out.contains("db: at most 2 waiting, 0 dead") && out.contains("aaa: 1 waiting"), "{out}");
     let out = accctl(&["dump", "--json"], Some(&journal));
     let lines: Vec<serde_json::Value> = String::from_utf8(out.stdout).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!(lines.iter().map(|l| (&l["sink"], &l["record"]["callid"])).map(|(s, c)| format!("{s}{c}")).collect::<Vec<_>>(), ["\"db\"\"one\"", "\"db\"\"two\"", "\"aaa\"\"three\""]);
+    assert_eq!(
+        lines.iter().map(|l| (&l["sink"], &l["record"]["callid"])).map(|(s, c)| format!("{s}{c}")).collect::<Vec<_>>(),
+        ["\"db\"\"one\"", "\"db\"\"two\"", "\"aaa\"\"three\""]
+    );
     let out = accctl(&["verify"], Some(&journal));
     assert!(out.status.success() && text(&out).contains("3 entries, 0 damaged"), "{}", text(&out));
 
@@ -53,7 +56,10 @@ fn a_journal_is_shown_verified_delivered_and_put_back() {
     let out = accctl(&[&["schema", "--url", &url, "--apply", "--table-acc", "later"], &fields[..]].concat(), None);
     assert!(out.status.success() && text(&out).contains("CREATE TABLE \"later\""), "{}", text(&out));
     let out = accctl(&["schema", "--url", &url, "--extra", "a->one_more"], None);
-    assert_eq!(text(&out), "ALTER TABLE \"acc\" ADD COLUMN \"one_more\" VARCHAR(255) DEFAULT NULL;\nALTER TABLE \"missed_calls\" ADD COLUMN \"one_more\" VARCHAR(255) DEFAULT NULL;\n");
+    assert_eq!(
+        text(&out),
+        "ALTER TABLE \"acc\" ADD COLUMN \"one_more\" VARCHAR(255) DEFAULT NULL;\nALTER TABLE \"missed_calls\" ADD COLUMN \"one_more\" VARCHAR(255) DEFAULT NULL;\n"
+    );
     let out = accctl(&[&["deliver", "--url", &url], &fields[..]].concat(), Some(&journal));
     assert!(text(&out).contains("db: 1 delivered, 0 dead"), "{}", text(&out));
 

@@ -134,6 +134,7 @@ fn aaa_url_without_a_client_is_refused() {
         stop: Arc::default(),
         log_socket: tmp.path().join("log"),
         aaa: None,
+        tables: None,
         only_what_is_there: None,
     };
     assert!(acc::delivery::run(delivery).unwrap_err().to_string().starts_with("aaa_url cannot be used"));

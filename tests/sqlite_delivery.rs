@@ -68,10 +68,7 @@ fn every_value_stands_in_its_column() {
     let running = Running::start(config(&p.database, &p.journal), &dir);
     let mut w = writer(&dir, 1);
     let mut cdr = record(Kind::Cdr, "cdr");
-    cdr.legs = vec![
-        vec![field("leg_src", Some(b"a")), field("leg_dst", Some(b"b"))],
-        vec![field("leg_src", Some(b"c")), field("leg_dst", None)],
-    ];
+    cdr.legs = vec![vec![field("leg_src", Some(b"a")), field("leg_dst", Some(b"b"))], vec![field("leg_src", Some(b"c")), field("leg_dst", None)]];
     let mut manual = record(Kind::Manual, "manual");
     manual.times = None;
     manual.extras = vec![];
@@ -89,7 +86,12 @@ fn every_value_stands_in_its_column() {
     let core = |callid: &str| -> Vec<String> { [callid, "INVITE", "ft", "tt", "200", "OK", &time].map(String::from).to_vec() };
     let row = |callid: &str, rest: &[&str]| core(callid).into_iter().chain(rest.iter().map(|s| s.to_string())).collect::<Vec<_>>();
     let number = |column: &str| format!("CAST({column} AS TEXT)");
-    let sql = format!("SELECT {columns}, leg_src, leg_dst, {}, created, {}, {} FROM acc WHERE callid != 'nasty' ORDER BY id", number("setuptime"), number("duration"), number("ms_duration"));
+    let sql = format!(
+        "SELECT {columns}, leg_src, leg_dst, {}, created, {}, {} FROM acc WHERE callid != 'nasty' ORDER BY id",
+        number("setuptime"),
+        number("duration"),
+        number("ms_duration")
+    );
     assert_eq!(
         query(&p.database, &sql),
         [
@@ -199,14 +201,19 @@ fn poison_rows_and_unknown_script_tables_are_dead_and_the_rest_goes_on() {
     for n in 0..120 {
         let mut r = record(Kind::Cdr, &if n % 40 == 7 { format!("poison-{n}") } else { format!("good-{n}") });
         if n == 60 {
+            // A manual record's table must exist; one that a script names for its calls is made.
+            r = record(Kind::Manual, "good-60");
             r.table = "no_such_table".into();
+        }
+        if n == 61 {
+            r.table = "my_calls".into();
         }
         w.append_record(SinkId::Db, &r).unwrap();
     }
     let running = Running::start(config(&p.database, &p.journal), &dir);
-    wait_until("the good rows", || count(&p.database, "acc") == 116);
+    wait_until("the good rows", || count(&p.database, "acc") == 115);
     running.stop();
-    assert_eq!(count(&p.database, "acc"), 116);
+    assert_eq!((count(&p.database, "acc"), count(&p.database, "my_calls")), (115, 1));
     let dead = std::fs::read_to_string(p.journal.join("dead-db.jsonl")).unwrap();
     let lines: Vec<serde_json::Value> = dead.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(lines.len(), 4);
@@ -218,6 +225,43 @@ fn poison_rows_and_unknown_script_tables_are_dead_and_the_rest_goes_on() {
             assert!(callid.starts_with("poison-") && reason.contains("no poison"), "{callid}: {reason}");
         }
     }
+}
+
+#[test]
+fn without_its_cursor_table_the_rows_come_and_the_cursor_is_a_file() {
+    let p = place();
+    execute(&p.database, "CREATE VIEW acc_delivery AS SELECT 1 AS something_else");
+    let dir = Dir::open(&p.journal).unwrap();
+    let mut w = writer(&dir, 1);
+    for round in 1..=2 {
+        let running = Running::start(config(&p.database, &p.journal), &dir);
+        for n in 0..100 {
+            w.append_record(SinkId::Db, &record(Kind::Cdr, &format!("{round}-{n}"))).unwrap();
+        }
+        wait_until("the rows", || count(&p.database, "acc") == round * 100);
+        running.stop();
+        assert!(std::fs::read_to_string(p.journal.join("cursor-db")).unwrap().contains(".seg "));
+    }
+    assert_eq!(query(&p.database, "SELECT count(*) || ' ' || count(DISTINCT callid) FROM acc"), [["200 200"]]);
+}
+
+#[test]
+fn a_database_file_moved_away_is_made_anew() {
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    let running = Running::start(config(&p.database, &p.journal), &dir);
+    let mut w = writer(&dir, 1);
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "before")).unwrap();
+    wait_until("the first row", || count(&p.database, "acc") == 1);
+    let moved = p.database.with_extension("old");
+    for suffix in ["", "-wal", "-shm"] {
+        let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+        let _ = std::fs::rename(with(&p.database), with(&moved));
+    }
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "after")).unwrap();
+    wait_until("the row in the new file", || query(&p.database, "SELECT callid FROM acc WHERE callid = 'after'").len() == 1);
+    running.stop();
+    assert_eq!(query(&moved, "SELECT callid FROM acc"), [["before"]]);
 }
 
 /// Not a test: the process that the next one kills.

@@ -348,6 +348,7 @@ int core_load(void)
 	/* the core itself has numbers in the contexts */
 	context_register_int(OS_CONTEXT_GLOBAL);
 	context_register_int(OS_CONTEXT_TRAN);
+	context_register_int(OS_CONTEXT_DIALOG); /* not later: restored dialogs have values before all modules are ready */
 
 	if (!settings.foreign)
 		add_module(with_version(&first_exports), "proto_udp", NULL);
@@ -435,7 +436,6 @@ int core_init(void)
 	/* modules that come later have numbers in the contexts too: positions stay, offsets move */
 	context_register_int(OS_CONTEXT_GLOBAL);
 	context_register_int(OS_CONTEXT_GLOBAL);
-	context_register_int(OS_CONTEXT_DIALOG);
 	for (struct route *r = scenario.routes; r; r = r->next) {
 		if (route_in_force(r) && route_compile(r, true) < 0) {
 			LM_ERR("failed to fix configuration with err code -1");

@@ -175,7 +175,7 @@ struct route {
 enum step_kind {
 	SP_START, SP_START_FAILS, SP_STOP, SP_RESTART, SP_KILL9, SP_RECV, SP_REPLY, SP_TIMEOUT, SP_DLG_TIMEOUT, SP_DLG_END, SP_DLG_SAVE,
 	SP_DLG_SET, SP_REAP, SP_LOCAL, SP_SLEEP, SP_SIGNAL, SP_EXPECT, SP_MODPARAM, SP_HOST, SP_SHELL, SP_LOOP, SP_END, SP_MARK, SP_RUN,
-	SP_STAT
+	SP_TIMERS
 };
 enum expect_what { EX_LOG, EX_EVENT, EX_ROW, EX_STAT, EX_DOWN, EX_UP, EX_LIVE, EX_SHELL };
 struct settings;
@@ -221,6 +221,7 @@ struct settings {
 	bool to_stderr, to_syslog, dialog, dialog_first, rr, append_fromtag, tm, early_check;
 	char subscribed[512];
 	char db_default_url[512];
+	char env[256]; /* NAME=VALUE for the server */
 	struct {
 		char name[64];
 		bool string;
@@ -342,7 +343,6 @@ int dlg_set(const char *name, const char *value, const char *text, bool replicat
 void dlg_unref_cell(os_dlg_cell *d, int n);
 
 /* ---- server and runner ---- */
-void run_timers(void);
 #define MAX_WORKERS 16
 struct answer { /* of a process to the runner */
 	int step;

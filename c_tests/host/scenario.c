@@ -261,6 +261,10 @@ static void set_host(char *p)
 	char key[64], v[256];
 
 	word(&p, key, sizeof key);
+	if (!strcmp(key, "env")) {
+		snprintf(parsing.env, sizeof parsing.env, "%s", strcmp(p, "none") ? p : "");
+		return;
+	}
 	if (!strcmp(key, "subscribe") || !strcmp(key, "default_url")) {
 		snprintf(key[0] == 's' ? parsing.subscribed : parsing.db_default_url, 512, "%s", *p == '"' ? string(&p) : p);
 		return;
@@ -336,6 +340,11 @@ static void parse_line(char *p)
 	word(&p, key, sizeof key);
 	if (!strcmp(key, "title")) {
 		snprintf(scenario.title, sizeof scenario.title, "%s", p);
+	} else if (!strcmp(key, "needs")) { /* speed: durations are part of what is tested */
+		if (!strcmp(p, "speed") && getenv("HOST_SLOW") && atof(getenv("HOST_SLOW")) > 1) {
+			printf("1..0 # SKIP %s needs speed\n", scenario.file);
+			exit(0);
+		}
 	} else if (!strcmp(key, "let")) {
 		struct let *l = calloc(1, sizeof *l);
 		word(&p, l->name, sizeof l->name);
@@ -448,6 +457,11 @@ static void parse_line(char *p)
 		s->negative = key[4] == 'r';
 	} else if (!strcmp(key, "reap")) {
 		add(SP_REAP)->worker = 0;
+	} else if (!strcmp(key, "timers")) {
+		s = add(SP_TIMERS);
+		s->worker = 0;
+		if (word(&p, w, sizeof w) && !strcmp(w, "in") && word(&p, w, sizeof w))
+			s->worker = atoi(w);
 	} else if (!strcmp(key, "local")) {
 		s = add(SP_LOCAL);
 		word(&p, w, sizeof w);
@@ -693,6 +707,8 @@ static bool start(struct step *s)
 		for (int i = 0; i <= settings.workers; i++)
 			close(channel[i][0]);
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (settings.env[0])
+			putenv(settings.env);
 		server_main();
 	}
 	for (int i = 0; i <= settings.workers; i++)
@@ -784,7 +800,7 @@ static bool fits(const char *pat, const char *s)
 				if (after == s || !(isdigit((unsigned char)*s) || *s == '-'))
 					return false;
 				if (pat[1] == 'n' && sscanf(pat, "{n:%lld..%lld}", &lo, &hi) == 2) {
-					if (v < lo || v > hi + (slow > 1 ? (long long)(slow * 2) : 0))
+					if (v < lo || v > (slow > 1 ? (long long)((double)(hi + 2) * slow) : hi))
 						return false;
 				} else if (pat[1] == 't' && sscanf(pat, "{t+%lld}", &lo) == 1) {
 					if (v < (long long)marked + lo - 1 || v > (long long)marked + lo + 1 + (slow > 1 ? (long long)(slow * 2) : 0))
@@ -1108,6 +1124,7 @@ int scenario_run(void)
 		case SP_DLG_SET: tell(s, i, round, "dialog value", s->text); break;
 		case SP_REAP: tell(s, i, round, "deleting", "transactions"); break;
 		case SP_LOCAL: tell(s, i, round, "own request", s->msg); break;
+		case SP_TIMERS: tell(s, i, round, "timers of", "modules"); break;
 		case SP_RUN: tell(s, i, round, "route", s->name); break;
 		case SP_SLEEP: usleep((useconds_t)s->count * 1000); break;
 		case SP_MARK: marked = time(NULL); break;

@@ -61,6 +61,38 @@ void report(bool ok, int line, const char *fmt, ...)
 	strcat(answer.text, "\n");
 }
 
+/* ---- timers of modules: in the timer process, outside of any message ---- */
+static struct {
+	os_timer_fn *run;
+	void *param;
+	unsigned interval, next;
+} timer[8];
+static int timers;
+static unsigned ticks;
+
+int register_timer(char *label, os_timer_fn *run, void *param, unsigned int interval, unsigned short flags)
+{
+	(void)flags;
+	if (S->status != ST_STARTING || !label || !run || !interval || timers == (int)(sizeof timer / sizeof timer[0]))
+		return -1;
+	timer[timers].run = run;
+	timer[timers].interval = timer[timers].next = interval;
+	timer[timers++].param = param;
+	return 0;
+}
+
+static void run_timers(bool all)
+{
+	T = OS_T_UNDEFINED;
+	current_processing_ctx = NULL;
+	for (int i = 0; i < timers; i++) {
+		if (!all && timer[i].next > ticks)
+			continue;
+		timer[i].next = ticks + timer[i].interval;
+		timer[i].run(ticks, timer[i].param);
+	}
+}
+
 /* ---- what a worker does ---- */
 /* %n in a message is the round of the loop it is in */
 static char *with_round(const char *text, int len, int round, int *out_len)
@@ -219,6 +251,7 @@ static void do_step(const struct command *c)
 	case SP_REAP: tm_reap(false); break;
 	case SP_LOCAL: do_local(s, c->round); break;
 	case SP_RUN: do_run(s); break;
+	case SP_TIMERS: run_timers(true); break;
 	case SP_EXPECT: {
 		long v;
 		core_stat(s->text, &v);
@@ -241,12 +274,17 @@ static _Noreturn void child_main(int no)
 	memset(&answer, 0, sizeof answer);
 	if (send(channel[no][1], &answer, sizeof answer, 0) < 0)
 		exit(255);
-	for (;;) {
-		if (poll(fd, 2, -1) < 0) {
-			if (errno == EINTR)
-				continue;
+	for (time_t began = time(NULL);;) {
+		int n = poll(fd, 2, no ? -1 : 250);
+
+		if (n < 0 && errno != EINTR)
 			exit(255);
+		if (!no) {
+			ticks = (unsigned)(time(NULL) - began);
+			run_timers(false);
 		}
+		if (n <= 0)
+			continue;
 		if (fd[1].revents) /* the attendant says it is over */
 			exit(0);
 		if (!(fd[0].revents & POLLIN) || recv(fd[0].fd, &c, sizeof c, 0) != sizeof c) {
@@ -344,28 +382,6 @@ static void children_ended(void)
 	}
 }
 
-/* timers of modules: kept, and run when a scenario says so */
-static struct {
-	os_timer_fn *run;
-	void *param;
-} timer[8];
-static int timers;
-
-int register_timer(char *label, os_timer_fn *run, void *param, unsigned int interval, unsigned short flags)
-{
-	(void)flags;
-	if (!label || !interval || timers == (int)(sizeof timer / sizeof timer[0]))
-		return -1;
-	timer[timers].run = run;
-	timer[timers++].param = param;
-	return 0;
-}
-
-void run_timers(void)
-{
-	for (int i = 0; i < timers; i++)
-		timer[i].run(0, timer[i].param);
-}
 
 void server_main(void)
 {

@@ -1,4 +1,5 @@
 title early_media and cdr: the call starts at the 200
+needs speed
 include base.inc
 modparam early_media 1
 route request main {

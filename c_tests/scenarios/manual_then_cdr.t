@@ -1,4 +1,5 @@
 title a manual record long before the answer does not move the start of the call
+needs speed
 include base.inc
 route request main {
   do_accounting("log|db", "cdr") -> 1

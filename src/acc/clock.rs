@@ -1,4 +1,4 @@
-//! Instants: wall clock for display, monotonic clock for durations (D5, field-notes 4).
+//! Instants: wall clock for display, monotonic clock for durations (D5).
 #![forbid(unsafe_code)]
 
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -22,10 +22,9 @@ pub struct Moment {
 static BOOT: Lazy<u64> = Lazy::new(|| {
     // Without the file (a container that hides it) the monotonic clock counts only inside this
     // run of the server: its own start tells the runs apart.
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map_or_else(
-        || Moment::wall_now().0 as u64,
-        |id| id.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)),
-    )
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .ok()
+        .map_or_else(|| Moment::wall_now().0 as u64, |id| id.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)))
 });
 
 impl Moment {

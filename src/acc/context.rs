@@ -122,18 +122,26 @@ pub enum EndCause {
 }
 
 impl EndCause {
-    /// Name in records.
-    pub const fn name(self) -> &'static str {
+    /// `end_cause` in records.
+    pub const fn cause(self) -> &'static str {
         match self {
-            EndCause::Caller => "caller",
-            EndCause::Callee => "callee",
+            EndCause::Caller | EndCause::Callee => "bye",
             EndCause::Proxy => "proxy",
             EndCause::Timeout => "timeout",
             EndCause::Orphan => "orphan",
         }
     }
 
-    const fn from_index(n: u8) -> Option<EndCause> {
+    /// `end_side` in records.
+    pub const fn side(self) -> &'static str {
+        match self {
+            EndCause::Caller => "caller",
+            EndCause::Callee => "callee",
+            EndCause::Proxy | EndCause::Timeout | EndCause::Orphan => "proxy",
+        }
+    }
+
+    pub(crate) const fn from_index(n: u8) -> Option<EndCause> {
         match n {
             0 => Some(EndCause::Caller),
             1 => Some(EndCause::Callee),
@@ -255,7 +263,14 @@ impl Context {
     /// Appends the encoding.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(VERSION);
-        let flags = [(self.marked, MARKED), (self.in_dialog, IN_DIALOG), (self.upstream, UPSTREAM), (self.answered.is_some(), ANSWERED), (self.ended.is_some(), ENDED), (self.closed, CLOSED)];
+        let flags = [
+            (self.marked, MARKED),
+            (self.in_dialog, IN_DIALOG),
+            (self.upstream, UPSTREAM),
+            (self.answered.is_some(), ANSWERED),
+            (self.ended.is_some(), ENDED),
+            (self.closed, CLOSED),
+        ];
         out.push(flags.iter().filter(|(on, _)| *on).fold(0, |f, (_, bit)| f | bit));
         out.extend_from_slice(&self.marks.0.to_le_bytes());
         put_moment(out, self.arrived);
@@ -430,7 +445,16 @@ mod tests {
     fn leg_indexes_count_from_both_ends() {
         let mut c = Context::new(Moment::default(), true);
         c.legs.resize(3, Values::default());
-        for (index, want) in [(None, Some(2)), (Some(0), Some(0)), (Some(2), Some(2)), (Some(3), None), (Some(-1), Some(2)), (Some(-3), Some(0)), (Some(-4), None), (Some(i64::MIN + 3), None)] {
+        for (index, want) in [
+            (None, Some(2)),
+            (Some(0), Some(0)),
+            (Some(2), Some(2)),
+            (Some(3), None),
+            (Some(-1), Some(2)),
+            (Some(-3), Some(0)),
+            (Some(-4), None),
+            (Some(i64::MIN + 3), None),
+        ] {
             assert_eq!(c.leg_index(index), want, "{index:?}");
         }
         assert_eq!(Context::new(Moment::default(), false).leg_index(None), None);

@@ -1,4 +1,4 @@
-//! Decisions: an event and a context in, the records to write out (behaviour.md §2).
+//! Decisions: an event and a context in, the records to write out.
 //!
 //! Nothing here writes anything; the host layer calls these functions under the context's lock
 //! and hands the records to the backends after releasing it.
@@ -33,6 +33,7 @@ struct Source<'a> {
     /// Completion, or the answer of a call.
     time: Moment,
     duration_ms: Option<i64>,
+    end: Option<EndCause>,
 }
 
 impl Source<'_> {
@@ -42,7 +43,7 @@ impl Source<'_> {
             std::mem::swap(&mut core.from_tag, &mut core.to_tag);
         }
         // Lines and rows of a request without context keep the original's short shape; events and
-        // RADIUS packets always carry both times (behaviour.md §3, D2).
+        // RADIUS packets always carry both times (D2).
         let timed = self.values.is_some() || matches!(backend, Backend::Evi | Backend::Aaa);
         let times = timed.then(|| Times { created: self.created.wall, setup_ms: self.time.millis_since(self.created) });
         let fields = &self.config.fields;
@@ -53,15 +54,32 @@ impl Source<'_> {
             (None, _) => (Vec::new(), Vec::new()),
         };
         let id = identity(self.kind, &core, self.created, self.time);
-        Record { kind: self.kind, backend, table, core, time: self.time.wall, times, duration_ms: self.duration_ms, in_dialog: self.in_dialog, extras, legs, id }
+        let mut record = Record {
+            kind: self.kind,
+            backend,
+            table,
+            core,
+            time: self.time.wall,
+            times,
+            duration_ms: self.duration_ms,
+            end: self.end,
+            in_dialog: self.in_dialog,
+            extras,
+            legs,
+            id,
+        };
+        let declared = fields.extra.of(backend).iter().map(|d| &*fields.extra.tags[d.tag]);
+        for (i, tag) in declared.enumerate() {
+            if record.extras.get(i).is_some_and(|f| f.value.is_none()) {
+                record.extras[i].value = record.own_value(tag);
+            }
+        }
+        record
     }
 }
 
 fn fields_of(set: &FieldSet, backend: Backend, values: &Values) -> Vec<Field> {
-    set.of(backend)
-        .iter()
-        .map(|d| Field { name: Arc::clone(&d.name), value: values.get(set.tags[d.tag].as_bytes()).map(<[u8]>::to_vec) })
-        .collect()
+    set.of(backend).iter().map(|d| Field { name: Arc::clone(&d.name), value: values.get(set.tags[d.tag].as_bytes()).map(<[u8]>::to_vec) }).collect()
 }
 
 /// One list for each leg; none when the backend declares no leg field (D16), or when the context
@@ -123,7 +141,18 @@ pub fn is_cdr_call(ctx: &Context) -> bool {
 }
 
 fn transaction_source<'a>(config: &'a Config, ctx: &Context, values: &'a Context, kind: Kind, core: &'a Core, now: Moment) -> Source<'a> {
-    Source { config, values: Some(values), kind, core, upstream: ctx.upstream, in_dialog: ctx.in_dialog, created: ctx.arrived, time: now, duration_ms: None }
+    Source {
+        config,
+        values: Some(values),
+        kind,
+        core,
+        upstream: ctx.upstream,
+        in_dialog: ctx.in_dialog,
+        created: ctx.arrived,
+        time: now,
+        duration_ms: None,
+        end: None,
+    }
 }
 
 /// An attempt failed: the missed records, each backend's flag used up.
@@ -155,9 +184,7 @@ pub fn on_reply(config: &Config, ctx: &mut Context, call: Option<&Context>, repl
         return records;
     }
     let answers_call = is_invite(ctx) && !ctx.in_dialog && (200..300).contains(&reply.code);
-    let due = |b: &Backend| {
-        ctx.marks.on(*b) && (reply.code < 300 || ctx.marks.has(*b, Flag::Failed)) && !(answers_call && ctx.marks.has(*b, Flag::Cdr))
-    };
+    let due = |b: &Backend| ctx.marks.on(*b) && (reply.code < 300 || ctx.marks.has(*b, Flag::Failed)) && !(answers_call && ctx.marks.has(*b, Flag::Cdr));
     let core = core_with(ctx, reply);
     let source = transaction_source(config, ctx, call.unwrap_or(ctx), Kind::Transaction, &core, now);
     records.extend(EVENT_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Transaction, &ctx.table))));
@@ -193,7 +220,7 @@ pub struct CallEnd {
 
 /// The CDR of an answered and ended call, once: whoever asks first gets it.
 pub fn cdr(config: &Config, ctx: &mut Context) -> Option<CallEnd> {
-    let (Some(answered), Some((ended, _)), false) = (ctx.answered, ctx.ended, ctx.closed) else {
+    let (Some(answered), Some((ended, cause)), false) = (ctx.answered, ctx.ended, ctx.closed) else {
         return None;
     };
     ctx.closed = true;
@@ -207,6 +234,7 @@ pub fn cdr(config: &Config, ctx: &mut Context) -> Option<CallEnd> {
         created: ctx.arrived,
         time: answered,
         duration_ms: Some(ended.millis_since(answered)),
+        end: Some(cause),
     };
     let due = |b: &Backend| ctx.marks.on(*b) && ctx.marks.has(*b, Flag::Cdr);
     let records = CDR_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Cdr, &ctx.table))).collect();
@@ -241,6 +269,7 @@ pub fn manual(config: &Config, backend: Backend, values: Option<&Context>, reque
         created: request.arrived,
         time: now,
         duration_ms: None,
+        end: None,
     };
     source.record(backend, table_of(config, backend, Kind::Manual, table))
 }

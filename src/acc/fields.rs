@@ -1,4 +1,4 @@
-//! Grammar of `extra_fields` and `leg_fields` (behaviour.md §1) and the declared fields.
+//! Grammar of `extra_fields` and `leg_fields` and the declared fields.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -69,10 +69,7 @@ impl FieldSet {
         if backend.is_empty() {
             return Err(FieldError::NoBackend(definition.trim().into()));
         }
-        let backend = Backend::ALL
-            .into_iter()
-            .find(|b| b.name().eq_ignore_ascii_case(backend))
-            .ok_or_else(|| FieldError::UnknownBackend(backend.into()))?;
+        let backend = Backend::ALL.into_iter().find(|b| b.name().eq_ignore_ascii_case(backend)).ok_or_else(|| FieldError::UnknownBackend(backend.into()))?;
         let mut parsed = Vec::new();
         for item in list.split(';') {
             let item = item.trim();
@@ -119,9 +116,7 @@ fn is_word(s: &str) -> bool {
 /// An SQL identifier that needs no quoting tricks: letters, digits, '_', no leading digit, at most
 /// 63 bytes (the shortest limit of the three databases, PostgreSQL's).
 pub fn is_identifier(s: &str) -> bool {
-    s.len() <= 63
-        && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-        && s.bytes().next().is_some_and(|b| !b.is_ascii_digit())
+    s.len() <= 63 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') && s.bytes().next().is_some_and(|b| !b.is_ascii_digit())
 }
 
 #[cfg(test)]

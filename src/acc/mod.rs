@@ -7,7 +7,7 @@ pub mod decide;
 pub mod fields;
 mod identity;
 pub mod marks;
-pub mod record;
 pub mod reason;
+pub mod record;
 pub mod stock;
 mod wire;

@@ -69,17 +69,23 @@ pub const fn phrase(code: u16) -> &'static str {
         600 => "Busy Everywhere",
         603 => "Decline",
         604 => "Does not Exist Anywhere",
-        600.. => "Global Failure",
-        500..=599 => "Server Failure",
-        400..=499 => "Request Failure",
-        300..=399 => "Redirection",
-        200..=299 => "Successful",
-        100..=199 => "Provisional",
-        0..=99 => "Unspecified",
+        _ => class(code),
     }
 }
 
-/// Code and reason of a script's comment (behaviour.md §2): "NNN reason", "NNN", or only a reason.
+const fn class(code: u16) -> &'static str {
+    match code {
+        0..=99 => "Unspecified",
+        100..=199 => "Provisional",
+        200..=299 => "Successful",
+        300..=399 => "Redirection",
+        400..=499 => "Request Failure",
+        500..=599 => "Server Failure",
+        600.. => "Global Failure",
+    }
+}
+
+/// Code and reason of a script's comment: "NNN reason", "NNN", or only a reason.
 pub fn split_comment(comment: &[u8]) -> (Option<u16>, Vec<u8>) {
     let (code, rest) = match comment {
         [a, b, c, rest @ ..] if a.is_ascii_digit() && b.is_ascii_digit() && c.is_ascii_digit() => {

@@ -1,10 +1,11 @@
 //! A record: what one backend has to write about one event, and its journal encoding.
 //!
 //! The encoding is little-endian with explicit lengths, so that a journal written by one
-//! build is readable by the next (behaviour.md's formats are made from it by `backend`).
+//! build is readable by the next.
 
 use std::sync::Arc;
 
+use super::context::EndCause;
 use super::wire::{Reader, put_bytes, put_len};
 
 /// The backends a call can be accounted to, in the order their marks are kept.
@@ -131,6 +132,13 @@ pub struct Times {
     pub setup_ms: i64,
 }
 
+/// Identity of the record, 32 hexadecimal digits: the same for every copy of it.
+pub const ACC_ID: &str = "acc_id";
+/// Why the call ended: bye, proxy, timeout or orphan (CDR only).
+pub const END_CAUSE: &str = "end_cause";
+/// Who ended the call: caller, callee or proxy (CDR only).
+pub const END_SIDE: &str = "end_side";
+
 /// What one backend writes about one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
@@ -148,13 +156,15 @@ pub struct Record {
     pub times: Option<Times>,
     /// Milliseconds from the answer to the end, monotonic (CDR only).
     pub duration_ms: Option<i64>,
+    /// How the call ended (CDR only).
+    pub end: Option<EndCause>,
     /// The request had a To tag (RADIUS tells Start, Stop, Alive and Failed by it).
     pub in_dialog: bool,
     /// Extra values in declaration order.
     pub extras: Vec<Field>,
     /// Leg values, one list for each leg; empty when the backend declares no leg field.
     pub legs: Vec<Vec<Field>>,
-    /// Identity of the record: the same for every copy of it, see [`Record::make_id`].
+    /// Identity of the record: the same for every copy of it, see [`super::decide`].
     pub id: u128,
 }
 
@@ -164,7 +174,7 @@ impl Record {
         self.times.map_or(0, |t| t.setup_ms.div_euclid(1000))
     }
 
-    /// Call duration in seconds, rounded up (behaviour.md §3).
+    /// Call duration in seconds, rounded up.
     pub fn duration_seconds(&self) -> i64 {
         let ms = self.duration_ms.unwrap_or(0).max(0);
         ms / 1000 + i64::from(ms % 1000 != 0)
@@ -175,12 +185,25 @@ impl Record {
         self.legs.len().max(1)
     }
 
+    /// Values that every record has of its own: a field whose tag is one of these names gets them
+    /// unless the script set it, and SQL writes them where the table has such a column.
+    pub fn own_value(&self, name: &str) -> Option<Vec<u8>> {
+        match name {
+            ACC_ID => Some(format!("{:032x}", self.id).into_bytes()),
+            END_CAUSE => self.end.map(|e| e.cause().as_bytes().to_vec()),
+            END_SIDE => self.end.map(|e| e.side().as_bytes().to_vec()),
+            _ => None,
+        }
+    }
+
     /// Appends the journal encoding.
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.push(ENCODING);
         out.push(self.kind as u8);
         out.push(self.backend as u8);
-        out.push(u8::from(self.in_dialog) | u8::from(self.times.is_some()) << 1 | u8::from(self.duration_ms.is_some()) << 2);
+        out.push(
+            u8::from(self.in_dialog) | u8::from(self.times.is_some()) << 1 | u8::from(self.duration_ms.is_some()) << 2 | u8::from(self.end.is_some()) << 3,
+        );
         out.extend_from_slice(&self.id.to_le_bytes());
         out.extend_from_slice(&self.time.0.to_le_bytes());
         if let Some(t) = self.times {
@@ -189,6 +212,9 @@ impl Record {
         }
         if let Some(d) = self.duration_ms {
             out.extend_from_slice(&d.to_le_bytes());
+        }
+        if let Some(e) = self.end {
+            out.push(e as u8);
         }
         put_bytes(out, self.table.as_bytes());
         for v in self.core.values() {
@@ -220,6 +246,10 @@ impl Record {
             0 => None,
             _ => Some(r.i64()?),
         };
+        let end = match flags & 8 {
+            0 => None,
+            _ => Some(EndCause::from_index(r.u8()?)?),
+        };
         let table = Arc::from(r.text()?);
         let core = Core {
             method: r.bytes()?.to_vec(),
@@ -239,7 +269,7 @@ impl Record {
         if !r.0.is_empty() {
             return None;
         }
-        Some(Record { kind, backend, table, core, time, times, duration_ms, in_dialog: flags & 1 != 0, extras, legs, id })
+        Some(Record { kind, backend, table, core, time, times, duration_ms, end, in_dialog: flags & 1 != 0, extras, legs, id })
     }
 }
 
@@ -280,8 +310,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn field() -> impl Strategy<Value = Field> {
-        ("[a-z_]{1,12}", proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)))
-            .prop_map(|(name, value)| Field { name: Arc::from(name), value })
+        ("[a-z_]{1,12}", proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40))).prop_map(|(name, value)| Field { name: Arc::from(name), value })
     }
 
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
@@ -291,12 +320,12 @@ mod tests {
     prop_compose! {
         fn record()(kind in 0u8..4, backend in 0u8..4, table in "[a-z]{0,8}", core in (bytes(), bytes(), bytes(), bytes(), bytes(), bytes()),
                     time in any::<i64>(), times in proptest::option::of((any::<i64>(), any::<i64>())), duration_ms in proptest::option::of(any::<i64>()),
-                    in_dialog in any::<bool>(), extras in proptest::collection::vec(field(), 0..5),
+                    end in proptest::option::of(0u8..5), in_dialog in any::<bool>(), extras in proptest::collection::vec(field(), 0..5),
                     legs in proptest::collection::vec(proptest::collection::vec(field(), 0..3), 0..4), id in any::<u128>()) -> Record {
             Record {
                 kind: Kind::from_index(kind).unwrap(), backend: Backend::from_index(backend).unwrap(), table: Arc::from(table),
                 core: Core { method: core.0, from_tag: core.1, to_tag: core.2, callid: core.3, code: core.4, reason: core.5 },
-                time: Wall(time), times: times.map(|(c, s)| Times { created: Wall(c), setup_ms: s }), duration_ms, in_dialog, extras, legs, id,
+                time: Wall(time), times: times.map(|(c, s)| Times { created: Wall(c), setup_ms: s }), duration_ms, end: end.and_then(EndCause::from_index), in_dialog, extras, legs, id,
             }
         }
     }
@@ -325,8 +354,20 @@ mod tests {
 
     #[test]
     fn duration_is_rounded_up() {
-        let mut r = Record { kind: Kind::Cdr, backend: Backend::Log, table: "".into(), core: Core::default(), time: Wall(0), times: None,
-            duration_ms: Some(1400), in_dialog: false, extras: vec![], legs: vec![], id: 0 };
+        let mut r = Record {
+            kind: Kind::Cdr,
+            backend: Backend::Log,
+            table: "".into(),
+            core: Core::default(),
+            time: Wall(0),
+            times: None,
+            duration_ms: Some(1400),
+            end: None,
+            in_dialog: false,
+            extras: vec![],
+            legs: vec![],
+            id: 0,
+        };
         for (ms, s) in [(0, 0), (1, 1), (1000, 1), (1001, 2), (1400, 2), (1600, 2)] {
             r.duration_ms = Some(ms);
             assert_eq!(r.duration_seconds(), s, "{ms} ms");

@@ -1,5 +1,14 @@
 //! Import of the state that the original module keeps in a dialog's values, so that calls in
-//! progress survive the swap (byte layout: behaviour.md §3).
+//! progress survive the swap.
+//!
+//! | value | layout (little-endian) |
+//! |---|---|
+//! | `accX_created` | seconds since 1970, i64 |
+//! | `accX_flags` | u64: one byte for each backend; bits on, cdr, missed, failed |
+//! | `accX_table` | the table's name |
+//! | `accX_core` | six times u16 length and bytes, then u16 16 and the answer as i64 seconds, i64 µs |
+//! | `accX_extra` | u16 count, then so many times u16 length and bytes, by position |
+//! | `accX_leg` | u16 fields, u16 legs, then for each leg its fields as in `accX_extra` |
 #![forbid(unsafe_code)]
 
 use super::clock::Moment;
@@ -55,7 +64,7 @@ fn marks(flags: u64) -> Marks {
     for (backend, byte) in sources {
         let on = u32::from(byte & 1);
         let missed_failed = u32::from(byte) & (1 << Flag::Missed as u8 | 1 << Flag::Failed as u8);
-        out.0 |= on * (missed_failed | 1 << Flag::On as u8 | 1 << Flag::Cdr as u8) << (backend as u32 * 8);
+        out.0 |= (on * (missed_failed | 1 << Flag::On as u8 | 1 << Flag::Cdr as u8)) << (backend as u32 * 8);
     }
     out
 }

@@ -1,4 +1,4 @@
-//! Events of the host's event interface: which one, and its parameters in order (behaviour.md §3).
+//! Events of the host's event interface: which one, and its parameters in order.
 #![forbid(unsafe_code)]
 
 use crate::acc::record::{Field, Kind, Record};
@@ -79,6 +79,7 @@ mod tests {
             time: Wall(1_700_000_000_000_000),
             times: Some(Times { created: Wall(1_699_999_999_000_000), setup_ms: 1000 }),
             duration_ms: Some(2500),
+            end: None,
             in_dialog: false,
             extras: vec![Field { name: "x".into(), value: None }],
             legs: vec![vec![Field { name: "l".into(), value: Some(b"0".into()) }], vec![Field { name: "l".into(), value: Some(b"1".into()) }]],
@@ -99,7 +100,10 @@ mod tests {
         let all = params(&r);
         assert_eq!(all.len(), 2);
         let names: Vec<_> = all[1].iter().map(|(n, _)| *n).collect();
-        assert_eq!(names, ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason", "time", "x", "l", "duration", "ms_duration", "setuptime", "created"]);
+        assert_eq!(
+            names,
+            ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason", "time", "x", "l", "duration", "ms_duration", "setuptime", "created"]
+        );
         assert_eq!(all[1][8].1, EventValue::Text(Some(b"1")));
         assert_eq!(all[1][2].1, EventValue::Text(None));
         assert_eq!(all[1][9].1, EventValue::Int(3));

@@ -1,4 +1,4 @@
-//! Log lines: `ACC: <text>: ` + head + pairs (behaviour.md §3), and the syslog datagram around one.
+//! Log lines: `ACC: <text>: ` + head + pairs, and the syslog datagram around one.
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
@@ -64,7 +64,11 @@ pub fn line(record: &Record) -> Vec<u8> {
     }
     if out.len() > MAX_LINE {
         stats::add(Counter::Clipped, 1);
-        log::warn!("a log line of {} bytes was cut at {MAX_LINE}: call-id {}", out.len(), String::from_utf8_lossy(&record.core.callid[..record.core.callid.len().min(100)]).escape_debug());
+        log::warn!(
+            "a log line of {} bytes was cut at {MAX_LINE}: call-id {}",
+            out.len(),
+            String::from_utf8_lossy(&record.core.callid[..record.core.callid.len().min(100)]).escape_debug()
+        );
         out.truncate(MAX_LINE);
     }
     out
@@ -144,10 +148,18 @@ mod tests {
             kind,
             backend: Backend::Log,
             table: "".into(),
-            core: Core { method: b"INVITE".into(), from_tag: b"f".into(), to_tag: b"t".into(), callid: b"c\r\n1".into(), code: b"200".into(), reason: b"OK".into() },
+            core: Core {
+                method: b"INVITE".into(),
+                from_tag: b"f".into(),
+                to_tag: b"t".into(),
+                callid: b"c\r\n1".into(),
+                code: b"200".into(),
+                reason: b"OK".into(),
+            },
             time: Wall(1_700_000_003_900_000),
             times: Some(Times { created: Wall(1_700_000_000_000_000), setup_ms: 3900 }),
             duration_ms: (kind == Kind::Cdr).then_some(1001),
+            end: None,
             in_dialog: false,
             extras: vec![Field { name: "x".into(), value: Some(b"\x1b\x7f;=\"".into()) }, Field { name: "y".into(), value: None }],
             legs: vec![vec![Field { name: "l".into(), value: Some(b"1".into()) }], vec![Field { name: "l".into(), value: None }]],

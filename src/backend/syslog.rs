@@ -114,7 +114,7 @@ impl Sink for SyslogSink {
     async fn deliver(&mut self, batch: &[Entry], _commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble> {
         let mut fates = Vec::with_capacity(batch.len());
         let mut taking = true;
-        let reason = format!("{} takes no lines: is the syslog daemon running?", self.socket.path.display());
+        let reason = format!("{} takes no lines: start the syslog daemon", self.socket.path.display());
         for entry in batch {
             fates.push(match &entry.payload {
                 // Lines keep their order: behind one that was not taken none is tried.

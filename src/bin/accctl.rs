@@ -94,7 +94,8 @@ fn run(args: impl Iterator<Item = OsString> + 'static) -> Result<(String, ExitCo
     let mut parser = lexopt::Parser::from_args(args);
     let mut command = None;
     let mut o = Options::default();
-    let text = |value: Result<OsString, lexopt::Error>| value.map_err(|e| e.to_string())?.into_string().map_err(|_| "an option's value is not UTF-8".to_string());
+    let text =
+        |value: Result<OsString, lexopt::Error>| value.map_err(|e| e.to_string())?.into_string().map_err(|_| "an option's value is not UTF-8".to_string());
     while let Some(arg) = parser.next().map_err(|e| e.to_string())? {
         use lexopt::Arg::{Long, Short, Value};
         match arg {
@@ -231,7 +232,9 @@ fn dump(o: &Options) -> Result<(String, ExitCode), String> {
             };
             format!("{} {sink} {body}", f.wall.0)
         };
-        if failed.is_none() && let Err(e) = writeln!(out, "{text}") {
+        if failed.is_none()
+            && let Err(e) = writeln!(out, "{text}")
+        {
             failed = Some(e);
         }
     })?;
@@ -302,6 +305,7 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
         stop: Arc::default(),
         log_socket: o.log_socket.clone().unwrap_or_else(|| DEV_LOG.into()),
         aaa: None,
+        tables: None,
         only_what_is_there: Some(Duration::from_secs(o.seconds.unwrap_or(SECONDS))),
     })
     .map_err(|e| e.to_string())?;

@@ -28,7 +28,7 @@ use crate::backend::syslog::SyslogSink;
 use crate::backend::{RecordSender, SinkId};
 use crate::config::{Config, JournalSync};
 use crate::journal::calls::Tracker;
-use crate::journal::{Dir, SegmentName, Writer};
+use crate::journal::{Dir, Segment, SegmentName, Writer};
 use crate::stats::{self, Counter};
 use runner::{Finished, Runner, View};
 use sinks::AnySink;
@@ -37,7 +37,7 @@ use sinks::AnySink;
 /// `journal_sync=batch` after a power cut, which its documentation gives as 100 ms.
 const LOOK: Duration = Duration::from_millis(100);
 /// Shortest time between two looks: appends that come in a burst become one batch.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(50);
 /// How long [`run`] goes on delivering after it was told to stop. Hosts kill children that take
 /// much longer; what is left waits in the journal for the next start.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -71,6 +71,8 @@ pub struct Delivery {
     pub log_socket: PathBuf,
     /// The RADIUS client; needed when `aaa_url` is set.
     pub aaa: Option<MakeSender>,
+    /// Told which tables the SQL database has.
+    pub tables: Option<fn(&[String])>,
     /// Deliver what is there, for at most this long, then return (for `accctl deliver`). Entries
     /// of sinks that are not configured then stay in the journal.
     pub only_what_is_there: Option<Duration>,
@@ -85,6 +87,9 @@ pub enum DeliveryError {
     /// `db_url` cannot be used.
     #[error("{0}")]
     Db(String),
+    /// A task panicked; the journal and every cursor are as they should be, so [`run`] may be called again.
+    #[error("the delivery to {0} ended unexpectedly; its records wait in the journal")]
+    Task(&'static str),
     /// The RADIUS client cannot be made.
     #[error("aaa_url cannot be used: {0}")]
     Aaa(String),
@@ -128,7 +133,7 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
         // Entries of earlier starts count as accepted, once: not again when only this process was
         // started anew.
         let count_left_over = stats::get(Counter::DeliveryRestarts) == 0;
-        runners.push(tokio::task::spawn_local(runner.run(count_left_over)));
+        runners.push((id, tokio::task::spawn_local(runner.run(count_left_over))));
     }
     drop(view);
 
@@ -138,9 +143,13 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
             while !delivery.stop.load(Ordering::Relaxed) {
                 tokio::time::sleep(GATHER).await;
                 wait(wake.as_ref()).await;
+                if let Some((id, _)) = runners.iter().find(|(_, runner)| runner.is_finished()) {
+                    return Err(DeliveryError::Task(id.name()));
+                }
                 directory.publish(&publish, false);
                 if sync == JournalSync::Batch {
-                    directory.sync_appended();
+                    let segments = publish.borrow().segments.clone();
+                    directory.sync_appended(&segments);
                 }
             }
             directory.publish(&publish, true);
@@ -148,9 +157,9 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
         }
     };
     let _ = tokio::time::timeout_at(end.into(), async {
-        for runner in runners {
-            if let Err(e) = runner.await {
-                log::error!("a delivery task ended: {e}");
+        for (id, runner) in runners {
+            if runner.await.is_err() {
+                log::error!("{}", DeliveryError::Task(id.name()));
             }
         }
     })
@@ -184,7 +193,7 @@ fn make_sink(id: SinkId, delivery: &Delivery, aaa: &mut Option<MakeSender>) -> R
     let sender = if id == SinkId::Aaa { aaa.take() } else { None };
     Ok(match id {
         SinkId::Db => match &delivery.config.db {
-            Some(db) => (AnySink::Sql(Box::new(SqlSink::new(db, &delivery.config.fields).map_err(DeliveryError::Db)?)), batch),
+            Some(db) => (AnySink::Sql(Box::new(SqlSink::new(db, &delivery.config.fields).map_err(DeliveryError::Db)?.announcing(delivery.tables))), batch),
             None => (off("db_url"), batch),
         },
         SinkId::Aaa => match (&delivery.config.aaa, sender) {
@@ -270,11 +279,10 @@ impl Directory {
 
     /// Starts a sync of what was appended, unless one is still under way. A thread does it: a slow
     /// disk must not hold up the sinks.
-    fn sync_appended(&mut self) {
+    fn sync_appended(&mut self, segments: &[Segment]) {
         if self.syncing.as_ref().is_some_and(|s| !s.is_finished()) {
             return;
         }
-        let Ok(segments) = self.dir.segments() else { return };
         let (dir, synced) = (self.dir.clone(), self.synced.clone());
         let mut behind = Vec::new();
         let mut new_names = false;
@@ -298,7 +306,9 @@ impl Directory {
                     Ok(()) => drop(synced.lock().unwrap_or_else(PoisonError::into_inner).insert(segment.name, segment.size)),
                     // Delivered and removed meanwhile.
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                    Err(e) => log::error!("journal segment {} cannot be synced ({e}): what was appended may be lost in a power cut; check the disk", segment.name),
+                    Err(e) => {
+                        log::error!("journal segment {} cannot be synced ({e}): what was appended may be lost in a power cut; check the disk", segment.name)
+                    }
                 }
             }
             if new_names && let Err(e) = dir.sync() {

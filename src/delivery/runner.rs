@@ -59,17 +59,7 @@ struct Ended;
 
 impl Runner {
     pub fn new(id: SinkId, sink: AnySink, dir: &Dir, view: watch::Receiver<View>, finished: Finished, batch_max: usize, retry_max: Duration) -> Runner {
-        Runner {
-            id,
-            sink,
-            dir: dir.clone(),
-            view,
-            finished,
-            batch_max,
-            retry_max,
-            outage: Outage::default(),
-            dead: DeadLetters::new(dir, id),
-        }
+        Runner { id, sink, dir: dir.clone(), view, finished, batch_max, retry_max, outage: Outage::default(), dead: DeadLetters::new(dir, id) }
     }
 
     /// Delivers until the process ends.
@@ -155,8 +145,11 @@ impl Runner {
                 Err(Trouble::Stale) => {
                     // A transaction whose end this process did not see was committed after all.
                     let positions = self.open().await?;
-                    let delivered = pending.iter().filter(|e| positions.get(&e.segment).is_some_and(|p| *p >= e.end)).count();
-                    stats::add(self.id.delivered(), delivered as u64);
+                    for entry in pending.iter().filter(|e| positions.get(&e.segment).is_some_and(|p| *p >= e.end)) {
+                        stats::add(if self.dead.holds(entry) { self.id.dead() } else { self.id.delivered() }, 1);
+                    }
+                    // Should somebody else move the cursor all the time, do not spin.
+                    tokio::time::sleep(FIRST_PAUSE).await;
                     tail.restart(positions, segments);
                     return Ok(());
                 }

@@ -62,7 +62,7 @@ impl Tail {
     /// Counts the entries left over from earlier starts of the server.
     pub fn count_left_over(&self, segments: &[Segment]) -> io::Result<u64> {
         let mut count = 0;
-        for segment in segments.iter().filter(|s| s.name.boot != self.dir.boot()) {
+        for segment in segments.iter().filter(|s| s.name.boot < self.dir.boot()) {
             let mut reader = match self.dir.read(segment.name, self.settled.get(&segment.name).copied().unwrap_or(0)) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 other => other?,
@@ -140,14 +140,18 @@ impl Tail {
                 Item::Corrupt { offset, end } => {
                     if self.dir.keep_aside(name, offset, &reader.bytes(offset, end)?)? {
                         stats::add(Counter::JournalCorrupt, 1);
-                        log::error!("journal segment {name} is damaged from byte {offset} to {end}: these bytes are kept in a .bad file beside it, the rest is delivered");
+                        log::error!(
+                            "journal segment {name} is damaged from byte {offset} to {end}: these bytes are kept in a .bad file beside it, the rest is delivered"
+                        );
                     }
                 }
                 Item::Torn { offset, end } => {
                     if segment.sealed {
                         let tail = reader.bytes(offset, end)?;
                         if tail.iter().any(|b| *b != 0) && self.dir.keep_aside(name, offset, &tail)? {
-                            log::warn!("journal segment {name} ends in the middle of an entry at byte {offset}: its writer was stopped there; the piece is kept in a .bad file beside it");
+                            log::warn!(
+                                "journal segment {name} ends in the middle of an entry at byte {offset}: its writer was stopped there; the piece is kept in a .bad file beside it"
+                            );
                         }
                         ended = true;
                     }
@@ -163,6 +167,8 @@ impl Tail {
             batch.positions.push((name, reader.position()));
         }
         if ended {
+            // Thousands of segments may wait: their files do not stay open.
+            self.open.remove(&name);
             batch.ended.push(name);
         }
         Ok(())
@@ -171,10 +177,7 @@ impl Tail {
     /// The batch is settled: delivered or dead, and the cursor durable.
     pub fn settle(&mut self, batch: &Batch) {
         self.settled.extend(batch.positions.iter().copied());
-        for name in &batch.ended {
-            self.open.remove(name);
-            self.ended.insert(*name);
-        }
+        self.ended.extend(&batch.ended);
     }
 
     /// Begins again at these positions.

@@ -33,6 +33,8 @@ pub(super) struct Head {
     pub(super) tables: [AtomicU64; KNOWN_TABLES],
     /// How many of `tables` are valid, plus 1; 0 = not known yet.
     pub(super) tables_len: AtomicU32,
+    /// Monotonic time in microseconds at which they were listed.
+    pub(super) tables_time: AtomicU64,
 }
 
 #[repr(C)]

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub mod arena;
+pub mod capi;
 pub mod entry;
 pub mod guard;
 pub mod kamailio;

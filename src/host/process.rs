@@ -5,20 +5,21 @@ use std::ffi::c_int;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use once_cell::sync::{Lazy, OnceCell};
 
-use super::Host;
+use super::{Host, guard, tables};
 use crate::backend::RecordSender;
 use crate::backend::radius::{Radius, RadiusClient, client::Options};
+use crate::backend::syslog::{DEV_LOG, SyslogSocket};
 use crate::config::aaa_names;
 use crate::delivery::{self, Delivery, MakeSender};
 use crate::stats::{self, Counter};
 use crate::worker::{self, Module};
 
-/// Pause before the delivery process begins again after an error: long enough not to fill a log.
-const AGAIN: Duration = Duration::from_secs(5);
+/// Longest pause before delivery is tried again after it could not even begin.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Levels as OpenSIPS counts them, which the crate does everywhere.
 const fn level_of(level: log::Level) -> i32 {
@@ -63,7 +64,7 @@ impl Logger {
         if settings.syslog {
             let message = [settings.prefix.as_bytes(), crate::backend::log::level_name(level).as_bytes(), b":", text].concat();
             let datagram = crate::backend::log::datagram(level, settings.facility, &settings.name, std::process::id(), &message);
-            crate::backend::syslog::SyslogSocket::new(crate::backend::syslog::DEV_LOG.as_ref()).try_send(&datagram);
+            SyslogSocket::new(DEV_LOG.as_ref()).try_send(&datagram);
         }
     }
 }
@@ -103,27 +104,31 @@ pub fn deliver(module: &'static Module) {
         // When the server dies without a word, nobody would stop us.
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
     }
+    let mut pause = Duration::from_secs(1);
     loop {
         let delivery = Delivery {
             config: Arc::new(module.config.clone()),
             dir: dir.clone(),
             wake: module.wake.try_clone().ok(),
             stop: Arc::clone(&STOP),
-            log_socket: crate::backend::syslog::DEV_LOG.into(),
+            log_socket: DEV_LOG.into(),
             aaa: radius(module),
+            tables: Some(tables::publish),
             only_what_is_there: None,
         };
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| delivery::run(delivery)));
+        let result = guard::entry("delivery", Ok(()), || delivery::run(delivery));
         if STOP.load(Ordering::Relaxed) {
             return;
         }
-        stats::add(Counter::DeliveryRestarts, 1);
-        match done {
-            Ok(Ok(())) => log::error!("delivery ended early: begun again"),
-            Ok(Err(e)) => log::error!("{e}: begun again in {} seconds", AGAIN.as_secs()),
-            Err(_) => log::error!("delivery panicked: begun again in {} seconds", AGAIN.as_secs()),
+        if let Err(e) = result {
+            log::error!("{e}; delivery begins again in {} s, until then records wait in the journal", pause.as_secs());
         }
-        std::thread::sleep(AGAIN);
+        stats::add(Counter::DeliveryRestarts, 1);
+        let again = Instant::now() + pause;
+        while Instant::now() < again && !STOP.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        pause = (pause * 2).min(RESTART_PAUSE_MAX);
     }
 }
 

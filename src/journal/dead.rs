@@ -80,6 +80,11 @@ impl DeadLetters {
         Ok(())
     }
 
+    /// The entry was added, and the cursor was not known to have passed it.
+    pub fn holds(&self, entry: &Entry) -> bool {
+        self.uncommitted.contains(&(entry.segment, entry.offset))
+    }
+
     /// The cursor has passed all that was added.
     pub fn committed(&mut self) {
         self.uncommitted.clear();

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::acc::context::EndCause;
 use crate::acc::record::{Backend, Field, Kind, Record};
 use crate::backend::Payload;
 
@@ -51,6 +52,8 @@ pub fn record(r: &Record) -> Value {
         "created": r.times.map(|t| t.created.0),
         "setup_ms": r.times.map(|t| t.setup_ms),
         "duration_ms": r.duration_ms,
+        "end_cause": r.end.map(EndCause::cause),
+        "end_side": r.end.map(EndCause::side),
         "extras": fields(&r.extras),
         "legs": r.legs.iter().map(|l| fields(l)).collect::<Vec<_>>(),
     });

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `lock` | held by the server that uses the directory (flock, inherited by its children) |
 //! | `id` | random name of this journal, 16 hexadecimal digits; keeps servers apart in `acc_delivery` |
-//! | `BOOT-RANK-PID-SEQ.seg` | a segment, see [`frame`] |
+//! | `BOOT-RANK-PID-SEQ.seg` | a segment, see `frame` |
 //! | `BOOT-RANK-PID-SEQ-OFFSET.bad` | bytes of a segment that are no entry |
 //! | `cursor-SINK` | how far a sink is, where the sink cannot keep that itself |
 //! | `dead-SINK.jsonl` | entries that can never be delivered, with the reason |
@@ -224,14 +224,17 @@ impl Dir {
     }
 
     fn look_at(&self, name: SegmentName) -> io::Result<Segment> {
+        if self.0._lock.is_some() && name.boot < self.0.boot {
+            // Of an earlier start: that server's lock is ours now, so its writers are gone.
+            let stat = rustix::fs::statat(&self.0.fd, name.to_string(), AtFlags::SYMLINK_NOFOLLOW)?;
+            return Ok(Segment { name, size: stat.st_size as u64, sealed: true });
+        }
         let file = self.open_segment(name)?;
         // A writer locks its segment before it writes the header, and lets go of the lock only by
         // closing it or dying. So a segment that has its header and can be locked has no writer.
-        // A segment of an earlier start has none either: that server's lock is ours now.
         let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err();
         let size = file.metadata()?.len();
-        let earlier = self.0._lock.is_some() && name.boot < self.0.boot;
-        Ok(Segment { name, size, sealed: !locked && (earlier || size >= frame::HEADER.len() as u64) })
+        Ok(Segment { name, size, sealed: !locked && size >= frame::HEADER.len() as u64 })
     }
 
     pub(crate) fn open_segment(&self, name: SegmentName) -> io::Result<File> {
@@ -328,8 +331,7 @@ fn journal_id(dir: &OwnedFd) -> io::Result<u64> {
         return Ok(id);
     }
     let id = random();
-    let mut file: File =
-        rustix::fs::openat(dir, "id", OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)?.into();
+    let mut file: File = rustix::fs::openat(dir, "id", OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)?.into();
     writeln!(file, "{id:016x}")?;
     file.sync_all()?;
     Ok(id)

@@ -9,8 +9,9 @@ use super::{FRAME_MAX, frame};
 use crate::acc::record::{Record, Wall};
 use crate::backend::{Payload, SinkId};
 
-/// Bytes read at a time: some hundred entries for one system call.
-const CHUNK: usize = 128 << 10;
+/// Bytes read at a time: some hundred entries for one system call, and bearable for each of a
+/// hundred segments at once.
+const CHUNK: usize = 64 << 10;
 
 /// One whole, checked frame.
 #[derive(Debug, PartialEq, Eq)]
@@ -158,7 +159,12 @@ impl Reader {
                 self.forget();
                 Ok(Item::Torn { offset, end: self.file.metadata()?.len() })
             }
-            Found::End => Ok(Item::End),
+            Found::End => {
+                // Nothing may come for hours.
+                self.buffer = Vec::new();
+                self.base = offset;
+                Ok(Item::End)
+            }
         }
     }
 

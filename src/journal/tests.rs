@@ -19,6 +19,7 @@ fn record(n: usize) -> Record {
         time: Wall(n as i64),
         times: None,
         duration_ms: None,
+        end: None,
         in_dialog: false,
         extras: vec![],
         legs: vec![],
@@ -66,11 +67,7 @@ fn an_appended_record_is_read_back() {
     }
     assert_eq!(
         seen,
-        [
-            (SinkId::Db, Payload::Record(Box::new(record(1)))),
-            (SinkId::Log, line(b"<29>ACC: x")),
-            (SinkId::Aaa, Payload::Record(Box::new(record(2)))),
-        ]
+        [(SinkId::Db, Payload::Record(Box::new(record(1)))), (SinkId::Log, line(b"<29>ACC: x")), (SinkId::Aaa, Payload::Record(Box::new(record(2)))),]
     );
     assert_eq!(reader.position(), segment.size);
 }

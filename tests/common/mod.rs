@@ -33,10 +33,7 @@ pub fn config(url: Option<&str>, journal: &Path) -> Config {
             url: url.to_string(),
             table_acc: "acc".into(),
             table_missed: "missed_calls".into(),
-            columns: Columns {
-                core: ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(Arc::from),
-                time: "time".into(),
-            },
+            columns: Columns { core: ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(Arc::from), time: "time".into() },
         }),
         aaa: None,
         journal_dir: journal.into(),
@@ -71,6 +68,7 @@ pub fn record(kind: Kind, callid: &str) -> Record {
         time: Wall(1_700_000_003_500_000),
         times: Some(Times { created: Wall(1_700_000_000_900_000), setup_ms: 2600 }),
         duration_ms: (kind == Kind::Cdr).then_some(1203),
+        end: None,
         in_dialog: false,
         extras: vec![field("caller_uri", Some(b"sip:a@example.com")), field("x_note", None)],
         legs: vec![],
@@ -97,7 +95,7 @@ impl Running {
         let log_socket = dir.path().join("no-syslog-here");
         let thread = std::thread::spawn(move || {
             let config = Arc::new(config(None, dir.path()));
-            let mut delivery = Delivery { config, dir, wake: None, stop: flag, log_socket, aaa: None, only_what_is_there: None };
+            let mut delivery = Delivery { config, dir, wake: None, stop: flag, log_socket, aaa: None, tables: None, only_what_is_there: None };
             change(&mut delivery);
             delivery::run(delivery)
         });

@@ -162,12 +162,21 @@ impl Server {
         let beginning = format!("ACC: {kind}: ");
         let log = self.log();
         let pairs = |l: &str| l.split(';').filter_map(|p| p.split_once('=')).map(|(k, v)| (k.to_string(), v.to_string())).collect::<Vec<_>>();
-        log.lines().filter_map(|l| l.split_once(&beginning)).map(|(_, l)| pairs(l)).filter(|p| p.iter().any(|(k, v)| k == "call_id" && v.starts_with(call))).collect()
+        log.lines()
+            .filter_map(|l| l.split_once(&beginning))
+            .map(|(_, l)| pairs(l))
+            .filter(|p| p.iter().any(|(k, v)| k == "call_id" && v.starts_with(call)))
+            .collect()
     }
 
     /// Rows of a table whose call-id begins so.
     fn rows(&self, table: &str, call: &str) -> Vec<BTreeMap<String, Value>> {
-        let out = Command::new("sqlite3").args(["-json", "-readonly"]).arg(self.dir.path().join("acc.sqlite")).arg(format!("select * from {table} where callid like '{call}%' order by sip_code, id")).output().unwrap();
+        let out = Command::new("sqlite3")
+            .args(["-json", "-readonly"])
+            .arg(self.dir.path().join("acc.sqlite"))
+            .arg(format!("select * from {table} where callid like '{call}%' order by sip_code, id"))
+            .output()
+            .unwrap();
         serde_json::from_slice(&out.stdout).unwrap_or_default()
     }
 
@@ -221,7 +230,8 @@ impl Sipp {
 /// Plays one call named `name`: the user part is `how` and the ports of the callees.
 fn play(server: &Server, name: &str, how: &str, caller: &str, callees: &[&str]) -> Vec<u16> {
     let ports: Vec<_> = callees.iter().map(|_| port()).collect();
-    let _callees: Vec<_> = callees.iter().zip(&ports).filter(|(c, _)| !c.is_empty()).map(|(c, p)| Sipp::start(server, c, *p, &["-d", "1200", "-m", "1"])).collect();
+    let _callees: Vec<_> =
+        callees.iter().zip(&ports).filter(|(c, _)| !c.is_empty()).map(|(c, p)| Sipp::start(server, c, *p, &["-d", "1200", "-m", "1"])).collect();
     std::thread::sleep(Duration::from_millis(300));
     let user = ports.iter().fold(how.to_string(), |u, p| u + &p.to_string());
     let target = format!("127.0.0.1:{}", server.port);
@@ -312,7 +322,17 @@ fn every_kind_of_call_has_its_records() {
         assert_eq!(get(line, "agent"), agent, "{call}");
         let duration: i64 = get(line, "ms_duration").parse().unwrap();
         assert!((1000..6000).contains(&duration), "{call}: {duration}");
-        for (column, pair) in [("from_tag", "from_tag"), ("to_tag", "to_tag"), ("callid", "call_id"), ("sip_code", "code"), ("sip_reason", "reason"), ("caller", "caller"), ("agent", "agent"), ("answered_by", "answered_by"), ("ended_by", "ended_by")] {
+        for (column, pair) in [
+            ("from_tag", "from_tag"),
+            ("to_tag", "to_tag"),
+            ("callid", "call_id"),
+            ("sip_code", "code"),
+            ("sip_reason", "reason"),
+            ("caller", "caller"),
+            ("agent", "agent"),
+            ("answered_by", "answered_by"),
+            ("ended_by", "ended_by"),
+        ] {
             assert_eq!(row[column].as_str().unwrap_or_default(), get(line, pair), "{call}: {column}");
         }
         assert_eq!(row["ms_duration"].as_i64(), Some(duration), "{call}");
@@ -355,7 +375,12 @@ fn four_workers_never_mix_calls() {
     let target = format!("127.0.0.1:{}", server.port);
     let start = |scenario, name: &str, port_of_callee: u16| {
         let user = format!("a{port_of_callee}");
-        Sipp::start(&server, scenario, port(), &[&target, "-s", &user, "-m", &calls.to_string(), "-r", "100", "-l", "200", "-d", "500", "-cid_str", &format!("{name}-%u-%p@%s")])
+        Sipp::start(
+            &server,
+            scenario,
+            port(),
+            &[&target, "-s", &user, "-m", &calls.to_string(), "-r", "100", "-l", "200", "-d", "500", "-cid_str", &format!("{name}-%u-%p@%s")],
+        )
     };
     let mut answered = start("caller", "many", callee);
     let mut refused = start("caller_refused", "none", refusing);
@@ -373,7 +398,11 @@ fn four_workers_never_mix_calls() {
             let text = |c: &str| r[c].as_str().unwrap_or_default();
             let mut parts = text("callid").split(['-', '@']);
             let (n, pid) = (parts.nth(1).unwrap(), parts.next().unwrap());
-            assert_eq!((text("caller"), text("agent"), text("from_tag"), text("sip_code")), (format!("caller{n}").as_str(), format!("ua-{pid}-{n}").as_str(), format!("f{pid}-{n}").as_str(), code), "{r:?}");
+            assert_eq!(
+                (text("caller"), text("agent"), text("from_tag"), text("sip_code")),
+                (format!("caller{n}").as_str(), format!("ua-{pid}-{n}").as_str(), format!("f{pid}-{n}").as_str(), code),
+                "{r:?}"
+            );
             assert!(seen.insert(text("callid").to_string()), "twice: {r:?}");
         }
     }
@@ -392,7 +421,8 @@ fn begin(server: &Server, name: &str) -> (Sipp, Sipp) {
     let (callee, target) = (port(), format!("127.0.0.1:{}", server.port));
     let answers = Sipp::start(server, "callee", callee, &["-m", "1"]);
     std::thread::sleep(Duration::from_millis(300));
-    let calls = Sipp::start(server, "caller", port(), &[&target, "-s", &format!("a{callee}"), "-m", "1", "-d", "6000", "-cid_str", &format!("{name}-%u-%p@%s")]);
+    let calls =
+        Sipp::start(server, "caller", port(), &[&target, "-s", &format!("a{callee}"), "-m", "1", "-d", "6000", "-cid_str", &format!("{name}-%u-%p@%s")]);
     std::thread::sleep(Duration::from_millis(1500));
     (answers, calls)
 }
@@ -489,7 +519,10 @@ fn mistakes_are_named_at_startup() {
         (good.replace("\"cdr|missed|failed\"", "\"cdr|mist\""), "\"mist\" is no accounting flag"),
         (good.replace("\"log|db|evi\"", "\"aaa\""), "set the parameter aaa_url"),
         (good.replace("$acc_extra(agent)", "$acc_extra(nobody)"), "the tag \"nobody\" is not declared"),
-        ("loadmodule \"pv.so\"\nloadmodule ACC_MODULE\nloadmodule \"tm.so\"\nmodparam(\"acc\", \"journal_dir\", JOURNAL)\nrequest_route { exit; }\n".into(), "put loadmodule \"tm.so\" above loadmodule \"acc.so\""),
+        (
+            "loadmodule \"pv.so\"\nloadmodule ACC_MODULE\nloadmodule \"tm.so\"\nmodparam(\"acc\", \"journal_dir\", JOURNAL)\nrequest_route { exit; }\n".into(),
+            "put loadmodule \"tm.so\" above loadmodule \"acc.so\"",
+        ),
     ] {
         let (ok, out) = check(&config, dir.path(), false);
         assert!(!ok && out.contains(said), "expected \"{said}\", got {ok}: {out}");

@@ -157,10 +157,25 @@ async fn the_detail_file_holds_every_attribute() {
     let times = list(&["Sip-Call-Setuptime = 1", "Sip-Call-Created = 1700000000"]);
     let tag = list(&["Sip-To-Tag = \"bob-1\""]);
     let want = [
-        [common("Stop", "200", "INVITE"), tag.clone(), vec![session(1)], list(&["Sip-Call-Duration = 2"]), times.clone(), list(&[
-            "Sip-Call-MSDuration = 1204", "Acc-Caller = \"sip:alice@example.com\"", "Acc-Int = 42", "Cisco-AVPair = \"sip=1\"", "Acc-Note = \"é中;b\"",
-            "Acc-Leg-Src = \"l1src\"", "Acc-Leg-Dst = \"l1dst\"", "Acc-Leg-Src = \"l2src\"",
-        ]), own.clone()].concat(),
+        [
+            common("Stop", "200", "INVITE"),
+            tag.clone(),
+            vec![session(1)],
+            list(&["Sip-Call-Duration = 2"]),
+            times.clone(),
+            list(&[
+                "Sip-Call-MSDuration = 1204",
+                "Acc-Caller = \"sip:alice@example.com\"",
+                "Acc-Int = 42",
+                "Cisco-AVPair = \"sip=1\"",
+                "Acc-Note = \"é中;b\"",
+                "Acc-Leg-Src = \"l1src\"",
+                "Acc-Leg-Dst = \"l1dst\"",
+                "Acc-Leg-Src = \"l2src\"",
+            ]),
+            own.clone(),
+        ]
+        .concat(),
         [common("Stop", "200", "BYE"), tag.clone(), vec![session(2)], times.clone(), own.clone()].concat(),
         [common("Failed", "486", "INVITE"), vec![session(3)], times.clone(), own.clone()].concat(),
         [common("Start", "200", "INVITE"), tag, vec![session(4)], times, own].concat(),

@@ -61,6 +61,7 @@ fn record(n: usize) -> Record {
         time: Wall(1_700_000_001_500_000),
         times: Some(Times { created: Wall(1_700_000_000_700_000), setup_ms: 1800 }),
         duration_ms: Some(1204),
+        end: None,
         in_dialog: false,
         extras: vec![],
         legs: vec![],

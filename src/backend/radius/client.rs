@@ -220,7 +220,11 @@ impl RadiusClient {
             if family.is_none() {
                 *family = Some(sockets.len());
                 for _ in 0..SOURCE_PORTS {
-                    sockets.push(bind(local).map_err(|e| format!("{}: no UDP socket on {local} ({e}); set bindaddr to an address of this machine or '*'", conf.file.display()))?);
+                    sockets.push(
+                        bind(local).map_err(|e| {
+                            format!("{}: no UDP socket on {local} ({e}); set bindaddr to an address of this machine or '*'", conf.file.display())
+                        })?,
+                    );
                 }
             }
             peers.push(Peer {

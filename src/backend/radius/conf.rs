@@ -205,7 +205,10 @@ impl Raw {
                 Some(s) => s,
                 None => {
                     let Some((path, line)) = &self.secrets else {
-                        return Err(format!("{at}: acctserver {}: no secret; write it as HOST:PORT:SECRET or name a file of secrets with 'servers FILE'", named.host));
+                        return Err(format!(
+                            "{at}: acctserver {}: no secret; write it as HOST:PORT:SECRET or name a file of secrets with 'servers FILE'",
+                            named.host
+                        ));
                     };
                     if secrets.is_none() {
                         secrets = Some(read_secrets(path, &Place { file, line: *line })?);
@@ -357,10 +360,10 @@ mod tests {
             "127.0.0.1  one\n::1 two # trailing\n",
         )
         .unwrap();
-        assert_eq!(c.servers.iter().map(|s| (s.addr.to_string(), s.secret.bytes().to_vec())).collect::<Vec<_>>(), [
-            ("127.0.0.1:1899".to_owned(), b"one".to_vec()),
-            ("[::1]:1900".to_owned(), b"two".to_vec())
-        ]);
+        assert_eq!(
+            c.servers.iter().map(|s| (s.addr.to_string(), s.secret.bytes().to_vec())).collect::<Vec<_>>(),
+            [("127.0.0.1:1899".to_owned(), b"one".to_vec()), ("[::1]:1900".to_owned(), b"two".to_vec())]
+        );
         assert!(c.dictionary.unwrap().ends_with("dict"));
         assert_eq!((c.timeout.as_secs(), c.retries, c.deadtime.as_secs()), (5, 1, 7));
         assert_eq!((c.nas_identifier.as_deref(), c.bind), (Some("proxy one"), None));
@@ -409,7 +412,11 @@ mod tests {
             ("", "", "client.conf: no acctserver; add a line"),
             ("\nacctserver\n", "", "client.conf:2: acctserver has no value"),
             ("acctserver 127.0.0.1\n", "", "client.conf:1: acctserver 127.0.0.1: no secret; write it as"),
-            ("acctserver 127.0.0.1\nservers servers\n", "127.0.0.9 hidden", "client.conf:1: acctserver 127.0.0.1: servers has no secret for it; add a line '127.0.0.1 SECRET'"),
+            (
+                "acctserver 127.0.0.1\nservers servers\n",
+                "127.0.0.9 hidden",
+                "client.conf:1: acctserver 127.0.0.1: servers has no secret for it; add a line '127.0.0.1 SECRET'",
+            ),
             ("acctserver 127.0.0.1\nservers servers\n", "# c\n127.0.0.1\n", "servers:2: a host without a secret"),
             ("acctserver 127.0.0.1\nservers gone\n", "", "gone: client.conf:2 ('servers') names this file, which cannot be read"),
             ("acctserver 127.0.0.1:http:hidden\n", "", "client.conf:1: acctserver 127.0.0.1: the port is not a number"),

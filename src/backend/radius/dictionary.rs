@@ -241,7 +241,10 @@ impl Reader {
                 if let Some((open, _)) = &self.block {
                     return Err(format!("BEGIN-VENDOR {name} inside {open}; end that one first with END-VENDOR {open}"));
                 }
-                let vendor = *self.vendors.get(&name.to_ascii_lowercase()).ok_or_else(|| format!("BEGIN-VENDOR {name}: no such vendor; define it before with VENDOR"))?;
+                let vendor = *self
+                    .vendors
+                    .get(&name.to_ascii_lowercase())
+                    .ok_or_else(|| format!("BEGIN-VENDOR {name}: no such vendor; define it before with VENDOR"))?;
                 // format=Extended-Vendor-Specific-N, in version 4 parent=
                 let plain = !rest.iter().any(|w| w.starts_with("format=") || w.starts_with("parent="));
                 self.block = Some(((*name).to_owned(), plain.then_some(vendor)));
@@ -274,7 +277,9 @@ impl Reader {
         let number = number.ok_or_else(|| format!("ATTRIBUTE {name}: '{code}' is not a number"))?;
         // The fourth word is a vendor (old style), vendor=NAME, or flags for the server.
         let column = rest.first().and_then(|w| match w.strip_prefix("vendor=") {
-            Some(v) => Some(self.vendors.get(&v.to_ascii_lowercase()).copied().ok_or_else(|| format!("ATTRIBUTE {name}: no vendor {v}; define it before with VENDOR"))),
+            Some(v) => {
+                Some(self.vendors.get(&v.to_ascii_lowercase()).copied().ok_or_else(|| format!("ATTRIBUTE {name}: no vendor {v}; define it before with VENDOR")))
+            }
             None => self.vendors.get(&w.to_ascii_lowercase()).copied().map(Ok),
         });
         let vendor = match (column, &self.block) {
@@ -341,9 +346,21 @@ mod tests {
     fn the_built_in_names() {
         let d = Dictionary::built_in().unwrap();
         for (name, number) in [
-            ("Acct-Status-Type", 40), ("Service-Type", 6), ("Sip-Response-Code", 205), ("Sip-Method", 204), ("Event-Timestamp", 55),
-            ("Sip-From-Tag", 206), ("Sip-To-Tag", 207), ("Acct-Session-Id", 44), ("Sip-Call-Duration", 227), ("Sip-Call-Setuptime", 228),
-            ("Sip-Call-Created", 229), ("Sip-Call-MSDuration", 230), ("NAS-Port", 5), ("Acct-Delay-Time", 41), ("NAS-IP-Address", 4),
+            ("Acct-Status-Type", 40),
+            ("Service-Type", 6),
+            ("Sip-Response-Code", 205),
+            ("Sip-Method", 204),
+            ("Event-Timestamp", 55),
+            ("Sip-From-Tag", 206),
+            ("Sip-To-Tag", 207),
+            ("Acct-Session-Id", 44),
+            ("Sip-Call-Duration", 227),
+            ("Sip-Call-Setuptime", 228),
+            ("Sip-Call-Created", 229),
+            ("Sip-Call-MSDuration", 230),
+            ("NAS-Port", 5),
+            ("Acct-Delay-Time", 41),
+            ("NAS-IP-Address", 4),
         ] {
             assert_eq!(code(&d, name), (None, number), "{name}");
         }
@@ -379,9 +396,22 @@ mod tests {
     #[test]
     fn types() {
         for (name, want) in [
-            ("string", Type::Text), ("String", Type::Text), ("text", Type::Text), ("octets", Type::Octets), ("abinary", Type::Octets), ("integer", Type::Integer(4)),
-            ("uint32", Type::Integer(4)), ("signed", Type::Integer(4)), ("byte", Type::Integer(1)), ("short", Type::Integer(2)), ("integer64", Type::Integer(8)),
-            ("date", Type::Date), ("ipaddr", Type::Ipv4), ("ipv4addr", Type::Ipv4), ("ipv6addr", Type::Ipv6), ("combo-ip", Type::Ip),
+            ("string", Type::Text),
+            ("String", Type::Text),
+            ("text", Type::Text),
+            ("octets", Type::Octets),
+            ("abinary", Type::Octets),
+            ("integer", Type::Integer(4)),
+            ("uint32", Type::Integer(4)),
+            ("signed", Type::Integer(4)),
+            ("byte", Type::Integer(1)),
+            ("short", Type::Integer(2)),
+            ("integer64", Type::Integer(8)),
+            ("date", Type::Date),
+            ("ipaddr", Type::Ipv4),
+            ("ipv4addr", Type::Ipv4),
+            ("ipv6addr", Type::Ipv6),
+            ("combo-ip", Type::Ip),
             ("ipv6prefix", Type::Unusable("ipv6prefix".to_owned())),
         ] {
             assert_eq!(Type::from_name(name), want);
@@ -390,7 +420,12 @@ mod tests {
 
     #[test]
     fn includes_are_relative_to_the_including_file() {
-        let d = read(&[("dict", "$INCLUDE sub/a\nINCLUDE sub/a\n$INCLUDE- none\n"), ("sub/a", "$INCLUDE b\nATTRIBUTE A 240 string\n"), ("sub/b", "VENDOR V 7\nATTRIBUTE B 241 string V\n")]).unwrap();
+        let d = read(&[
+            ("dict", "$INCLUDE sub/a\nINCLUDE sub/a\n$INCLUDE- none\n"),
+            ("sub/a", "$INCLUDE b\nATTRIBUTE A 240 string\n"),
+            ("sub/b", "VENDOR V 7\nATTRIBUTE B 241 string V\n"),
+        ])
+        .unwrap();
         assert_eq!((code(&d, "A"), code(&d, "B")), ((None, 240), (Some(7), 241)));
     }
 

@@ -74,7 +74,8 @@ mod tests {
         std::fs::write(at("dict"), "ATTRIBUTE Acc-Note 243 string\n").unwrap();
         std::fs::write(at("bad"), "acctserver 127.0.0.1:1813:hidden\ndictionary baddict\n").unwrap();
         std::fs::write(at("baddict"), "\nATTRIBUTE\n").unwrap();
-        let check = |url: &str, names: &[&str]| validate(&Aaa { url: url.to_owned(), service_type: None, retry: None }, names).map_err(|e| e.replace(&at(""), ""));
+        let check =
+            |url: &str, names: &[&str]| validate(&Aaa { url: url.to_owned(), service_type: None, retry: None }, names).map_err(|e| e.replace(&at(""), ""));
         assert_eq!(check(&format!("radius:{}", at("good")), &["Acc-Note", "Sip-Method"]), Ok(()));
         assert_eq!(check(&format!("radius:{}", at("bare")), &["Calling-Station-Id"]), Ok(()));
         for (url, names, want) in [

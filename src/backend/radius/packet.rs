@@ -133,7 +133,9 @@ impl Encoder {
                 format!("{dictionary}: no attribute '{name}' ({what}); correct the name or add a line 'ATTRIBUTE {name} NUMBER TYPE' to the dictionary")
             })?;
             match &a.kind {
-                Type::Unusable(kind) => Err(format!("{dictionary}: attribute '{name}' ({what}) is of type {kind}, which a value cannot be written to; use another attribute")),
+                Type::Unusable(kind) => {
+                    Err(format!("{dictionary}: attribute '{name}' ({what}) is of type {kind}, which a value cannot be written to; use another attribute"))
+                }
                 _ => Ok(a.clone()),
             }
         };
@@ -222,7 +224,8 @@ impl Encoder {
             self.names.insert(field.name.to_string(), known);
         }
         let attribute = self.names.get(&*field.name).cloned().flatten();
-        let written = attribute.and_then(|attribute| write(&self.dictionary, &attribute, &Value::Bytes(value)).map(|value| Item { attribute, value, optional: true }));
+        let written =
+            attribute.and_then(|attribute| write(&self.dictionary, &attribute, &Value::Bytes(value)).map(|value| Item { attribute, value, optional: true }));
         if written.is_none() {
             stats::add(Counter::AaaOmitted, 1);
             once(&mut self.told, &field.name, "left out: the attribute is unknown or its type cannot hold the value");
@@ -232,9 +235,8 @@ impl Encoder {
 
     /// Clips the longest optional values until the items take no more than `room` bytes.
     fn shrink(&mut self, items: &mut Vec<Item>, room: usize) {
-        let total = |items: &[Item], most: usize| -> usize {
-            items.iter().map(|i| if i.can_clip() { i.overhead() + i.value.len().min(most) } else { i.size() }).sum()
-        };
+        let total =
+            |items: &[Item], most: usize| -> usize { items.iter().map(|i| if i.can_clip() { i.overhead() + i.value.len().min(most) } else { i.size() }).sum() };
         if total(items, MAX_VALUE) <= room {
             return;
         }
@@ -429,7 +431,8 @@ pub fn verify(reply: &[u8], request_authenticator: &[u8; 16], secret: &Secret) -
         }
         at += size;
     }
-    let expected = Md5::new().chain_update(&reply[..4]).chain_update(request_authenticator).chain_update(&reply[HEADER..]).chain_update(secret.bytes()).finalize();
+    let expected =
+        Md5::new().chain_update(&reply[..4]).chain_update(request_authenticator).chain_update(&reply[HEADER..]).chain_update(secret.bytes()).finalize();
     if !bool::from(expected.as_slice().ct_eq(&reply[4..HEADER])) {
         return Err(Refused::Forged);
     }
@@ -480,10 +483,18 @@ mod tests {
             kind,
             backend: Backend::Aaa,
             table: "".into(),
-            core: Core { method: method.into(), from_tag: "alice-1".into(), to_tag: "bob-1".into(), callid: "1@sipp".into(), code: code.into(), reason: "OK".into() },
+            core: Core {
+                method: method.into(),
+                from_tag: "alice-1".into(),
+                to_tag: "bob-1".into(),
+                callid: "1@sipp".into(),
+                code: code.into(),
+                reason: "OK".into(),
+            },
             time: Wall(1_000_001_500_000),
             times: Some(Times { created: Wall(1_000_000_700_000), setup_ms: 1800 }),
             duration_ms: (kind == Kind::Cdr).then_some(1204),
+            end: None,
             in_dialog,
             extras: vec![],
             legs: vec![],

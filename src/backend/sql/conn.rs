@@ -273,11 +273,7 @@ pub fn escape_invalid(bytes: Vec<u8>, escape_nul: bool) -> String {
     let escaped = |b: &u8| format!("\\x{b:02x}");
     let text = match String::from_utf8(bytes) {
         Ok(text) => text,
-        Err(e) => e
-            .as_bytes()
-            .utf8_chunks()
-            .flat_map(|chunk| std::iter::once(chunk.valid().to_string()).chain(chunk.invalid().iter().map(escaped)))
-            .collect(),
+        Err(e) => e.as_bytes().utf8_chunks().flat_map(|chunk| std::iter::once(chunk.valid().to_string()).chain(chunk.invalid().iter().map(escaped))).collect(),
     };
     if escape_nul && text.contains('\0') { text.replace('\0', "\\x00") } else { text }
 }
@@ -298,9 +294,10 @@ fn mysql_options(server: &Server) -> MySqlConnectOptions {
         options = options.port(port);
     }
     let local = server.host.as_deref().is_none_or(|h| h == "localhost");
-    let socket = server.socket.clone().or_else(|| {
-        (local && server.port.is_none()).then(|| MYSQL_SOCKETS.iter().map(std::path::PathBuf::from).find(|p| p.exists())).flatten()
-    });
+    let socket = server
+        .socket
+        .clone()
+        .or_else(|| (local && server.port.is_none()).then(|| MYSQL_SOCKETS.iter().map(std::path::PathBuf::from).find(|p| p.exists())).flatten());
     match socket {
         Some(path) => options.socket(path),
         None => options.host(server.host.as_deref().unwrap_or("localhost")),

@@ -12,14 +12,16 @@ mod url;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use conn::{Class, Conn, Dialect, Failure};
 pub use url::{Target, parse, validate_url};
 
 use super::{Commit, Entry, Fate, Payload, Positions, Sink, Trouble};
 use crate::acc::fields::Fields;
+use crate::acc::record::Kind;
 use crate::config::Db;
 use conn::{Outcome, Value};
 use rows::Group;
@@ -51,6 +53,8 @@ pub struct SqlSink {
     db: Db,
     fields: Fields,
     conn: Option<Conn>,
+    /// Device and inode of the connected SQLite file.
+    file: Option<(u64, u64)>,
     journal: String,
     cursor: Cursor,
     /// The cursor rows as last committed.
@@ -58,6 +62,8 @@ pub struct SqlSink {
     /// Tables as they were when last looked at; asked again after any trouble.
     tables: HashMap<Arc<str>, Arc<Table>>,
     /// Columns whose clipping was logged.
+    announce: Option<fn(&[String])>,
+    announced: Option<Instant>,
     clipped: HashSet<(Arc<str>, Arc<str>)>,
 }
 
@@ -67,12 +73,21 @@ impl From<Failure> for Trouble {
     }
 }
 
+/// A cursor table that is gone (another file, a table dropped) is made anew when the cursor is read.
+fn cursor_trouble(f: Failure) -> Trouble {
+    if f.class == Class::Schema { Trouble::Stale } else { f.into() }
+}
+
 /// What to do with the records of a table that cannot take them.
 enum Usable {
     Yes(Arc<Table>),
     /// Only a script names it: its records are dead, for this reason.
     Never(String),
 }
+
+/// How often the tables of the database are listed while rows come: a new table is known to the
+/// script's functions after this time.
+const ANNOUNCE: Duration = Duration::from_secs(10);
 
 impl SqlSink {
     /// A sink for the database of the configuration; connects later.
@@ -82,12 +97,33 @@ impl SqlSink {
             db: db.clone(),
             fields: fields.clone(),
             conn: None,
+            file: None,
             journal: String::new(),
             cursor: Cursor::Unknown,
             stored: Positions::new(),
             tables: HashMap::new(),
             clipped: HashSet::new(),
+            announce: None,
+            announced: None,
         })
+    }
+
+    /// Tells `announce` which tables the database has: at every connection, and while rows come
+    /// no more often than every 10 s.
+    #[must_use]
+    pub fn announcing(mut self, announce: Option<fn(&[String])>) -> SqlSink {
+        self.announce = announce;
+        self
+    }
+
+    async fn announce(&mut self) -> Outcome<()> {
+        let Some(announce) = self.announce else { return Ok(()) };
+        if self.announced.is_some_and(|at| at.elapsed() < ANNOUNCE) {
+            return Ok(());
+        }
+        announce(&schema::tables(self.conn()?).await?);
+        self.announced = Some(Instant::now());
+        Ok(())
     }
 
     /// The cursor is kept in the database.
@@ -96,13 +132,25 @@ impl SqlSink {
     }
 
     async fn connect(&mut self) -> Outcome<()> {
+        if let Target::Sqlite(path) = &self.target {
+            // Somebody may move the file away: rows must not go into one that nobody can find.
+            let file = std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+            if self.conn.is_some() && file != self.file {
+                log::warn!("db_url: the SQLite file was moved or replaced; going on with a new one");
+                self.conn = None;
+            }
+        }
         if self.conn.is_none() {
             let mut conn = Conn::open(&self.target).await?;
             self.tables.clear();
+            self.announced = None;
             if conn.dialect() == Dialect::Sqlite {
                 schema::prepare_sqlite(&mut conn, &self.db, &self.fields).await?;
             }
             self.conn = Some(conn);
+            if let Target::Sqlite(path) = &self.target {
+                self.file = std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
+            }
         }
         Ok(())
     }
@@ -113,6 +161,7 @@ impl SqlSink {
 
     async fn load_cursor(&mut self) -> Outcome<Option<Positions>> {
         self.connect().await?;
+        self.announce().await?;
         let journal = self.journal.clone();
         let conn = self.conn()?;
         let sql = match conn.dialect() {
@@ -125,16 +174,21 @@ impl SqlSink {
             Ok(rows) => rows,
             Err(e) if e.class == Class::Later => return Err(e),
             Err(_) => {
-                let dialect = conn.dialect();
-                match conn.run(schema::create_cursor(dialect)).await {
-                    Ok(()) => conn.query(sql, 2, key()).await?,
+                let create = schema::create_cursor(conn.dialect());
+                let mut made = conn.run(create.clone()).await.map(|()| Vec::new());
+                if made.is_ok() {
+                    made = conn.query(sql, 2, key()).await;
+                }
+                match made {
+                    Ok(rows) => rows,
                     Err(e) if e.class == Class::Later => return Err(e),
                     Err(e) => {
-                        log::warn!(
-                            "db_url: table acc_delivery cannot be created ({}): a crash may now write a record twice; allow it, or create it with: {};",
-                            e.text,
-                            schema::create_cursor(dialect)
-                        );
+                        if self.cursor != Cursor::File {
+                            log::warn!(
+                                "db_url: table acc_delivery cannot be used ({}): a crash may now write a record twice; allow or repair it, as made by: {create};",
+                                e.text
+                            );
+                        }
                         self.cursor = Cursor::File;
                         return Ok(None);
                     }
@@ -142,15 +196,12 @@ impl SqlSink {
             }
         };
         self.cursor = Cursor::Table;
-        self.stored = rows
-            .iter()
-            .filter_map(|row| Some((row.first()?.as_deref()?.trim().parse().ok()?, row.get(1)?.as_deref()?.parse().ok()?)))
-            .collect();
+        self.stored = rows.iter().filter_map(|row| Some((row.first()?.as_deref()?.trim().parse().ok()?, row.get(1)?.as_deref()?.parse().ok()?))).collect();
         Ok(Some(self.stored.clone()))
     }
 
     /// The table if it can take records of this configuration. `Err` waits for the operator.
-    async fn usable(&mut self, name: &Arc<str>, wanted: &[Arc<str>]) -> Result<Usable, Trouble> {
+    async fn usable(&mut self, name: &Arc<str>, wanted: &[Arc<str>], may_make: bool) -> Result<Usable, Trouble> {
         let configured = *name == self.db.table_acc || *name == self.db.table_missed;
         let known = self.tables.get(name).filter(|t| wanted.iter().all(|c| t.column(c).is_some())).cloned();
         if let Some(table) = known {
@@ -160,13 +211,15 @@ impl SqlSink {
             return Ok(Usable::Never(format!("\"{name}\" is no table name: use letters, digits and '_', not beginning with a digit")));
         }
         let mut found = schema::probe(self.conn()?, name).await?;
-        if found.is_none() && configured {
-            let (db, fields) = (self.db.clone(), self.fields.clone());
-            let conn = self.conn()?;
-            if conn.dialect() == Dialect::Sqlite {
-                schema::prepare_sqlite(conn, &db, &fields).await?;
-                found = schema::probe(conn, name).await?;
+        if found.is_none() && (configured || may_make) && self.conn()?.dialect() == Dialect::Sqlite {
+            let mut db = self.db.clone();
+            if !configured {
+                db.table_acc = name.clone();
             }
+            let fields = self.fields.clone();
+            let conn = self.conn()?;
+            schema::prepare_sqlite(conn, &db, &fields).await?;
+            found = schema::probe(conn, name).await?;
         }
         let dialect = self.conn()?.dialect();
         let reason = match found {
@@ -211,7 +264,10 @@ impl SqlSink {
                 None => {
                     let optional = rows::optional_columns(record, table_name, &self.db);
                     let required = &columns[..columns.len() - optional];
-                    match self.usable(table_name, required).await? {
+                    // A script names a table for its calls as it names the file; a manual record's
+                    // function has been told whether the table exists.
+                    let may_make = record.kind != Kind::Manual;
+                    match self.usable(table_name, required, may_make).await? {
                         Usable::Yes(table) => groups.push(Group::new(table_name.clone(), columns, table, dialect)),
                         Usable::Never(reason) => {
                             fates[index] = Fate::Dead(reason.clone());
@@ -244,9 +300,16 @@ impl SqlSink {
                 (Dialect::Postgres, _) => format!("${n}"),
                 _ => "?".to_string(),
             };
-            let update: Arc<str> =
-                format!("UPDATE acc_delivery SET reached = {} WHERE journal = {} AND segment = {} AND reached = {}", p(1, false), p(2, true), p(3, true), p(4, false)).into();
-            let insert: Arc<str> = format!("INSERT INTO acc_delivery (reached, journal, segment) VALUES ({}, {}, {})", p(1, false), p(2, true), p(3, true)).into();
+            let update: Arc<str> = format!(
+                "UPDATE acc_delivery SET reached = {} WHERE journal = {} AND segment = {} AND reached = {}",
+                p(1, false),
+                p(2, true),
+                p(3, true),
+                p(4, false)
+            )
+            .into();
+            let insert: Arc<str> =
+                format!("INSERT INTO acc_delivery (reached, journal, segment) VALUES ({}, {}, {})", p(1, false), p(2, true), p(3, true)).into();
             let delete: Arc<str> = format!("DELETE FROM acc_delivery WHERE journal = {} AND segment = {}", p(1, true), p(2, true)).into();
             for (segment, position) in commit.positions {
                 let name = Value::Text(segment.to_string().into_bytes());
@@ -254,14 +317,14 @@ impl SqlSink {
                 match stored.get(segment) {
                     Some(old) => {
                         values.push(Value::Int(*old as i64));
-                        if conn.execute(update.clone(), values).await? != 1 {
+                        if conn.execute(update.clone(), values).await.map_err(cursor_trouble)? != 1 {
                             return Err(Trouble::Stale);
                         }
                     }
                     None => match conn.execute(insert.clone(), values).await {
                         Ok(_) => {}
                         Err(e) if e.unique => return Err(Trouble::Stale),
-                        Err(e) => return Err(e.into()),
+                        Err(e) => return Err(cursor_trouble(e)),
                     },
                 }
             }
@@ -334,7 +397,14 @@ impl SqlSink {
     }
 
     /// One transaction; `careful` when a row is known to be refused.
-    async fn transact(&mut self, groups: &[Group], careful: bool, batch: &[Entry], fates: &mut [Fate], commit: &mut Commit<'_>) -> Result<Result<(), Failure>, Trouble> {
+    async fn transact(
+        &mut self,
+        groups: &[Group],
+        careful: bool,
+        batch: &[Entry],
+        fates: &mut [Fate],
+        commit: &mut Commit<'_>,
+    ) -> Result<Result<(), Failure>, Trouble> {
         let conn = self.conn()?;
         let begin = if conn.dialect() == Dialect::Sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
         conn.run(begin).await?;
@@ -349,7 +419,10 @@ impl SqlSink {
         if self.cursor == Cursor::Table {
             for (entry, fate) in batch.iter().zip(fates.iter()) {
                 if let Fate::Dead(reason) = fate {
-                    commit.dead.add(entry, reason).map_err(|e| Trouble::Outage(format!("dead-db.jsonl in journal_dir cannot be written ({e}): give it space and permissions")))?;
+                    commit
+                        .dead
+                        .add(entry, reason)
+                        .map_err(|e| Trouble::Outage(format!("dead-db.jsonl in journal_dir cannot be written ({e}): give it space and permissions")))?;
                 }
             }
         }
@@ -359,6 +432,7 @@ impl SqlSink {
 
     async fn deliver_batch(&mut self, batch: &[Entry], commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble> {
         self.connect().await?;
+        self.announce().await?;
         let mut fates = vec![Fate::Delivered; batch.len()];
         let groups = self.groups(batch, &mut fates).await?;
         let first = self.transact(&groups, false, batch, &mut fates, commit).await;

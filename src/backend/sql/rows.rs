@@ -11,7 +11,7 @@ use once_cell::sync::Lazy;
 use super::conn::{Dialect, Value, escape_invalid};
 use super::schema::Table;
 use super::{BINDS, INSERT_BYTES, ROWS};
-use crate::acc::record::{Kind, Record, Wall};
+use crate::acc::record::{ACC_ID, END_CAUSE, END_SIDE, Kind, Record, Wall};
 use crate::config::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Db};
 
 static SETUPTIME: Lazy<Arc<str>> = Lazy::new(|| COLUMN_SETUPTIME.into());
@@ -32,12 +32,19 @@ pub fn table_of<'a>(record: &'a Record, db: &'a Db) -> &'a Arc<str> {
 }
 
 /// A manual or transaction record says nothing with its durations (they are 0), and in the table
-/// of missed calls there is no place for them: such columns are written only where they exist.
+/// of missed calls there is no place for them: such columns are written only where they exist, and
+/// so are a record's own values.
 pub fn optional_columns(record: &Record, table: &Arc<str>, db: &Db) -> usize {
-    match record.kind {
-        Kind::Transaction | Kind::Manual if record.times.is_some() && *table != db.table_missed => 2,
+    let durations = match record.kind {
+        Kind::Transaction | Kind::Manual if *table != db.table_missed => 2,
         _ => 0,
-    }
+    };
+    if record.times.is_some() { durations + own_columns(record).len() } else { 0 }
+}
+
+/// Columns for values that a record has of its own.
+fn own_columns(record: &Record) -> &'static [&'static str] {
+    if record.end.is_some() { &[ACC_ID, END_CAUSE, END_SIDE] } else { &[ACC_ID] }
 }
 
 /// Columns of a record's rows, in order.
@@ -60,6 +67,7 @@ pub fn columns_of(record: &Record, db: &Db) -> Vec<Arc<str>> {
     if durations {
         columns.extend([DURATION.clone(), MS_DURATION.clone()]);
     }
+    columns.extend(own_columns(record).iter().map(|c| Arc::from(*c)));
     columns
 }
 
@@ -80,6 +88,7 @@ struct Target {
     chars: Option<usize>,
     bytes: Option<usize>,
     cast: Option<String>,
+    last_char: Option<char>,
     number: bool,
 }
 
@@ -122,6 +131,7 @@ impl Group {
                 chars: found.chars,
                 bytes: found.bytes,
                 cast: found.cast.clone(),
+                last_char: found.last_char,
                 number,
             });
         }
@@ -145,7 +155,9 @@ impl Group {
     pub fn add(&mut self, entry: usize, record: &Record) -> Vec<Arc<str>> {
         self.records.push(Place { entry, first: self.rows.len() });
         let mut clipped = Vec::new();
-        for leg in 0..record.rows() {
+        // Without context there are no legs, and no columns for them.
+        let rows = if record.times.is_some() { record.rows() } else { 1 };
+        for leg in 0..rows {
             let mut values: Vec<Value> = Vec::with_capacity(self.wanted.len());
             values.extend(record.core.values().iter().map(|v| Value::Text(v.to_vec())));
             values.push(self.time(record.time));
@@ -155,13 +167,19 @@ impl Group {
                 values.extend(record.legs.get(leg).into_iter().flatten().map(field));
                 values.push(number(record.setup_seconds()));
                 values.push(self.time(times.created));
-                values.push(number(record.duration_seconds()));
-                values.push(number(record.duration_ms.unwrap_or(0)));
+                if self.wanted.contains(&*DURATION) {
+                    values.push(number(record.duration_seconds()));
+                    values.push(number(record.duration_ms.unwrap_or(0)));
+                }
+                values.extend(own_columns(record).iter().map(|c| record.own_value(c).map_or(Value::Null, Value::Text)));
             }
             let mut row = Vec::with_capacity(self.targets.len());
             for target in &self.targets {
                 let mut value = values.get_mut(target.source).map_or(Value::Null, |v| std::mem::replace(v, Value::Null));
                 if let Value::Text(bytes) = &mut value {
+                    if let Some(last) = target.last_char {
+                        escape_above(bytes, last);
+                    }
                     if (target.chars.is_some() || target.bytes.is_some()) && clip(bytes, target, self.dialect) {
                         clipped.push(target.name.clone());
                     }
@@ -244,6 +262,24 @@ fn number(n: i64) -> Value {
     Value::Int(n.clamp(0, INT_MAX))
 }
 
+/// Characters that the column's character set lacks, as `\xNN`: a telephone with an emoji in its
+/// name must not cost a record.
+fn escape_above(bytes: &mut Vec<u8>, last: char) {
+    if bytes.is_ascii() {
+        return;
+    }
+    let text = escape_invalid(std::mem::take(bytes), false);
+    for c in text.chars() {
+        let mut utf8 = [0; 4];
+        let utf8 = c.encode_utf8(&mut utf8).as_bytes();
+        if c <= last {
+            bytes.extend_from_slice(utf8);
+        } else {
+            bytes.extend(utf8.iter().flat_map(|b| format!("\\x{b:02x}").into_bytes()));
+        }
+    }
+}
+
 /// Cuts text to the width of its column, between characters.
 fn clip(bytes: &mut Vec<u8>, target: &Target, dialect: Dialect) -> bool {
     // Short enough however it is counted and escaped.
@@ -262,4 +298,59 @@ fn clip(bytes: &mut Vec<u8>, target: &Target, dialect: Dialect) -> bool {
     *bytes = text.into_bytes();
     bytes.truncate(end);
     clipped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema::Column;
+    use super::*;
+
+    fn column(name: &str, chars: Option<usize>, bytes: Option<usize>) -> Column {
+        Column { name: name.into(), chars, bytes, last_char: None, cast: None }
+    }
+
+    fn group(dialect: Dialect, columns: Vec<Column>) -> Group {
+        let wanted = columns.iter().map(|c| Arc::from(c.name.to_ascii_lowercase())).collect();
+        let table = Arc::new(Table { quoted: dialect.quote("acc"), columns });
+        Group::new("acc".into(), wanted, table, dialect)
+    }
+
+    #[test]
+    fn text_is_clipped_between_characters_and_only_when_too_long() {
+        let g = group(Dialect::MySql, vec![column("a", Some(3), Some(4))]);
+        for (text, want, clipped) in
+            [("abc", "abc", false), ("abcd", "abc", true), ("éé", "éé", false), ("ééé", "éé", true), ("aéb", "aéb", false), ("", "", false)]
+        {
+            let mut bytes = text.as_bytes().to_vec();
+            assert_eq!((clip(&mut bytes, &g.targets[0], g.dialect), std::str::from_utf8(&bytes)), (clipped, Ok(want)), "{text}");
+        }
+    }
+
+    #[test]
+    fn statements_name_columns_as_the_database_spells_them() {
+        let mut columns = vec![column("Method", None, None), column("setuptime", None, None)];
+        columns[0].cast = Some("integer".into());
+        assert_eq!(
+            &*group(Dialect::Postgres, columns.clone()).insert(2),
+            "INSERT INTO \"acc\" (\"Method\", \"setuptime\") VALUES (CAST($1 AS integer), $2), (CAST($3 AS integer), $4)"
+        );
+        assert_eq!(&*group(Dialect::MySql, columns.clone()).insert(1), "INSERT INTO `acc` (`Method`, `setuptime`) VALUES (?, ?)");
+        assert_eq!(&*group(Dialect::Sqlite, columns).insert(1), "INSERT INTO \"acc\" (\"Method\", \"setuptime\") VALUES (CAST(? AS TEXT), ?)");
+    }
+
+    #[test]
+    fn parts_cover_all_rows_in_powers_of_two() {
+        let g = group(Dialect::Sqlite, vec![column("a", None, None)]);
+        let parts = g.parts(3..3 + 64 + 32 + 5);
+        assert_eq!(parts.iter().map(|p| p.len()).collect::<Vec<_>>(), [64, 32, 4, 1]);
+        assert!(parts.windows(2).all(|w| w[0].end == w[1].start) && parts[0].start == 3);
+        assert!(g.parts(5..5).is_empty());
+    }
+
+    #[test]
+    fn characters_outside_the_columns_set_are_escaped() {
+        let mut bytes = "aé中".as_bytes().to_vec();
+        escape_above(&mut bytes, '\u{ff}');
+        assert_eq!(bytes, "aé\\xe4\\xb8\\xad".as_bytes());
+    }
 }

@@ -21,6 +21,8 @@ pub struct Column {
     pub chars: Option<usize>,
     /// Most bytes it holds.
     pub bytes: Option<usize>,
+    /// Last character of its character set, where that lacks some.
+    pub last_char: Option<char>,
     /// PostgreSQL does not put text into it without a cast to this type.
     pub cast: Option<String>,
 }
@@ -46,6 +48,19 @@ pub fn is_table_name(name: &str) -> bool {
     name.split('.').count() <= 2 && name.split('.').all(is_identifier)
 }
 
+/// Names of the tables and views that statements of this connection can name.
+pub async fn tables(conn: &mut Conn) -> Outcome<Vec<String>> {
+    let sql = match conn.dialect() {
+        Dialect::Sqlite => "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')",
+        Dialect::MySql => "SELECT CAST(table_name AS CHAR) FROM information_schema.tables WHERE table_schema = DATABASE()",
+        Dialect::Postgres => {
+            "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind IN ('r', 'v', 'p', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND pg_table_is_visible(c.oid)"
+        }
+    };
+    Ok(conn.query(sql, 1, vec![]).await?.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+}
+
 /// The table as it stands in the database; `None` when it does not exist.
 pub async fn probe(conn: &mut Conn, name: &str) -> Outcome<Option<Table>> {
     let dialect = conn.dialect();
@@ -54,26 +69,26 @@ pub async fn probe(conn: &mut Conn, name: &str) -> Outcome<Option<Table>> {
     let mut quoted = quote(name);
     let rows = match dialect {
         Dialect::Sqlite => {
-            let sql = "SELECT name, NULL, NULL, NULL FROM pragma_table_info(CAST(?1 AS TEXT), CAST(?2 AS TEXT))";
-            conn.query(sql, 4, vec![text(plain), text(space.unwrap_or("main"))]).await?
+            let sql = "SELECT name, NULL, NULL, NULL, NULL FROM pragma_table_info(CAST(?1 AS TEXT), CAST(?2 AS TEXT))";
+            conn.query(sql, 5, vec![text(plain), text(space.unwrap_or("main"))]).await?
         }
         Dialect::MySql => {
-            let sql = "SELECT CAST(column_name AS CHAR), CAST(character_maximum_length AS CHAR), CAST(character_octet_length AS CHAR), NULL \
+            let sql = "SELECT CAST(column_name AS CHAR), CAST(character_maximum_length AS CHAR), CAST(character_octet_length AS CHAR), NULL, CAST(character_set_name AS CHAR) \
                        FROM information_schema.columns WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE()) ORDER BY ordinal_position";
-            conn.query(sql, 4, vec![text(plain), space.map_or(Value::Null, text)]).await?
+            conn.query(sql, 5, vec![text(plain), space.map_or(Value::Null, text)]).await?
         }
         Dialect::Postgres => {
             let sql = "SELECT a.attname::text, \
                          CASE WHEN t.typname IN ('varchar', 'bpchar') AND a.atttypmod > 4 THEN (a.atttypmod - 4)::text END, \
                          NULL::text, \
-                         CASE WHEN t.typcategory = 'S' THEN NULL ELSE format_type(a.atttypid, NULL) END \
+                         CASE WHEN t.typcategory = 'S' THEN NULL ELSE format_type(a.atttypid, NULL) END, NULL::text \
                        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
                        WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
-            let mut rows = conn.query(sql, 4, vec![text(&quoted)]).await?;
+            let mut rows = conn.query(sql, 5, vec![text(&quoted)]).await?;
             if rows.is_empty() {
                 // CREATE TABLE Acc without quotes makes a table "acc".
                 quoted = quote(&name.to_ascii_lowercase());
-                rows = conn.query(sql, 4, vec![text(&quoted)]).await?;
+                rows = conn.query(sql, 5, vec![text(&quoted)]).await?;
             }
             rows
         }
@@ -84,9 +99,27 @@ pub async fn probe(conn: &mut Conn, name: &str) -> Outcome<Option<Table>> {
     let number = |v: &Option<String>| v.as_deref().and_then(|s| s.parse().ok());
     let columns = rows
         .into_iter()
-        .filter_map(|row| Some(Column { name: row.first()?.clone()?, chars: number(row.get(1)?), bytes: number(row.get(2)?), cast: row.get(3)?.clone() }))
+        .filter_map(|row| {
+            Some(Column {
+                name: row.first()?.clone()?,
+                chars: number(row.get(1)?),
+                bytes: number(row.get(2)?),
+                cast: row.get(3)?.clone(),
+                last_char: last_char(row.get(4)?.as_deref()),
+            })
+        })
         .collect();
     Ok(Some(Table { quoted, columns }))
+}
+
+/// The last character of MySQL's character sets that lack some; the rest take all or are rare.
+fn last_char(charset: Option<&str>) -> Option<char> {
+    match charset? {
+        "utf8" | "utf8mb3" | "ucs2" => Some('\u{ffff}'),
+        "latin1" => Some('\u{ff}'),
+        "ascii" => Some('\u{7f}'),
+        _ => None,
+    }
 }
 
 fn text(s: &str) -> Value {
@@ -131,7 +164,8 @@ fn column_definition(db: &Db, name: &str, dialect: Dialect) -> String {
 pub fn alter(db: &Db, table: &Table, missing: &[Arc<str>], dialect: Dialect) -> String {
     let one = |name: &Arc<str>| {
         // A column that is added to rows already there needs no NOT NULL without default.
-        let definition = column_definition(db, name, dialect).replace("DATETIME NOT NULL", "DATETIME DEFAULT NULL").replace("TIMESTAMP NOT NULL", "TIMESTAMP DEFAULT NULL");
+        let definition =
+            column_definition(db, name, dialect).replace("DATETIME NOT NULL", "DATETIME DEFAULT NULL").replace("TIMESTAMP NOT NULL", "TIMESTAMP DEFAULT NULL");
         format!("ALTER TABLE {} ADD COLUMN {definition};", table.quoted)
     };
     missing.iter().map(one).collect::<Vec<_>>().join(" ")
@@ -191,7 +225,8 @@ pub async fn prepare_sqlite(conn: &mut Conn, db: &Db, fields: &Fields) -> Outcom
     let mut statements = Vec::new();
     if empty {
         statements.push(
-            "CREATE TABLE version (table_name CHAR(32) NOT NULL, table_version INTEGER DEFAULT 0 NOT NULL, CONSTRAINT version_t_name_idx UNIQUE (table_name));".to_string(),
+            "CREATE TABLE version (table_name CHAR(32) NOT NULL, table_version INTEGER DEFAULT 0 NOT NULL, CONSTRAINT version_t_name_idx UNIQUE (table_name));"
+                .to_string(),
         );
         for (table, version) in [(&db.table_acc, VERSION_ACC), (&db.table_missed, VERSION_MISSED)] {
             statements.push(format!("INSERT INTO version (table_name, table_version) VALUES ('{table}', {version});"));

@@ -39,7 +39,10 @@ pub fn validate_url(url: &str) -> Result<(), String> {
 
 /// Reads `db_url`.
 pub fn parse(url: &str) -> Result<Target, String> {
-    let (scheme, rest) = url.trim().split_once(':').ok_or("db_url has no scheme: write sqlite:///path, mysql://user:password@host/database or postgres://user:password@host/database")?;
+    let (scheme, rest) = url
+        .trim()
+        .split_once(':')
+        .ok_or("db_url has no scheme: write sqlite:///path, mysql://user:password@host/database or postgres://user:password@host/database")?;
     match scheme.to_ascii_lowercase().as_str() {
         "sqlite" | "sqlite3" => {
             let path = rest.strip_prefix("//").unwrap_or(rest);
@@ -111,7 +114,10 @@ mod tests {
     #[test]
     fn servers() {
         let Ok(Target::MySql(s)) = parse("mysql://u:p@ss:w@db.example.com:3307/billing") else { panic!("refused") };
-        assert_eq!((s.host.as_deref(), s.port, &*s.user, s.password.as_deref(), &*s.database), (Some("db.example.com"), Some(3307), "u", Some("p@ss:w"), "billing"));
+        assert_eq!(
+            (s.host.as_deref(), s.port, &*s.user, s.password.as_deref(), &*s.database),
+            (Some("db.example.com"), Some(3307), "u", Some("p@ss:w"), "billing")
+        );
         let Ok(Target::Postgres(s)) = parse("postgresql://u@[::1]/b?socket=/run/pg") else { panic!("refused") };
         assert_eq!((s.host.as_deref(), s.port, s.password, s.socket), (Some("::1"), None, None, Some("/run/pg".into())));
         let Ok(Target::Postgres(s)) = parse("postgres:///b") else { panic!("refused") };
@@ -120,8 +126,19 @@ mod tests {
 
     #[test]
     fn refusals_name_the_parameter_and_never_the_password() {
-        for url in ["", "secret", "text:///secret", "mysql:secret", "mysql://u:secret@h", "mysql://u:secret@h/", "mysql://u:secret@h:x/d", "sqlite:", "sqlite::memory:",
-            "mysql://u:secret@[h/d", "mysql://u:secret@h/d?secret=1"] {
+        for url in [
+            "",
+            "secret",
+            "text:///secret",
+            "mysql:secret",
+            "mysql://u:secret@h",
+            "mysql://u:secret@h/",
+            "mysql://u:secret@h:x/d",
+            "sqlite:",
+            "sqlite::memory:",
+            "mysql://u:secret@[h/d",
+            "mysql://u:secret@h/d?secret=1",
+        ] {
             let e = validate_url(url).unwrap_err();
             assert!(e.starts_with("db_url ") && !e.contains("secret"), "{url}: {e}");
         }

@@ -43,15 +43,6 @@ pub unsafe extern "C" fn release(p: *mut c_void) {
     guard::entry("release of a context", (), || drop(unsafe { SharedContext::from_raw(p) }));
 }
 
-/// A transaction ends.
-unsafe extern "C" fn transaction_gone(t: *mut km_cell, _kind: c_int, _params: *mut km_tmcb_params) {
-    guard::entry("end of a transaction", (), || {
-        if let Some(table) = attached::table() {
-            table.forget(t.cast());
-        }
-    });
-}
-
 /// Is tm loaded, so that it will be initialised before us?
 pub fn tm_is_loaded(symbols: &Symbols) -> bool {
     symbols.export(c"load_tm", KM_NO_SCRIPT, 0).is_some()
@@ -72,7 +63,15 @@ impl Tm {
             return Err("the module tm does not offer its functions".into());
         }
         // SAFETY: these two functions stand there in every supported version (promise 4).
-        unsafe { Ok(Tm { register_tmcb: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_sip_msg, *mut km_cell, c_int, TransactionCb, *mut c_void, Option<unsafe extern "C" fn(*mut c_void)>) -> c_int>(register), t_gett: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut km_cell>(gett) }) }
+        unsafe {
+            Ok(Tm {
+                register_tmcb: std::mem::transmute::<
+                    *mut c_void,
+                    unsafe extern "C" fn(*mut km_sip_msg, *mut km_cell, c_int, TransactionCb, *mut c_void, Option<unsafe extern "C" fn(*mut c_void)>) -> c_int,
+                >(register),
+                t_gett: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut km_cell>(gett),
+            })
+        }
     }
 
     /// The transaction being processed here.
@@ -82,14 +81,24 @@ impl Tm {
         (!t.is_null() && t != T_UNDEFINED).then_some(t)
     }
 
-    /// Begins our entry of a transaction, whose end removes it.
+    /// Begins our entry of a transaction: `calls::on_any_transaction` gets its replies, and its end,
+    /// which removes the entry.
     pub fn attach(&self, t: *mut km_cell, arrived: Option<Moment>) {
         let Some(table) = attached::table() else { return };
         if !table.add(t.cast(), arrived) {
             return;
         }
         // SAFETY: `t` is the current or the callback's transaction (promise 5).
-        let rc = unsafe { (self.register_tmcb)(std::ptr::null_mut(), t, KM_TMCB_DESTROY as c_int, transaction_gone, std::ptr::null_mut(), None) };
+        let rc = unsafe {
+            (self.register_tmcb)(
+                std::ptr::null_mut(),
+                t,
+                (KM_TMCB_RESPONSE_IN | KM_TMCB_DESTROY) as c_int,
+                super::calls::on_any_transaction,
+                std::ptr::null_mut(),
+                None,
+            )
+        };
         if rc <= 0 {
             // Its address could come back as another transaction's.
             table.forget(t.cast());
@@ -161,7 +170,10 @@ impl Dialogs {
         unsafe {
             let b = &*(&raw const *room).cast::<km_dlg_binds>();
             Some(Dialogs {
-                register_dlgcb: std::mem::transmute::<unsafe extern "C" fn(*mut km_dlg_cell, c_int, km_dialog_cb, *mut c_void, km_release_fn) -> c_int, unsafe extern "C" fn(*mut km_dlg_cell, c_int, DialogCb, *mut c_void, Option<unsafe extern "C" fn(*mut c_void)>) -> c_int>(b.register_dlgcb?),
+                register_dlgcb: std::mem::transmute::<
+                    unsafe extern "C" fn(*mut km_dlg_cell, c_int, km_dialog_cb, *mut c_void, km_release_fn) -> c_int,
+                    unsafe extern "C" fn(*mut km_dlg_cell, c_int, DialogCb, *mut c_void, Option<unsafe extern "C" fn(*mut c_void)>) -> c_int,
+                >(b.register_dlgcb?),
                 set_dlg_var: b.set_dlg_var?,
                 get_dlg_varval: b.get_dlg_varval?,
                 get_dlg: b.get_dlg?,
@@ -188,7 +200,9 @@ impl Dialogs {
         }
         // SAFETY: msg is the request being processed (promise 5).
         let rc = unsafe { (self.dlg_manage)(msg, std::ptr::null_mut(), std::ptr::null_mut()) };
-        self.of(msg).filter(|_| rc > 0).ok_or_else(|| "the dialog module made no dialog for this call (see its own message above): no CDR can be written".into())
+        self.of(msg)
+            .filter(|_| rc > 0)
+            .ok_or_else(|| "the dialog module made no dialog for this call (see its own message above): no CDR can be written".into())
     }
 
     /// The context of a dialog.

@@ -81,7 +81,29 @@ fn reply_of(t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, kept: &[Reply]) ->
     if rpl.is_null() || rpl == FAKED_REPLY {
         return decide::local_reply(code);
     }
-    present::kept_reply(t as usize, rpl as usize, code).or_else(|| kept.iter().rev().find(|r| r.code == code).cloned()).unwrap_or_else(|| decide::local_reply(code))
+    present::kept_reply(t as usize, rpl as usize, code)
+        .or_else(|| kept.iter().rev().find(|r| r.code == code).cloned())
+        .unwrap_or_else(|| decide::local_reply(code))
+}
+
+/// A reply of any transaction, and its end. When the script marks a request only in its failure
+/// route, the negative reply that led there has been seen already.
+pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
+    guard::entry("any transaction", (), || {
+        if kind as u32 == KM_TMCB_DESTROY {
+            if let Some(table) = attached::table() {
+                table.forget(t.cast());
+            }
+            return;
+        }
+        // SAFETY: as in `on_transaction`.
+        let (rpl, code) = unsafe { ((*params).rpl, (*params).code) };
+        if code >= 300
+            && let Some(msg) = message(rpl)
+        {
+            present::keep_reply(t as usize, rpl as usize, msg.reply());
+        }
+    });
 }
 
 /// Events of a marked request's transaction.
@@ -296,4 +318,3 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut km_dlg_cell, _kind: c_int, _params:
         }
     });
 }
-

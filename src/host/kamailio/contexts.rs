@@ -16,13 +16,11 @@ pub fn there(t: *mut km_cell, which: Which) -> Option<SharedContext> {
 
 /// The context in force.
 pub fn find(api: &Api, msg: *mut km_sip_msg) -> Option<SharedContext> {
-    present::get(msg, Which::InForce)
-        .or_else(|| api.tm.current().and_then(|t| there(t, Which::InForce)))
-        .or_else(|| {
-            let dialogs = DIALOGS.get()?;
-            let dialog = dialogs.of(msg)?;
-            dialogs.context(dialog.raw)
-        })
+    present::get(msg, Which::InForce).or_else(|| api.tm.current().and_then(|t| there(t, Which::InForce))).or_else(|| {
+        let dialogs = DIALOGS.get()?;
+        let dialog = dialogs.of(msg)?;
+        dialogs.context(dialog.raw)
+    })
 }
 
 /// Arrival of the request whose transaction is being processed, else of the message at hand.

@@ -5,6 +5,7 @@ use std::ptr;
 
 use super::abi::*;
 use super::{arguments, functions, load, rpc, variables};
+use crate::acc::record::Backend;
 use crate::module::{FUNCTIONS, PARAMS, ParamType, Routes, VARIABLES};
 
 fn name(s: &str) -> *const c_char {
@@ -36,7 +37,12 @@ pub fn fill() -> Export {
         dlflags: 0,
         cmds: table(commands()),
         params: table(parameters()),
-        rpc_methods: table([km_rpc_export { name: c"acc.status".as_ptr(), function: Some(rpc::status), doc_str: rpc::STATUS_DOC.as_ptr().cast_mut().cast(), flags: 0 }]),
+        rpc_methods: table([km_rpc_export {
+            name: c"acc.status".as_ptr(),
+            function: Some(rpc::status),
+            doc_str: rpc::STATUS_DOC.as_ptr().cast_mut().cast(),
+            flags: 0,
+        }]),
         pv_items: table(pseudo_variables()),
         response_f: None,
         init_mod_f: Some(load::init),
@@ -54,10 +60,10 @@ type Fixup = unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int;
 const ENTRIES: [(Entry, Option<Entry>, Option<Fixup>); FUNCTIONS.len()] = [
     (functions::do_accounting_2, Some(functions::do_accounting_3), Some(functions::fixup_marks)),
     (functions::drop_accounting, None, Some(functions::fixup_marks)),
-    (functions::acc_log_request, None, Some(functions::fixup_manual)),
-    (functions::acc_db_request, None, Some(functions::fixup_manual)),
-    (functions::acc_aaa_request, None, Some(functions::fixup_manual)),
-    (functions::acc_evi_request, None, Some(functions::fixup_manual)),
+    (functions::acc_log_request, None, Some(functions::fixup_manual::<{ Backend::Log as u8 }>)),
+    (functions::acc_db_request, None, Some(functions::fixup_manual::<{ Backend::Db as u8 }>)),
+    (functions::acc_aaa_request, None, Some(functions::fixup_manual::<{ Backend::Aaa as u8 }>)),
+    (functions::acc_evi_request, None, Some(functions::fixup_manual::<{ Backend::Evi as u8 }>)),
     (functions::acc_new_leg, None, None),
     (functions::acc_load_ctx_from_dlg, None, None),
     (functions::acc_unload_ctx_from_dlg, None, None),
@@ -113,8 +119,19 @@ fn pseudo_variables() -> impl Iterator<Item = km_pv_export> {
         e
     };
     [
-        km_pv_export { getf: Some(variables::get_extra), setf: Some(variables::set_extra), parse_name: Some(variables::parse_extra_name), ..with(VARIABLES[0]) },
-        km_pv_export { getf: Some(variables::get_leg), setf: Some(variables::set_leg), parse_name: Some(variables::parse_leg_name), parse_index: Some(variables::parse_leg_index), ..with(VARIABLES[1]) },
+        km_pv_export {
+            getf: Some(variables::get_extra),
+            setf: Some(variables::set_extra),
+            parse_name: Some(variables::parse_extra_name),
+            ..with(VARIABLES[0])
+        },
+        km_pv_export {
+            getf: Some(variables::get_leg),
+            setf: Some(variables::set_leg),
+            parse_name: Some(variables::parse_leg_name),
+            parse_index: Some(variables::parse_leg_index),
+            ..with(VARIABLES[1])
+        },
         km_pv_export { getf: Some(variables::get_current_leg), ..with(VARIABLES[2]) },
         km_pv_export { getf: Some(variables::get_event), parse_name: Some(variables::parse_event_name), ..with(variables::EVENT_VARIABLE) },
     ]

@@ -57,7 +57,11 @@ fn flags_of(text: &[u8]) -> Result<Flags, String> {
 
 fn check_table(table: &[u8]) -> Result<(), String> {
     let name = String::from_utf8_lossy(table);
-    if is_identifier(&name) { Ok(()) } else { Err(format!("\"{}\" is no table name: use letters, digits and '_', not beginning with a digit", name.escape_debug())) }
+    if is_identifier(&name) {
+        Ok(())
+    } else {
+        Err(format!("\"{}\" is no table name: use letters, digits and '_', not beginning with a digit", name.escape_debug()))
+    }
 }
 
 /// Arguments of do_accounting and drop_accounting.
@@ -65,19 +69,23 @@ pub unsafe extern "C" fn fixup_marks(param: *mut *mut c_void, n: c_int) -> c_int
     // SAFETY: the host passes the place of an argument's text (promise 9).
     unsafe {
         match n {
-            1 => arguments::fixup(server(), "accounting backends", param, |text| types_of(worker::module().ok_or("the module is not initialised")?, text).map(drop)),
+            1 => arguments::fixup(server(), "accounting backends", param, |text| {
+                types_of(worker::module().ok_or("the module is not initialised")?, text).map(drop)
+            }),
             2 => arguments::fixup(server(), "accounting flags", param, |text| flags_of(text).map(drop)),
             _ => arguments::fixup(server(), "accounting table", param, check_table),
         }
     }
 }
 
-/// Arguments of the manual functions.
-pub unsafe extern "C" fn fixup_manual(param: *mut *mut c_void, n: c_int) -> c_int {
+/// Arguments of a manual function, whose backend must be configured.
+pub unsafe extern "C" fn fixup_manual<const BACKEND: u8>(param: *mut *mut c_void, n: c_int) -> c_int {
     // SAFETY: as above.
     unsafe {
         match n {
-            1 => arguments::fixup(server(), "accounting comment", param, |_| Ok(())),
+            1 => arguments::fixup(server(), "accounting comment", param, |_| {
+                configured(worker::module().ok_or("the module is not initialised")?, Types(1 << BACKEND))
+            }),
             _ => arguments::fixup(server(), "accounting table", param, check_table),
         }
     }
@@ -233,7 +241,8 @@ fn manual(name: &'static str, backend: Backend, raw: *mut km_sip_msg, comment: *
         }
         let msg = message(raw).ok_or("there is no SIP message here")?;
         let core = msg.core();
-        let request = decide::Request { in_dialog: !core.to_tag.is_empty(), core, arrived: contexts::arrival(api, raw), upstream: is_upstream(api, module, raw) };
+        let request =
+            decide::Request { in_dialog: !core.to_tag.is_empty(), core, arrived: contexts::arrival(api, raw), upstream: is_upstream(api, module, raw) };
         let values = contexts::find(api, raw).map(|c| c.read(Context::clone)).transpose().map_err(|e| e.to_string())?;
         let record = decide::manual(&module.config, backend, values.as_ref(), &request, &comment, &table, Moment::now());
         worker::emit(module, vec![record]);
@@ -278,5 +287,8 @@ pub unsafe extern "C" fn acc_load_ctx_from_dlg(msg: *mut km_sip_msg, _: *mut c_c
 }
 
 pub unsafe extern "C" fn acc_unload_ctx_from_dlg(msg: *mut km_sip_msg, _: *mut c_char, _: *mut c_char, _: *mut c_char) -> c_int {
-    call("acc_unload_ctx_from_dlg", |_, _, _| if present::unload(msg) { Ok(()) } else { Err("no context is loaded: call acc_load_ctx_from_dlg() first".into()) })
+    call(
+        "acc_unload_ctx_from_dlg",
+        |_, _, _| if present::unload(msg) { Ok(()) } else { Err("no context is loaded: call acc_load_ctx_from_dlg() first".into()) },
+    )
 }

@@ -176,7 +176,8 @@ fn initialise() -> Result<(), String> {
         }
     }
     shared::on_change(worker::call_changed);
-    let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC).map_err(|e| format!("no eventfd: {e}"))?;
+    let wake =
+        rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC).map_err(|e| format!("no eventfd: {e}"))?;
     if journal.is_some() && !symbols.announce_process() {
         return Err("the host has no room for the delivery process".into());
     }

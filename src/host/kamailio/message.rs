@@ -126,7 +126,15 @@ impl Specs {
     /// Parses them once.
     pub fn new(server: &Server) -> Result<Specs, String> {
         let parse = |name: &str| Spec::parse(server, name.as_bytes()).ok_or_else(|| format!("the host does not know the variable {name}: load pv.so"));
-        Ok(Specs { method: parse("$rm")?, from_tag: parse("$ft")?, to_tag: parse("$tt")?, callid: parse("$ci")?, status: parse("$rs")?, reason: parse("$rr")?, content_length: parse("$cl")? })
+        Ok(Specs {
+            method: parse("$rm")?,
+            from_tag: parse("$ft")?,
+            to_tag: parse("$tt")?,
+            callid: parse("$ci")?,
+            status: parse("$rs")?,
+            reason: parse("$rr")?,
+            content_length: parse("$cl")?,
+        })
     }
 }
 
@@ -154,12 +162,23 @@ impl Message<'_> {
 
     /// Core values of a request.
     pub fn core(&self) -> crate::acc::record::Core {
-        crate::acc::record::Core { method: self.method(), from_tag: self.get(self.specs.from_tag), to_tag: self.to_tag(), callid: self.get(self.specs.callid), ..Default::default() }
+        crate::acc::record::Core {
+            method: self.method(),
+            from_tag: self.get(self.specs.from_tag),
+            to_tag: self.to_tag(),
+            callid: self.get(self.specs.callid),
+            ..Default::default()
+        }
     }
 
     /// What a record needs of a reply.
     pub fn reply(&self) -> Reply {
         let number = |spec| String::from_utf8(self.get(spec)).ok().and_then(|t| t.parse::<u16>().ok()).unwrap_or(0);
-        Reply { code: number(self.specs.status), reason: self.get(self.specs.reason), to_tag: self.to_tag(), has_body: self.get(self.specs.content_length).iter().any(|b| *b != b'0') }
+        Reply {
+            code: number(self.specs.status),
+            reason: self.get(self.specs.reason),
+            to_tag: self.to_tag(),
+            has_body: self.get(self.specs.content_length).iter().any(|b| *b != b'0'),
+        }
     }
 }

@@ -6,7 +6,8 @@ use super::abi::*;
 use crate::host::{arena, guard};
 use crate::stats::{self, Counter};
 
-pub static STATUS_DOC: [Doc; 2] = [Doc(c"Counters of accounting: records accepted, delivered and given up by sink, and what went wrong".as_ptr()), Doc(std::ptr::null())];
+pub static STATUS_DOC: [Doc; 2] =
+    [Doc(c"Counters of accounting: records accepted, delivered and given up by sink, and what went wrong".as_ptr()), Doc(std::ptr::null())];
 
 /// A line of documentation.
 #[repr(transparent)]

@@ -86,7 +86,10 @@ pub struct Kamailio;
 
 impl Host for Kamailio {
     fn log_settings(&self) -> LogSettings {
-        server().map_or_else(|| LogSettings { level: 3, stderr: true, syslog: true, name: "kamailio".into(), prefix: String::new(), facility: 3 << 3 }, |s| s.symbols.log_settings())
+        server().map_or_else(
+            || LogSettings { level: 3, stderr: true, syslog: true, name: "kamailio".into(), prefix: String::new(), facility: 3 << 3 },
+            |s| s.symbols.log_settings(),
+        )
     }
 
     fn has_listeners(&self, event: Event) -> bool {

@@ -89,7 +89,10 @@ impl Symbols {
             find!(c"register_timer"),
         ];
         if !missing.is_empty() {
-            return Err(format!("this server does not offer {}, which this acc module needs: it is not one of the supported Kamailio versions", missing.join(", ")));
+            return Err(format!(
+                "this server does not offer {}, which this acc module needs: it is not one of the supported Kamailio versions",
+                missing.join(", ")
+            ));
         }
         // SAFETY: none is null, and each symbol has the type that include/kamailio_abi.h declares
         // for it (promise 1).
@@ -103,7 +106,9 @@ impl Symbols {
                 event_rt: variables[5].cast(),
                 find_export: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char, c_int, c_int) -> Option<AnyFn>>(functions[0]),
                 pv_cache_get: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_str) -> *mut km_pv_spec>(functions[1]),
-                pv_get_spec_value: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_sip_msg, *mut km_pv_spec, *mut c_void) -> c_int>(functions[2]),
+                pv_get_spec_value: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_sip_msg, *mut km_pv_spec, *mut c_void) -> c_int>(
+                    functions[2],
+                ),
                 pv_parse_format: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_str, *mut *mut km_pv_elem) -> c_int>(functions[3]),
                 pv_printf_s: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_sip_msg, *mut km_pv_elem, *mut km_str) -> c_int>(functions[4]),
                 register_script_cb: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(ScriptCb, c_uint, *mut c_void) -> c_int>(functions[5]),
@@ -115,7 +120,9 @@ impl Symbols {
                 cfg_child_init: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> c_int>(functions[11]),
                 faked_msg: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut km_sip_msg>(functions[12]),
                 route_lookup: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_route_list, *const c_char) -> c_int>(functions[13]),
-                run_top_route: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_action, *mut km_sip_msg, *mut km_run_ctx) -> c_int>(functions[14]),
+                run_top_route: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_action, *mut km_sip_msg, *mut km_run_ctx) -> c_int>(
+                    functions[14],
+                ),
                 register_timer: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(TimerCb, *mut c_void, c_uint) -> c_int>(functions[15]),
             })
         }

@@ -66,7 +66,13 @@ unsafe fn name_by_number(sp: *mut km_pv_spec, n: usize) {
     p.pvn.isname.name.n = n as i64;
 }
 
-fn parse_tag(name: &'static str, sp: *mut km_pv_spec, text: *const km_str, fields: fn(&crate::acc::fields::Fields) -> &FieldSet, parameter_name: &str) -> c_int {
+fn parse_tag(
+    name: &'static str,
+    sp: *mut km_pv_spec,
+    text: *const km_str,
+    fields: fn(&crate::acc::fields::Fields) -> &FieldSet,
+    parameter_name: &str,
+) -> c_int {
     guard::entry("variable name", FAILED, || {
         // SAFETY: the host passes the text between the parentheses (promise 7).
         let tag = unsafe { text.as_ref().map_or(&[][..], |t| t.bytes()) };
@@ -74,7 +80,10 @@ fn parse_tag(name: &'static str, sp: *mut km_pv_spec, text: *const km_str, field
         let draft = DRAFT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let index = draft.as_ref().and_then(|d| fields(&d.fields).tag(tag.trim()));
         let Some(index) = index else {
-            return fail(name, format_args!("the tag \"{}\" is not declared: add it to the parameter {parameter_name}, above the routes", tag.trim().escape_debug()));
+            return fail(
+                name,
+                format_args!("the tag \"{}\" is not declared: add it to the parameter {parameter_name}, above the routes", tag.trim().escape_debug()),
+            );
         };
         // SAFETY: `sp` is the specification being made (promise 7).
         unsafe { name_by_number(sp, index) };
@@ -124,7 +133,10 @@ pub unsafe extern "C" fn parse_leg_index(sp: *mut km_pv_spec, text: *mut km_str)
                 p.pvi.u.ival = n;
                 OK
             }
-            None => fail(VARIABLES[1], format_args!("\"{}\" is no index: use a number (negative from the last leg) or a variable", String::from_utf8_lossy(index).escape_debug())),
+            None => fail(
+                VARIABLES[1],
+                format_args!("\"{}\" is no index: use a number (negative from the last leg) or a variable", String::from_utf8_lossy(index).escape_debug()),
+            ),
         }
     })
 }
@@ -260,7 +272,9 @@ pub unsafe extern "C" fn set_extra(msg: *mut km_sip_msg, param: *mut km_pv_param
     guard::entry("set $acc_extra", FAILED, || {
         let Some((server, _, module)) = ready() else { return FAILED };
         // SAFETY: the host passes the specification's parameter and the value (promise 7).
-        let (Some(tag), value) = (unsafe { (tag_of(&*param, &module.config.fields.extra), bytes_of(content(server.row.long_numbers, value))) }) else { return FAILED };
+        let (Some(tag), value) = (unsafe { (tag_of(&*param, &module.config.fields.extra), bytes_of(content(server.row.long_numbers, value))) }) else {
+            return FAILED;
+        };
         change(VARIABLES[0], msg, |c| {
             c.extra.set(&tag, value.as_deref());
             Ok(())

@@ -92,7 +92,14 @@ impl Tm {
 
     /// Calls `callback` for the transaction of `msg` (the one to be made, if there is none yet).
     /// The reference goes to the host, which gives it back through `release`.
-    pub fn register(&self, msg: *mut os_sip_msg, types: u32, callback: os_transaction_cb, ctx: SharedContext, release: os_release_tmcb_param) -> Result<(), String> {
+    pub fn register(
+        &self,
+        msg: *mut os_sip_msg,
+        types: u32,
+        callback: os_transaction_cb,
+        ctx: SharedContext,
+        release: os_release_tmcb_param,
+    ) -> Result<(), String> {
         let raw = ctx.into_raw();
         // SAFETY: msg is the message being processed (promise 5).
         let rc = unsafe { (self.register_tmcb)(msg, std::ptr::null_mut(), types as c_int, callback, raw, release) };
@@ -102,6 +109,13 @@ impl Tm {
         // SAFETY: on failure the host kept nothing.
         drop(unsafe { SharedContext::from_raw(raw) });
         Err(format!("tm refused the accounting callbacks (error {rc}): the host is out of shared memory, see its option -m"))
+    }
+
+    /// Calls `callback` for every message of a transaction that is being made.
+    pub fn register_replies(&self, t: *mut os_cell, callback: os_transaction_cb) -> Result<(), String> {
+        // SAFETY: `t` is the callback's transaction (promise 5).
+        let rc = unsafe { (self.register_tmcb)(std::ptr::null_mut(), t, OS_TMCB_MSG_MATCHED_IN as c_int, callback, std::ptr::null_mut(), None) };
+        if rc > 0 { Ok(()) } else { Err(format!("tm refused the callback for replies (error {rc}): the host is out of shared memory, see its option -m")) }
     }
 
     /// Calls `callback` for every new transaction.
@@ -171,7 +185,9 @@ impl Dialogs {
         }
         // SAFETY: msg is the request being processed (promise 5).
         let rc = unsafe { (self.create_dlg)(msg, 0) };
-        self.current().filter(|_| rc >= 0).ok_or_else(|| "the dialog module made no dialog for this call (see its own message above): no CDR can be written".into())
+        self.current()
+            .filter(|_| rc >= 0)
+            .ok_or_else(|| "the dialog module made no dialog for this call (see its own message above): no CDR can be written".into())
     }
 
     /// The host's name of a dialog: the same after it is restored from the database.

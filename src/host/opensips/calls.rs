@@ -6,12 +6,12 @@ use std::ffi::{c_int, c_void};
 use super::abi::*;
 use super::contexts::{self, Place};
 use super::state::{Api, DIALOGS, DOING, Server, message, ready};
-use crate::acc::decide::CallEnd;
 use crate::acc::clock::Moment;
 use crate::acc::context::{Context, EndCause, Reply};
+use crate::acc::decide::CallEnd;
 use crate::acc::{decide, stock};
-use crate::host::{guard, revival};
 use crate::host::shared::{SharedContext, SharedError};
+use crate::host::{guard, revival};
 use crate::worker::{self, Module};
 
 /// Dialog value that holds our state.
@@ -45,11 +45,26 @@ pub unsafe extern "C" fn on_request_in(t: *mut os_cell, _kind: c_int, _params: *
                 contexts::put(server, api, Place::There(t, there), Some(ctx));
             }
         }
+        if let Err(e) = api.tm.register_replies(t, Some(on_any_reply)) {
+            log::error!("{e}");
+        }
         DOING.with(|d| {
             if let Some((_, has_transaction)) = &mut d.borrow_mut().bye {
                 *has_transaction = true;
             }
         });
+    });
+}
+
+/// A message of any transaction came in: when the script marks a request only in its failure
+/// route, the negative reply that led there has been seen already.
+unsafe extern "C" fn on_any_reply(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
+    guard::entry("any reply", (), || {
+        // SAFETY: as in `on_transaction`.
+        let (rpl, code) = unsafe { ((*params).rpl, (*params).code) };
+        if code >= 300 {
+            reply_matched(t, rpl);
+        }
     });
 }
 

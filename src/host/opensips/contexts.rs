@@ -48,12 +48,10 @@ pub fn put(server: &Server, api: &Api, place: Place, ctx: Option<SharedContext>)
 
 /// The context in force.
 pub fn find(server: &Server, api: &Api) -> Option<SharedContext> {
-    get(server, api, Place::Here(api.here))
-        .or_else(|| api.tm.current().and_then(|t| get(server, api, Place::There(t, api.there))))
-        .or_else(|| {
-            let dialogs = DIALOGS.get()?;
-            dialogs.context(dialogs.current()?)
-        })
+    get(server, api, Place::Here(api.here)).or_else(|| api.tm.current().and_then(|t| get(server, api, Place::There(t, api.there)))).or_else(|| {
+        let dialogs = DIALOGS.get()?;
+        dialogs.context(dialogs.current()?)
+    })
 }
 
 /// Arrival of the request whose transaction is being processed; now, when there is none.
@@ -70,7 +68,7 @@ pub fn arrival(api: &Api) -> Moment {
 #[derive(Debug, thiserror::Error)]
 pub enum NoContext {
     /// Nothing to attach it to.
-    #[error("no message is being processed here, so there is nothing to account: call it from a request, failure, branch, reply or local route")]
+    #[error("no message is being processed here, so there is nothing to account")]
     NoMessage,
     /// The arena.
     #[error(transparent)]

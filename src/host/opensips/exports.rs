@@ -1,12 +1,14 @@
 //! The tables that the host reads, made from the declaration in [`crate::module`].
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::{CString, c_char, c_int, c_ulong, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::abi::*;
 use super::{functions, load, variables};
+use crate::acc::record::Backend;
 use crate::module::{Argument, DELIVERY_PROCESS, FUNCTIONS, PARAMS, ParamType, Routes, VARIABLES};
+use crate::stats::{self, COUNTERS, Counter};
 
 const fn unsafe_zeroed() -> os_module_exports {
     // SAFETY: null pointers, zero numbers and `None` functions are values of every field.
@@ -52,6 +54,7 @@ pub fn fill() -> os_module_exports {
     e.cmds = table(commands());
     e.params = table(parameters());
     e.items = table(pseudo_variables());
+    e.stats = table(statistics());
     e.procs = processes;
     e.preinit_f = Some(load::preinit);
     e.init_f = Some(load::init);
@@ -94,7 +97,9 @@ fn commands() -> impl Iterator<Item = os_cmd_export> {
                 Argument::Types => Some(functions::fixup_types),
                 Argument::Flags => Some(functions::fixup_flags),
                 Argument::Table => Some(functions::fixup_table),
-                Argument::Text => None,
+                Argument::Comment(Backend::Db) => Some(functions::fixup_db_comment),
+                Argument::Comment(Backend::Aaa) => Some(functions::fixup_aaa_comment),
+                Argument::Comment(_) => None,
             };
         }
         c
@@ -103,7 +108,7 @@ fn commands() -> impl Iterator<Item = os_cmd_export> {
 
 /// One setter for each parameter of [`PARAMS`].
 macro_rules! setters {
-    ($($i:literal)+) => { [$(load::set_param::<$i> as unsafe extern "C" fn(os_modparam, *mut std::ffi::c_void) -> c_int,)+] };
+    ($($i:literal)+) => { [$(load::set_param::<$i> as unsafe extern "C" fn(os_modparam, *mut c_void) -> c_int,)+] };
 }
 
 /// Each parameter stands there twice, with its own type and with the other one, so that a value of
@@ -116,7 +121,27 @@ fn parameters() -> impl Iterator<Item = os_param_export> {
             ParamType::Int => [OS_INT_PARAM, OS_STR_PARAM],
             ParamType::Str => [OS_STR_PARAM, OS_INT_PARAM],
         };
-        kinds.map(|kind| os_param_export { name: name(p.name), type_: kind | OS_USE_FUNC_PARAM, param_pointer: setter as *mut std::ffi::c_void })
+        kinds.map(|kind| os_param_export { name: name(p.name), type_: kind | OS_USE_FUNC_PARAM, param_pointer: setter as *mut c_void })
+    })
+}
+
+/// The host calls this for the counter in slot `I`.
+unsafe extern "C" fn statistic<const I: usize>(_context: *mut c_void) -> c_ulong {
+    crate::host::guard::entry("statistic", 0, || Counter::ALL.get(I).map_or(0, |c| stats::get(*c) as c_ulong))
+}
+
+macro_rules! statistics_of {
+    ($($i:literal)+) => { [$(statistic::<$i> as unsafe extern "C" fn(*mut c_void) -> c_ulong,)+] };
+}
+
+/// Every counter, under its own name in the group "acc".
+fn statistics() -> impl Iterator<Item = os_stat_export> {
+    let functions = statistics_of!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27);
+    const { assert!(COUNTERS <= 28, "one function for each counter") };
+    Counter::ALL.iter().zip(functions).map(|(c, function)| os_stat_export {
+        name: name(c.name()).cast_mut(),
+        flags: (OS_STAT_IS_FUNC | OS_STAT_NO_RESET) as u16,
+        stat_pointer: function as *mut *mut os_stat_var,
     })
 }
 
@@ -124,10 +149,20 @@ fn parameters() -> impl Iterator<Item = os_param_export> {
 const FIRST_TYPE: os_pv_type = 2001;
 
 fn pseudo_variables() -> impl Iterator<Item = os_pv_export> {
-    let with = |i: usize| os_pv_export { name: os_str_const { s: name(VARIABLES[i]), len: VARIABLES[i].len() as i32 }, type_: FIRST_TYPE + i as os_pv_type, ..Default::default() };
+    let with = |i: usize| os_pv_export {
+        name: os_str_const { s: name(VARIABLES[i]), len: VARIABLES[i].len() as i32 },
+        type_: FIRST_TYPE + i as os_pv_type,
+        ..Default::default()
+    };
     [
         os_pv_export { getf: Some(variables::get_extra), setf: Some(variables::set_extra), parse_name: Some(variables::parse_extra_name), ..with(0) },
-        os_pv_export { getf: Some(variables::get_leg), setf: Some(variables::set_leg), parse_name: Some(variables::parse_leg_name), parse_index: Some(variables::parse_leg_index), ..with(1) },
+        os_pv_export {
+            getf: Some(variables::get_leg),
+            setf: Some(variables::set_leg),
+            parse_name: Some(variables::parse_leg_name),
+            parse_index: Some(variables::parse_leg_index),
+            ..with(1)
+        },
         os_pv_export { getf: Some(variables::get_current_leg), ..with(2) },
     ]
     .into_iter()

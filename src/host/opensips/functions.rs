@@ -9,9 +9,9 @@ use super::state::{Api, DIALOGS, DOING, Server, message, ready};
 use crate::acc::clock::Moment;
 use crate::acc::context::{Context, Values};
 use crate::acc::decide;
-use crate::acc::fields::is_identifier;
 use crate::acc::marks::{Flag, Flags, Marks, Types};
 use crate::acc::record::Backend;
+use crate::backend::sql::schema::is_table_name;
 use crate::host::guard;
 use crate::host::shared::SharedContext;
 use crate::worker::{self, Module};
@@ -93,12 +93,41 @@ pub unsafe extern "C" fn fixup_table(param: *mut *mut c_void) -> c_int {
     fixup("accounting table", param, |text| check_table(text).map(|()| None))
 }
 
-fn check_table(table: &[u8]) -> Result<(), String> {
-    let name = String::from_utf8_lossy(table);
-    if is_identifier(&name) { Ok(()) } else { Err(format!("\"{}\" is no table name: use letters, digits and '_', not beginning with a digit", name.escape_debug())) }
+fn fixup_comment(backend: Backend, param: *mut *mut c_void) -> c_int {
+    fixup("accounting comment", param, |_| {
+        let module = worker::module().ok_or("the module is not initialised")?;
+        configured(module, Types(1 << backend as u8)).map(|()| None)
+    })
 }
 
-pub unsafe extern "C" fn do_accounting(msg: *mut os_sip_msg, types: *mut c_void, flags: *mut c_void, table: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+pub unsafe extern "C" fn fixup_db_comment(param: *mut *mut c_void) -> c_int {
+    fixup_comment(Backend::Db, param)
+}
+
+pub unsafe extern "C" fn fixup_aaa_comment(param: *mut *mut c_void) -> c_int {
+    fixup_comment(Backend::Aaa, param)
+}
+
+fn check_table(table: &[u8]) -> Result<(), String> {
+    let name = String::from_utf8_lossy(table);
+    if is_table_name(&name) {
+        Ok(())
+    } else {
+        Err(format!("\"{}\" is no table name: use letters, digits and '_', not beginning with a digit", name.escape_debug()))
+    }
+}
+
+pub unsafe extern "C" fn do_accounting(
+    msg: *mut os_sip_msg,
+    types: *mut c_void,
+    flags: *mut c_void,
+    table: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+) -> c_int {
     call("do_accounting", |server, api, module| {
         let types = Types(fixed(types).unwrap_or_default());
         let flags = Flags(fixed(flags).unwrap_or_default());
@@ -204,7 +233,17 @@ fn name_table(c: &mut Context, types: Types, table: &[u8]) {
     }
 }
 
-pub unsafe extern "C" fn drop_accounting(_msg: *mut os_sip_msg, types: *mut c_void, flags: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+pub unsafe extern "C" fn drop_accounting(
+    _msg: *mut os_sip_msg,
+    types: *mut c_void,
+    flags: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+) -> c_int {
     call("drop_accounting", |server, api, module| {
         let (types, flags) = (fixed(types).map(Types), fixed(flags).map(Flags));
         let own = contexts::get(server, api, Place::Here(api.here_own)).or_else(|| contexts::get(server, api, Place::There(api.tm.current()?, api.there_own)));
@@ -247,23 +286,73 @@ fn manual(name: &'static str, backend: Backend, raw: *mut os_sip_msg, comment: *
     })
 }
 
-pub unsafe extern "C" fn acc_log_request(msg: *mut os_sip_msg, comment: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+pub unsafe extern "C" fn acc_log_request(
+    msg: *mut os_sip_msg,
+    comment: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+) -> c_int {
     manual("acc_log_request", Backend::Log, msg, comment, b"")
 }
 
-pub unsafe extern "C" fn acc_db_request(msg: *mut os_sip_msg, comment: *mut c_void, table: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+pub unsafe extern "C" fn acc_db_request(
+    msg: *mut os_sip_msg,
+    comment: *mut c_void,
+    table: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+) -> c_int {
     manual("acc_db_request", Backend::Db, msg, comment, text(table))
 }
 
-pub unsafe extern "C" fn acc_aaa_request(msg: *mut os_sip_msg, comment: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+pub unsafe extern "C" fn acc_aaa_request(
+    msg: *mut os_sip_msg,
+    comment: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+) -> c_int {
     manual("acc_aaa_request", Backend::Aaa, msg, comment, b"")
 }
 
-pub unsafe extern "C" fn acc_evi_request(msg: *mut os_sip_msg, comment: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+pub unsafe extern "C" fn acc_evi_request(
+    msg: *mut os_sip_msg,
+    comment: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+) -> c_int {
     manual("acc_evi_request", Backend::Evi, msg, comment, b"")
 }
 
-pub unsafe extern "C" fn acc_new_leg(_msg: *mut os_sip_msg, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+pub unsafe extern "C" fn acc_new_leg(
+    _msg: *mut os_sip_msg,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+) -> c_int {
     call("acc_new_leg", |server, api, _| {
         let ctx = match contexts::find(server, api) {
             Some(ctx) => ctx,
@@ -274,7 +363,17 @@ pub unsafe extern "C" fn acc_new_leg(_msg: *mut os_sip_msg, _: *mut c_void, _: *
     })
 }
 
-pub unsafe extern "C" fn acc_load_ctx_from_dlg(_msg: *mut os_sip_msg, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+pub unsafe extern "C" fn acc_load_ctx_from_dlg(
+    _msg: *mut os_sip_msg,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+) -> c_int {
     call("acc_load_ctx_from_dlg", |server, api, _| {
         if DOING.with(|d| d.borrow().loaded.is_some()) {
             return Err("a context is loaded already: call acc_unload_ctx_from_dlg() first".into());
@@ -294,7 +393,17 @@ pub unsafe extern "C" fn acc_load_ctx_from_dlg(_msg: *mut os_sip_msg, _: *mut c_
     })
 }
 
-pub unsafe extern "C" fn acc_unload_ctx_from_dlg(_msg: *mut os_sip_msg, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void, _: *mut c_void) -> c_int {
+pub unsafe extern "C" fn acc_unload_ctx_from_dlg(
+    _msg: *mut os_sip_msg,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+    _: *mut c_void,
+) -> c_int {
     call("acc_unload_ctx_from_dlg", |server, api, _| {
         let (_, replaced) = DOING.with(|d| d.borrow_mut().loaded.take()).ok_or("no context is loaded: call acc_load_ctx_from_dlg() first")?;
         // SAFETY: the reference that acc_load_ctx_from_dlg took out of this place goes back.

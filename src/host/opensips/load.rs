@@ -1,8 +1,9 @@
 //! From dlopen to the delivery process: what runs at load, before the fork, and after it.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use once_cell::sync::{Lazy, OnceCell};
 
@@ -15,12 +16,14 @@ use super::versions;
 use super::{calls, contexts};
 use crate::backend::RecordSender;
 use crate::backend::radius::{Radius, RadiusClient, client::Options};
+use crate::backend::syslog::DEV_LOG;
 use crate::config::{ConfigError, Draft, RawValue, aaa_names};
-use crate::host::{Host, arena, guard, revival, shared};
+use crate::delivery::{self, Delivery, MakeSender};
+use crate::host::{Host, arena, guard, revival, shared, tables};
 use crate::journal::Dir;
 use crate::module::PARAMS;
+use crate::stats::{self, Counter};
 use crate::worker::{self, Module};
-use crate::delivery::{self, Delivery, MakeSender};
 
 const OK: c_int = 0;
 const FAILED: c_int = -1;
@@ -125,11 +128,18 @@ fn from_loaded_module(symbols: &Symbols) -> Option<Identity> {
 fn from_program(symbols: &Symbols) -> Option<Identity> {
     let program = std::fs::read("/proc/self/exe").ok()?;
     let find = |beginning: &[u8], part: &[u8]| {
-        program.split(|b| *b == 0).filter(|s| s.starts_with(beginning) && s.windows(part.len()).any(|w| w == part) && s.iter().all(|b| (0x20..0x7f).contains(b))).find_map(|s| std::ffi::CString::new(s).ok())
+        program
+            .split(|b| *b == 0)
+            .filter(|s| s.starts_with(beginning) && s.windows(part.len()).any(|w| w == part) && s.iter().all(|b| (0x20..0x7f).contains(b)))
+            .find_map(|s| std::ffi::CString::new(s).ok())
     };
     let version = find(b"opensips ", b"/linux)")?;
     let flags = find(b"STATS: ", b", ")?;
-    Some(Identity { version: version.into_raw(), compile_flags: flags.into_raw(), scm: os_scm_version { type_: symbols.core_scm_ver.type_, rev: symbols.core_scm_ver.rev } })
+    Some(Identity {
+        version: version.into_raw(),
+        compile_flags: flags.into_raw(),
+        scm: os_scm_version { type_: symbols.core_scm_ver.type_, rev: symbols.core_scm_ver.rev },
+    })
 }
 
 /// The host's load function: refuses a server we do not know.
@@ -238,7 +248,8 @@ fn initialise() -> Result<(), String> {
         }
     }
     shared::on_change(worker::call_changed);
-    let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC).map_err(|e| format!("no eventfd: {e}"))?;
+    let wake =
+        rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC).map_err(|e| format!("no eventfd: {e}"))?;
     super::exports::set_delivery_processes(u32::from(journal.is_some()));
     worker::install(Module { config, host: &OpenSips, journal, wake });
     let _ = API.set(api);
@@ -255,7 +266,7 @@ unsafe extern "C" fn end_orphans(_ticks: std::ffi::c_uint, _param: *mut c_void) 
     guard::entry("orphan timer", (), revival::end_orphans);
 }
 
-static STOP: Lazy<std::sync::Arc<AtomicBool>> = Lazy::new(std::sync::Arc::default);
+static STOP: Lazy<Arc<AtomicBool>> = Lazy::new(Arc::default);
 static WAKE_FD: OnceCell<i32> = OnceCell::new();
 
 extern "C" fn on_terminate(_signal: c_int) {
@@ -288,19 +299,36 @@ pub unsafe extern "C" fn delivery_main(_no: c_int) {
     });
 }
 
+/// Longest pause before delivery is tried again after it could not even begin.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Delivers until the server ends; whatever stops delivery before is said, and it begins anew.
 fn delivery_run(module: &'static Module, dir: &Dir) {
-    let wake = module.wake.try_clone().ok();
-    let delivery = Delivery {
-        config: std::sync::Arc::new(module.config.clone()),
-        dir: dir.clone(),
-        wake,
-        stop: std::sync::Arc::clone(&STOP),
-        log_socket: crate::backend::syslog::DEV_LOG.into(),
-        aaa: radius(module),
-        only_what_is_there: None,
-    };
-    if let Err(e) = delivery::run(delivery) {
-        log::error!("{e}");
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let delivery = Delivery {
+            config: Arc::new(module.config.clone()),
+            dir: dir.clone(),
+            wake: module.wake.try_clone().ok(),
+            stop: Arc::clone(&STOP),
+            log_socket: DEV_LOG.into(),
+            aaa: radius(module),
+            tables: Some(tables::publish),
+            only_what_is_there: None,
+        };
+        let result = guard::entry("delivery", Ok(()), || delivery::run(delivery));
+        if STOP.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(e) = result {
+            log::error!("{e}; delivery begins again in {} s, until then records wait in the journal", pause.as_secs());
+        }
+        stats::add(Counter::DeliveryRestarts, 1);
+        let again = Instant::now() + pause;
+        while Instant::now() < again && !STOP.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        pause = (pause * 2).min(RESTART_PAUSE_MAX);
     }
 }
 

@@ -60,8 +60,18 @@ pub struct Specs {
 impl Specs {
     /// Parses them once.
     pub fn new(symbols: &Symbols) -> Result<Specs, String> {
-        let parse = |name: &str| Spec::parse(symbols, name.as_bytes()).ok_or_else(|| format!("the host does not know the variable {name}, which this acc module needs"));
-        Ok(Specs { method: parse("$rm")?, from_tag: parse("$ft")?, to_tag: parse("$tt")?, callid: parse("$ci")?, status: parse("$rs")?, reason: parse("$rr")?, content_length: parse("$cl")? })
+        let parse = |name: &str| {
+            Spec::parse(symbols, name.as_bytes()).ok_or_else(|| format!("the host does not know the variable {name}, which this acc module needs"))
+        };
+        Ok(Specs {
+            method: parse("$rm")?,
+            from_tag: parse("$ft")?,
+            to_tag: parse("$tt")?,
+            callid: parse("$ci")?,
+            status: parse("$rs")?,
+            reason: parse("$rr")?,
+            content_length: parse("$cl")?,
+        })
     }
 }
 
@@ -102,6 +112,11 @@ impl Message<'_> {
     /// What a record needs of a reply.
     pub fn reply(&self) -> Reply {
         let number = |spec| String::from_utf8(self.get(spec)).ok().and_then(|t| t.parse::<u16>().ok()).unwrap_or(0);
-        Reply { code: number(&self.specs.status), reason: self.get(&self.specs.reason), to_tag: self.to_tag(), has_body: self.get(&self.specs.content_length).iter().any(|b| *b != b'0') }
+        Reply {
+            code: number(&self.specs.status),
+            reason: self.get(&self.specs.reason),
+            to_tag: self.to_tag(),
+            has_body: self.get(&self.specs.content_length).iter().any(|b| *b != b'0'),
+        }
     }
 }

@@ -79,7 +79,10 @@ impl Symbols {
             find!(c"register_timer"),
         );
         if !missing.is_empty() {
-            return Err(format!("this server does not offer {}, which this acc module needs: it is not one of the supported OpenSIPS versions", missing.join(", ")));
+            return Err(format!(
+                "this server does not offer {}, which this acc module needs: it is not one of the supported OpenSIPS versions",
+                missing.join(", ")
+            ));
         }
         // SAFETY: none is null, and each symbol has the type that include/opensips_abi.h declares
         // for it, which scripts/check-abi compares with the host's headers (promise 1).
@@ -99,12 +102,17 @@ impl Symbols {
                 core_scm_ver: &*found.11.cast(),
                 find_export: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char, c_int) -> os_cmd_fn>(functions.0),
                 pv_parse_spec: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const os_str, *mut os_pv_spec) -> *mut c_char>(functions.1),
-                pv_get_spec_value: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_sip_msg, *mut os_pv_spec, *mut os_pv_value) -> c_int>(functions.2),
+                pv_get_spec_value: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_sip_msg, *mut os_pv_spec, *mut os_pv_value) -> c_int>(
+                    functions.2,
+                ),
                 context_register_ptr: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_context, os_context_destroy_fn) -> c_int>(functions.3),
                 evi_publish_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_str) -> os_event_id>(functions.4),
                 evi_probe_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_event_id) -> c_int>(functions.5),
                 evi_raise_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_event_id, *mut os_evi_params) -> c_int>(functions.6),
-                register_timer: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_char, os_timer_fn, *mut c_void, c_uint, std::ffi::c_ushort) -> c_int>(functions.7),
+                register_timer: std::mem::transmute::<
+                    *mut c_void,
+                    unsafe extern "C" fn(*mut c_char, os_timer_fn, *mut c_void, c_uint, std::ffi::c_ushort) -> c_int,
+                >(functions.7),
             })
         }
     }
@@ -151,7 +159,9 @@ impl Symbols {
     /// Runs `callback` every `seconds` in one of the host's processes.
     pub fn every(&self, label: &'static CStr, seconds: u32, callback: os_timer_fn) -> bool {
         // SAFETY: called in mod_init; the label lives for ever (promise 2).
-        unsafe { (self.register_timer)(label.as_ptr().cast_mut(), callback, std::ptr::null_mut(), seconds, OS_TIMER_FLAG_SKIP_ON_DELAY as std::ffi::c_ushort) >= 0 }
+        unsafe {
+            (self.register_timer)(label.as_ptr().cast_mut(), callback, std::ptr::null_mut(), seconds, OS_TIMER_FLAG_SKIP_ON_DELAY as std::ffi::c_ushort) >= 0
+        }
     }
 
     /// Reserves a place for a pointer in every processing context.
@@ -160,7 +170,8 @@ impl Symbols {
         unsafe { (self.context_register_ptr)(OS_CONTEXT_GLOBAL as os_context, Some(destroy)) }
     }
 
-    /// The place of our pointer in the present processing context; null when there is none.
+    /// The place of our pointer in the present processing context; null when there is none. It need
+    /// not be aligned: numbers and strings of other modules stand before it.
     fn processing_place(&self, slot: i32) -> *mut *mut c_void {
         let ctx = self.current_processing_ctx.load(Ordering::Relaxed);
         if ctx.is_null() {
@@ -183,7 +194,7 @@ impl Symbols {
     pub fn processing_get(&self, slot: i32) -> *mut c_void {
         let place = self.processing_place(slot);
         // SAFETY: as above; the context is private to this process.
-        if place.is_null() { std::ptr::null_mut() } else { unsafe { place.read() } }
+        if place.is_null() { std::ptr::null_mut() } else { unsafe { place.read_unaligned() } }
     }
 
     /// Replaces our pointer in the present processing context; false when there is no context.
@@ -193,7 +204,7 @@ impl Symbols {
             return false;
         }
         // SAFETY: as above.
-        unsafe { place.write(value) };
+        unsafe { place.write_unaligned(value) };
         true
     }
 }

@@ -47,7 +47,13 @@ unsafe fn parameter<'a>(sp: *mut os_pv_spec) -> &'a mut os_pv_param {
     unsafe { &mut *sp.cast::<u8>().add(OS_PV_SPEC_PVP as usize).cast::<os_pv_param>() }
 }
 
-fn parse_tag(name: &'static str, sp: *mut os_pv_spec, text: *const os_str, fields: fn(&crate::acc::fields::Fields) -> &FieldSet, parameter_name: &str) -> c_int {
+fn parse_tag(
+    name: &'static str,
+    sp: *mut os_pv_spec,
+    text: *const os_str,
+    fields: fn(&crate::acc::fields::Fields) -> &FieldSet,
+    parameter_name: &str,
+) -> c_int {
     guard::entry("variable name", FAILED, || {
         // SAFETY: the host passes the text between the parentheses (promise 7).
         let tag = unsafe { text.as_ref().map_or(&[][..], |t| t.bytes()) };
@@ -55,7 +61,10 @@ fn parse_tag(name: &'static str, sp: *mut os_pv_spec, text: *const os_str, field
         let draft = DRAFT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let index = draft.as_ref().and_then(|d| fields(&d.fields).tag(tag.trim()));
         let Some(index) = index else {
-            return fail(name, format_args!("the tag \"{}\" is not declared: add it to the parameter {parameter_name}, above the routes", tag.trim().escape_debug()));
+            return fail(
+                name,
+                format_args!("the tag \"{}\" is not declared: add it to the parameter {parameter_name}, above the routes", tag.trim().escape_debug()),
+            );
         };
         // SAFETY: `sp` is the specification being made (promise 7).
         let p = unsafe { parameter(sp) };
@@ -95,7 +104,10 @@ pub unsafe extern "C" fn parse_leg_index(sp: *mut os_pv_spec, text: *const os_st
                 p.pvi.u.ival = n;
                 OK
             }
-            None => fail(VARIABLES[1], format_args!("\"{}\" is no index: use a number (negative from the last leg) or a variable", String::from_utf8_lossy(index).escape_debug())),
+            None => fail(
+                VARIABLES[1],
+                format_args!("\"{}\" is no index: use a number (negative from the last leg) or a variable", String::from_utf8_lossy(index).escape_debug()),
+            ),
         }
     })
 }

@@ -29,8 +29,28 @@ pub const ROWS: [Row; 5] = [
 /// Compile flags that change nothing this module touches. Structures it reads have the same
 /// layout under all of them; another word means a server it was never tried with.
 const FLAGS: [&str; 22] = [
-    "STATS: On", "SHM_EXTRA_STATS", "EXTRA_DEBUG", "DISABLE_NAGLE", "USE_MCAST", "NO_DEBUG", "NO_LOG", "SHM_MMAP", "PKG_MALLOC", "Q_MALLOC", "F_MALLOC", "HP_MALLOC",
-    "F_PARALLEL_MALLOC", "DBG_MALLOC", "CC_O0", "QM_JOIN_FREE", "FAST_LOCK-FUTEX-ADAPTIVE_WAIT", "FAST_LOCK-FUTEX", "FAST_LOCK-BUSY_WAIT", "FAST_LOCK-ADAPTIVE_WAIT", "FAST_LOCK", "USE_PTHREAD_MUTEX",
+    "STATS: On",
+    "SHM_EXTRA_STATS",
+    "EXTRA_DEBUG",
+    "DISABLE_NAGLE",
+    "USE_MCAST",
+    "NO_DEBUG",
+    "NO_LOG",
+    "SHM_MMAP",
+    "PKG_MALLOC",
+    "Q_MALLOC",
+    "F_MALLOC",
+    "HP_MALLOC",
+    "F_PARALLEL_MALLOC",
+    "DBG_MALLOC",
+    "CC_O0",
+    "QM_JOIN_FREE",
+    "FAST_LOCK-FUTEX-ADAPTIVE_WAIT",
+    "FAST_LOCK-FUTEX",
+    "FAST_LOCK-BUSY_WAIT",
+    "FAST_LOCK-ADAPTIVE_WAIT",
+    "FAST_LOCK",
+    "USE_PTHREAD_MUTEX",
 ];
 
 fn supported() -> String {
@@ -49,7 +69,12 @@ fn numbers(version: &str) -> Option<(u16, u16, u16)> {
 /// The row of a server, or one sentence that says what was found and what is supported.
 pub fn row_of(version: &str, compile_flags: &str) -> Result<Row, String> {
     let found = numbers(version).and_then(|n| ROWS.into_iter().find(|r| r.from <= n && n <= r.to));
-    let row = found.ok_or_else(|| format!("this server is \"{version}\", and this acc module supports OpenSIPS {} on x86_64/linux: use one of these, or an acc module made for yours", supported()))?;
+    let row = found.ok_or_else(|| {
+        format!(
+            "this server is \"{version}\", and this acc module supports OpenSIPS {} on x86_64/linux: use one of these, or an acc module made for yours",
+            supported()
+        )
+    })?;
     if !version.contains("(x86_64/linux)") {
         return Err(format!("this server is \"{version}\", and this acc module is for x86_64/linux"));
     }

@@ -1,0 +1,29 @@
+title tags added, removed and in another order after a restart
+include base.inc
+route request main {
+  do_accounting("log|db|evi", "cdr") -> 1
+  $acc_extra(caller) = $fu
+  $acc_extra(callee) = $ru
+  $acc_extra(num) = 42
+  $acc_extra(note) = "init"
+  $acc_leg(leg_src) = $fu
+  $acc_leg(leg_dst) = $ru
+  t_relay()
+}
+start
+recv 1 invite
+reply 2 invite 200 totag=bob-1 body
+recv 3 ack inside
+reap
+modparam extra_fields unset
+modparam leg_fields unset
+modparam extra_fields "log: added; note->x_note; num; callee; caller->c"
+modparam leg_fields "log: leg_dst; new_one"
+modparam extra_fields "db: added; note->x_note"
+route request main {
+}
+restart
+recv 2 bye inside
+reply 1 bye 200
+expect log "{$CDR};{$CORE};added=;x_note=init;num=42;callee=sip:bob@example.com;c=sip:alice@example.com;leg_dst=sip:bob@example.com;new_one="
+expect no log "ACC: *"

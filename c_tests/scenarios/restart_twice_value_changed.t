@@ -1,0 +1,36 @@
+title values set after a restart are kept over the next one
+include base.inc
+route request main {
+  do_accounting("log|db|evi", "cdr") -> 1
+  $acc_extra(caller) = $fu
+  $acc_extra(callee) = $ru
+  $acc_extra(num) = 42
+  $acc_extra(note) = "init"
+  $acc_leg(leg_src) = $fu
+  $acc_leg(leg_dst) = $ru
+  t_relay()
+}
+route request update {
+  loose_route()
+  $acc_extra(note) = "$rm"
+  acc_new_leg() -> 1
+  $acc_leg(leg_dst) = "$rm"
+  t_relay()
+}
+start
+recv 1 invite
+reply 2 invite 200 totag=bob-1 body
+recv 3 ack inside
+reap
+restart
+recv 3 info update
+reply 2 info 200
+reap
+restart
+recv 2 bye inside
+reply 1 bye 200
+expect log "{$CDR};{$CORE};x_caller=sip:alice@example.com;callee=sip:bob@example.com;x_num=42;x_note=INFO;x_unset=;{$L};x_leg_src=;leg_dst=INFO"
+expect no log "ACC: *"
+expect row "SELECT x_note, leg_dst FROM acc ORDER BY leg_dst" "INFO|INFO\nINFO|sip:bob@example.com"
+reap
+expect live 0
