@@ -1,15 +1,18 @@
 //! The boundary to the SIP server, and the only place with `unsafe`.
 //!
 //! [`Host`] is what the safe side may ask of whichever server loaded the module. The families
-//! (`opensips`) hold entry points, layouts by version row and callbacks; `arena`, `shared` and
-//! `guard` are the parts they have in common. docs/SAFETY.md lists the promises that the SAFETY
+//! (`opensips`, `kamailio`) hold entry points, layouts by version row and callbacks; `entry`, `arena`,
+//! `shared`, `process` and `guard` are the parts they have in common. docs/SAFETY.md lists the promises that the SAFETY
 //! notes lean on, by number.
 #![allow(unsafe_code)]
 
 pub mod arena;
 pub mod capi;
+pub mod entry;
 pub mod guard;
+pub mod kamailio;
 pub mod opensips;
+pub mod process;
 pub mod revival;
 pub mod shared;
 pub mod tables;

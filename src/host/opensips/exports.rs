@@ -10,11 +10,6 @@ use crate::acc::record::Backend;
 use crate::module::{Argument, DELIVERY_PROCESS, FUNCTIONS, PARAMS, ParamType, Routes, VARIABLES};
 use crate::stats::{self, COUNTERS, Counter};
 
-/// What the host finds with dlsym; filled by the constructor, before dlopen returns.
-#[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
-pub static mut exports: os_module_exports = const { unsafe_zeroed() };
-
 const fn unsafe_zeroed() -> os_module_exports {
     // SAFETY: null pointers, zero numbers and `None` functions are values of every field.
     unsafe { std::mem::zeroed() }
@@ -32,20 +27,6 @@ pub fn set_delivery_processes(n: u32) {
     }
 }
 
-#[used]
-#[unsafe(link_section = ".init_array")]
-static CONSTRUCTOR: extern "C" fn() = constructor;
-
-extern "C" fn constructor() {
-    crate::host::guard::entry("constructor", (), || {
-        // SAFETY: only asks whether the program has this symbol.
-        let is_opensips = unsafe { !libc::dlsym(libc::RTLD_DEFAULT, c"core_scm_ver".as_ptr()).is_null() };
-        if is_opensips {
-            fill();
-        }
-    });
-}
-
 fn name(s: &str) -> *const c_char {
     CString::new(s).map_or(ptr::null(), |c| c.into_raw().cast_const())
 }
@@ -57,7 +38,8 @@ fn table<T: Default>(items: impl IntoIterator<Item = T>) -> *mut T {
     Box::leak(all.into_boxed_slice()).as_mut_ptr()
 }
 
-fn fill() {
+/// Makes the tables; called inside dlopen.
+pub fn fill() -> os_module_exports {
     let identity = load::learn();
     let processes = table([os_proc_export { name: name(DELIVERY_PROCESS), function: Some(load::delivery_main), no: 1, ..Default::default() }]);
     PROCESSES.store(processes, Ordering::Relaxed);
@@ -76,8 +58,7 @@ fn fill() {
     e.procs = processes;
     e.preinit_f = Some(load::preinit);
     e.init_f = Some(load::init);
-    // SAFETY: we are inside dlopen; nobody else knows the symbol yet.
-    unsafe { (&raw mut exports).write(e) };
+    e
 }
 
 /// tm is needed; dialog and rr, when they are there, are initialised before us. So the order of

@@ -13,4 +13,4 @@ mod symbols;
 mod variables;
 mod versions;
 
-pub use exports::exports;
+pub use exports::fill;

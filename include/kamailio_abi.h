@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The part of the Kamailio module interface (5.6.2 .. 6.1.x, x86_64) that this module uses, in our own words.
+ *
+ * Read by bindgen (build.rs). Nothing here comes from the server's own headers.
+ *
+ * Rules of this file, as in opensips_abi.h:
+ *  - every name begins with km_ or KM_;
+ *  - structures that move between releases stay opaque; what moves and is still needed has one constant per
+ *    version row;
+ *  - functions are function types (km_..._fn): we look symbols up by name, we do not link against them.
+ */
+#ifndef KM_KAMAILIO_ABI_H
+#define KM_KAMAILIO_ABI_H
+
+#include <stddef.h>
+
+/* ---- types -------------------------------------------------------------------------------------------------- */
+
+/* never dereferenced, but for the two numbers at the head of a message */
+typedef struct km_cell km_cell;       /* a transaction */
+typedef struct km_dlg_cell km_dlg_cell; /* a dialog */
+typedef struct km_pv_spec km_pv_spec;
+typedef struct km_pv_elem km_pv_elem; /* a text with variables in it, parsed */
+typedef struct km_action km_action;   /* a route, compiled */
+typedef struct km_run_ctx km_run_ctx;
+
+/* a message: the number is unique in its process */
+typedef struct km_sip_msg {
+	unsigned int id;
+	int pid;
+} km_sip_msg;
+
+typedef struct km_str {
+	char *s;
+	int len;
+} km_str;
+
+/* ---- module ------------------------------------------------------------------------------------------------- */
+
+/* script functions: 1 and up = true, negative = false, 0 = stop the script; always called with as many arguments
+ * as the script gives */
+typedef int km_cmd_fn(km_sip_msg *, char *, char *, char *);
+typedef int km_fixup_fn(void **param, int param_no);
+typedef int km_init_fn(void);
+typedef int km_child_init_fn(int rank);
+typedef void km_destroy_fn(void);
+typedef int km_response_fn(km_sip_msg *);
+typedef int km_param_fn(unsigned int type, void *val);
+
+typedef struct km_cmd_export {
+	const char *name;
+	km_cmd_fn *function;
+	int param_no;
+	km_fixup_fn *fixup;
+	km_fixup_fn *free_fixup;
+	unsigned int flags; /* KM_..._ROUTE */
+} km_cmd_export;
+
+typedef struct km_param_export {
+	const char *name;
+	unsigned int type;
+	void *param_pointer;
+} km_param_export;
+
+#define KM_PARAM_STRING 1u
+#define KM_PARAM_INT 2u
+#define KM_PARAM_USE_FUNC 0x80000000u
+
+#define KM_REQUEST_ROUTE 1u
+#define KM_FAILURE_ROUTE 2u
+#define KM_TM_ONREPLY_ROUTE 4u
+#define KM_BRANCH_ROUTE 8u
+#define KM_LOCAL_ROUTE 64u
+#define KM_BRANCH_FAILURE_ROUTE 256u
+#define KM_EVENT_ROUTE 513u /* a request route of its own kind */
+#define KM_ANY_ROUTE 0xffffffffu
+
+#define KM_NO_SCRIPT (-1) /* "number of parameters" of functions that are for modules only */
+
+/* ranks of child_init */
+#define KM_PROC_MAIN 0
+#define KM_PROC_INIT (-127)
+#define KM_PROC_NOCHLDINIT (-128)
+
+/* management: numbers and strings are added with a format of one letter each, "{" opens a structure */
+typedef struct km_rpc km_rpc;
+typedef int km_rpc_add_fn(void *ctx, const char *fmt, ...);
+typedef void km_rpc_fn(km_rpc *, void *ctx);
+struct km_rpc {
+	void *fault;
+	void *send;
+	km_rpc_add_fn *add;
+	void *scan;
+	void *rpl_printf;
+	km_rpc_add_fn *struct_add; /* its first argument is what add gave for "{" */
+};
+typedef struct km_rpc_export {
+	const char *name;
+	km_rpc_fn *function;
+	const char **doc_str;
+	unsigned int flags;
+} km_rpc_export;
+
+/* ---- variables ---------------------------------------------------------------------------------------------- */
+
+/* A value. Until 5.6 the number and the flags have four bytes each; from 5.7 on the number has eight. */
+typedef struct km_pv_value_5_6 {
+	km_str rs;
+	int ri;
+	int flags;
+} km_pv_value_5_6;
+typedef struct km_pv_value_5_7 {
+	km_str rs;
+	long ri;
+	int flags;
+} km_pv_value_5_7;
+
+#define KM_PV_VAL_NULL 1
+#define KM_PV_VAL_STR 4
+#define KM_PV_VAL_INT 8
+#define KM_PV_TYPE_INT 16
+
+typedef struct km_pv_name {
+	int type;
+	void *nfree;
+	struct {
+		int type;
+		union {
+			long n; /* four or eight bytes */
+			km_str s;
+		} name;
+	} isname;
+} km_pv_name;
+
+typedef struct km_pv_index {
+	int type;
+	union {
+		int ival;
+		void *dval;
+	} u;
+} km_pv_index;
+
+typedef struct km_pv_param {
+	km_pv_name pvn;
+	km_pv_index pvi;
+} km_pv_param;
+
+#define KM_PV_IDX_INT 0
+#define KM_PV_IDX_PVAR 1
+#define KM_PV_IDX_NONE 4
+#define KM_PVT_OTHER 22
+#define KM_PV_SPEC_PVP 24 /* offset of the parameter in a specification */
+
+typedef int km_pv_get_fn(km_sip_msg *, km_pv_param *, void *value);
+typedef int km_pv_set_fn(km_sip_msg *, km_pv_param *, int op, void *value);
+typedef int km_pv_parse_fn(km_pv_spec *, km_str *in);
+
+typedef struct km_pv_export {
+	struct {
+		const char *s;
+		int len;
+	} name;
+	int type;
+	km_pv_get_fn *getf;
+	km_pv_set_fn *setf;
+	km_pv_parse_fn *parse_name;
+	km_pv_parse_fn *parse_index;
+	void *init_param;
+	int iparam;
+} km_pv_export;
+
+typedef struct km_module_exports {
+	const char *name;
+	unsigned int dlflags;
+	km_cmd_export *cmds;
+	km_param_export *params;
+	km_rpc_export *rpc_methods;
+	km_pv_export *pv_items;
+	km_response_fn *response_f;
+	km_init_fn *init_mod_f;
+	km_child_init_fn *init_child_f;
+	km_destroy_fn *destroy_mod_f;
+} km_module_exports;
+
+/* ---- symbols of the server that we look up by name ------------------------------------------------------------ */
+
+typedef void km_any_fn(void);
+typedef km_any_fn *km_find_export_fn(const char *name, int param_no, int flags);
+typedef km_pv_spec *km_pv_cache_get_fn(km_str *name);
+typedef int km_pv_get_spec_value_fn(km_sip_msg *, km_pv_spec *, void *value);
+typedef int km_pv_parse_format_fn(km_str *in, km_pv_elem **out);
+typedef int km_pv_printf_s_fn(km_sip_msg *, km_pv_elem *, km_str *out);
+typedef int km_script_cb_fn(km_sip_msg *, unsigned int flags, void *param);
+typedef int km_register_script_cb_fn(km_script_cb_fn *, unsigned int flags, void *param);
+typedef int km_get_debug_fn(const char *module, int len);
+typedef int km_register_procs_fn(int n);
+typedef int km_fork_process_fn(int rank, const char *description, int make_sock);
+typedef void km_cfg_register_child_fn(int n);
+typedef int km_cfg_child_init_fn(void);
+typedef km_sip_msg *km_faked_msg_fn(void);
+typedef int km_route_lookup_fn(void *routes, const char *name);
+typedef int km_run_top_route_fn(km_action *, km_sip_msg *, km_run_ctx *);
+
+/* a list of routes, as far as we read it */
+typedef struct km_route_list {
+	km_action **rlist;
+	int idx;
+	int entries;
+} km_route_list;
+
+#define KM_PRE_SCRIPT_CB 0x40000000u
+#define KM_POST_SCRIPT_CB 0x80000000u
+#define KM_REQUEST_CB 1u
+#define KM_FAILURE_CB 2u
+#define KM_ONREPLY_CB 4u
+
+/* log levels; one between each two of them differs from OpenSIPS */
+#define KM_L_ERR (-1)
+#define KM_L_WARN 0
+#define KM_L_NOTICE 1
+#define KM_L_INFO 2
+#define KM_L_DBG 3
+
+/* ---- tm ------------------------------------------------------------------------------------------------------ */
+
+typedef struct km_tmcb_params {
+	km_sip_msg *req; /* shared by all processes, but for REQUEST_IN: not to be read */
+	km_sip_msg *rpl; /* (km_sip_msg *)-1: a reply of the server itself */
+	void **param;
+	int code;
+} km_tmcb_params;
+
+typedef void km_transaction_cb(km_cell *, int type, km_tmcb_params *);
+typedef void km_release_fn(void *param);
+typedef int km_register_tmcb_fn(km_sip_msg *, km_cell *, int types, km_transaction_cb *, void *param, km_release_fn *);
+typedef km_cell *km_t_gett_fn(void); /* NULL: none, (km_cell *)-1: not looked up yet */
+typedef int km_load_fn(void *binds);
+
+#define KM_TM_REGISTER_TMCB 0 /* offsets in tm's table */
+#define KM_TM_T_GETT 208
+#define KM_BINDS_ROOM 1024 /* larger than any of the tables */
+
+#define KM_TMCB_REQUEST_IN 0x1
+#define KM_TMCB_RESPONSE_IN 0x2
+#define KM_TMCB_ON_FAILURE 0x80
+#define KM_TMCB_RESPONSE_OUT 0x200
+#define KM_TMCB_LOCAL_COMPLETED 0x400
+#define KM_TMCB_DESTROY 0x20000
+#define KM_TMCB_RESPONSE_READY 0x100000
+
+/* ---- dialog --------------------------------------------------------------------------------------------------- */
+
+typedef struct km_dlg_cb_params {
+	km_sip_msg *req;
+	km_sip_msg *rpl;
+	unsigned int direction;
+	void *dlg_data;
+	void **param;
+} km_dlg_cb_params;
+
+typedef void km_dialog_cb(km_dlg_cell *, int type, km_dlg_cb_params *);
+
+typedef struct km_dlg_binds {
+	int (*register_dlgcb)(km_dlg_cell *, int types, km_dialog_cb *, void *param, km_release_fn *);
+	void *terminate_dlg;
+	int (*set_dlg_var)(km_dlg_cell *, km_str *key, km_str *val);
+	void *get_dlg_varref;
+	int (*get_dlg_varval)(km_dlg_cell *, km_str *key, km_str *val); /* 0: a copy in a buffer of the host's */
+	void *get_dlg_vardup;
+	void *get_dlg_varstatus;
+	km_dlg_cell *(*get_dlg)(km_sip_msg *); /* with a reference, which goes back through release_dlg */
+	void (*release_dlg)(km_dlg_cell *);
+} km_dlg_binds;
+
+typedef int km_dlg_manage_fn(km_sip_msg *, char *, char *);
+
+#define KM_DLGCB_LOADED 0x1
+#define KM_DLGCB_CONFIRMED_NA 0x8
+#define KM_DLGCB_CONFIRMED 0x10
+#define KM_DLGCB_REQ_WITHIN 0x20
+#define KM_DLGCB_TERMINATED 0x40
+#define KM_DLGCB_EXPIRED 0x80
+#define KM_DLGCB_DESTROY 0x2000
+
+#define KM_DLG_DIR_DOWNSTREAM 1
+#define KM_DLG_DIR_UPSTREAM 2
+
+/* ---- rr ------------------------------------------------------------------------------------------------------- */
+
+typedef struct km_rr_binds {
+	void *record_route[3];
+	void *loose_route;
+	void *add_rr_param;
+	void *check_route_param;
+	int (*is_direction)(km_sip_msg *, int direction); /* 0: yes */
+	void *get_route_param;
+	void *register_rrcb;
+	int append_fromtag;
+} km_rr_binds;
+
+#define KM_RR_FLOW_UPSTREAM 2
+
+#endif /* KM_KAMAILIO_ABI_H */

@@ -1,0 +1,66 @@
+//! The symbols a host looks for after dlopen, and the constructor that fills them: it runs inside
+//! dlopen and finds out which family of hosts this is, so that one object serves them all.
+
+use std::ffi::{CStr, c_char};
+use std::mem::MaybeUninit;
+
+use super::{guard, kamailio, opensips};
+
+/// Room for the export table of either family.
+const ROOM: usize = 184;
+
+/// An export table, as the family lays it out.
+#[repr(C, align(16))]
+pub struct Exports([MaybeUninit<u8>; ROOM]);
+
+/// The table that both families call `exports`.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static mut exports: Exports = Exports([MaybeUninit::new(0); ROOM]);
+
+/// Kamailio compares it with its own version.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static mut module_version: *const c_char = c"unknown".as_ptr();
+
+/// Kamailio compares it with its own compile flags.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+pub static mut module_flags: *const c_char = c"unknown".as_ptr();
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn() = constructor;
+
+fn program_has(symbol: &CStr) -> bool {
+    // SAFETY: only asks whether the program has this symbol.
+    unsafe { !libc::dlsym(libc::RTLD_DEFAULT, symbol.as_ptr()).is_null() }
+}
+
+/// Puts a family's table behind the symbol.
+///
+/// # Safety
+/// Nobody else knows the symbol yet.
+unsafe fn fill<T>(table: T) {
+    const { assert!(size_of::<T>() <= ROOM && align_of::<T>() <= align_of::<Exports>()) };
+    // SAFETY: the table fits, and the caller's promise.
+    unsafe { (&raw mut exports).cast::<T>().write(table) };
+}
+
+extern "C" fn constructor() {
+    guard::entry("constructor", (), || {
+        // SAFETY: we are inside dlopen; nobody else knows the symbols yet.
+        unsafe {
+            if program_has(c"core_scm_ver") {
+                fill(opensips::fill());
+            } else if program_has(c"ver_name") {
+                let kamailio::Export { exports: table, version, flags } = kamailio::fill();
+                fill(table);
+                module_version = version;
+                module_flags = flags;
+            }
+            // A look-up in vain is no error of the host's.
+            libc::dlerror();
+        }
+    });
+}

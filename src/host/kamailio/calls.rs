@@ -1,0 +1,320 @@
+//! Callbacks of the script, of transactions and of dialogs. Those of transactions and dialogs run
+//! in any process of the host, on messages that may be shared: only the reply (while it is
+//! private), the code and the context are used.
+
+use std::ffi::{c_int, c_uint, c_void};
+
+use super::abi::*;
+use super::attached::{self, Which};
+use super::contexts;
+use super::present;
+use super::state::{Api, DIALOGS, message, ready};
+use crate::acc::clock::Moment;
+use crate::acc::context::{Context, EndCause, Reply};
+use crate::acc::decide::{self, CallEnd};
+use crate::host::shared::{SharedContext, SharedError};
+use crate::host::{guard, revival};
+use crate::worker::{self, Module};
+
+/// Dialog variable that holds the call's name, to find it again after a restart.
+const CALL: &str = "acc_call";
+
+/// Events of a transaction that a marked request follows.
+pub const TRANSACTION_EVENTS: u32 = KM_TMCB_RESPONSE_IN | KM_TMCB_RESPONSE_READY | KM_TMCB_RESPONSE_OUT | KM_TMCB_LOCAL_COMPLETED | KM_TMCB_ON_FAILURE;
+
+/// Script callbacks go on to the route.
+const GO_ON: c_int = 1;
+
+fn say(what: &str, e: &SharedError) {
+    log::error!("{what}: {e}");
+}
+
+/// The context that a callback was registered with.
+///
+/// # Safety
+/// `param` is the callback's own parameter place.
+unsafe fn parameter(param: *mut *mut c_void) -> Option<SharedContext> {
+    // SAFETY: the host keeps our pointer there while the callback is registered (promise 5, 6).
+    unsafe { SharedContext::borrow_raw(*param) }
+}
+
+/// Before and after a request, reply or failure route.
+pub unsafe extern "C" fn on_script(msg: *mut km_sip_msg, flags: c_uint, _param: *mut c_void) -> c_int {
+    guard::entry("script callback", GO_ON, || {
+        if flags & KM_PRE_SCRIPT_CB != 0 {
+            present::begin(msg);
+            return GO_ON;
+        }
+        let left = present::end(msg);
+        if left.loaded {
+            log::warn!("acc_load_ctx_from_dlg() without acc_unload_ctx_from_dlg() at the end of the message: unloaded now");
+        }
+        if let Some(call) = left.call {
+            write_cdr(&call);
+        }
+        GO_ON
+    })
+}
+
+/// A new transaction: note its arrival, give it the contexts of its message, which is private
+/// still.
+pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *mut km_tmcb_params) {
+    guard::entry("new transaction", (), || {
+        let Some((_, api, _)) = ready() else { return };
+        // SAFETY: the host passes its parameters and keeps them through the call (promise 5).
+        let msg = unsafe { (*params).req };
+        api.tm.attach(t, present::arrived(msg).or_else(|| Some(Moment::now())));
+        for which in [Which::InForce, Which::Own] {
+            if let Some(ctx) = present::get(msg, which)
+                && contexts::there(t, which).is_none()
+            {
+                api.tm.put(t, which, ctx);
+            }
+        }
+        present::got_transaction(msg);
+    });
+}
+
+/// The reply that a transaction callback is about, without touching a shared message: the one
+/// this process just received, else the copy kept in the context, else a local one.
+fn reply_of(t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, kept: &[Reply]) -> Reply {
+    if rpl.is_null() || rpl == FAKED_REPLY {
+        return decide::local_reply(code);
+    }
+    present::kept_reply(t as usize, rpl as usize, code)
+        .or_else(|| kept.iter().rev().find(|r| r.code == code).cloned())
+        .unwrap_or_else(|| decide::local_reply(code))
+}
+
+/// A reply of any transaction, and its end. When the script marks a request only in its failure
+/// route, the negative reply that led there has been seen already.
+pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
+    guard::entry("any transaction", (), || {
+        if kind as u32 == KM_TMCB_DESTROY {
+            if let Some(table) = attached::table() {
+                table.forget(t.cast());
+            }
+            return;
+        }
+        // SAFETY: as in `on_transaction`.
+        let (rpl, code) = unsafe { ((*params).rpl, (*params).code) };
+        if code >= 300
+            && let Some(msg) = message(rpl)
+        {
+            present::keep_reply(t as usize, rpl as usize, msg.reply());
+        }
+    });
+}
+
+/// Events of a marked request's transaction.
+pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
+    guard::entry("transaction callback", (), || {
+        // SAFETY: the host passes its parameters and keeps them through the call (promise 5).
+        let (rpl, code, ctx) = unsafe { ((*params).rpl, (*params).code, parameter((*params).param)) };
+        let (Some((_, api, module)), Some(ctx), Ok(code)) = (ready(), ctx, u16::try_from(code)) else { return };
+        let result = match kind as u32 {
+            KM_TMCB_RESPONSE_IN => reply_came(api, t, rpl, &ctx),
+            KM_TMCB_RESPONSE_READY => reply_leaves(module, t, rpl, code, &ctx),
+            KM_TMCB_ON_FAILURE => attempt_failed(module, t, rpl, code, &ctx),
+            _ => reply_went(module, t, rpl, code, &ctx),
+        };
+        if let Err(e) = result {
+            say("a transaction could not be accounted", &e);
+        }
+    });
+}
+
+/// A reply came in. It is private still: take what a record may need, and what a global reply
+/// route set on it.
+fn reply_came(api: &Api, t: *mut km_cell, rpl: *mut km_sip_msg, ctx: &SharedContext) -> Result<(), SharedError> {
+    let Some(msg) = message(rpl) else { return Ok(()) };
+    let reply = msg.reply();
+    let values = ctx.call().unwrap_or_else(|| ctx.duplicate());
+    if let Some(set_before) = present::get(rpl, Which::InForce)
+        && !set_before.same(&values)
+    {
+        let other = set_before.read(Context::clone)?;
+        if !other.marked {
+            values.update(|c| c.merge_values(&other))?;
+            present::put(rpl, Which::InForce, Some(values));
+        }
+    }
+    if reply.code >= 300 {
+        ctx.update(|c| c.keep_final(reply.clone()))?;
+    }
+    // In failure routes and for our own table the transaction is that of the reply.
+    api.tm.attach(t, None);
+    present::keep_reply(t as usize, rpl as usize, reply);
+    Ok(())
+}
+
+/// A reply is about to leave. The 2xx of a call with CDR starts the call, before anybody can hang
+/// up.
+fn reply_leaves(module: &Module, t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
+    if !(200..300).contains(&code) {
+        return Ok(());
+    }
+    let now = Moment::now();
+    let end = ctx.update(|c| {
+        let reply = reply_of(t, rpl, code, &c.finals);
+        decide::on_answer(c, &reply, now);
+        decide::cdr(&module.config, c)
+    })?;
+    finish(module, end);
+    Ok(())
+}
+
+/// All branches failed; the script may try others.
+fn attempt_failed(module: &Module, t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
+    let call = call_values(ctx)?;
+    let now = Moment::now();
+    let records = ctx.update(|c| {
+        let reply = reply_of(t, rpl, code, &c.finals);
+        decide::on_failure(&module.config, c, call.as_ref(), &reply, now)
+    })?;
+    worker::emit(module, records);
+    Ok(())
+}
+
+/// A reply went out.
+fn reply_went(module: &Module, t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
+    let call = call_values(ctx)?;
+    let now = Moment::now();
+    let (records, end) = ctx.update(|c| {
+        let reply = reply_of(t, rpl, code, &c.finals);
+        decide::on_answer(c, &reply, now);
+        let records = decide::on_reply(&module.config, c, call.as_ref(), &reply, now);
+        if code >= 200 {
+            c.finals.clear();
+        }
+        (records, decide::cdr(&module.config, c))
+    })?;
+    worker::emit(module, records);
+    finish(module, end);
+    Ok(())
+}
+
+fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {
+    ctx.call().map(|call| call.read(Context::clone)).transpose()
+}
+
+fn finish(module: &Module, end: Option<CallEnd>) {
+    if let Some(end) = end {
+        worker::emit_end(module, end);
+    }
+}
+
+/// Writes the CDR of a call that was answered and ended, unless it is written already.
+fn write_cdr(ctx: &SharedContext) {
+    let Some((_, _, module)) = ready() else { return };
+    match ctx.update(|c| decide::cdr(&module.config, c)) {
+        Ok(end) => finish(module, end),
+        Err(e) => say("a call's end could not be accounted", &e),
+    }
+}
+
+/// The transaction of a BYE that ended a call: its final reply completes the CDR; when there was
+/// none, its end does.
+unsafe extern "C" fn on_bye(_t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
+    guard::entry("BYE", (), || {
+        // SAFETY: as in `on_transaction`.
+        let (code, ctx) = unsafe { ((*params).code, parameter((*params).param)) };
+        if let Some(ctx) = ctx
+            && (code >= 200 || kind as u32 == KM_TMCB_DESTROY)
+        {
+            write_cdr(&ctx);
+        }
+    });
+}
+
+/// Ties a call to its dialog: the dialog is made if need be, holds the context, and its events
+/// come here from now on, so that no end of the call can be missed.
+pub fn follow(msg: *mut km_sip_msg, ctx: &SharedContext) -> Result<(), String> {
+    let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
+    let dialog = dialogs.create(msg)?;
+    if dialogs.context(dialog.raw).is_some_and(|c| c.same(ctx)) {
+        return Ok(());
+    }
+    let name = ctx
+        .update(|c| {
+            c.dialog = format!("{:032x}", c.call_key()).into_bytes();
+            c.dialog.clone()
+        })
+        .map_err(|e| e.to_string())?;
+    attach(dialog.raw, ctx)?;
+    if !dialogs.store(dialog.raw, CALL, &name) {
+        log::error!("the name of a call could not be kept in its dialog: a restart would end its accounting");
+    }
+    Ok(())
+}
+
+fn attach(dlg: *mut km_dlg_cell, ctx: &SharedContext) -> Result<(), String> {
+    let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
+    let events = KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED | KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED | KM_DLGCB_DESTROY;
+    dialogs.register(dlg, events, on_dialog, ctx.duplicate())
+}
+
+/// Events of a call's dialog.
+unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut km_dlg_cb_params) {
+    guard::entry("dialog callback", (), || {
+        // SAFETY: the host passes its parameters, which are good until its next callback (promise 6).
+        let (msg, direction, ctx) = unsafe { ((*params).req, (*params).direction, parameter((*params).param)) };
+        let (Some((_, api, _)), Some(ctx)) = (ready(), ctx) else { return };
+        match kind as u32 {
+            KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED if !msg.is_null() => contexts::join(api, msg, &ctx),
+            KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED => ended(api, msg, direction, &ctx, kind as u32 == KM_DLGCB_EXPIRED),
+            KM_DLGCB_DESTROY => {
+                if let Some(table) = attached::table() {
+                    table.forget(dlg.cast());
+                }
+            }
+            _ => {}
+        }
+    });
+}
+
+/// The dialog is over. A BYE from the wire completes the call with its reply, so that values set
+/// meanwhile are in the CDR; any other end completes it at once.
+fn ended(api: &Api, msg: *mut km_sip_msg, direction: u32, ctx: &SharedContext, expired: bool) {
+    let cause = match direction {
+        KM_DLG_DIR_DOWNSTREAM => EndCause::Caller,
+        KM_DLG_DIR_UPSTREAM => EndCause::Callee,
+        _ if expired => EndCause::Timeout,
+        _ => EndCause::Proxy,
+    };
+    let now = Moment::now();
+    if let Err(e) = ctx.update(|c| decide::on_end(c, cause, now)) {
+        say("the end of a call could not be noted", &e);
+    }
+    if msg.is_null() || !matches!(cause, EndCause::Caller | EndCause::Callee) {
+        write_cdr(ctx);
+        return;
+    }
+    contexts::join(api, msg, ctx);
+    let has_transaction = api.tm.current().is_some();
+    match api.tm.register(msg, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()) {
+        Ok(()) => present::ends_call(msg, ctx, has_transaction),
+        Err(_) => write_cdr(ctx),
+    }
+}
+
+/// The host restored a dialog: the call that the journal kept goes on.
+pub unsafe extern "C" fn on_loaded(dlg: *mut km_dlg_cell, _kind: c_int, _params: *mut km_dlg_cb_params) {
+    guard::entry("restored dialog", (), || {
+        let Some(dialogs) = DIALOGS.get() else { return };
+        if dialogs.context(dlg).is_some() {
+            return;
+        }
+        let Some(name) = dialogs.fetch(dlg, CALL) else { return };
+        match revival::claim(&name) {
+            Some(ctx) => {
+                if ctx.read(|c| !c.closed).unwrap_or(false)
+                    && let Err(e) = attach(dlg, &ctx)
+                {
+                    log::error!("a restored call cannot be followed: {e}");
+                }
+            }
+            None => log::error!("a restored dialog has an accounted call that the journal does not know: no CDR can be written for it"),
+        }
+    });
+}

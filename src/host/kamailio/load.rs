@@ -1,0 +1,225 @@
+//! From dlopen to the delivery process: what runs at load, before the fork, and after it.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::sync::PoisonError;
+
+use super::abi::*;
+use super::api::{self, Dialogs, Rr, Tm};
+use super::message::Specs;
+use super::state::{API, Api, DIALOGS, DRAFT, EventRoute, Kamailio, ROUTES, SERVER, Server, server};
+use super::symbols::{self, Symbols};
+use super::{arguments, attached, calls, versions};
+use crate::config::{ConfigError, RawValue};
+use crate::host::{arena, guard, process, revival, shared};
+use crate::journal::Dir;
+use crate::module::PARAMS;
+use crate::worker::{self, Module};
+
+const OK: c_int = 0;
+const FAILED: c_int = -1;
+
+/// What the host compares with its own strings after dlopen.
+pub struct Identity {
+    pub version: *const c_char,
+    pub flags: *const c_char,
+}
+
+/// Runs inside dlopen: finds out which server this is, and prepares logging. A server that we do
+/// not know is refused by `init`, after the host's own check, with one sentence.
+pub fn learn() -> Identity {
+    guard::install_hook();
+    process::log_to(&Kamailio);
+    let text = |name| symbols::text(name).to_string_lossy();
+    let (name, version, arch, os) = (text(c"ver_name"), text(c"ver_version"), text(c"ver_arch"), text(c"ver_os"));
+    let server = versions::row_of(&name, &version, &arch, &os).and_then(|row| {
+        let symbols = Symbols::resolve()?;
+        let tm_is_first = api::tm_is_loaded(&symbols);
+        Ok(Server { symbols, row, tm_is_first })
+    });
+    let _ = SERVER.set(server);
+    let full = CString::new(format!("{name} {version} ({arch}/{os})")).unwrap_or_default();
+    Identity { version: full.into_raw(), flags: symbols::text(c"ver_flags").as_ptr() }
+}
+
+/// `modparam("acc", PARAMS[I].name, ...)`.
+pub unsafe extern "C" fn set_param<const I: usize>(kind: c_uint, value: *mut c_void) -> c_int {
+    guard::entry("modparam", FAILED, || {
+        let Some(param) = PARAMS.get(I) else { return FAILED };
+        let raw = if kind & KM_PARAM_STRING != 0 {
+            // SAFETY: a string parameter comes as a terminated string (promise 2).
+            RawValue::Str(unsafe { value.cast::<c_char>().as_ref().map_or_else(String::new, |c| CStr::from_ptr(c).to_string_lossy().into_owned()) })
+        } else {
+            let n = value as usize as i32;
+            RawValue::Int(if param.name == "log_level" { symbols::level_from_host(n) } else { n })
+        };
+        let mut draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner);
+        match draft.get_or_insert_default().set(param.name, raw) {
+            Ok(()) => OK,
+            Err(e) => {
+                log::error!("{e}");
+                FAILED
+            }
+        }
+    })
+}
+
+const BY_FUNCTION: &str = "call do_accounting() in the routes instead";
+const EXTRA: &str = "use the parameter extra_fields, and set the values with $acc_extra(tag) in the routes";
+const CDR: &str = "call do_accounting(\"...\", \"cdr\") in the routes instead";
+const NEEDLESS: &str = "leave it out: values of any size and number are kept, and times are always written as the documentation says";
+
+/// Parameters of Kamailio's own accounting module that have no meaning here, and what to use.
+pub const FOREIGN: [(&str, &str); 35] = [
+    ("failed_transaction_flag", "call do_accounting(\"...\", \"failed\") in the routes instead"),
+    ("failed_filter", "call drop_accounting() in the failure route instead"),
+    ("report_ack", "an ACK has no reply and makes no record: leave it out"),
+    ("multi_leg_info", "use the parameter leg_fields, and acc_new_leg() and $acc_leg(tag) in the routes"),
+    ("acc_prepare_flag", BY_FUNCTION),
+    ("acc_prepare_always", BY_FUNCTION),
+    ("reason_from_hf", "set $acc_extra(tag) from the header in the reply route instead"),
+    ("acc_extra_nullable", "leave it out: a value that is not set is always NULL"),
+    ("log_flag", "call do_accounting(\"log\") in the routes instead"),
+    ("log_missed_flag", "call do_accounting(\"log\", \"missed\") in the routes instead"),
+    ("log_extra", EXTRA),
+    ("cdr_enable", CDR),
+    ("cdr_skip", "call drop_accounting(\"...\", \"cdr\") in the routes instead"),
+    ("cdr_log_enable", "call do_accounting(\"log\", \"cdr\") in the routes instead"),
+    ("cdr_start_on_confirmed", "leave it out: a call starts with its 200"),
+    ("cdr_facility", "use the parameter log_facility"),
+    ("cdr_extra", EXTRA),
+    ("cdr_extra_nullable", "leave it out: a value that is not set is always NULL"),
+    ("cdr_start_id", "leave it out: the names in a CDR are fixed"),
+    ("cdr_end_id", "leave it out: the names in a CDR are fixed"),
+    ("cdr_duration_id", "leave it out: the names in a CDR are fixed"),
+    ("cdr_expired_dlg_enable", "leave it out: a call whose lifetime ran out always has its CDR"),
+    ("db_flag", "call do_accounting(\"db\") in the routes instead"),
+    ("db_missed_flag", "call do_accounting(\"db\", \"missed\") in the routes instead"),
+    ("db_extra", EXTRA),
+    ("db_insert_mode", "leave it out: rows are always written in the background"),
+    ("time_mode", NEEDLESS),
+    ("time_attr", NEEDLESS),
+    ("time_exten", NEEDLESS),
+    ("cdrs_table", "name the table in do_accounting(\"db\", \"cdr\", \"table\") instead"),
+    ("time_format", NEEDLESS),
+    ("clone_msg", NEEDLESS),
+    ("cdr_on_failed", "call do_accounting(\"...\", \"failed\") in the routes instead"),
+    ("acc_extra_size", NEEDLESS),
+    ("cdr_extra_size", NEEDLESS),
+];
+
+/// `modparam("acc", FOREIGN[I], ...)`: an error that names the cure.
+pub unsafe extern "C" fn refuse_param<const I: usize>(_kind: c_uint, _value: *mut c_void) -> c_int {
+    guard::entry("modparam", FAILED, || {
+        let Some((name, instead)) = FOREIGN.get(I) else { return FAILED };
+        log::error!("parameter {name} belongs to Kamailio's own acc module: {instead}");
+        FAILED
+    })
+}
+
+/// Initialisation, once, before the fork.
+pub unsafe extern "C" fn init() -> c_int {
+    guard::entry("init", FAILED, || match initialise() {
+        Ok(()) => OK,
+        Err(e) => {
+            log::error!("{e}");
+            FAILED
+        }
+    })
+}
+
+fn initialise() -> Result<(), String> {
+    let server = match SERVER.get() {
+        Some(Ok(s)) => s,
+        Some(Err(e)) => return Err(e.clone()),
+        None => return Err("the constructor did not run".into()),
+    };
+    let symbols = &server.symbols;
+    let draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().clone();
+    for w in &draft.warnings {
+        log::warn!("{w}");
+    }
+    let config = draft.finish(None).map_err(|e: ConfigError| e.to_string())?;
+    arena::install(config.arena_mib).map_err(|e| format!("parameter arena_size: {} MiB of address space cannot be had: {e}", config.arena_mib))?;
+    attached::install()?;
+
+    if !server.tm_is_first {
+        return Err("the module tm must be loaded before this one: put loadmodule \"tm.so\" above loadmodule \"acc.so\"".into());
+    }
+    let tm = Tm::load(symbols)?;
+    let rr = if config.detect_direction { Some(Rr::load(symbols)?) } else { None };
+    let routes = ROUTES.map(|name| symbols.event_route(name).map(EventRoute));
+    let api = Api { rr, specs: Specs::new(server)?, routes, tm };
+    api.tm.register_global(calls::on_request_in)?;
+    for route in [KM_REQUEST_CB, KM_FAILURE_CB, KM_ONREPLY_CB] {
+        if ![KM_PRE_SCRIPT_CB, KM_POST_SCRIPT_CB].iter().all(|when| symbols.register_script(calls::on_script, when | route)) {
+            return Err("the host refused the script callbacks".into());
+        }
+    }
+
+    let needed = config.db.is_some() || config.aaa.is_some();
+    let journal = match Dir::open(&config.journal_dir) {
+        Ok(dir) => Some(dir),
+        Err(e) if needed => return Err(e.to_string()),
+        Err(e) => {
+            log::warn!("{e}; log lines that syslog does not take at once will be lost");
+            None
+        }
+    };
+    let waiting = match &journal {
+        Some(dir) => revival::prepare(crate::journal::calls::scan(dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?),
+        None => 0,
+    };
+    if waiting > 0 {
+        log::info!("{waiting} calls were in progress when the server last ended");
+        if !symbols.every(config.orphan_timeout, end_orphans) {
+            return Err("the host refused the timer for calls that come back with no dialog".into());
+        }
+    }
+    shared::on_change(worker::call_changed);
+    let wake =
+        rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC).map_err(|e| format!("no eventfd: {e}"))?;
+    if journal.is_some() && !symbols.announce_process() {
+        return Err("the host has no room for the delivery process".into());
+    }
+    worker::install(Module { config, host: &Kamailio, journal, wake });
+    let _ = API.set(api);
+    if let Some(dialogs) = Dialogs::load(symbols)
+        && !DIALOGS.get_or_init(|| dialogs).register_loaded(calls::on_loaded)
+    {
+        return Err("the dialog module refused the callback for restored dialogs".into());
+    }
+    Ok(())
+}
+
+/// `orphan_timeout` is over, or over once more: calls claimed or ended meanwhile are left alone.
+unsafe extern "C" fn end_orphans(_ticks: c_uint, _param: *mut c_void) {
+    guard::entry("orphan timer", (), revival::end_orphans);
+}
+
+/// In every process of the host, and in the main one before and after the fork.
+pub unsafe extern "C" fn init_child(rank: c_int) -> c_int {
+    guard::entry("child init", FAILED, || {
+        if rank == KM_PROC_INIT {
+            arguments::running();
+        }
+        if rank != KM_PROC_MAIN as c_int {
+            return OK;
+        }
+        let (Some(server), Some(module)) = (server(), worker::module()) else { return FAILED };
+        if module.journal.is_none() {
+            return OK;
+        }
+        match server.symbols.fork(c"acc delivery") {
+            Ok(false) => OK,
+            Ok(true) => {
+                process::deliver(module);
+                // SAFETY: nothing of the host is to run in this process, not even its exit handlers.
+                unsafe { libc::_exit(0) }
+            }
+            Err(e) => {
+                log::error!("{e}");
+                FAILED
+            }
+        }
+    })
+}

@@ -1,0 +1,184 @@
+//! What this process is in the middle of: messages being routed, one inside the other when a
+//! route raises an event, each with what belongs to it alone.
+
+use std::cell::RefCell;
+
+use super::abi::km_sip_msg;
+use super::attached::Which;
+use crate::acc::clock::Moment;
+use crate::acc::context::Reply;
+use crate::host::shared::SharedContext;
+
+/// Messages deep in each other that are kept apart; the oldest of more is forgotten.
+const DEEPEST: usize = 8;
+
+struct Entry {
+    /// Address and number of the message: no two are alike in a process.
+    msg: (usize, u32),
+    arrived: Moment,
+    contexts: [Option<SharedContext>; 2],
+    /// `acc_load_ctx_from_dlg`: the context that the loaded one replaced.
+    replaced: Option<Option<SharedContext>>,
+    /// A BYE that ended this call; whether it has got a transaction, whose reply will then write
+    /// the CDR.
+    bye: Option<(SharedContext, bool)>,
+}
+
+#[derive(Default)]
+struct Doing {
+    messages: Vec<Entry>,
+    /// The last reply seen, by transaction and message.
+    reply: Option<(usize, usize, Reply)>,
+}
+
+thread_local! {
+    /// One thread per process runs SIP.
+    static DOING: RefCell<Doing> = RefCell::new(Doing::default());
+}
+
+fn name(msg: *mut km_sip_msg) -> (usize, u32) {
+    // SAFETY: the caller passes the message at hand, which begins with its number (promise 5).
+    (msg as usize, unsafe { (*msg).id })
+}
+
+/// What is left to do when a message is done.
+#[derive(Default)]
+pub struct Left {
+    /// The call ended with a BYE that has no transaction: its CDR is due.
+    pub call: Option<SharedContext>,
+    /// A context loaded from the dialog was not unloaded.
+    pub loaded: bool,
+}
+
+/// A message is about to be routed.
+pub fn begin(msg: *mut km_sip_msg) {
+    DOING.with(|d| {
+        begin_in(&mut d.borrow_mut(), name(msg));
+    });
+}
+
+fn begin_in(doing: &mut Doing, msg: (usize, u32)) -> &mut Entry {
+    // The same address with another number is a message that is gone.
+    doing.messages.retain(|e| e.msg.0 != msg.0);
+    if doing.messages.len() == DEEPEST {
+        doing.messages.remove(0);
+    }
+    doing.messages.push(Entry { msg, arrived: Moment::now(), contexts: [None, None], replaced: None, bye: None });
+    let last = doing.messages.len() - 1;
+    &mut doing.messages[last]
+}
+
+/// A message was routed.
+pub fn end(msg: *mut km_sip_msg) -> Left {
+    let entry = DOING.with(|d| {
+        let messages = &mut d.borrow_mut().messages;
+        messages.iter().position(|e| e.msg == name(msg)).map(|i| messages.remove(i))
+    });
+    entry.map_or_else(Left::default, |e| Left { call: e.bye.filter(|(_, has_transaction)| !has_transaction).map(|(c, _)| c), loaded: e.replaced.is_some() })
+}
+
+fn look<R>(msg: *mut km_sip_msg, f: impl FnOnce(&mut Entry) -> R) -> Option<R> {
+    if msg.is_null() {
+        return None;
+    }
+    DOING.with(|d| d.borrow_mut().messages.iter_mut().find(|e| e.msg == name(msg)).map(f))
+}
+
+/// As `look`, with a new entry when the host runs a route without saying so.
+fn change<R>(msg: *mut km_sip_msg, f: impl FnOnce(&mut Entry) -> R) -> R {
+    DOING.with(|d| {
+        let doing = &mut *d.borrow_mut();
+        match doing.messages.iter().position(|e| e.msg == name(msg)) {
+            Some(i) => f(&mut doing.messages[i]),
+            None => f(begin_in(doing, name(msg))),
+        }
+    })
+}
+
+/// When the message at hand came.
+pub fn arrived(msg: *mut km_sip_msg) -> Option<Moment> {
+    look(msg, |e| e.arrived)
+}
+
+/// A context of the message at hand.
+pub fn get(msg: *mut km_sip_msg, which: Which) -> Option<SharedContext> {
+    look(msg, |e| e.contexts[which as usize].as_ref().map(SharedContext::duplicate)).flatten()
+}
+
+/// Replaces a context of the message at hand.
+pub fn put(msg: *mut km_sip_msg, which: Which, ctx: Option<SharedContext>) {
+    drop(change(msg, |e| std::mem::replace(&mut e.contexts[which as usize], ctx)));
+}
+
+/// `acc_load_ctx_from_dlg`; false when one is loaded already.
+pub fn load(msg: *mut km_sip_msg, ctx: SharedContext) -> bool {
+    change(msg, |e| {
+        if e.replaced.is_some() {
+            return false;
+        }
+        e.replaced = Some(e.contexts[Which::InForce as usize].replace(ctx));
+        true
+    })
+}
+
+/// `acc_unload_ctx_from_dlg`; false when none is loaded.
+pub fn unload(msg: *mut km_sip_msg) -> bool {
+    look(msg, |e| {
+        let replaced = e.replaced.take()?;
+        e.contexts[Which::InForce as usize] = replaced;
+        Some(())
+    })
+    .flatten()
+    .is_some()
+}
+
+/// The message is a BYE that ended `call`.
+pub fn ends_call(msg: *mut km_sip_msg, call: &SharedContext, has_transaction: bool) {
+    change(msg, |e| e.bye = Some((call.duplicate(), has_transaction)));
+}
+
+/// The message has got a transaction.
+pub fn got_transaction(msg: *mut km_sip_msg) {
+    look(msg, |e| {
+        if let Some((_, has_transaction)) = &mut e.bye {
+            *has_transaction = true;
+        }
+    });
+}
+
+/// Keeps the reply this process just received.
+pub fn keep_reply(t: usize, rpl: usize, reply: Reply) {
+    DOING.with(|d| d.borrow_mut().reply = Some((t, rpl, reply)));
+}
+
+/// The reply kept, if it is that one.
+pub fn kept_reply(t: usize, rpl: usize, code: u16) -> Option<Reply> {
+    DOING.with(|d| match &d.borrow().reply {
+        Some((rt, rr, reply)) if *rt == t && *rr == rpl && reply.code == code => Some(reply.clone()),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_inside_each_other_keep_their_own() {
+        let mut outer = km_sip_msg { id: 1, pid: 0 };
+        let mut inner = km_sip_msg { id: 2, pid: 0 };
+        let (o, i) = (&raw mut outer, &raw mut inner);
+        begin(o);
+        let came = arrived(o).unwrap();
+        begin(i);
+        assert!(arrived(i).is_some());
+        end(i);
+        assert!(arrived(i).is_none());
+        assert_eq!(arrived(o), Some(came));
+        inner.id = 3;
+        assert!(arrived(&raw mut inner).is_none(), "the same address, another message");
+        assert!(!unload(o));
+        end(o);
+        assert!(arrived(o).is_none());
+    }
+}

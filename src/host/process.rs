@@ -1,0 +1,142 @@
+//! What every host family does around its processes: the crate's log messages go the host's way,
+//! and the delivery process delivers until it is told to stop.
+
+use std::ffi::c_int;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use once_cell::sync::{Lazy, OnceCell};
+
+use super::{Host, guard, tables};
+use crate::backend::RecordSender;
+use crate::backend::radius::{Radius, RadiusClient, client::Options};
+use crate::backend::syslog::{DEV_LOG, SyslogSocket};
+use crate::config::aaa_names;
+use crate::delivery::{self, Delivery, MakeSender};
+use crate::stats::{self, Counter};
+use crate::worker::{self, Module};
+
+/// Longest pause before delivery is tried again after it could not even begin.
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// Levels as OpenSIPS counts them, which the crate does everywhere.
+const fn level_of(level: log::Level) -> i32 {
+    match level {
+        log::Level::Error => -1,
+        log::Level::Warn => 1,
+        log::Level::Info => 3,
+        log::Level::Debug | log::Level::Trace => 4,
+    }
+}
+
+struct Logger(&'static dyn Host);
+
+impl log::Log for Logger {
+    fn enabled(&self, m: &log::Metadata<'_>) -> bool {
+        level_of(m.level()) <= self.0.log_settings().level
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = format!("acc: {}", crate::backend::log::visible(&record.args().to_string()));
+        let level = level_of(record.level());
+        match worker::module() {
+            Some(m) => worker::print(m, level, None, text.as_bytes()),
+            None => self.before_init(level, text.as_bytes()),
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl Logger {
+    /// Before the module is initialised there is no journal yet: lines go to stderr and, as far as
+    /// its socket takes them, to syslog.
+    fn before_init(&self, level: i32, text: &[u8]) {
+        let settings = self.0.log_settings();
+        if settings.stderr || !settings.syslog {
+            worker::print_stderr(level, &settings, text);
+        }
+        if settings.syslog {
+            let message = [settings.prefix.as_bytes(), crate::backend::log::level_name(level).as_bytes(), b":", text].concat();
+            let datagram = crate::backend::log::datagram(level, settings.facility, &settings.name, std::process::id(), &message);
+            SyslogSocket::new(DEV_LOG.as_ref()).try_send(&datagram);
+        }
+    }
+}
+
+/// Sends the crate's log messages the host's way; once, at load.
+pub fn log_to(host: &'static dyn Host) {
+    let _ = log::set_boxed_logger(Box::new(Logger(host)));
+    log::set_max_level(log::LevelFilter::Debug);
+}
+
+static STOP: Lazy<Arc<AtomicBool>> = Lazy::new(Arc::default);
+static WAKE_FD: OnceCell<i32> = OnceCell::new();
+
+extern "C" fn on_terminate(_signal: c_int) {
+    STOP.store(true, Ordering::Relaxed);
+    if let Some(fd) = WAKE_FD.get() {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: write is allowed in a signal handler; the eventfd stays open.
+        unsafe { libc::write(*fd, one.as_ptr().cast(), one.len()) };
+    }
+}
+
+/// The delivery process, to be called after the fork: returns when SIGTERM came and what could be
+/// delivered at once is delivered. The host ends with any of its processes, so an error is not the
+/// end of this one.
+pub fn deliver(module: &'static Module) {
+    let Some(dir) = &module.journal else { return };
+    // The handler must not be the first to touch them.
+    STOP.store(false, Ordering::Relaxed);
+    let _ = WAKE_FD.set(module.wake.as_raw_fd());
+    // SAFETY: this process runs nothing of the host any more, so its signals are ours; the handler
+    // only stores and writes.
+    unsafe {
+        libc::signal(libc::SIGTERM, on_terminate as extern "C" fn(c_int) as libc::sighandler_t);
+        libc::signal(libc::SIGINT, libc::SIG_IGN);
+        libc::signal(libc::SIGHUP, libc::SIG_IGN);
+        // When the server dies without a word, nobody would stop us.
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+    }
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let delivery = Delivery {
+            config: Arc::new(module.config.clone()),
+            dir: dir.clone(),
+            wake: module.wake.try_clone().ok(),
+            stop: Arc::clone(&STOP),
+            log_socket: DEV_LOG.into(),
+            aaa: radius(module),
+            tables: Some(tables::publish),
+            only_what_is_there: None,
+        };
+        let result = guard::entry("delivery", Ok(()), || delivery::run(delivery));
+        if STOP.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Err(e) = result {
+            log::error!("{e}; delivery begins again in {} s, until then records wait in the journal", pause.as_secs());
+        }
+        stats::add(Counter::DeliveryRestarts, 1);
+        let again = Instant::now() + pause;
+        while Instant::now() < again && !STOP.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        pause = (pause * 2).min(RESTART_PAUSE_MAX);
+    }
+}
+
+/// How the delivery process makes its RADIUS client, when there is RADIUS.
+fn radius(module: &'static Module) -> Option<MakeSender> {
+    let aaa = module.config.aaa.as_ref()?;
+    Some(Box::new(move || {
+        let radius = Radius::open(aaa, &aaa_names(&module.config.fields))?;
+        Ok(Box::new(RadiusClient::new(radius, Options { nas_port: None, retry: aaa.retry })?) as Box<dyn RecordSender>)
+    }))
+}
