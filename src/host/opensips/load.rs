@@ -1,11 +1,8 @@
 //! From dlopen to the delivery process: what runs at load, before the fork, and after it.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
-
-use once_cell::sync::{Lazy, OnceCell};
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 use super::abi::*;
 use super::api::{Dialogs, Rr, Tm};
@@ -14,67 +11,14 @@ use super::state::{API, Api, DIALOGS, DRAFT, OpenSips, SERVER, Server, publish_e
 use super::symbols::Symbols;
 use super::versions;
 use super::{calls, contexts};
-use crate::backend::RecordSender;
-use crate::backend::radius::{Radius, RadiusClient, client::Options};
-use crate::backend::syslog::DEV_LOG;
-use crate::config::{ConfigError, Draft, RawValue, aaa_names};
-use crate::delivery::{self, Delivery, MakeSender};
-use crate::host::{Host, arena, guard, revival, shared, tables};
+use crate::config::{ConfigError, Draft, RawValue};
+use crate::host::{arena, guard, process, revival, shared};
 use crate::journal::Dir;
 use crate::module::PARAMS;
-use crate::stats::{self, Counter};
 use crate::worker::{self, Module};
 
 const OK: c_int = 0;
 const FAILED: c_int = -1;
-
-/// Sends the crate's log messages the host's way.
-struct Logger;
-
-impl log::Log for Logger {
-    fn enabled(&self, m: &log::Metadata<'_>) -> bool {
-        host_level(m.level()) <= OpenSips.log_settings().level
-    }
-
-    fn log(&self, record: &log::Record<'_>) {
-        if !self.enabled(record.metadata()) {
-            return;
-        }
-        let text = format!("acc: {}", crate::backend::log::visible(&record.args().to_string()));
-        let level = host_level(record.level());
-        match worker::module() {
-            Some(m) => worker::print(m, level, None, text.as_bytes()),
-            None => before_init(level, text.as_bytes()),
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-fn host_level(level: log::Level) -> i32 {
-    match level {
-        log::Level::Error => OS_L_ERR,
-        log::Level::Warn => OS_L_WARN as i32,
-        log::Level::Info => OS_L_INFO as i32,
-        log::Level::Debug | log::Level::Trace => OS_L_DBG as i32,
-    }
-}
-
-/// Before the module is initialised there is no journal yet: lines go to stderr and, as far as
-/// its socket takes them, to syslog.
-fn before_init(level: i32, text: &[u8]) {
-    let settings = OpenSips.log_settings();
-    if settings.stderr || !settings.syslog {
-        worker::print_stderr(level, &settings, text);
-    }
-    if settings.syslog {
-        let message = [settings.prefix.as_bytes(), crate::backend::log::level_name(level).as_bytes(), b":", text].concat();
-        let datagram = crate::backend::log::datagram(level, settings.facility, &settings.name, std::process::id(), &message);
-        crate::backend::syslog::SyslogSocket::new(crate::backend::syslog::DEV_LOG.as_ref()).try_send(&datagram);
-    }
-}
-
-static LOGGER: Logger = Logger;
 
 /// What the host compares with its own strings after dlopen.
 pub struct Identity {
@@ -94,8 +38,7 @@ static UNKNOWN: &CStr = c"unknown";
 /// not know is refused by `load`, after the host's own check, with one sentence.
 pub fn learn() -> Identity {
     guard::install_hook();
-    let _ = log::set_logger(&LOGGER);
-    log::set_max_level(log::LevelFilter::Debug);
+    process::log_to(&OpenSips);
     let symbols = match Symbols::resolve() {
         Ok(s) => s,
         Err(e) => {
@@ -276,77 +219,11 @@ unsafe extern "C" fn end_orphans(_ticks: std::ffi::c_uint, _param: *mut c_void) 
     guard::entry("orphan timer", (), revival::end_orphans);
 }
 
-static STOP: Lazy<Arc<AtomicBool>> = Lazy::new(Arc::default);
-static WAKE_FD: OnceCell<i32> = OnceCell::new();
-
-extern "C" fn on_terminate(_signal: c_int) {
-    STOP.store(true, Ordering::Relaxed);
-    if let Some(fd) = WAKE_FD.get() {
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: write is allowed in a signal handler; the eventfd stays open.
-        unsafe { libc::write(*fd, one.as_ptr().cast(), one.len()) };
-    }
-}
-
 /// The delivery process.
 pub unsafe extern "C" fn delivery_main(_no: c_int) {
     guard::entry("delivery process", (), || {
-        let Some(module) = worker::module() else { return };
-        let Some(dir) = &module.journal else { return };
-        use std::os::fd::AsRawFd;
-        // The handler must not be the first to touch them.
-        STOP.store(false, Ordering::Relaxed);
-        let _ = WAKE_FD.set(module.wake.as_raw_fd());
-        // SAFETY: this process runs nothing of the host any more, so its signals are ours; the
-        // handler only stores and writes.
-        unsafe {
-            libc::signal(libc::SIGTERM, on_terminate as extern "C" fn(c_int) as libc::sighandler_t);
-            libc::signal(libc::SIGINT, libc::SIG_IGN);
-            // When the server dies without a word, nobody would stop us.
-            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
+        if let Some(module) = worker::module() {
+            process::deliver(module);
         }
-        delivery_run(module, dir);
     });
-}
-
-/// Longest pause before delivery is tried again after it could not even begin.
-const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
-
-/// Delivers until the server ends; whatever stops delivery before is said, and it begins anew.
-fn delivery_run(module: &'static Module, dir: &Dir) {
-    let mut pause = Duration::from_secs(1);
-    loop {
-        let delivery = Delivery {
-            config: Arc::new(module.config.clone()),
-            dir: dir.clone(),
-            wake: module.wake.try_clone().ok(),
-            stop: Arc::clone(&STOP),
-            log_socket: DEV_LOG.into(),
-            aaa: radius(module),
-            tables: Some(tables::publish),
-            only_what_is_there: None,
-        };
-        let result = guard::entry("delivery", Ok(()), || delivery::run(delivery));
-        if STOP.load(Ordering::Relaxed) {
-            return;
-        }
-        if let Err(e) = result {
-            log::error!("{e}; delivery begins again in {} s, until then records wait in the journal", pause.as_secs());
-        }
-        stats::add(Counter::DeliveryRestarts, 1);
-        let again = Instant::now() + pause;
-        while Instant::now() < again && !STOP.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        pause = (pause * 2).min(RESTART_PAUSE_MAX);
-    }
-}
-
-/// How the delivery process makes its RADIUS client, when there is RADIUS.
-fn radius(module: &'static Module) -> Option<MakeSender> {
-    let aaa = module.config.aaa.as_ref()?;
-    Some(Box::new(move || {
-        let radius = Radius::open(aaa, &aaa_names(&module.config.fields))?;
-        Ok(Box::new(RadiusClient::new(radius, Options { nas_port: None, retry: aaa.retry })?) as Box<dyn RecordSender>)
-    }))
 }
