@@ -1,0 +1,211 @@
+"""Records: taken from each backend in one form, and compared with what a scenario expects.
+
+A record is a dictionary: `what` (text of the log line, table, event, Acct-Status-Type), the core values, `time` and
+`created` (seconds since 1970), `setup`, `duration`, `ms`, and one entry for each field; those of a second leg end in
+.2.
+"""
+import calendar
+import json
+import math
+import re
+import sqlite3
+import time
+
+from wire import PHRASES
+
+CORE = ["method", "from_tag", "to_tag", "callid", "code", "reason"]
+EXTRAS, LEGS = ["who", "note", "num", "end_cause", "end_side"], ["hop", "gw"]
+# what each backend calls the fields
+NAMES = {
+    "log": dict(who="caller_uri", note="note", num="number", end_cause="cause", end_side="side",
+                hop="hop", gw="gateway"),
+    "sqlite": dict(who="caller", note="remark", num="num", end_cause="why", end_side="end_side",
+                   hop="leg_hop", gw="leg_gw"),
+    "evi": dict(who="who", note="note", num="num", end_cause="end_cause", end_side="ended_by", hop="hop", gw="gw"),
+    "aaa": dict(who="E2e-Who", note="E2e-Note", num="E2e-Num", end_cause="E2e-Cause", end_side="E2e-Side",
+                hop="E2e-Hop", gw="E2e-Gw"),
+}
+BACKENDS = list(NAMES)
+TYPES = {"log": "log", "sqlite": "db", "evi": "evi", "aaa": "aaa"}
+TEXTS = {"transaction": "transaction answered", "missed": "call missed", "manual": "request accounted",
+         "cdr": "call ended"}
+# names of the log, and of SQL and events, for what has another name here
+IN_LOG = {"timestamp": "time", "call_start_time": "time", "ms_duration": "ms", "setuptime": "setup", "call_id": "callid"}
+IN_SQL = {"sip_code": "code", "sip_reason": "reason", "setuptime": "setup", "ms_duration": "ms"}
+ATTRIBUTES = {40: "what", 205: "code", 204: "method", 55: "time", 206: "from_tag", 207: "to_tag", 44: "callid",
+              227: "duration", 228: "setup", 229: "created", 230: "ms",
+              **{240 + i: tag for i, tag in enumerate(EXTRAS + LEGS)}}
+NUMBERS = {40, 205, 204, 55, 227, 228, 229, 230}
+METHODS = {1: "INVITE", 2: "CANCEL", 8: "BYE", 256: "MESSAGE"}
+# what a difference may be: absolute times in s (they are cut to seconds), the others in their own unit
+TOLERANCE = {"time": 1.4, "created": 1.4, "setup": 1, "duration": 1, "ms": 500}
+# of an expected record
+DEFAULTS = {"method": "INVITE", "from_tag": "ann-1", "to_tag": "desk-1", "code": 200, "created": 0.0, "setup": 0.0}
+
+
+def parameters(legs):
+    """The modparam lines that declare the fields."""
+    lines = []
+    for backend in BACKENDS:
+        for name, tags in (("extra_fields", EXTRAS), ("leg_fields", LEGS if legs else [])):
+            if tags:
+                pairs = "; ".join(f"{tag}->{NAMES[backend][tag]}" for tag in tags)
+                lines.append(f'modparam("acc", "{name}", "{TYPES[backend]}: {pairs}")')
+    return "\n".join(lines)
+
+
+def _named(pairs, backend):
+    """Fields under their tags; repeated ones are numbered."""
+    tags = {name: tag for tag, name in NAMES[backend].items()}
+    record, seen = {}, {}
+    for name, value in pairs:
+        name = tags.get(name, name)
+        seen[name] = seen.get(name, 0) + 1
+        record[name if seen[name] == 1 else f"{name}.{seen[name]}"] = value
+    return record
+
+
+def from_log(lines):
+    records = []
+    for line in lines:
+        m = re.search(r":ACC: ([a-z ]+): (.*)$", line)
+        if m:
+            pairs = [p.partition("=")[::2] for p in m[2].split(";")]
+            # the URIs of the scenarios hold no ';' or '='
+            record = _named([(IN_LOG.get(n, n), v) for n, v in pairs], "log")
+            records.append({"what": m[1], **{k: _value(k, v) for k, v in record.items()}})
+    return records
+
+
+def from_sqlite(path, tables):
+    records = []
+    try:
+        db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)
+        db.row_factory = sqlite3.Row
+        for table in tables:
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+                for row in db.execute(f"SELECT * FROM {table} ORDER BY id"):
+                    record = _named([(IN_SQL.get(n, n), row[n]) for n in row.keys() if n != "id"], "sqlite")
+                    for k in ("time", "created"):
+                        if record.get(k):
+                            record[k] = calendar.timegm(time.strptime(record[k], "%Y-%m-%d %H:%M:%S"))
+                    records.append({"what": table, **record})
+        db.close()
+    except sqlite3.OperationalError as e:
+        if "unable to open" not in str(e):
+            raise
+    return records
+
+
+def from_events(datagrams):
+    records = []
+    for d in datagrams:
+        event = json.loads(d)
+        record = _named([(IN_SQL.get(n, n), v) for n, v in event["params"].items()], "evi")
+        record = {k: "" if v is None and k in CORE else v for k, v in record.items()}
+        records.append({"what": event["method"], **record})
+    return records
+
+
+def from_radius(packets):
+    records = []
+    for packet in packets:
+        pairs, rest = [], packet[20:]
+        while rest:
+            number, value, rest = rest[0], rest[2:rest[1]], rest[rest[1]:]
+            if number in ATTRIBUTES:
+                value = int.from_bytes(value, "big") if number in NUMBERS else value.decode()
+                if number == 204:
+                    value = METHODS.get(value, value)
+                pairs.append((ATTRIBUTES[number], value))
+            elif number not in (4, 6, 41):
+                pairs.append((f"attribute {number}", value))
+        record = _named(pairs, "aaa")
+        record["code"] = str(record.get("code"))
+        records.append(record)
+    return records
+
+
+def _value(name, text):
+    if name in ("time", "created", "setup", "duration", "ms"):
+        return int(text)
+    return text if name in CORE or text else None
+
+
+def expected(scenario, backend, callid):
+    """The records a scenario expects from one backend; times are seconds after the first request."""
+    out = []
+    for r in scenario.get("expect", []):
+        if backend not in r.get("backends", BACKENDS):
+            continue
+        r = {**DEFAULTS, **r}
+        kind, cdr, bare, code = r["kind"], r["kind"] == "cdr", r.get("bare"), r["code"]
+        e = {k: str(r[k]) for k in ("method", "from_tag", "to_tag")}
+        e.update(callid=callid, code=str(code), reason=r.get("reason", PHRASES.get(code, "")))
+        e.update(time=r.get("time", r["created"] + r["setup"]), created=r["created"], setup=math.floor(r["setup"]))
+        e.update(ms=r.get("ms", 0), duration=math.ceil(r.get("ms", 0) / 1000))
+        e.update(dict.fromkeys(EXTRAS), **({"end_cause": "bye", "end_side": "caller"} if cdr else {}))
+        e.update({tag: r[tag] for tag in EXTRAS if tag in r})
+        legs = r.get("legs", [{}]) if scenario.get("legs") and not bare else []
+        if backend == "log":
+            e["what"], less = TEXTS[kind], ([] if cdr else ["duration", "ms"])
+            less += ["created", "setup"] if bare else []
+        elif backend == "sqlite":
+            e["what"] = "missed_calls" if kind == "missed" else r.get("table", "acc")
+            less = ["duration", "ms"] if e["what"] == "missed_calls" else []
+            e.update({"created": None, "setup": 0} if bare else {})
+        elif backend == "evi":
+            missed = kind == "missed" or (kind == "manual" and code >= 300)
+            e["what"] = "E_ACC_CDR" if cdr else "E_ACC_MISSED_EVENT" if missed else "E_ACC_EVENT"
+            less = [] if cdr else ["duration", "ms"] + ([] if missed else ["created", "setup"])
+        else:
+            start = e["method"] == "INVITE" and 200 <= code < 300
+            stop = cdr or e["method"] in ("BYE", "CANCEL")
+            e["what"] = 2 if stop else 3 if r.get("inside") else 1 if start else 15
+            less = ["reason"] + ([] if cdr else ["duration", "ms"])
+            e = {k: v for k, v in e.items() if v not in ("", None)}
+        e = {k: v for k, v in e.items() if k not in less}
+        fields = [{tag: leg.get(tag) for tag in LEGS} for leg in legs]
+        if backend in ("log", "aaa"):
+            for i, leg in enumerate(fields):
+                e.update({tag if i == 0 else f"{tag}.{i + 1}": v for tag, v in leg.items()})
+            out.append(e)
+        else:
+            out += [{**e, **leg} for leg in fields] or [e]
+    return out
+
+
+def _differences(want, have, t0, tolerance):
+    out = []
+    for k in sorted(want.keys() | have.keys(), key=lambda k: (k not in want, k)):
+        w, h = want.get(k), have.get(k)
+        if k in tolerance and isinstance(w, (int, float)) and isinstance(h, int):
+            h = round(h - t0, 1) if k in ("time", "created") else h
+            if abs(h - w) > tolerance[k]:
+                out.append(f"{k}: expected {w} (within {tolerance[k]}), got {h}")
+        elif w == "*" and h:
+            pass
+        elif w != h and not (w == "*" and h):
+            out.append(f"{k}: expected {w!r}, got {h!r}")
+    return out
+
+
+def compare(want, have, t0, tolerance, ordered):
+    """Differences in words; [] when the records are those expected."""
+    tolerance, out, left, order = {**TOLERANCE, **tolerance}, [], list(range(len(have))), []
+    show = lambda r: ", ".join(f"{k}={v}" for k, v in r.items() if v is not None)
+    for w in want:
+        if not left:
+            out.append("missing: " + show(w))
+            continue
+        best = min(left, key=lambda i: len(_differences(w, have[i], t0, tolerance)))
+        left.remove(best)
+        order.append(best)
+        d = _differences(w, have[best], t0, tolerance)
+        if d:
+            out += [f"{w['what']} {w['method']} {w['code']}:"] + ["  " + x for x in d]
+    out += ["not expected: " + show(have[i]) for i in left]
+    if ordered and not out and order != sorted(order):
+        came = "; ".join(f"{r['what']} {r['method']} {r['code']}" for r in have)
+        out.append("the records came in another order: " + came)
+    return out

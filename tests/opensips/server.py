@@ -1,0 +1,318 @@
+"""An OpenSIPS, its surroundings (event receiver, RADIUS responder) and the phones of one scenario."""
+import glob
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import records
+from wire import Phone
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SECRET = b"e2e-secret"
+DICTIONARY = "".join(f"ATTRIBUTE {records.NAMES['aaa'][tag]} {number} string\n"
+                     for number, tag in records.ATTRIBUTES.items() if tag in records.NAMES["aaa"])
+
+
+class Failed(Exception):
+    """The scenario could not be played."""
+
+
+class Children:
+    """Every process started, so that none outlives the run."""
+
+    def __init__(self):
+        self.lock, self.all, self.closed = threading.Lock(), [], False
+
+    def start(self, args, **kw):
+        with self.lock:
+            if self.closed:
+                raise Failed("interrupted")
+            p = subprocess.Popen(args, stdin=subprocess.DEVNULL, start_new_session=True, **kw)
+            self.all.append(p)
+            return p
+
+    def kill(self, p):
+        if p.returncode is None:
+            try:
+                os.killpg(p.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            p.wait()
+
+    def close(self):
+        with self.lock:
+            self.closed = True
+        for p in self.all:
+            self.kill(p)
+
+
+class Installation:
+    def __init__(self, prefix, module):
+        self.binary = os.path.join(prefix, "sbin", "opensips")
+        paths = glob.glob(os.path.join(prefix, "lib*", "opensips", "modules"))
+        if not paths or not os.access(self.binary, os.X_OK):
+            raise SystemExit(f"no OpenSIPS in {prefix}")
+        self.mpath, self.module = paths[0], module
+        text = subprocess.run([self.binary, "-V"], capture_output=True, text=True).stdout
+        m = re.search(r"opensips (\d+)\.(\d+)\.(\d+)", text)
+        if not m:
+            raise SystemExit(f"{self.binary} -V names no version")
+        self.version = tuple(int(x) for x in m.groups())
+        self.schemas = os.path.join(prefix, "share", "opensips", "sqlite")
+
+    def keeps_dialogs(self):
+        files = os.path.join(self.mpath, "db_sqlite.so"), os.path.join(self.schemas, "dialog-create.sql")
+        return all(os.path.exists(f) for f in files)
+
+
+class Listener(threading.Thread):
+    """Takes datagrams on a port of its own until it is closed; `answer` makes the reply to one."""
+
+    def __init__(self, answer=None):
+        super().__init__(daemon=True)
+        self.got, self.seen, self.answer, self.closing = [], set(), answer, False
+        self.socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.socket.bind(("127.0.0.1", 0))
+        self.socket.settimeout(0.2)
+        self.port = self.socket.getsockname()[1]
+        self.start()
+
+    def run(self):
+        while not self.closing:
+            try:
+                data, peer = self.socket.recvfrom(65536)
+            except TimeoutError:
+                continue
+            if self.answer is None or (peer, data) not in self.seen:    # the same request again is a repetition
+                self.got.append(data)
+            if self.answer:
+                self.seen.add((peer, data))
+                self.socket.sendto(self.answer(data), peer)
+        self.socket.close()
+
+
+def accounting_response(request):
+    """Accounting-Response; its authenticator is wrong if the request's is, so that it is not taken."""
+    right = hashlib.md5(request[:4] + bytes(16) + request[20:] + SECRET).digest() == request[4:20]
+    head = bytes([5, request[1], 0, 20])
+    return head + hashlib.md5(head + request[4:20] + SECRET).digest() if right else head + bytes(16)
+
+
+def free_ports(count, taken=set(), lock=threading.Lock()):
+    """`count` consecutive UDP ports of the loopback, below those the kernel gives out."""
+    with lock:
+        while True:
+            first = random.randrange(12000, 32000 - count)
+            block = set(range(first, first + count))
+            if block & taken:
+                continue
+            try:
+                for port in block:
+                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                        s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            taken |= block
+            return first
+
+
+class Stage:
+    """One scenario: its server, phones and receivers, in a directory of its own."""
+
+    def __init__(self, name, scenario, installation, children, directory):
+        self.name, self.sc, self.inst, self.children, self.dir = name, scenario, installation, children, directory
+        self.callid = name.replace("/", "-") + "@e2e.test"
+        self.events, self.radius = Listener(), Listener(accounting_response)
+        self.first_port = free_ports(40)
+        self.proxy = self.first_port
+        self.server, self.notes, self.log_path = None, [], os.path.join(directory, "opensips.log")
+        self._files()
+
+    # ---- files
+    def _write(self, name, text, mode=0o644):
+        path = os.path.join(self.dir, name)
+        with open(path, "w") as f:
+            f.write(text)
+        os.chmod(path, mode)
+        return path
+
+    def _files(self):
+        self._write("dictionary", DICTIONARY)
+        self._write("servers", f"127.0.0.1 {SECRET.decode()}\n", 0o600)
+        self._write("radius.conf", f"acctserver 127.0.0.1:{self.radius.port}\nservers {self.dir}/servers\n"
+                                   f"dictionary {self.dir}/dictionary\nradius_timeout 1\nradius_retries 2\n")
+        modern = self.inst.version >= (4, 0)
+        words = {
+            "proxy": f"127.0.0.1:{self.proxy}", "mpath": self.inst.mpath, "dir": self.dir, "module": self.inst.module,
+            "events": f"127.0.0.1:{self.events.port}", "fields": records.parameters(self.sc.get("legs")),
+            "database": "", "dialog": self.sc.get("dialog", ""), "params": self.sc.get("params", ""),
+            "all": "|".join(records.TYPES.values()),
+            "append_branch": "append_msg_branch" if self.inst.version >= (3, 6) else "append_branch",
+            "bye_on_timeout": "bye-on-timeout" if modern else "B",
+            "callee": self._callee(1), "callee2": self._callee(2), "callee3": self._callee(3),
+        }
+        if self.sc.get("dialog_database"):
+            for table in ("standard", "dialog"):
+                with open(os.path.join(self.inst.schemas, table + "-create.sql")) as f:
+                    records.sqlite3.connect(os.path.join(self.dir, "dialog.sqlite")).executescript(f.read())
+            words["database"] = 'loadmodule "db_sqlite.so"'
+            words["dialog"] += (f'\nmodparam("dialog", "db_url", "sqlite://{self.dir}/dialog.sqlite")'
+                                '\nmodparam("dialog", "db_mode", 1)')
+        for route in ("start", "before", "within", "cancel", "failure", "reply"):
+            words[route] = self.sc.get(route, "")
+        with open(os.path.join(HERE, "opensips.cfg")) as f:
+            text = f.read()
+        for _ in range(2):      # what was put in may hold words itself
+            text = re.sub(r"@(\w+)@", lambda m: words.get(m[1], m[0]), text)
+        self.cfg = self._write("opensips.cfg", text)
+
+    def _callee(self, n):
+        return f"127.0.0.1:{self.first_port + n}"
+
+    # ---- the server
+    def start_server(self):
+        with open(self.log_path, "ab") as log:
+            self.server = self.children.start(
+                [self.inst.binary, "-F", "-f", self.cfg, "-w", self.dir, "-m", "64", "-M", "4"],
+                stdout=log, stderr=log, env={**os.environ, "TZ": "UTC"})
+        for _ in range(200):
+            if self.server.poll() is not None:
+                break
+            if "result" in self.mi("which"):
+                return
+            time.sleep(0.05)
+        raise Failed("the server did not start: " + self._last_errors())
+
+    def stop_server(self, sig=signal.SIGTERM):
+        if self.server is None:
+            return
+        if sig == signal.SIGKILL:
+            if self.server.poll() is not None:
+                self.notes.append("the server had ended before it was killed")
+            self.children.kill(self.server)
+            return
+        ended = self.server.poll()
+        if ended is None:
+            self.server.send_signal(sig)
+            try:
+                ended = self.server.wait(15)
+            except subprocess.TimeoutExpired:
+                self.notes.append("the server did not stop within 15 s of SIGTERM")
+                self.children.kill(self.server)
+                return
+        if ended != 0:
+            self.notes.append(f"the server ended with status {ended}: {self._last_errors()}")
+
+    def _last_errors(self):
+        lines = [x for x in self.log_lines() if re.search(r"(ERROR|CRITICAL):", x)]
+        return " / ".join(lines[-4:]) or "no error in its log"
+
+    def log_lines(self):
+        with open(self.log_path, errors="backslashreplace") as f:
+            return f.read().split("\n")
+
+    def mi(self, method, **params):
+        """One command over the FIFO; the answer's text, '' when there is none."""
+        path = os.path.join(self.dir, "mi-reply")
+        try:
+            if os.path.exists(path):
+                os.unlink(path)
+            os.mkfifo(path, 0o666)
+            reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                writer = os.open(os.path.join(self.dir, "fifo"), os.O_WRONLY | os.O_NONBLOCK)
+                call = {"jsonrpc": "2.0", "id": 1, "method": method, **({"params": params} if params else {})}
+                os.write(writer, f":mi-reply:{json.dumps(call)}\n".encode())
+                os.close(writer)
+                text, end = b"", time.monotonic() + 2
+                while time.monotonic() < end:
+                    try:
+                        part = os.read(reader, 65536)
+                    except BlockingIOError:
+                        part = b""
+                    text += part
+                    if text and not part:
+                        break
+                    time.sleep(0.01)
+                return text.decode(errors="replace")
+            finally:
+                os.close(reader)
+        except OSError:
+            return ""
+
+    # ---- the call
+    def _phone(self, name, steps, offset, remote=None, number=1):
+        path = self._write(name + ".xml", Phone(remote is not None, number).scenario(steps))
+        port = self.first_port + offset
+        args = ["sipp", *([remote, "-cid_str", self.callid] if remote else []), "-sf", path, "-i", "127.0.0.1",
+                "-p", str(port), "-mp", str(self.first_port + 10 + 6 * offset), "-m", "1", "-nostdin",
+                "-timeout", "40", "-timeout_error", "-trace_err", "-error_file", name + ".err",
+                "-trace_msg", "-message_file", name + ".msg"]
+        with open(os.path.join(self.dir, name + ".out"), "wb") as out:
+            return self.children.start(args, cwd=self.dir, stdout=out, stderr=out, env={**os.environ, "TZ": "UTC"})
+
+    def play(self):
+        """Plays the call; afterwards `t0` is when its first request left."""
+        self.start_server()
+        phones = {}
+        for n in (1, 2, 3):
+            steps = self.sc.get("callee" if n == 1 else f"callee{n}")
+            if steps:
+                phones[f"callee{n}"] = self._phone(f"callee{n}", steps, n, number=n)
+        time.sleep(0.3)
+        begin = time.time()
+        phones["caller"] = self._phone("caller", self.sc["caller"], 4, f"127.0.0.1:{self.proxy}")
+        for act in self.sc.get("during", []):
+            time.sleep(max(0, begin + act["at"] - time.time()))
+            if act["do"] == "mi":
+                params = {k: v.replace("@callid@", self.callid) for k, v in act.get("params", {}).items()}
+                answer = self.mi(act["method"], **params)
+                if '"result"' not in answer:
+                    self.notes.append(f"MI {act['method']}: {answer or 'no answer'}")
+            else:
+                self.stop_server(signal.SIGKILL if act["do"] == "kill" else signal.SIGTERM)
+                time.sleep(act.get("pause", 0.3))
+                self.start_server()
+        for name, p in phones.items():
+            try:
+                status = p.wait(45)
+            except subprocess.TimeoutExpired:
+                self.children.kill(p)
+                status = "no end"
+            if status != 0:
+                self.notes.append(f"SIPp, {name}: ended with {status}: {self._sipp_error(name)}")
+        self.t0 = self._first_message(begin)
+
+    def _sipp_error(self, name):
+        try:
+            with open(os.path.join(self.dir, name + ".err"), errors="replace") as f:
+                return " ".join(f.read().split())[:400]
+        except OSError:
+            return "no error file"
+
+    def _first_message(self, otherwise):
+        try:
+            with open(os.path.join(self.dir, "caller.msg"), errors="replace") as f:
+                m = re.search(r"(\d{4}-\d\d-\d\d)[\sT]+(\d\d:\d\d:\d\d)(\.\d+)", f.read(2000))
+            return records.calendar.timegm(time.strptime(m[1] + m[2], "%Y-%m-%d%H:%M:%S")) + float(m[3])
+        except (OSError, TypeError):
+            return otherwise
+
+    # ---- the records
+    def records(self):
+        tables = ["acc", "missed_calls", *self.sc.get("tables", [])]
+        return {"log": records.from_log(self.log_lines()),
+                "sqlite": records.from_sqlite(os.path.join(self.dir, "acc.sqlite"), tables),
+                "evi": records.from_events(list(self.events.got)), "aaa": records.from_radius(list(self.radius.got))}
+
+    def close(self):
+        if self.server:
+            self.children.kill(self.server)
+        self.events.closing = self.radius.closing = True
