@@ -515,6 +515,7 @@ void dlg_timeout(const char *name)
 	T = OS_T_UNDEFINED;
 	d->in_timer = false; /* its reference goes below */
 	if (d->bye_on_timeout && (d->state == D_CONFIRMED_NA || d->state == D_CONFIRMED)) {
+		d->lifetime_over = true;
 		send_bye(d, 1);
 		send_bye(d, 2);
 		dlg_unref_cell(d, 1);

@@ -325,7 +325,7 @@ struct os_dlg_cell {
 	char name[64];
 	char *callid, *ftag, *ttag;
 	int state, ref, legs;
-	bool init, bye_on_timeout, has_bye, in_timer, cancelled;
+	bool init, bye_on_timeout, lifetime_over, has_bye, in_timer, cancelled;
 	struct dlg_cb *cbs;
 	int cb_types;
 	struct dlg_val *vals;

@@ -40,7 +40,7 @@ static int put_int(os_pv_value *v, int n)
 }
 
 enum { V_RM, V_RU, V_RUU, V_RD, V_OU, V_FU, V_FUU, V_FD, V_FT, V_TU, V_TUU, V_TD, V_TT, V_CI, V_CS, V_RS, V_RR, V_CL, V_RB, V_MB, V_ML,
-       V_UA, V_SI, V_SP, V_RI, V_RP, V_PR, V_TS, V_NULL, V_MI, V_PP, V_CT, V_DU };
+       V_UA, V_SI, V_SP, V_RI, V_RP, V_PR, V_TS, V_NULL, V_MI, V_PP, V_CT, V_DU, V_DLG_END };
 static const struct { const char *name; int which; unsigned header; } core_var[] = {
 	{"rm", V_RM, 0}, {"ru", V_RU, 0}, {"rU", V_RUU, 0}, {"rd", V_RD, 0}, {"ou", V_OU, 0}, {"fu", V_FU, H_FROM}, {"fU", V_FUU, H_FROM},
 	{"fd", V_FD, H_FROM}, {"ft", V_FT, H_FROM}, {"tu", V_TU, H_TO}, {"tU", V_TUU, H_TO}, {"td", V_TD, H_TO}, {"tt", V_TT, H_TO},
@@ -48,6 +48,7 @@ static const struct { const char *name; int which; unsigned header; } core_var[]
 	{"rb", V_RB, H_OTHER}, {"mb", V_MB, 0}, {"ml", V_ML, 0}, {"ua", V_UA, H_OTHER}, {"si", V_SI, 0}, {"sp", V_SP, 0}, {"Ri", V_RI, 0},
 	{"Rp", V_RP, 0}, {"pr", V_PR, 0}, {"proto", V_PR, 0}, {"socket_in", V_RI, 0}, {"Ts", V_TS, 0}, {"null", V_NULL, 0}, {"mi", V_MI, 0},
 	{"pp", V_PP, 0}, {"ct", V_CT, H_OTHER}, {"cT", V_CT, H_OTHER}, {"du", V_DU, 0},
+	{"DLG_end_reason", V_DLG_END, 0},
 };
 
 static int get_core(os_sip_msg *m, os_pv_param *p, os_pv_value *v)
@@ -60,6 +61,7 @@ static int get_core(os_sip_msg *m, os_pv_param *p, os_pv_value *v)
 	case V_NULL: return put_null(v);
 	case V_TS: return put_int(v, (int)time(NULL));
 	case V_PP: return put_int(v, process_no);
+	case V_DLG_END: return dlg_current() && dlg_current()->lifetime_over ? put_str(v, (os_str){(char *)"Lifetime Timeout", 16}) : put_null(v);
 	}
 	if (!m)
 		return -1;

@@ -14,6 +14,8 @@ use crate::host::shared::{SharedContext, SharedError};
 use crate::host::{guard, revival};
 use crate::worker::{self, Module};
 
+/// The dialog module's end reason of a dialog whose lifetime ran out.
+const LIFETIME_OVER: &[u8] = b"Lifetime Timeout";
 /// Dialog value that holds our state.
 const STATE: &str = "acc_state";
 
@@ -277,7 +279,8 @@ fn ended(server: &Server, api: &Api, module: &Module, ctx: &SharedContext, p: &o
     let (cause, from_wire) = match p.direction {
         OS_DLG_DIR_DOWNSTREAM => (EndCause::Caller, true),
         OS_DLG_DIR_UPSTREAM => (EndCause::Callee, true),
-        _ if expired => (EndCause::Timeout, false),
+        // With BYEs sent on timeout the dialog ends as by any other order of the server.
+        _ if expired || message(p.msg).is_some_and(|m| m.dialog_end_reason() == LIFETIME_OVER) => (EndCause::Timeout, false),
         _ => (EndCause::Proxy, false),
     };
     let now = Moment::now();

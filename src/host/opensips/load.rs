@@ -159,7 +159,7 @@ fn initialise() -> Result<(), String> {
     let rr = if config.detect_direction { Some(Rr::load(symbols)?) } else { None };
     let api = Api {
         rr,
-        specs: Specs::new(symbols)?,
+        specs: Specs::new(symbols, DIALOGS.get().is_some())?,
         events: publish_events(symbols)?,
         here: symbols.register_processing_slot(contexts::message_done),
         here_own: symbols.register_processing_slot(contexts::release),

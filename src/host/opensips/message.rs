@@ -55,11 +55,12 @@ pub struct Specs {
     status: Box<Spec>,
     reason: Box<Spec>,
     content_length: Box<Spec>,
+    end_reason: Option<Box<Spec>>,
 }
 
 impl Specs {
     /// Parses them once.
-    pub fn new(symbols: &Symbols) -> Result<Specs, String> {
+    pub fn new(symbols: &Symbols, has_dialogs: bool) -> Result<Specs, String> {
         let parse = |name: &str| {
             Spec::parse(symbols, name.as_bytes()).ok_or_else(|| format!("the host does not know the variable {name}, which this acc module needs"))
         };
@@ -71,6 +72,7 @@ impl Specs {
             status: parse("$rs")?,
             reason: parse("$rr")?,
             content_length: parse("$cl")?,
+            end_reason: if has_dialogs { Some(parse("$DLG_end_reason")?) } else { None },
         })
     }
 }
@@ -107,6 +109,11 @@ impl Message<'_> {
             callid: self.get(&self.specs.callid),
             ..Default::default()
         }
+    }
+
+    /// Why the dialog at hand ended, in the dialog module's words. It does not look at the message.
+    pub fn dialog_end_reason(&self) -> Vec<u8> {
+        self.specs.end_reason.as_ref().map_or_else(Vec::new, |spec| self.get(spec))
     }
 
     /// What a record needs of a reply.
