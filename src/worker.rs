@@ -5,6 +5,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use once_cell::sync::OnceCell;
@@ -168,16 +169,26 @@ pub fn print(module: &Module, level: i32, facility: Option<i32>, text: &[u8]) {
         message.push(b':');
         message.extend_from_slice(text);
         let datagram = line::datagram(level, facility, &settings.name, std::process::id(), &message);
-        with_process(module, |p| match p.syslog.try_send(&datagram) {
-            Sent::Taken | Sent::Clipped => stats::add(Counter::LogWritten, 1),
-            Sent::TooLong => stats::add(Counter::JournalLost, 1),
-            Sent::NotTaken => match p.journal.as_mut().map(|j| j.append_line(SinkId::Log, &datagram)) {
-                Some(Ok(())) => wake(module),
-                _ => stats::add(Counter::JournalLost, 1),
-            },
+        let clipped = with_process(module, |p| {
+            let sent = p.syslog.try_send(&datagram);
+            match sent {
+                Sent::Taken | Sent::Clipped => stats::add(Counter::LogWritten, 1),
+                Sent::TooLong => stats::add(Counter::JournalLost, 1),
+                Sent::NotTaken => match p.journal.as_mut().map(|j| j.append_line(SinkId::Log, &datagram)) {
+                    Some(Ok(())) => wake(module),
+                    _ => stats::add(Counter::JournalLost, 1),
+                },
+            }
+            sent == Sent::Clipped
         });
+        if clipped && !CLIPPED_SAID.swap(true, Ordering::Relaxed) {
+            log::warn!("a line of {} bytes was clipped to what the syslog socket takes; further ones are counted, not logged", datagram.len());
+        }
     }
 }
+
+/// A line clipped for syslog was logged by this process.
+static CLIPPED_SAID: AtomicBool = AtomicBool::new(false);
 
 /// Prints a line on stderr in the host's format.
 pub fn print_stderr(level: i32, settings: &LogSettings, text: &[u8]) {

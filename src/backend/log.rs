@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::Local;
 use syslog::{Facility, Formatter3164, LogFormat};
@@ -12,6 +13,9 @@ use crate::stats::{self, Counter};
 /// Longest line: 64 KiB less one, what the original's buffer holds and datagram sockets take
 /// everywhere. What is longer is cut there, counted and said (D19).
 pub const MAX_LINE: usize = 65_535;
+
+/// A cut line was logged by this process.
+static SAID: AtomicBool = AtomicBool::new(false);
 
 const fn text(kind: Kind) -> &'static str {
     match kind {
@@ -64,11 +68,13 @@ pub fn line(record: &Record) -> Vec<u8> {
     }
     if out.len() > MAX_LINE {
         stats::add(Counter::Clipped, 1);
-        log::warn!(
-            "a log line of {} bytes was cut at {MAX_LINE}: call-id {}",
-            out.len(),
-            String::from_utf8_lossy(&record.core.callid[..record.core.callid.len().min(100)]).escape_debug()
-        );
+        if !SAID.swap(true, Ordering::Relaxed) {
+            log::warn!(
+                "a log line of {} bytes was cut at {MAX_LINE}: call-id {}; further ones are counted, not logged",
+                out.len(),
+                String::from_utf8_lossy(&record.core.callid[..record.core.callid.len().min(100)]).escape_debug()
+            );
+        }
         out.truncate(MAX_LINE);
     }
     out
