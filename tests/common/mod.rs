@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub mod servers;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

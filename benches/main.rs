@@ -1,0 +1,64 @@
+//! What the module costs, as Markdown tables on standard output.
+//!
+//! ```text
+//! cargo bench                     everything
+//! cargo bench -- worker sql       some of: worker, sql, radius, memory
+//! ```
+//!
+//! `scripts/bench` adds instruction counts, for which it runs `--count WHAT N` under callgrind.
+#![forbid(unsafe_code)]
+#![allow(missing_docs, reason = "a program")]
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+mod memory;
+mod radius;
+mod sql;
+mod worker;
+
+use std::io::Write as _;
+use std::time::Duration;
+
+/// Tells it, also when nobody listens.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Begins a table.
+pub fn table(title: &str, columns: &[&str]) {
+    say(&format!("\n### {title}\n"));
+    row(columns);
+    row(&vec!["---"; columns.len()]);
+}
+
+/// A line of a table.
+pub fn row<T: AsRef<str>>(cells: &[T]) {
+    say(&format!("| {} |", cells.iter().map(T::as_ref).collect::<Vec<_>>().join(" | ")));
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// So many in so long, per second.
+pub fn rate(n: usize, took: Duration) -> f64 {
+    n as f64 / took.as_secs_f64()
+}
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words[..] {
+        ["--count", what, n] => return worker::count(what, n.parse().unwrap()),
+        ["--deliver", journal, url] => return memory::deliver(journal.as_ref(), url),
+        _ => {}
+    }
+    let all: [(&str, fn()); 4] = [("worker", worker::run), ("sql", sql::run), ("radius", radius::run), ("memory", memory::run)];
+    for (name, run) in all {
+        if words.is_empty() || words.contains(&name) {
+            run();
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Memory of a delivery process with a million records that cannot be delivered.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use acc::backend::SinkId;
+use acc::delivery;
+use acc::journal::Dir;
+use sqlx::{Connection as _, SqliteConnection};
+
+use super::common::servers::free_port;
+use super::common::wait_until;
+use super::{row, sql, table};
+
+const N: usize = 1_000_000;
+/// Longer than reading all segments takes.
+const WATCH: Duration = Duration::from_secs(10);
+
+/// A delivery process of its own, as the host forks it.
+pub fn deliver(journal: &Path, url: &str) {
+    let dir = Dir::open(journal).unwrap();
+    let mut delivery = sql::delivery(sql::config(Some(url), journal), &dir);
+    delivery.only_what_is_there = None;
+    delivery::run(delivery).unwrap();
+}
+
+struct Deliverer(Child);
+
+impl Drop for Deliverer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Deliverer {
+    fn start(journal: &Path, url: &str) -> Deliverer {
+        let me = std::env::current_exe().unwrap();
+        Deliverer(Command::new(me).arg("--deliver").arg(journal).arg(url).stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    /// A line of its status, in MB of 1024 · 1024 bytes.
+    fn memory(&self, what: &str) -> f64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix(what)).unwrap();
+        line.trim_start_matches(':').trim().trim_end_matches(" kB").trim().parse::<f64>().unwrap() / 1024.0
+    }
+
+    /// Watches for a while: resident at the end, and at most.
+    fn watch(&mut self, case: &str) {
+        let end = Instant::now() + WATCH;
+        while Instant::now() < end {
+            assert!(matches!(self.0.try_wait(), Ok(None)), "the delivery process ended");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        row(&[case.to_owned(), format!("{:.1}", self.memory("VmRSS")), format!("{:.1}", self.memory("VmHWM"))]);
+    }
+}
+
+pub fn run() {
+    let tmp = tempfile::tempdir().unwrap();
+    let journal = tmp.path().join("journal");
+    // Closed before the process opens it: a server that was started anew, with all of it to count.
+    sql::fill(&Dir::open(&journal).unwrap(), SinkId::Db, N, sql::record);
+    table(&format!("Delivery process, {N} records in the journal"), &["database", "resident MB", "most MB"]);
+
+    Deliverer::start(&journal, &format!("mysql://acc:secret@127.0.0.1:{}/acc", free_port())).watch("refuses connections from the beginning");
+
+    // It works at first, then somebody locks it.
+    let database = tmp.path().join("acc.sqlite");
+    let url = format!("sqlite://{}", database.display());
+    let mut child = Deliverer::start(&journal, &url);
+    wait_until("the first rows", || rows(&database) > 0);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut lock = runtime.block_on(SqliteConnection::connect(&url)).unwrap();
+    wait_until("the lock", || runtime.block_on(sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut lock)).is_ok());
+    let there = rows(&database);
+    child.watch("fails after the first rows");
+    assert_eq!(rows(&database), there);
+    assert!(there < N as i64 / 2, "{there} rows came before the lock");
+}
+
+fn rows(database: &Path) -> i64 {
+    if !database.exists() {
+        return 0;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let Ok(mut conn) = SqliteConnection::connect(&format!("sqlite://{}", database.display())).await else { return 0 };
+        sqlx::query_scalar("SELECT count(*) FROM acc").fetch_one(&mut conn).await.unwrap_or(0)
+    })
+}

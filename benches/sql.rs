@@ -1,0 +1,211 @@
+//! Rows from the journal into databases, against what a program without a journal could do.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use acc::acc::record::{Kind, Record};
+use acc::backend::SinkId;
+use acc::backend::sql::{Conn, Dialect, parse, schema};
+use acc::config::{Config, JournalSync};
+use acc::delivery::{self, Delivery};
+use acc::journal::{Dir, Writer};
+use sqlx::{Arguments as _, AssertSqlSafe};
+use tokio::runtime::Runtime;
+
+use super::common::servers::{PASSWORD, mariadb, postgres};
+use super::common::{self, field};
+use super::{median, rate, row, say, table};
+
+/// Records delivered, and rows of the bare loop.
+const N: usize = 100_000;
+/// Rows inserted and committed one by one.
+const SINGLE: usize = 2_000;
+const ROUNDS: usize = 3;
+/// As the module's own.
+const SEGMENT: u64 = 16 << 20;
+/// Rows in one INSERT of the bare loop, as in the module.
+const ROWS: usize = 64;
+/// The default of `delivery_batch`: rows in one transaction, of the module and of the bare loop.
+pub const BATCH: usize = 500;
+
+/// A CDR with two extras, as long as real ones are.
+pub fn record(n: usize) -> Record {
+    let mut r = common::record(Kind::Cdr, &format!("{n:08x}-4f0a4f6d9f7b@192.0.2.17"));
+    r.core.from_tag = b"gK0c9d8f2a".to_vec();
+    r.core.to_tag = b"as58f4d0e1".to_vec();
+    r.extras = vec![field("caller_uri", Some(b"sip:+4930123456789@example.com")), field("x_note", None)];
+    r
+}
+
+/// A journal of sealed segments with `n` records.
+pub fn fill(dir: &Dir, sink: SinkId, n: usize, record: fn(usize) -> Record) {
+    let mut writer = Writer::new(dir, 1, std::process::id(), JournalSync::Batch, SEGMENT);
+    for i in 0..n {
+        writer.append_record(sink, &record(i)).unwrap();
+    }
+}
+
+pub fn config(url: Option<&str>, journal: &Path) -> Config {
+    let mut config = common::config(url, journal);
+    config.delivery_batch = BATCH;
+    config
+}
+
+/// The delivery of everything in the journal.
+pub fn delivery(config: Config, dir: &Dir) -> Delivery {
+    Delivery {
+        log_socket: dir.path().join("no-syslog-here"),
+        config: Arc::new(config),
+        dir: dir.clone(),
+        wake: None,
+        stop: Arc::new(AtomicBool::new(false)),
+        aaa: None,
+        tables: None,
+        only_what_is_there: Some(Duration::from_secs(600)),
+    }
+}
+
+fn deliver(url: &str) -> f64 {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    fill(&dir, SinkId::Db, N, record);
+    let config = config(Some(url), tmp.path());
+    let begin = Instant::now();
+    delivery::run(delivery(config, &dir)).unwrap();
+    rate(N, begin.elapsed())
+}
+
+const COLUMNS: [&str; 13] =
+    ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason", "time", "caller_uri", "x_note", "setuptime", "created", "duration", "ms_duration"];
+
+/// An INSERT of so many rows, as a program would write it for this database.
+fn insert(dialect: Dialect, rows: usize) -> Arc<str> {
+    let place = |n: usize| match dialect {
+        Dialect::Postgres if matches!(COLUMNS[n % COLUMNS.len()], "time" | "created") => format!("CAST(${} AS timestamp)", n + 1),
+        Dialect::Postgres => format!("${}", n + 1),
+        Dialect::Sqlite | Dialect::MySql => "?".to_owned(),
+    };
+    let row = |r: usize| format!("({})", (0..COLUMNS.len()).map(|c| place(r * COLUMNS.len() + c)).collect::<Vec<_>>().join(", "));
+    let rows: Vec<_> = (0..rows).map(row).collect();
+    format!("INSERT INTO acc ({}) VALUES {}", COLUMNS.join(", "), rows.join(", ")).into()
+}
+
+/// Inserts rows `at..at + rows` with a prepared statement.
+macro_rules! execute {
+    ($conn:expr, $args:ty, $sql:expr, $at:expr, $rows:expr) => {{
+        let mut args = <$args>::default();
+        for n in $at..$at + $rows {
+            let callid = format!("{n:08x}-4f0a4f6d9f7b@192.0.2.17");
+            for text in ["INVITE", "gK0c9d8f2a", "as58f4d0e1"] {
+                args.add(text).unwrap();
+            }
+            args.add(callid).unwrap();
+            for text in ["200", "OK", "2023-11-14 22:13:23", "sip:+4930123456789@example.com"] {
+                args.add(text).unwrap();
+            }
+            args.add(None::<&str>).unwrap();
+            args.add(2i64).unwrap();
+            args.add("2023-11-14 22:13:20").unwrap();
+            args.add(2i64).unwrap();
+            args.add(1203i64).unwrap();
+        }
+        sqlx::query_with(AssertSqlSafe($sql), args).execute($conn).await.map(drop).unwrap();
+    }};
+}
+
+async fn put(conn: &mut Conn, sql: Arc<str>, at: usize, rows: usize) {
+    match conn {
+        Conn::Sqlite(c) => execute!(c, sqlx::sqlite::SqliteArguments, sql, at, rows),
+        Conn::MySql(c) => execute!(c, sqlx::mysql::MySqlArguments, sql, at, rows),
+        Conn::Postgres(c) => execute!(c, sqlx::postgres::PgArguments, sql, at, rows),
+    }
+}
+
+/// Rows a second of a loop that has all values at hand: `ROWS` in an INSERT, `BATCH` in a transaction.
+async fn bare(conn: &mut Conn) -> f64 {
+    let (full, rest) = (insert(conn.dialect(), ROWS), insert(conn.dialect(), BATCH % ROWS));
+    let begin = Instant::now();
+    for batch in (0..N).step_by(BATCH) {
+        conn.run("BEGIN").await.unwrap();
+        let mut at = batch;
+        while at + ROWS <= batch + BATCH {
+            put(conn, full.clone(), at, ROWS).await;
+            at += ROWS;
+        }
+        put(conn, rest.clone(), at, BATCH % ROWS).await;
+        conn.run("COMMIT").await.unwrap();
+    }
+    rate(N, begin.elapsed())
+}
+
+/// Rows a second when each is inserted for itself by a prepared statement, as the original module
+/// does without the server's own buffering.
+async fn single(conn: &mut Conn) -> f64 {
+    let sql = insert(conn.dialect(), 1);
+    put(conn, sql.clone(), 0, 1).await;
+    let begin = Instant::now();
+    for n in 0..SINGLE {
+        put(conn, sql.clone(), n, 1).await;
+    }
+    rate(SINGLE, begin.elapsed())
+}
+
+/// One database: medians of the rates, and of their ratios in the same round.
+fn measure(name: &str, url: &str) {
+    let (mut ours, mut loops, mut singles) = (Vec::new(), Vec::new(), Vec::new());
+    let runtime = Runtime::new().unwrap();
+    let target = parse(url).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let config = config(Some(url), place.path());
+    let db = config.db.clone().unwrap();
+    let clear = |conn: &mut Conn| {
+        runtime.block_on(async {
+            if conn.query("SELECT callid FROM acc WHERE callid = 'x'", 1, vec![]).await.is_err() {
+                for sql in schema::create(&db, &config.fields, false, conn.dialect()) {
+                    conn.run(sql).await.unwrap();
+                }
+            } else {
+                conn.run(if conn.dialect() == Dialect::Sqlite { "DELETE FROM acc" } else { "TRUNCATE TABLE acc" }).await.unwrap();
+            }
+        });
+    };
+    for _ in 0..ROUNDS {
+        let mut conn = runtime.block_on(Conn::open(&target)).unwrap();
+        clear(&mut conn);
+        ours.push(deliver(url));
+        let rows = runtime.block_on(conn.query("SELECT callid FROM acc", 1, vec![])).unwrap().len();
+        assert_eq!(rows, N, "{name}: every record once");
+        clear(&mut conn);
+        loops.push(runtime.block_on(bare(&mut conn)));
+        singles.push(runtime.block_on(single(&mut conn)));
+    }
+    let ratios = |other: &[f64]| median(ours.iter().zip(other).map(|(a, b)| a / b).collect());
+    let (to_single, to_loop) = (ratios(&singles), ratios(&loops));
+    row(&[
+        name.to_owned(),
+        format!("{:.0}", median(ours.clone())),
+        format!("{:.0}", median(loops.clone())),
+        format!("{:.0}", median(singles.clone())),
+        format!("{to_single:.1}"),
+        format!("{:.0} %", to_loop * 100.0),
+    ]);
+}
+
+pub fn run() {
+    table(
+        &format!("SQL, {N} records, rows a second"),
+        &["database", "delivery", "bare multi-row INSERT", "one-row prepared INSERT", "delivery ÷ one-row", "delivery ÷ bare"],
+    );
+    let tmp = tempfile::tempdir().unwrap();
+    measure("SQLite", &format!("sqlite://{}", tmp.path().join("acc.sqlite").display()));
+    match mariadb() {
+        Some(server) => measure("MariaDB", &format!("mysql://acc:{PASSWORD}@127.0.0.1:{}/acc", server.port)),
+        None => say("MariaDB is not installed"),
+    }
+    match postgres() {
+        Some(server) => measure("PostgreSQL", &format!("postgres://acc:{PASSWORD}@127.0.0.1:{}/postgres", server.port)),
+        None => say("PostgreSQL is not installed"),
+    }
+}

@@ -1,0 +1,174 @@
+//! Private database servers, on directories and ports of their own.
+#![forbid(unsafe_code)]
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::wait_until;
+
+/// Of the user `acc`, with characters that need care in a URL.
+pub const PASSWORD: &str = "s3cr@t:/word";
+
+/// A port that nobody listens on now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// A database server that ends with its test, also when that panics.
+pub struct Server {
+    child: Child,
+    tmp: tempfile::TempDir,
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+    sql: fn(&Server, &str) -> Result<String, String>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // SIGINT: both servers end at once, and take their children along.
+        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let end = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// Runs statements with the server's own client.
+    pub fn sql(&self, text: &str) -> String {
+        (self.sql)(self, text).unwrap()
+    }
+
+    /// Rows of a table; 0 when it is not there.
+    pub fn count(&self, table: &str) -> usize {
+        (self.sql)(self, &format!("SELECT count(*) FROM {table}")).ok().and_then(|s| s.trim().parse().ok()).unwrap_or(0)
+    }
+}
+
+fn output(command: &mut Command, input: &str) -> Result<String, String> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
+    child.stdin.take().unwrap().write_all(input.as_bytes()).map_err(|e| e.to_string())?;
+    let out = child.wait_with_output().map_err(|e| e.to_string())?;
+    if out.status.success() { Ok(String::from_utf8_lossy(&out.stdout).into_owned()) } else { Err(String::from_utf8_lossy(&out.stderr).into_owned()) }
+}
+
+/// Without input and output.
+pub fn quiet(command: &mut Command) -> &mut Command {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null())
+}
+
+fn which(names: &[&str]) -> Option<PathBuf> {
+    let dirs = std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect::<Vec<_>>()).unwrap_or_default();
+    dirs.into_iter().chain(["/usr/sbin".into(), "/usr/lib/postgresql/15/bin".into()]).flat_map(|d| names.iter().map(move |n| d.join(n))).find(|p| p.exists())
+}
+
+/// With a database `acc`; `None` where it is not installed.
+pub fn mariadb() -> Option<Server> {
+    let (daemon, install) = (which(&["mariadbd"])?, which(&["mariadb-install-db"])?);
+    which(&["mariadb"])?;
+    let tmp = tempfile::tempdir().unwrap();
+    let (data, port) = (tmp.path().join("data"), free_port());
+    let user = if is_root() { vec!["--user=root"] } else { vec![] };
+    let installed = quiet(Command::new(install).arg("--no-defaults").arg(format!("--datadir={}", data.display())))
+        .args(["--skip-test-db", "--auth-root-authentication-method=normal"])
+        .args(&user)
+        .env("TMPDIR", tmp.path())
+        .status()
+        .unwrap();
+    assert!(installed.success());
+    let child = quiet(Command::new(daemon).arg("--no-defaults").arg(format!("--datadir={}", data.display())))
+        .arg(format!("--socket={}", tmp.path().join("sock").display()))
+        .arg(format!("--port={port}"))
+        .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=32M"])
+        .args(&user)
+        .env("TMPDIR", tmp.path())
+        .spawn()
+        .unwrap();
+    let server = Server {
+        child,
+        tmp,
+        port,
+        sql: |s, text| {
+            let socket = s.tmp.path().join("sock");
+            output(
+                Command::new("mariadb")
+                    .args(["--no-defaults", "-uroot", "-N", "-B", "--default-character-set=utf8mb4", "-S"])
+                    .arg(socket)
+                    .arg("-Dacc")
+                    .arg("-f"),
+                text,
+            )
+        },
+    };
+    wait_until("MariaDB runs", || {
+        let socket = server.tmp.path().join("sock");
+        output(Command::new("mariadb").args(["--no-defaults", "-uroot", "-S"]).arg(socket), "CREATE DATABASE IF NOT EXISTS acc CHARACTER SET utf8mb4").is_ok()
+    });
+    server.sql(&format!("CREATE USER acc@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON acc.* TO acc@'127.0.0.1';"));
+    Some(server)
+}
+
+/// With a database `postgres`; `None` where it is not installed.
+pub fn postgres() -> Option<Server> {
+    let (daemon, initdb) = (which(&["postgres"])?, which(&["initdb"])?);
+    which(&["psql"])?;
+    let tmp = tempfile::tempdir().unwrap();
+    let port = free_port();
+    // The server refuses to run as root.
+    let as_user = |program: &Path| {
+        if is_root() {
+            let mut c = Command::new("runuser");
+            c.args(["-u", "postgres", "--"]).arg(program);
+            c
+        } else {
+            Command::new(program)
+        }
+    };
+    std::fs::set_permissions(tmp.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let data = tmp.path().join("data");
+    std::fs::write(tmp.path().join("pw"), PASSWORD).unwrap();
+    std::fs::set_permissions(tmp.path().join("pw"), std::fs::Permissions::from_mode(0o644)).unwrap();
+    let made = quiet(
+        as_user(&initdb).arg("-D").arg(&data).args(["-U", "acc", "-A", "scram-sha-256", "-E", "UTF8", "--no-locale", "--pwfile"]).arg(tmp.path().join("pw")),
+    )
+    .current_dir(tmp.path())
+    .status()
+    .unwrap();
+    assert!(made.success());
+    let child = quiet(as_user(&daemon).arg("-D").arg(&data).arg("-p").arg(port.to_string()).args(["-c", "listen_addresses=127.0.0.1", "-k"]).arg(tmp.path()))
+        .current_dir(tmp.path())
+        .spawn()
+        .unwrap();
+    let server = Server {
+        child,
+        tmp,
+        port,
+        sql: |s, text| {
+            let mut psql = Command::new("psql");
+            psql.args(["-h", "127.0.0.1", "-U", "acc", "-d", "postgres", "-A", "-t", "-q", "-F", "\t", "-p"])
+                .arg(s.port.to_string())
+                .env("PGPASSWORD", PASSWORD);
+            output(psql.args(["-v", "ON_ERROR_STOP=1", "-P", "null=NULL"]), text)
+        },
+    };
+    wait_until("PostgreSQL runs", || (server.sql)(&server, "SELECT 1").is_ok());
+    Some(server)
+}
+
+/// Core columns with their widths, as in the host's schema.
+pub const COLUMNS: &str = "method VARCHAR(16) DEFAULT '' NOT NULL, from_tag VARCHAR(64) DEFAULT '' NOT NULL, to_tag VARCHAR(64) DEFAULT '' NOT NULL, \
+    callid VARCHAR(64) DEFAULT '' NOT NULL, sip_code VARCHAR(3) DEFAULT '' NOT NULL, sip_reason VARCHAR(32) DEFAULT '' NOT NULL";
