@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The C interface of the acc module, beside the tables that SIP servers read.
+ * Beside these functions the object has only the symbols that servers look for after dlopen: exports,
+ * and for Kamailio module_version and module_flags.
+ *
  * Made by cbindgen from src/host/capi.rs; do not edit, run: cargo test --test header -- --ignored
  */
 

@@ -52,3 +52,10 @@ route request main {
 }
 start fails
 expect log "*db_url*"
+route request main {
+  do_accounting("log")
+}
+modparam journal_dir "/proc/self/no_such"
+modparam db_url "sqlite://{dir}/acc.db"
+start fails
+expect log "*journal_dir*"
