@@ -12,6 +12,7 @@ pub mod entry;
 pub mod guard;
 pub mod kamailio;
 pub mod opensips;
+pub mod outcome;
 pub mod process;
 pub mod revival;
 pub mod shared;

@@ -11,10 +11,10 @@ use super::present;
 use super::state::{Api, DIALOGS, message, ready};
 use crate::acc::clock::Moment;
 use crate::acc::context::{Context, EndCause, Reply};
-use crate::acc::decide::{self, CallEnd};
+use crate::acc::decide;
+use crate::host::outcome::write_cdr;
 use crate::host::shared::{SharedContext, SharedError};
-use crate::host::{guard, revival};
-use crate::worker::{self, Module};
+use crate::host::{guard, outcome, revival};
 
 /// Dialog variable that holds the call's name, to find it again after a restart.
 const CALL: &str = "acc_call";
@@ -114,9 +114,9 @@ pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *m
         let (Some((_, api, module)), Some(ctx), Ok(code)) = (ready(), ctx, u16::try_from(code)) else { return };
         let result = match kind as u32 {
             KM_TMCB_RESPONSE_IN => reply_came(api, t, rpl, &ctx),
-            KM_TMCB_RESPONSE_READY => reply_leaves(module, t, rpl, code, &ctx),
-            KM_TMCB_ON_FAILURE => attempt_failed(module, t, rpl, code, &ctx),
-            _ => reply_went(module, t, rpl, code, &ctx),
+            KM_TMCB_RESPONSE_READY => outcome::reply_leaves(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)),
+            KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, |kept| reply_of(t, rpl, code, kept)),
+            _ => outcome::reply_went(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)),
         };
         if let Err(e) = result {
             say("a transaction could not be accounted", &e);
@@ -146,71 +146,6 @@ fn reply_came(api: &Api, t: *mut km_cell, rpl: *mut km_sip_msg, ctx: &SharedCont
     api.tm.attach(t, None);
     present::keep_reply(t as usize, rpl as usize, reply);
     Ok(())
-}
-
-/// A reply is about to leave. The 2xx of a call with CDR starts the call, before anybody can hang
-/// up.
-fn reply_leaves(module: &Module, t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
-    if !(200..300).contains(&code) {
-        return Ok(());
-    }
-    let now = Moment::now();
-    let end = ctx.update(|c| {
-        let reply = reply_of(t, rpl, code, &c.finals);
-        decide::on_answer(c, &reply, now);
-        decide::cdr(&module.config, c)
-    })?;
-    finish(module, end);
-    Ok(())
-}
-
-/// All branches failed; the script may try others.
-fn attempt_failed(module: &Module, t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
-    let call = call_values(ctx)?;
-    let now = Moment::now();
-    let records = ctx.update(|c| {
-        let reply = reply_of(t, rpl, code, &c.finals);
-        decide::on_failure(&module.config, c, call.as_ref(), &reply, now)
-    })?;
-    worker::emit(module, records);
-    Ok(())
-}
-
-/// A reply went out.
-fn reply_went(module: &Module, t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
-    let call = call_values(ctx)?;
-    let now = Moment::now();
-    let (records, end) = ctx.update(|c| {
-        let reply = reply_of(t, rpl, code, &c.finals);
-        decide::on_answer(c, &reply, now);
-        let records = decide::on_reply(&module.config, c, call.as_ref(), &reply, now);
-        if code >= 200 {
-            c.finals.clear();
-        }
-        (records, decide::cdr(&module.config, c))
-    })?;
-    worker::emit(module, records);
-    finish(module, end);
-    Ok(())
-}
-
-fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {
-    ctx.call().map(|call| call.read(Context::clone)).transpose()
-}
-
-fn finish(module: &Module, end: Option<CallEnd>) {
-    if let Some(end) = end {
-        worker::emit_end(module, end);
-    }
-}
-
-/// Writes the CDR of a call that was answered and ended, unless it is written already.
-fn write_cdr(ctx: &SharedContext) {
-    let Some((_, _, module)) = ready() else { return };
-    match ctx.update(|c| decide::cdr(&module.config, c)) {
-        Ok(end) => finish(module, end),
-        Err(e) => say("a call's end could not be accounted", &e),
-    }
 }
 
 /// The transaction of a BYE that ended a call: its final reply completes the CDR; when there was

@@ -10,8 +10,9 @@ use crate::acc::clock::Moment;
 use crate::acc::context::{Context, EndCause, Reply};
 use crate::acc::decide::CallEnd;
 use crate::acc::{decide, stock};
+use crate::host::outcome::write_cdr;
 use crate::host::shared::{SharedContext, SharedError};
-use crate::host::{guard, revival};
+use crate::host::{guard, outcome, revival};
 use crate::worker::{self, Module};
 
 /// The dialog module's end reason of a dialog whose lifetime ran out.
@@ -95,8 +96,8 @@ pub unsafe extern "C" fn on_transaction(t: *mut os_cell, kind: c_int, params: *m
                 Ok(())
             }
             OS_TMCB_RESPONSE_IN => reply_came(server, api, t, rpl, code, &ctx),
-            OS_TMCB_ON_FAILURE => attempt_failed(module, t, rpl, code, &ctx),
-            _ => reply_went(module, t, rpl, code, &ctx),
+            OS_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, |kept| reply_of(t, rpl, code, kept)),
+            _ => outcome::reply_went(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)),
         };
         if let Err(e) = result {
             say("a transaction could not be accounted", &e);
@@ -133,75 +134,16 @@ fn reply_came(server: &Server, api: &Api, t: *mut os_cell, rpl: *mut os_sip_msg,
     Ok(())
 }
 
-/// All branches failed; the script may try others.
-fn attempt_failed(module: &Module, t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
-    let call = call_values(ctx)?;
-    let now = Moment::now();
-    let records = ctx.update(|c| {
-        let reply = reply_of(t, rpl, code, &c.finals);
-        decide::on_failure(&module.config, c, call.as_ref(), &reply, now)
-    })?;
-    worker::emit(module, records);
-    Ok(())
-}
-
-/// A reply went out.
-fn reply_went(module: &Module, t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
-    let call = call_values(ctx)?;
-    let now = Moment::now();
-    let (records, end) = ctx.update(|c| {
-        let reply = reply_of(t, rpl, code, &c.finals);
-        decide::on_answer(c, &reply, now);
-        let records = decide::on_reply(&module.config, c, call.as_ref(), &reply, now);
-        if code >= 200 {
-            c.finals.clear();
-        }
-        (records, decide::cdr(&module.config, c))
-    })?;
-    worker::emit(module, records);
-    finish(module, end);
-    Ok(())
-}
-
-fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {
-    ctx.call().map(|call| call.read(Context::clone)).transpose()
-}
-
 /// The 2xx of a call with CDR is about to leave: the call starts, before anybody can hang up.
 pub unsafe extern "C" fn on_answer(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
     guard::entry("answer", (), || {
         // SAFETY: as in `on_transaction`.
         let (rpl, code, ctx) = unsafe { ((*params).rpl, (*params).code as u16, parameter((*params).param)) };
         let (Some((_, _, module)), Some(ctx)) = (ready(), ctx) else { return };
-        if !(200..300).contains(&code) {
-            return;
-        }
-        let now = Moment::now();
-        let result = ctx.update(|c| {
-            let reply = reply_of(t, rpl, code, &c.finals);
-            decide::on_answer(c, &reply, now);
-            decide::cdr(&module.config, c)
-        });
-        match result {
-            Ok(end) => finish(module, end),
-            Err(e) => say("the answer of a call could not be noted", &e),
+        if let Err(e) = outcome::reply_leaves(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)) {
+            say("the answer of a call could not be noted", &e);
         }
     });
-}
-
-fn finish(module: &Module, end: Option<CallEnd>) {
-    if let Some(end) = end {
-        worker::emit_end(module, end);
-    }
-}
-
-/// Writes the CDR of a call that was answered and ended, unless it is written already.
-pub fn write_cdr(ctx: &SharedContext) {
-    let Some((_, _, module)) = ready() else { return };
-    match ctx.update(|c| decide::cdr(&module.config, c)) {
-        Ok(end) => finish(module, end),
-        Err(e) => say("a call's end could not be accounted", &e),
-    }
 }
 
 /// The reply of a BYE that ended a call.

@@ -147,7 +147,7 @@ pub unsafe extern "C" fn message_done(p: *mut c_void) {
             drop(unsafe { SharedContext::from_raw(replaced as *mut c_void) });
         }
         if let Some((_, false)) = bye {
-            super::calls::write_cdr(&ctx);
+            crate::host::outcome::write_cdr(&ctx);
         }
     });
 }

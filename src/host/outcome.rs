@@ -1,0 +1,73 @@
+//! What every host family does when a transaction or a call comes to something: decide under the
+//! context's lock, write after it. The family says which reply it is, from those the context keeps.
+
+use super::shared::{SharedContext, SharedError};
+use crate::acc::clock::Moment;
+use crate::acc::context::{Context, Reply};
+use crate::acc::decide::{self, CallEnd};
+use crate::worker::{self, Module};
+
+/// All branches failed; the script may try others.
+pub fn attempt_failed(module: &Module, ctx: &SharedContext, reply: impl FnOnce(&[Reply]) -> Reply) -> Result<(), SharedError> {
+    let call = call_values(ctx)?;
+    let now = Moment::now();
+    let records = ctx.update(|c| {
+        let reply = reply(&c.finals);
+        decide::on_failure(&module.config, c, call.as_ref(), &reply, now)
+    })?;
+    worker::emit(module, records);
+    Ok(())
+}
+
+/// A reply with this code went out.
+pub fn reply_went(module: &Module, ctx: &SharedContext, code: u16, reply: impl FnOnce(&[Reply]) -> Reply) -> Result<(), SharedError> {
+    let call = call_values(ctx)?;
+    let now = Moment::now();
+    let (records, end) = ctx.update(|c| {
+        let reply = reply(&c.finals);
+        decide::on_answer(c, &reply, now);
+        let records = decide::on_reply(&module.config, c, call.as_ref(), &reply, now);
+        if code >= 200 {
+            c.finals.clear();
+        }
+        (records, decide::cdr(&module.config, c))
+    })?;
+    worker::emit(module, records);
+    finish(module, end);
+    Ok(())
+}
+
+/// A reply with this code is about to leave. The 2xx of a call with CDR starts the call, before
+/// anybody can hang up.
+pub fn reply_leaves(module: &Module, ctx: &SharedContext, code: u16, reply: impl FnOnce(&[Reply]) -> Reply) -> Result<(), SharedError> {
+    if !(200..300).contains(&code) {
+        return Ok(());
+    }
+    let now = Moment::now();
+    let end = ctx.update(|c| {
+        let reply = reply(&c.finals);
+        decide::on_answer(c, &reply, now);
+        decide::cdr(&module.config, c)
+    })?;
+    finish(module, end);
+    Ok(())
+}
+
+/// Writes the CDR of a call that was answered and ended, unless it is written already.
+pub fn write_cdr(ctx: &SharedContext) {
+    let Some(module) = worker::module() else { return };
+    match ctx.update(|c| decide::cdr(&module.config, c)) {
+        Ok(end) => finish(module, end),
+        Err(e) => log::error!("a call's end could not be accounted: {e}"),
+    }
+}
+
+fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {
+    ctx.call().map(|call| call.read(Context::clone)).transpose()
+}
+
+fn finish(module: &Module, end: Option<CallEnd>) {
+    if let Some(end) = end {
+        worker::emit_end(module, end);
+    }
+}
