@@ -31,6 +31,20 @@ pub enum DropMode {
     Stock,
 }
 
+/// In which clock times are written to SQL (parameter `db_time`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DbTime {
+    /// Local time: that of `TZ`, or of the machine.
+    Local,
+    /// Universal time.
+    Utc,
+}
+
+impl DbTime {
+    /// What the parameter may be.
+    pub const NAMES: [(&str, DbTime); 2] = [("local", DbTime::Local), ("utc", DbTime::Utc)];
+}
+
 /// Names of tables and columns of the SQL backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Db {
@@ -42,6 +56,8 @@ pub struct Db {
     pub table_missed: Arc<str>,
     /// Column names.
     pub columns: Columns,
+    /// `db_time`.
+    pub time: DbTime,
 }
 
 /// Column names of the core values, in record order, and of the times.
@@ -333,6 +349,7 @@ impl Draft {
             table_acc: self.identifier("db_table_acc", "acc")?,
             table_missed: self.identifier("db_table_missed_calls", "missed_calls")?,
             columns: Columns { core, time: self.identifier("acc_time_column", "time")? },
+            time: self.choice("db_time", DbTime::Local, &DbTime::NAMES)?,
         })
     }
 }
@@ -392,6 +409,7 @@ mod tests {
             (vec![("delivery_batch", RawValue::Int(0))], ["parameter delivery_batch", "1 to 10000"]),
             (vec![("db_url", s("sqlite:x")), ("db_table_acc", s("a;b"))], ["parameter db_table_acc", "no name of a table"]),
             (vec![("db_url", s("sqlite:x")), ("acc_time_column", s("1t"))], ["parameter acc_time_column", "no name of a table"]),
+            (vec![("db_url", s("sqlite:x")), ("db_time", s("Mars"))], ["parameter db_time", "local, utc"]),
             (vec![("db_url", s("nonsense"))], ["parameter db_url", "sqlite:"]),
         ] {
             let e = draft(&lines).unwrap_err().to_string();

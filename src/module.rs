@@ -58,6 +58,7 @@ pub const PARAMS: &[Param] = &[
     text("acc_sip_code_column", "sip_code"),
     text("acc_sip_reason_column", "sip_reason"),
     text("acc_time_column", "time"),
+    text("db_time", "local"),
     text("journal_dir", "/var/lib/opensips-acc"),
     text("journal_sync", "batch"),
     text("drop_accounting_mode", "documented"),

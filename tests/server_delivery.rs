@@ -75,6 +75,14 @@ fn exercise(server: &Server, url: &str, id: &str, time: &str) {
         dead.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["record"]["callid"].as_str().unwrap().to_string()).collect();
     dead.sort();
     assert_eq!(dead, ["lost", "poison"]);
+
+    for (clock, times) in ZONE_TIMES {
+        let table = format!("zoned_{clock}");
+        let made = accctl_in_zone(&["schema", "--apply", "--url", url, "--extra", "a->caller_uri; b->x_note", "--table-acc", &table]);
+        assert!(made.contains(&table), "{made}");
+        deliver_in_zone(url, &table, &["--db-time", clock]);
+        assert_eq!(server.sql(&format!("SELECT time, created FROM {table}")).trim(), times.join("\t"), "{clock}");
+    }
 }
 
 #[test]
@@ -105,4 +113,15 @@ fn postgresql_gets_every_record_once() {
     let Some(server) = postgres() else { return skip("PostgreSQL") };
     let url = format!("postgres://acc:{PASSWORD}@127.0.0.1:{}/postgres", server.port);
     exercise(&server, &url, "id BIGSERIAL PRIMARY KEY", "TIMESTAMP");
+
+    // Columns that hold a zone get the instant, whichever clock the others show.
+    server.sql("ALTER TABLE zoned_local ALTER time TYPE timestamptz, ALTER created TYPE timestamptz; DELETE FROM zoned_local");
+    for clock in ["local", "utc"] {
+        deliver_in_zone(&url, "zoned_local", &["--db-time", clock]);
+    }
+    assert_eq!(
+        server.sql("SELECT DISTINCT time AT TIME ZONE 'UTC', created AT TIME ZONE 'UTC' FROM zoned_local").trim(),
+        "2023-11-14 22:13:23\t2023-11-14 22:13:20"
+    );
+    assert_eq!(server.count("zoned_local"), 2);
 }

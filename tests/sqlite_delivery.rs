@@ -111,6 +111,16 @@ fn every_value_stands_in_its_column() {
 }
 
 #[test]
+fn times_are_local_or_universal() {
+    let p = place();
+    for (clock, times) in ZONE_TIMES {
+        let table = format!("zoned_{clock}");
+        deliver_in_zone(&format!("sqlite://{}", p.database.display()), &table, &["--extra", "a->caller_uri; b->x_note", "--db-time", clock]);
+        assert_eq!(query(&p.database, &format!("SELECT time, created FROM {table}")), [times]);
+    }
+}
+
+#[test]
 fn several_writers_and_restarts_give_each_record_once() {
     let p = place();
     const EACH: usize = 400;

@@ -15,7 +15,7 @@ use acc::acc::record::Record;
 use acc::backend::sql::{Conn, Target, parse, schema};
 use acc::backend::syslog::DEV_LOG;
 use acc::backend::{Payload, SinkId};
-use acc::config::{Columns, Config, Db, DropMode, JournalSync};
+use acc::config::{Columns, Config, Db, DbTime, DropMode, JournalSync};
 use acc::delivery::{self, Delivery};
 use acc::journal::{DeadLetters, Dir, Item, KIND_LOG_LINE, KIND_RECORD, SegmentName, Writer, json};
 
@@ -27,7 +27,7 @@ DIR is the journal_dir of the server.
   dump [--json] DIR         every entry of the segments, one a line
   verify DIR                reads everything; exit status 1 when something is damaged
   deliver DIR --url URL     delivers the SQL records and log lines of a stopped server
-      [--log-socket PATH] [--seconds N]
+      [--db-time local|utc] [--log-socket PATH] [--seconds N]
   requeue --sink db|aaa|log DIR
                             puts dead entries back for delivery
   schema --url URL [--apply]
@@ -71,6 +71,7 @@ struct Options {
     fields: Fields,
     table_acc: Option<String>,
     table_missed: Option<String>,
+    db_time: Option<DbTime>,
 }
 
 fn main() -> ExitCode {
@@ -112,6 +113,10 @@ fn run(args: impl Iterator<Item = OsString> + 'static) -> Result<(String, ExitCo
             Long("extra") => drop(o.fields.extra.add(&format!("db:{}", text(parser.value())?)).map_err(|e| format!("--extra: {e}"))?),
             Long("leg") => drop(o.fields.leg.add(&format!("db:{}", text(parser.value())?)).map_err(|e| format!("--leg: {e}"))?),
             Long("table-acc") => o.table_acc = Some(text(parser.value())?),
+            Long("db-time") => {
+                let name = text(parser.value())?;
+                o.db_time = Some(DbTime::NAMES.into_iter().find(|(n, _)| *n == name).ok_or("--db-time is local or utc")?.1);
+            }
             Long("table-missed") => o.table_missed = Some(text(parser.value())?),
             Value(word) if command.is_none() => command = Some(word.into_string().map_err(|_| "unknown command")?),
             Value(dir) if o.dir.is_none() => o.dir = Some(dir.into()),
@@ -146,6 +151,7 @@ impl Options {
             table_acc: table(&self.table_acc, "acc")?,
             table_missed: table(&self.table_missed, "missed_calls")?,
             columns: Columns { core: ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(Arc::from), time: "time".into() },
+            time: self.db_time.unwrap_or(DbTime::Local),
         })
     }
 }

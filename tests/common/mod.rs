@@ -5,6 +5,7 @@
 pub mod servers;
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use acc::acc::fields::Fields;
 use acc::acc::record::{Backend, Core, Field, Kind, Record, Times, Wall};
-use acc::config::{Columns, Config, Db, DropMode, JournalSync};
+use acc::backend::SinkId;
+use acc::config::{Columns, Config, Db, DbTime, DropMode, JournalSync};
 use acc::delivery::{self, Delivery, DeliveryError};
 use acc::journal::{Dir, Writer};
 
@@ -36,6 +38,7 @@ pub fn config(url: Option<&str>, journal: &Path) -> Config {
             table_acc: "acc".into(),
             table_missed: "missed_calls".into(),
             columns: Columns { core: ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(Arc::from), time: "time".into() },
+            time: DbTime::Local,
         }),
         aaa: None,
         journal_dir: journal.into(),
@@ -135,3 +138,23 @@ pub fn writer(dir: &Dir, rank: i32) -> Writer {
 pub fn segments(journal: &Path) -> usize {
     std::fs::read_dir(journal).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().ends_with(".seg")).count()
 }
+
+/// Runs accctl in a zone five and a half hours ahead of UTC; its output.
+pub fn accctl_in_zone(args: &[&str]) -> String {
+    let out = Command::new(env!("CARGO_BIN_EXE_accctl")).args(args).env("TZ", "IST-5:30").output().unwrap();
+    assert!(out.status.success(), "{args:?}: {}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// With `TZ` ahead of UTC, one record into the table `table`; what else is to be said comes in `args`.
+pub fn deliver_in_zone(url: &str, table: &str, args: &[&str]) {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    writer(&dir, 1).append_record(SinkId::Db, &record(Kind::Cdr, "zoned")).unwrap();
+    drop(dir);
+    accctl_in_zone(&[&["deliver", "--url", url, "--table-acc", table], args, &[tmp.path().to_str().unwrap()]].concat());
+}
+
+/// Times of [`record`] where [`deliver_in_zone`] is, and in UTC.
+pub const ZONE_TIMES: [(&str, [&str; 2]); 2] =
+    [("local", ["2023-11-15 03:43:23", "2023-11-15 03:43:20"]), ("utc", ["2023-11-14 22:13:23", "2023-11-14 22:13:20"])];

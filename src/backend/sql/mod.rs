@@ -268,7 +268,7 @@ impl SqlSink {
                     // function has been told whether the table exists.
                     let may_make = record.kind != Kind::Manual;
                     match self.usable(table_name, required, may_make).await? {
-                        Usable::Yes(table) => groups.push(Group::new(table_name.clone(), columns, table, dialect)),
+                        Usable::Yes(table) => groups.push(Group::new(table_name.clone(), columns, table, dialect, &self.db)),
                         Usable::Never(reason) => {
                             fates[index] = Fate::Dead(reason.clone());
                             never.insert(table_name.clone(), reason);

@@ -5,19 +5,26 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use chrono::{Local, TimeZone};
+use chrono::{DateTime, Local};
 use once_cell::sync::Lazy;
 
 use super::conn::{Dialect, Value, escape_invalid};
 use super::schema::Table;
 use super::{BINDS, INSERT_BYTES, ROWS};
 use crate::acc::record::{ACC_ID, END_CAUSE, END_SIDE, Kind, Record, Wall};
-use crate::config::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Db};
+use crate::config::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Db, DbTime};
 
 static SETUPTIME: Lazy<Arc<str>> = Lazy::new(|| COLUMN_SETUPTIME.into());
 static CREATED: Lazy<Arc<str>> = Lazy::new(|| COLUMN_CREATED.into());
 static DURATION: Lazy<Arc<str>> = Lazy::new(|| COLUMN_DURATION.into());
 static MS_DURATION: Lazy<Arc<str>> = Lazy::new(|| COLUMN_MS_DURATION.into());
+
+/// Date, time and zone.
+const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S%:z";
+/// Length of the zone in it.
+const ZONE: usize = "+00:00".len();
+/// PostgreSQL's type of a time that holds its zone; text without one would count in the session's.
+const TYPE_WITH_ZONE: &str = "timestamp with time zone";
 
 /// Greatest number that every database's INT takes.
 const INT_MAX: i64 = i32::MAX as i64;
@@ -108,14 +115,18 @@ pub struct Group {
     inserts: std::cell::RefCell<HashMap<usize, Arc<str>>>,
     rows_max: usize,
     bytes: usize,
-    /// Seconds and text of the time last formatted: most rows of a batch share it.
+    clock: DbTime,
+    /// The columns of time and arrival hold a zone: their values bring their own.
+    zoned: [bool; 2],
+    /// Seconds and text, with zone, of the time last formatted: most rows of a batch share it.
     last_time: (i64, Vec<u8>),
 }
 
 impl Group {
     /// A group without rows. Columns that the table lacks are left out: the caller has seen to it
     /// that these are only optional ones.
-    pub fn new(name: Arc<str>, wanted: Vec<Arc<str>>, table: Arc<Table>, dialect: Dialect) -> Group {
+    pub fn new(name: Arc<str>, wanted: Vec<Arc<str>>, table: Arc<Table>, dialect: Dialect, db: &Db) -> Group {
+        let zoned = [&*db.columns.time, COLUMN_CREATED].map(|c| table.column(c).is_some_and(|c| c.cast.as_deref() == Some(TYPE_WITH_ZONE)));
         let mut targets: Vec<Target> = Vec::new();
         for (source, column) in wanted.iter().enumerate() {
             let Some(found) = table.column(column) else { continue };
@@ -147,6 +158,8 @@ impl Group {
             inserts: Default::default(),
             rows_max,
             bytes: 0,
+            clock: db.time,
+            zoned,
             last_time: (i64::MIN, Vec::new()),
         }
     }
@@ -160,13 +173,13 @@ impl Group {
         for leg in 0..rows {
             let mut values: Vec<Value> = Vec::with_capacity(self.wanted.len());
             values.extend(record.core.values().iter().map(|v| Value::Text(v.to_vec())));
-            values.push(self.time(record.time));
+            values.push(self.time(record.time, self.zoned[0]));
             if let Some(times) = record.times {
                 let field = |f: &crate::acc::record::Field| f.value.clone().map_or(Value::Null, Value::Text);
                 values.extend(record.extras.iter().map(field));
                 values.extend(record.legs.get(leg).into_iter().flatten().map(field));
                 values.push(number(record.setup_seconds()));
-                values.push(self.time(times.created));
+                values.push(self.time(times.created, self.zoned[1]));
                 if self.wanted.contains(&*DURATION) {
                     values.push(number(record.duration_seconds()));
                     values.push(number(record.duration_ms.unwrap_or(0)));
@@ -192,14 +205,19 @@ impl Group {
         clipped
     }
 
-    /// Local time as text; honours `TZ` like everything else in the host.
-    fn time(&mut self, wall: Wall) -> Value {
+    /// A time as text. Local time honours `TZ` like everything else in the host.
+    fn time(&mut self, wall: Wall, zoned: bool) -> Value {
         let seconds = wall.seconds();
         if self.last_time.0 != seconds {
-            let text = Local.timestamp_opt(seconds, 0).single().map_or_else(|| "1970-01-01 00:00:00".into(), |t| t.format("%Y-%m-%d %H:%M:%S").to_string());
+            let utc = DateTime::from_timestamp(seconds, 0).unwrap_or_default();
+            let text = match self.clock {
+                DbTime::Local => utc.with_timezone(&Local).format(TIME_FORMAT).to_string(),
+                DbTime::Utc => utc.format(TIME_FORMAT).to_string(),
+            };
             self.last_time = (seconds, text.into_bytes());
         }
-        Value::Text(self.last_time.1.clone())
+        let text = &self.last_time.1;
+        Value::Text(if zoned { text.clone() } else { text[..text.len() - ZONE].to_vec() })
     }
 
     /// Rows of some records.
@@ -312,7 +330,9 @@ mod tests {
     fn group(dialect: Dialect, columns: Vec<Column>) -> Group {
         let wanted = columns.iter().map(|c| Arc::from(c.name.to_ascii_lowercase())).collect();
         let table = Arc::new(Table { quoted: dialect.quote("acc"), columns });
-        Group::new("acc".into(), wanted, table, dialect)
+        let mut draft = crate::config::Draft::default();
+        draft.set("db_url", crate::config::RawValue::Str("sqlite:x".into())).unwrap();
+        Group::new("acc".into(), wanted, table, dialect, &draft.finish(None).unwrap().db.unwrap())
     }
 
     #[test]
