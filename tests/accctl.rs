@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use acc::acc::record::Kind;
+use acc::backend::sql::Dialect;
 use acc::backend::{Payload, SinkId};
 use acc::journal::Dir;
 use common::*;
@@ -82,11 +83,31 @@ fn mistakes_are_explained() {
         (&["status", "/nonexistent/journal"], "journal_dir \"/nonexistent/journal\" cannot be opened"),
         (&["schema"], "--url is missing"),
         (&["schema", "--url", "text:secret"], "db_url begins with text:"),
+        (&["schema", "--dialect", "oracle"], "--dialect is mysql, postgres or sqlite"),
         (&["requeue", "--sink", "x"], "--sink is db, aaa or log"),
         (&["schema", "--url", "sqlite:x", "--extra", "a->b c"], "--extra: "),
     ] {
         let out = accctl(args, None);
         assert_eq!(out.status.code(), Some(2), "{args:?}");
         assert!(text(&out).contains(part) && !text(&out).contains("secret"), "{args:?}: {}", text(&out));
+    }
+}
+
+fn schema(dialect: Dialect) -> String {
+    text(&accctl(&["schema", "--dialect", dialect.name()], None))
+}
+
+#[test]
+fn the_committed_schemas_are_in_step() {
+    for dialect in Dialect::ALL {
+        assert_eq!(std::fs::read_to_string(schema_file(dialect.name())).unwrap(), schema(dialect), "run: cargo test --test accctl -- --ignored");
+    }
+}
+
+#[test]
+#[ignore = "writes scripts/schema"]
+fn write_the_schemas() {
+    for dialect in Dialect::ALL {
+        std::fs::write(schema_file(dialect.name()), schema(dialect)).unwrap();
     }
 }

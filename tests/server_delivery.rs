@@ -85,11 +85,32 @@ fn exercise(server: &Server, url: &str, id: &str, time: &str) {
     }
 }
 
+/// The committed schema makes a database (which the client enters by `enter`) that lacks nothing.
+fn install(server: &Server, dialect: &str, enter: &str, url: &str) {
+    server.sql("CREATE DATABASE fresh");
+    let file = std::fs::read_to_string(schema_file(dialect)).unwrap();
+    server.sql(&format!("{enter}\n{file}"));
+    assert_eq!(accctl_in_zone(&["schema", "--url", url]), "");
+    let fields = accctl_in_zone(&["schema", "--apply", "--url", url, "--extra", "a->caller_uri; b->x_note"]);
+    assert_eq!(fields.matches("ALTER TABLE").count(), 4, "{fields}");
+    deliver_in_zone(url, "acc", &[]);
+    let rows = server.sql(&format!("{enter}\nSELECT callid FROM acc; SELECT table_name, table_version FROM version ORDER BY 1"));
+    assert_eq!(rows.lines().collect::<Vec<_>>(), ["zoned", "acc\t7", "missed_calls\t5"]);
+    // Where the host's own table of versions is, only what is missing comes.
+    server.sql(&format!("{enter}\nDROP TABLE acc; DROP TABLE acc_delivery;"));
+    let missing = accctl_in_zone(&["schema", "--apply", "--url", url, "--extra", "ip"]);
+    assert!(missing.contains("CREATE TABLE") && missing.contains("acc_delivery") && !missing.contains("version"), "{missing}");
+    assert_eq!(accctl_in_zone(&["schema", "--url", url, "--extra", "ip"]), "");
+}
+
 #[test]
 fn mariadb_gets_every_record_once() {
     let Some(server) = mariadb() else { return skip("MariaDB") };
     let url = format!("mysql://acc:{PASSWORD}@127.0.0.1:{}/acc", server.port);
     exercise(&server, &url, "id INT UNSIGNED AUTO_INCREMENT PRIMARY KEY", "DATETIME");
+
+    server.sql("GRANT ALL ON fresh.* TO acc@'127.0.0.1'");
+    install(&server, "mysql", "USE fresh;", &format!("mysql://acc:{PASSWORD}@127.0.0.1:{}/fresh", server.port));
 
     // A character that a column's set lacks costs no record.
     server.sql("ALTER TABLE acc MODIFY from_tag VARCHAR(64) CHARACTER SET latin1, MODIFY sip_reason VARCHAR(32) CHARACTER SET utf8mb3");
@@ -113,6 +134,8 @@ fn postgresql_gets_every_record_once() {
     let Some(server) = postgres() else { return skip("PostgreSQL") };
     let url = format!("postgres://acc:{PASSWORD}@127.0.0.1:{}/postgres", server.port);
     exercise(&server, &url, "id BIGSERIAL PRIMARY KEY", "TIMESTAMP");
+
+    install(&server, "postgres", "\\c fresh", &format!("postgres://acc:{PASSWORD}@127.0.0.1:{}/fresh", server.port));
 
     // Columns that hold a zone get the instant, whichever clock the others show.
     server.sql("ALTER TABLE zoned_local ALTER time TYPE timestamptz, ALTER created TYPE timestamptz; DELETE FROM zoned_local");

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use acc::acc::fields::Fields;
 use acc::acc::record::Record;
-use acc::backend::sql::{Conn, Target, parse, schema};
+use acc::backend::sql::{Conn, Dialect, Target, parse, schema};
 use acc::backend::syslog::DEV_LOG;
 use acc::backend::{Payload, SinkId};
 use acc::config::{Columns, Config, Db, DbTime, DropMode, JournalSync};
@@ -32,6 +32,8 @@ DIR is the journal_dir of the server.
                             puts dead entries back for delivery
   schema --url URL [--apply]
                             SQL for the tables and columns that are missing; with --apply runs it
+  schema --dialect mysql|postgres|sqlite
+                            SQL for a database that has nothing yet
 
 For deliver and schema:
   --extra 'tag->column; ...'  --leg 'tag->column; ...'   as in extra_fields and leg_fields, without \"db:\"
@@ -65,6 +67,7 @@ struct Options {
     json: bool,
     apply: bool,
     url: Option<String>,
+    dialect: Option<Dialect>,
     sink: Option<SinkId>,
     log_socket: Option<PathBuf>,
     seconds: Option<u64>,
@@ -104,6 +107,10 @@ fn run(args: impl Iterator<Item = OsString> + 'static) -> Result<(String, ExitCo
             Long("json") => o.json = true,
             Long("apply") => o.apply = true,
             Long("url") => o.url = Some(text(parser.value())?),
+            Long("dialect") => {
+                let name = text(parser.value())?;
+                o.dialect = Some(Dialect::ALL.into_iter().find(|d| d.name() == name).ok_or("--dialect is mysql, postgres or sqlite")?);
+            }
             Long("sink") => {
                 let name = text(parser.value())?;
                 o.sink = Some(SinkId::ALL.into_iter().find(|s| s.name() == name).ok_or("--sink is db, aaa or log")?);
@@ -141,7 +148,10 @@ impl Options {
     }
 
     fn db(&self) -> Result<Db, String> {
-        let url = self.url.clone().ok_or("--url is missing: give the server's db_url")?;
+        self.tables(self.url.clone().ok_or("--url is missing: give the server's db_url")?)
+    }
+
+    fn tables(&self, url: String) -> Result<Db, String> {
         let table = |name: &Option<String>, default: &str| -> Result<Arc<str>, String> {
             let name = name.as_deref().unwrap_or(default);
             if schema::is_table_name(name) { Ok(name.into()) } else { Err(format!("\"{name}\" is no table name")) }
@@ -369,6 +379,11 @@ fn dead_entry(line: &str) -> Option<((String, u64), Payload)> {
 }
 
 fn schema_command(o: &Options) -> Result<(String, ExitCode), String> {
+    let text = |statements: Vec<String>| statements.iter().map(|s| format!("{s}\n")).collect::<String>();
+    if let Some(dialect) = o.dialect {
+        let db = o.tables(String::new())?;
+        return Ok((text(schema::create_all(&db, &o.fields, dialect)), ExitCode::SUCCESS));
+    }
     let db = o.db()?;
     let target = parse(&db.url)?;
     if let Target::Sqlite(path) = &target
@@ -380,23 +395,7 @@ fn schema_command(o: &Options) -> Result<(String, ExitCode), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
         let mut conn = Conn::open(&target).await.map_err(|e| e.text)?;
-        let dialect = conn.dialect();
-        let mut statements = Vec::new();
-        for (missed, name) in [(false, &db.table_acc), (true, &db.table_missed)] {
-            match schema::probe(&mut conn, name).await.map_err(|e| e.text)? {
-                None => statements.extend(schema::create(&db, &o.fields, missed, dialect)),
-                Some(table) => {
-                    let missing: Vec<_> = schema::needed(&db, &o.fields, missed).into_iter().filter(|c| table.column(c).is_none()).collect();
-                    if !missing.is_empty() {
-                        statements.push(schema::alter(&db, &table, &missing, dialect));
-                    }
-                }
-            }
-        }
-        if schema::probe(&mut conn, "acc_delivery").await.map_err(|e| e.text)?.is_none() {
-            statements.push(format!("{};", schema::create_cursor(dialect)));
-        }
-        let text: String = statements.iter().map(|s| format!("{s}\n")).collect();
+        let text = text(schema::missing(&mut conn, &db, &o.fields).await.map_err(|e| e.text)?);
         if o.apply && !text.is_empty() {
             conn.run(text.as_str()).await.map_err(|e| e.text)?;
         }

@@ -4,7 +4,7 @@
 
 pub mod servers;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -158,3 +158,8 @@ pub fn deliver_in_zone(url: &str, table: &str, args: &[&str]) {
 /// Times of [`record`] where [`deliver_in_zone`] is, and in UTC.
 pub const ZONE_TIMES: [(&str, [&str; 2]); 2] =
     [("local", ["2023-11-15 03:43:23", "2023-11-15 03:43:20"]), ("utc", ["2023-11-14 22:13:23", "2023-11-14 22:13:20"])];
+
+/// The committed schema for a dialect.
+pub fn schema_file(dialect: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/schema").join(dialect).with_extension("sql")
+}

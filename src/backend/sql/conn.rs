@@ -31,6 +31,18 @@ pub enum Dialect {
 }
 
 impl Dialect {
+    /// Every one.
+    pub const ALL: [Dialect; 3] = [Dialect::Sqlite, Dialect::MySql, Dialect::Postgres];
+
+    /// Name, as in URLs and of the files in scripts/schema.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Dialect::Sqlite => "sqlite",
+            Dialect::MySql => "mysql",
+            Dialect::Postgres => "postgres",
+        }
+    }
+
     /// An identifier, quoted; the caller has checked its characters.
     pub fn quote(self, name: &str) -> String {
         match self {

@@ -12,6 +12,9 @@ use crate::config::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_
 const VERSION_ACC: u32 = 7;
 const VERSION_MISSED: u32 = 5;
 
+/// The table of cursors.
+pub const CURSOR_TABLE: &str = "acc_delivery";
+
 /// A column of an existing table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {
@@ -210,31 +213,92 @@ pub fn create(db: &Db, fields: &Fields, missed: bool, dialect: Dialect) -> Vec<S
     ]
 }
 
-/// The table of cursors.
+/// The statement that makes the table of cursors.
 pub fn create_cursor(dialect: Dialect) -> String {
     let end = if dialect == Dialect::MySql { " ENGINE=InnoDB" } else { "" };
     format!(
-        "CREATE TABLE IF NOT EXISTS acc_delivery (journal CHAR(16) NOT NULL, segment VARCHAR(80) NOT NULL, reached BIGINT NOT NULL, PRIMARY KEY (journal, segment)){end}"
+        "CREATE TABLE IF NOT EXISTS {CURSOR_TABLE} (journal CHAR(16) NOT NULL, segment VARCHAR(80) NOT NULL, reached BIGINT NOT NULL, PRIMARY KEY (journal, segment)){end}"
     )
 }
 
-/// Makes what a SQLite file lacks. In a new file also the host's `version` table, which its
-/// modules look into before they use a table.
+/// The two configured tables: whether it is that of missed calls, name, version of its shape.
+fn tables_of(db: &Db) -> [(bool, &Arc<str>, u32); 2] {
+    [(false, &db.table_acc, VERSION_ACC), (true, &db.table_missed, VERSION_MISSED)]
+}
+
+/// The host's table of versions, which its modules look into before they use a table.
+fn create_version(dialect: Dialect) -> String {
+    let (name, number, end) = match dialect {
+        Dialect::Sqlite => ("CHAR(32)", "INTEGER", ""),
+        Dialect::MySql => ("CHAR(32)", "INT UNSIGNED", " ENGINE=InnoDB"),
+        Dialect::Postgres => ("VARCHAR(32)", "INTEGER", ""),
+    };
+    format!(
+        "CREATE TABLE IF NOT EXISTS version (\n    table_name {name} NOT NULL,\n    table_version {number} DEFAULT 0 NOT NULL,\n    \
+         CONSTRAINT version_t_name_idx UNIQUE (table_name)\n){end};"
+    )
+}
+
+fn insert_version(table: &str, version: u32) -> String {
+    format!("INSERT INTO version (table_name, table_version) VALUES ('{table}', {version});")
+}
+
+/// Statements for a database that has nothing yet.
+pub fn create_all(db: &Db, fields: &Fields, dialect: Dialect) -> Vec<String> {
+    let mut statements = vec![create_version(dialect)];
+    for (missed, table, version) in tables_of(db) {
+        statements.push(insert_version(table, version));
+        statements.extend(create(db, fields, missed, dialect));
+    }
+    statements.push(format!("{};", create_cursor(dialect)));
+    statements
+}
+
+/// Statements for what the database lacks; none when it has all.
+pub async fn missing(conn: &mut Conn, db: &Db, fields: &Fields) -> Outcome<Vec<String>> {
+    let dialect = conn.dialect();
+    let mut statements = Vec::new();
+    let mut versions = None;
+    for (missed, name, version) in tables_of(db) {
+        let Some(table) = probe(conn, name).await? else {
+            let known = match &versions {
+                Some(known) => known,
+                None => versions.insert(match probe(conn, "version").await? {
+                    Some(_) => conn.query("SELECT table_name FROM version", 1, vec![]).await?.into_iter().filter_map(|mut row| row.pop().flatten()).collect(),
+                    None => {
+                        statements.push(create_version(dialect));
+                        Vec::new()
+                    }
+                }),
+            };
+            if !known.iter().any(|k: &String| k.trim_end() == &**name) {
+                statements.push(insert_version(name, version));
+            }
+            statements.extend(create(db, fields, missed, dialect));
+            continue;
+        };
+        let lacks: Vec<_> = needed(db, fields, missed).into_iter().filter(|c| table.column(c).is_none()).collect();
+        if !lacks.is_empty() {
+            statements.push(alter(db, &table, &lacks, dialect));
+        }
+    }
+    if probe(conn, CURSOR_TABLE).await?.is_none() {
+        statements.push(format!("{};", create_cursor(dialect)));
+    }
+    Ok(statements)
+}
+
+/// Makes what a SQLite file lacks: everything in a new one, else the tables.
 pub async fn prepare_sqlite(conn: &mut Conn, db: &Db, fields: &Fields) -> Outcome<()> {
     let empty = conn.query("SELECT name FROM sqlite_master LIMIT 1", 1, vec![]).await?.is_empty();
     let mut statements = Vec::new();
     if empty {
-        statements.push(
-            "CREATE TABLE version (table_name CHAR(32) NOT NULL, table_version INTEGER DEFAULT 0 NOT NULL, CONSTRAINT version_t_name_idx UNIQUE (table_name));"
-                .to_string(),
-        );
-        for (table, version) in [(&db.table_acc, VERSION_ACC), (&db.table_missed, VERSION_MISSED)] {
-            statements.push(format!("INSERT INTO version (table_name, table_version) VALUES ('{table}', {version});"));
-        }
-    }
-    for (missed, table) in [(false, &db.table_acc), (true, &db.table_missed)] {
-        if probe(conn, table).await?.is_none() {
-            statements.extend(create(db, fields, missed, Dialect::Sqlite));
+        statements = create_all(db, fields, Dialect::Sqlite);
+    } else {
+        for (missed, table, _) in tables_of(db) {
+            if probe(conn, table).await?.is_none() {
+                statements.extend(create(db, fields, missed, Dialect::Sqlite));
+            }
         }
     }
     if statements.is_empty() {

@@ -1,0 +1,36 @@
+CREATE TABLE IF NOT EXISTS version (
+    table_name VARCHAR(32) NOT NULL,
+    table_version INTEGER DEFAULT 0 NOT NULL,
+    CONSTRAINT version_t_name_idx UNIQUE (table_name)
+);
+INSERT INTO version (table_name, table_version) VALUES ('acc', 7);
+CREATE TABLE "acc" (
+    "id" BIGSERIAL PRIMARY KEY NOT NULL,
+    "method" VARCHAR(16) DEFAULT '' NOT NULL,
+    "from_tag" VARCHAR(64) DEFAULT '' NOT NULL,
+    "to_tag" VARCHAR(64) DEFAULT '' NOT NULL,
+    "callid" VARCHAR(64) DEFAULT '' NOT NULL,
+    "sip_code" VARCHAR(3) DEFAULT '' NOT NULL,
+    "sip_reason" VARCHAR(32) DEFAULT '' NOT NULL,
+    "time" TIMESTAMP NOT NULL,
+    "setuptime" INTEGER DEFAULT 0 NOT NULL,
+    "created" TIMESTAMP DEFAULT NULL,
+    "duration" INTEGER DEFAULT 0 NOT NULL,
+    "ms_duration" INTEGER DEFAULT 0 NOT NULL
+);
+CREATE INDEX "acc_callid_idx" ON "acc" ("callid");
+INSERT INTO version (table_name, table_version) VALUES ('missed_calls', 5);
+CREATE TABLE "missed_calls" (
+    "id" BIGSERIAL PRIMARY KEY NOT NULL,
+    "method" VARCHAR(16) DEFAULT '' NOT NULL,
+    "from_tag" VARCHAR(64) DEFAULT '' NOT NULL,
+    "to_tag" VARCHAR(64) DEFAULT '' NOT NULL,
+    "callid" VARCHAR(64) DEFAULT '' NOT NULL,
+    "sip_code" VARCHAR(3) DEFAULT '' NOT NULL,
+    "sip_reason" VARCHAR(32) DEFAULT '' NOT NULL,
+    "time" TIMESTAMP NOT NULL,
+    "setuptime" INTEGER DEFAULT 0 NOT NULL,
+    "created" TIMESTAMP DEFAULT NULL
+);
+CREATE INDEX "missed_calls_callid_idx" ON "missed_calls" ("callid");
+CREATE TABLE IF NOT EXISTS acc_delivery (journal CHAR(16) NOT NULL, segment VARCHAR(80) NOT NULL, reached BIGINT NOT NULL, PRIMARY KEY (journal, segment));
