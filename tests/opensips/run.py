@@ -4,6 +4,10 @@ A scenario is a table of a TOML file, its name FILE/TABLE:
     about             one sentence
     caller, callee, callee2, callee3   steps of the phones, see wire.py
     start, before, within, cancel, failure, reply   what the script does there, see opensips.cfg
+    core              core settings
+    routes            further routes of the script
+    says              what the script must print: the log lines that begin with "route ", in their order,
+                      the same line several times in a row once
     legs              true: leg fields are declared
     params, dialog    more modparam lines
     dialog_database   true: dialogs are kept in SQLite (db_mode 1)
@@ -19,6 +23,7 @@ A scenario is a table of a TOML file, its name FILE/TABLE:
 """
 import argparse
 import concurrent.futures
+import difflib
 import fnmatch
 import glob
 import os
@@ -35,7 +40,7 @@ from server import Children, Failed, Installation, Stage
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KEYS = {"about", "caller", "callee", "callee2", "callee3", "start", "before", "within", "cancel", "failure", "reply",
-        "legs", "params", "dialog", "dialog_database", "tables", "during", "tolerance", "expect"}
+        "core", "routes", "says", "legs", "params", "dialog", "dialog_database", "tables", "during", "tolerance", "expect"}
 
 
 def scenarios():
@@ -68,6 +73,8 @@ def play(name, sc, installation, children, root):
         stage.stop_server()
         have = stage.records()
         stage.notes += [x for x in stage.log_lines() if "panic in" in x]
+        if "says" in sc:
+            stage.notes += differences(sc["says"], stage.said())
     except Failed as e:
         return not_played(str(e))
     finally:
@@ -76,6 +83,11 @@ def play(name, sc, installation, children, root):
     for b in want:
         lines[b] += records.compare(want[b], have[b], stage.t0, sc.get("tolerance", {}), b in ("log", "evi"))
     return lines
+
+
+def differences(want, have):
+    """Lines that are missing (-) and lines that are too many (+)."""
+    return [x for x in difflib.ndiff(want, have) if x[0] in "-+"]
 
 
 def not_played(*why):

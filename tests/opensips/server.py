@@ -1,6 +1,7 @@
 """An OpenSIPS, its surroundings (event receiver, RADIUS responder) and the phones of one scenario."""
 import glob
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -156,7 +157,8 @@ class Stage:
             "all": "|".join(records.TYPES.values()),
             "append_branch": "append_msg_branch" if self.inst.version >= (3, 6) else "append_branch",
             "bye_on_timeout": "bye-on-timeout" if modern else "B",
-            "callee": self._callee(1), "callee2": self._callee(2), "callee3": self._callee(3),
+            "event_routes": "" if self.inst.version >= (3, 6) else 'loadmodule "event_route.so"',  # part of the core since
+            "callid": self.callid, "callee": self._callee(1), "callee2": self._callee(2), "callee3": self._callee(3),
         }
         if self.sc.get("dialog_database"):
             for table in ("standard", "dialog"):
@@ -165,12 +167,14 @@ class Stage:
             words["database"] = 'loadmodule "db_sqlite.so"'
             words["dialog"] += (f'\nmodparam("dialog", "db_url", "sqlite://{self.dir}/dialog.sqlite")'
                                 '\nmodparam("dialog", "db_mode", 1)')
-        for route in ("start", "before", "within", "cancel", "failure", "reply"):
+        for route in ("start", "before", "within", "cancel", "failure", "reply", "routes", "core"):
             words[route] = self.sc.get(route, "")
         with open(os.path.join(HERE, "opensips.cfg")) as f:
             text = f.read()
         for _ in range(2):      # what was put in may hold words itself
             text = re.sub(r"@(\w+)@", lambda m: words.get(m[1], m[0]), text)
+            text = re.sub(r"@look (\w+)@", r'xlog("route \1: $acc_extra(note) $(acc_leg(hop)[0]) $acc_current_leg\\n"); '
+                                           r'$acc_extra(note) = "\1"; $(acc_leg(hop)[0]) = "in \1";', text)
         self.cfg = self._write("opensips.cfg", text)
 
     def _callee(self, n):
@@ -217,6 +221,11 @@ class Stage:
     def log_lines(self):
         with open(self.log_path, errors="backslashreplace") as f:
             return f.read().split("\n")
+
+    def said(self):
+        """What the script printed, see `says` in run.py; the same line several times in a row is one."""
+        lines = [m[1] for m in (re.search(r"\broute (\w+: .*)$", x) for x in self.log_lines()) if m]
+        return [x for x, _ in itertools.groupby(lines)]
 
     def mi(self, method, **params):
         """One command over the FIFO; the answer's text, '' when there is none."""
