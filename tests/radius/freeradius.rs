@@ -1,109 +1,10 @@
 //! Against the real server: what it writes to its detail file is what was sent.
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-
+use super::common::freeradius::{FreeRadius, SECRET};
 use super::*;
 
-const BINARY: &str = "/usr/sbin/freeradius";
-const SECRET: &str = "testing123";
-
-/// A FreeRADIUS of our own, on a loopback port, with a directory of its own.
-struct Server {
-    dir: tempfile::TempDir,
-    port: u16,
-    child: Option<Child>,
-}
-
-impl Server {
-    /// `None` where FreeRADIUS is not installed.
-    fn start(accounting: &str) -> Option<Server> {
-        if !Path::new(BINARY).exists() {
-            eprintln!("skipped: {BINARY} is not installed");
-            return None;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let d = dir.path().display();
-        // Debian's server may lack modules; detail is among the core ones.
-        let conf = format!(
-            "prefix = /usr\nlogdir = {d}\nrun_dir = {d}\nlibdir = /usr/lib/freeradius\npidfile = {d}/pid\ncorrect_escapes = true\nmax_requests = 65536\n\
-             log {{\n destination = files\n file = {d}/log\n}}\nsecurity {{\n max_attributes = 0\n status_server = no\n}}\n\
-             client here {{\n ipaddr = 127.0.0.1\n secret = {SECRET}\n}}\n\
-             modules {{\n detail {{\n filename = {d}/detail\n header = \"%t\"\n }}\n}}\n\
-             server default {{\n listen {{\n type = acct\n ipaddr = 127.0.0.1\n port = {port}\n }}\n accounting {{\n detail\n{accounting}\n }}\n}}\n"
-        );
-        std::fs::write(dir.path().join("radiusd.conf"), conf).unwrap();
-        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/radius/dictionary.opensips-acc");
-        // The server's own dictionaries as installed, without those that the shipped file says to leave out.
-        let installed = std::fs::read_to_string("/usr/share/freeradius/dictionary").unwrap();
-        let installed = installed.lines().filter(|l| !l.contains(".columbia_university") && !l.contains(".illegal")).collect::<Vec<_>>().join("\n");
-        let installed = installed.replace("$INCLUDE dictionary", "$INCLUDE /usr/share/freeradius/dictionary");
-        std::fs::create_dir(dir.path().join("main")).unwrap();
-        std::fs::write(dir.path().join("main/dictionary"), format!("{installed}\n$INCLUDE {shipped}\n{DICTIONARY}")).unwrap();
-        let mut server = Server { dir, port, child: None };
-        server.run();
-        Some(server)
-    }
-
-    fn run(&mut self) {
-        let child = Command::new(BINARY)
-            .args(["-f", "-n", "radiusd", "-d"])
-            .arg(self.dir.path())
-            .arg("-D")
-            .arg(self.dir.path().join("main"))
-            .arg("-l")
-            .arg(self.dir.path().join("log"))
-            .env("TZ", "UTC")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-    }
-
-    /// Ends it without a farewell.
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    fn line(&self, secret: &str) -> String {
-        format!("acctserver 127.0.0.1:{}:{secret}\n", self.port)
-    }
-
-    fn detail(&self) -> PathBuf {
-        self.dir.path().join("detail")
-    }
-
-    /// The entries of the detail file as `name = value` lines, without what the server adds.
-    fn entries(&self) -> Vec<Vec<String>> {
-        let text = std::fs::read_to_string(self.detail()).unwrap_or_default();
-        text.split("\n\n")
-            .filter(|e| !e.trim().is_empty())
-            .map(|e| e.lines().filter_map(|l| l.strip_prefix('\t')).filter(|l| !l.starts_with("Timestamp =")).map(str::to_owned).collect())
-            .collect()
-    }
-
-    fn has_ended(&mut self) -> bool {
-        self.child.as_mut().is_none_or(|c| !matches!(c.try_wait(), Ok(None)))
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
 /// Sends what is not delivered again, as the delivery process does, until all of it is.
-async fn until_delivered(client: &mut RadiusClient, records: &[Record], server: &mut Server) {
+async fn until_delivered(client: &mut RadiusClient, records: &[Record], server: &mut FreeRadius) {
     let mut left: Vec<Record> = records.to_vec();
     for _ in 0..30 {
         let fates = send(client, &left).await;
@@ -121,7 +22,7 @@ async fn until_delivered(client: &mut RadiusClient, records: &[Record], server: 
 
 #[tokio::test]
 async fn the_detail_file_holds_every_attribute() {
-    let Some(mut server) = Server::start("") else { return };
+    let Some(mut server) = FreeRadius::start(DICTIONARY, "") else { return };
     let mut call = record(1);
     call.extras = vec![
         field("Acc-Caller", "sip:alice@example.com"),
@@ -191,14 +92,14 @@ async fn the_detail_file_holds_every_attribute() {
 
 #[tokio::test]
 async fn a_signed_answer_of_the_server_is_accepted() {
-    let Some(mut server) = Server::start("update reply {\n Message-Authenticator := 0x00\n}") else { return };
+    let Some(mut server) = FreeRadius::start(DICTIONARY, "update reply {\n Message-Authenticator := 0x00\n}") else { return };
     let mut c = client(&server.line(SECRET), |c| c.timeout = Duration::from_millis(500), None);
     until_delivered(&mut c, &[record(1)], &mut server).await;
 }
 
 #[tokio::test]
 async fn a_wrong_secret_is_never_acknowledged() {
-    let Some(mut server) = Server::start("") else { return };
+    let Some(mut server) = FreeRadius::start(DICTIONARY, "") else { return };
     let mut right = client(&server.line(SECRET), |c| c.timeout = Duration::from_millis(500), None);
     until_delivered(&mut right, &[record(1)], &mut server).await;
     let mut wrong = client(&server.line("wrong-one"), |_| {}, None);
@@ -209,7 +110,7 @@ async fn a_wrong_secret_is_never_acknowledged() {
 
 #[tokio::test]
 async fn nothing_is_lost_when_the_server_restarts_under_load() {
-    let Some(mut server) = Server::start("") else { return };
+    let Some(mut server) = FreeRadius::start(DICTIONARY, "") else { return };
     let mut c = client(&server.line(SECRET), |c| (c.timeout, c.deadtime) = (Duration::from_millis(300), Duration::ZERO), None);
     until_delivered(&mut c, &[record(0)], &mut server).await;
     let records: Vec<_> = (1..=5000).map(record).collect();

@@ -1,6 +1,8 @@
 //! The RADIUS client against a responder that misbehaves on purpose, and against FreeRADIUS.
 #![allow(clippy::print_stderr, reason = "a test that cannot run here says 'skipped'")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod faults;
 mod freeradius;
 

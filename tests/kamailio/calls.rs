@@ -1,0 +1,293 @@
+//! What is recorded of each kind of call, and where.
+
+use super::common::freeradius::{FreeRadius, SECRET};
+use super::phones::{Call, call, play};
+use super::server::{Database, Server, get, quoted, row_of, skipped, summary};
+
+#[test]
+fn every_kind_of_call_has_its_records() {
+    if skipped() {
+        return;
+    }
+    let server = Server::start(4, &[]);
+    let ports = play(
+        &server,
+        vec![
+            call("answered", "a", "caller", &["callee"]),
+            call("calleebye", "a", "caller_waits", &["callee_hangs_up"]),
+            call("busy", "a", "caller_refused", &["callee_486"]),
+            call("notfound", "a", "caller_refused", &["callee_404"]),
+            call("cancelled", "c", "caller_cancels", &["callee_rings"]),
+            call("timeout", "t", "caller_refused", &[""]),
+            call("serial", "s", "caller", &["callee_486", "callee"]),
+            call("serialbusy", "s", "caller_refused", &["callee_486", "callee_404"]),
+            call("parallel", "f", "caller", &["callee_486", "callee"]),
+            call("reinvite", "a", "caller_reinvites", &["callee_reinvited"]),
+            call("message", "a", "caller_message", &["callee_message"]),
+            call("events", "e", "caller", &["callee"]),
+            call("eventbusy", "e", "caller_refused", &["callee_486"]),
+            call("early", "w", "caller", &["callee_early"]),
+            call("asis", "w", "caller_waits", &["callee_hangs_up"]),
+            call("ownbye", "d", "caller", &["callee"]),
+            call("noted", "a", "caller_notes", &["callee"]),
+        ],
+    );
+
+    for (call, expected) in [
+        ("answered", "call ended 200, acc 200 cdr"),
+        ("calleebye", "call ended 200, acc 200 cdr"),
+        ("busy", "call missed 486, transaction answered 486, missed_calls 486, acc 486"),
+        ("notfound", "call missed 404, transaction answered 404, missed_calls 404, acc 404"),
+        ("cancelled", "call missed 487, transaction answered 487, missed_calls 487, acc 487"),
+        ("timeout", "call missed 408, transaction answered 408, missed_calls 408, acc 408"),
+        ("serial-", "call missed 486, call ended 200, missed_calls 486, acc 200 cdr, acc 200 cdr"),
+        ("serialbusy", "call missed 486, call missed 404, transaction answered 404, missed_calls 404, missed_calls 404, missed_calls 486, acc 404, acc 404"),
+        ("parallel", "call ended 200, acc 200 cdr"),
+        ("reinvite", "call ended 200, acc 200 cdr"),
+        ("message", "request accounted 100, transaction answered 200, acc 200"),
+        ("early", "transaction answered 200, transaction answered 200, acc 200, acc 200"),
+        // D13: the log has the call's CDR, so only SQL gets a record of the BYE.
+        ("ownbye", "call ended 200, acc 200"),
+        ("noted", "call ended 200, acc 200 cdr"),
+    ] {
+        assert_eq!(summary(&server, call), expected, "{call}");
+    }
+
+    // Field by field: the log line and the rows say the same, and what the call was.
+    for (call, ended_by, end_side) in [
+        ("answered", "caller1", "caller"),
+        ("calleebye", "called user", "callee"),
+        ("serial-", "caller1", "caller"),
+        ("parallel", "caller1", "caller"),
+        ("reinvite", "caller1", "caller"),
+    ] {
+        let line = &server.lines("call ended", call)[0];
+        let targets = &ports[call.trim_end_matches('-')];
+        let user = targets.iter().fold(
+            if call == "serial-" {
+                "s"
+            } else if call == "parallel" {
+                "f"
+            } else {
+                "a"
+            }
+            .to_string(),
+            |u, p| u + &p.to_string(),
+        );
+        assert_eq!(get(line, "method"), "INVITE");
+        assert!(get(line, "from_tag").starts_with('f') && get(line, "to_tag").starts_with('t'), "{line:?}");
+        assert_eq!((get(line, "reason"), get(line, "caller"), get(line, "answered_by")), ("OK", "caller1", "200"), "{call}");
+        assert_eq!(get(line, "callee"), format!("{user}-1"), "{call}");
+        assert_eq!(get(line, "agent"), get(line, "from_tag").replacen('f', "ua-", 1), "{call}");
+        assert_eq!(get(line, "ended_by"), if ended_by == "called user" { &user } else { ended_by }, "{call}: set on the BYE");
+        assert_eq!((get(line, "end_cause"), get(line, "end_side")), ("bye", end_side), "{call}");
+        let duration: i64 = get(line, "ms_duration").parse().unwrap();
+        assert!((1000..6000).contains(&duration), "{call}: {duration}");
+        assert_eq!(get(line, "duration"), ((duration + 999) / 1000).to_string(), "{call}");
+        let legs: Vec<_> = line.iter().filter(|(k, _)| k == "target").map(|(_, v)| v.clone()).collect();
+        let due = if call == "serial-" { &targets[..] } else { &targets[..1] };
+        assert_eq!(legs, due.iter().map(u16::to_string).collect::<Vec<_>>(), "{call}");
+        let rows: Vec<_> = (0..legs.len()).map(|leg| row_of(line, leg, false)).collect();
+        assert_eq!(server.rows("acc", call), rows, "{call}: one row for each leg");
+    }
+    for call in ["busy", "notfound", "cancelled", "timeout"] {
+        assert_eq!(server.rows("missed_calls", call), [row_of(&server.lines("call missed", call)[0], 0, true)], "{call}");
+        assert_eq!(server.rows("acc", call), [row_of(&server.lines("transaction answered", call)[0], 0, false)], "{call}");
+    }
+    let busy = &server.lines("call missed", "busy")[0];
+    assert_eq!((get(busy, "reason"), get(busy, "answered_by")), ("Busy Here", ""));
+    assert!(get(busy, "to_tag").starts_with('t'), "the reply's: {busy:?}");
+    let timeout = &server.lines("call missed", "timeout")[0];
+    assert_eq!((get(timeout, "reason"), get(timeout, "to_tag")), ("Request Timeout", ""), "made by the server itself");
+    assert_eq!(get(&server.lines("request accounted", "message")[0], "reason"), "MESSAGE of caller1");
+
+    // Without detect_direction the tags stand as in the request.
+    let bye = &server.lines("transaction answered", "asis")[1];
+    assert_eq!(get(bye, "method"), "BYE");
+    assert!(get(bye, "from_tag").starts_with('t') && get(bye, "to_tag").starts_with('f'), "{bye:?}");
+    // The BYE's own record has its own core values, and the call's extra values.
+    let (cdr, bye) = (&server.lines("call ended", "ownbye")[0], &server.rows("acc", "ownbye")[0]);
+    assert_eq!((bye["method"].as_str(), bye["caller"].as_str(), bye["ended_by"].as_str()), ("BYE", "caller1", "caller1"));
+    assert_eq!((bye["from_tag"].as_str(), bye["to_tag"].as_str()), (get(cdr, "from_tag"), get(cdr, "to_tag")));
+    assert_eq!((get(cdr, "method"), get(cdr, "ended_by")), ("INVITE", "caller1"));
+    // What the script did with the call's context is in the CDR, and the message has its own again.
+    let (cdr, note) = (&server.lines("call ended", "noted")[0], &server.lines("request accounted", "note")[0]);
+    assert_eq!((get(cdr, "caller"), get(cdr, "answered_by")), ("caller1", "noted"));
+    assert!(get(note, "call_id").ends_with(get(cdr, "call_id")), "{note:?}");
+    assert_eq!((get(note, "method"), get(note, "reason")), ("MESSAGE", "caller1"), "read while the call's was loaded");
+    assert_eq!((get(note, "caller"), get(note, "answered_by")), ("note", ""));
+
+    let log = server.log();
+    let event = log.lines().find(|l| l.contains("EVENT cdr callid=events-")).unwrap_or_else(|| panic!("no event"));
+    assert!(event.contains(";caller=caller1;agent=ua-") && event.contains(";none=<null>") && !event.contains("duration=<null>"), "{event}");
+    assert!(log.lines().any(|l| l.contains("EVENT missed callid=eventbusy-") && l.contains("code=486")));
+    assert_eq!(server.status("panics"), Some(0));
+    assert_eq!(server.status("evi_raised"), Some(2));
+    // The two calls in vain of the message's route are the only errors.
+    let errors: Vec<_> = log.lines().filter(|l| l.contains("CRITICAL") || l.contains("ERROR:")).collect();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    assert!(errors[0].contains("no context is loaded") && errors[1].contains("a context is loaded already"), "{errors:?}");
+    assert!(log.contains("set the parameter report_cancels to 1"), "a CANCEL was marked");
+}
+
+#[test]
+fn options_change_what_is_recorded() {
+    if skipped() {
+        return;
+    }
+    let server = Server::start(4, &["OPTIONS=1".into()]);
+    play(
+        &server,
+        vec![
+            call("early", "w", "caller", &["callee_early"]),
+            call("turned", "w", "caller_waits", &["callee_hangs_up"]),
+            call("cancelled", "c", "caller_cancels", &["callee_rings"]),
+        ],
+    );
+    for (call, expected) in [
+        ("early", "transaction answered 183, transaction answered 200, transaction answered 200, acc 183, acc 200, acc 200"),
+        ("turned", "transaction answered 200, transaction answered 200, acc 200, acc 200"),
+        ("cancelled", "call missed 487, transaction answered 200, transaction answered 487, missed_calls 487, acc 200, acc 487"),
+    ] {
+        assert_eq!(summary(&server, call), expected, "{call}");
+    }
+    let early = &server.lines("transaction answered", "early")[0];
+    assert_eq!((get(early, "method"), get(early, "reason")), ("INVITE", "Session Progress"));
+    for record in server.lines("transaction answered", "turned") {
+        assert!(get(&record, "from_tag").starts_with('f') && get(&record, "to_tag").starts_with('t'), "as in the initial request: {record:?}");
+    }
+    assert_eq!(get(&server.lines("transaction answered", "turned")[1], "method"), "BYE");
+    let cancel = &server.lines("transaction answered", "cancelled")[0];
+    assert_eq!((get(cancel, "method"), get(cancel, "to_tag"), get(cancel, "caller")), ("CANCEL", "", ""), "a transaction of its own");
+    for call in ["early", "turned", "cancelled"] {
+        let mut rows: Vec<_> = server.lines("transaction answered", call).iter().map(|l| row_of(l, 0, false)).collect();
+        rows.sort_by_key(|r| r["sip_code"].clone());
+        let mut stored = server.rows("acc", call);
+        // A record without legs has no target.
+        for r in rows.iter_mut().chain(&mut stored).filter(|r| r["method"] == "CANCEL") {
+            r.remove("target");
+        }
+        assert_eq!(stored, rows, "{call}");
+    }
+    assert!(!server.log().contains(" ERROR:"), "{}", server.log());
+}
+
+/// Calls of every kind of record.
+fn some_calls() -> Vec<Call> {
+    vec![
+        call("answered", "a", "caller", &["callee"]),
+        call("serial", "s", "caller", &["callee_486", "callee"]),
+        call("busy", "a", "caller_refused", &["callee_486"]),
+    ]
+}
+
+/// The rows of a private database, each like its log line.
+fn rows_are_like_lines(server: &Server) {
+    play(server, some_calls());
+    assert_eq!(summary(server, "answered"), "call ended 200, acc 200 cdr");
+    assert_eq!(summary(server, "serial"), "call missed 486, call ended 200, missed_calls 486, acc 200 cdr, acc 200 cdr");
+    assert_eq!(summary(server, "busy"), "call missed 486, transaction answered 486, missed_calls 486, acc 486");
+    let (cdr, busy) = (&server.lines("call ended", "answered")[0], "busy");
+    assert_eq!((get(cdr, "caller"), get(cdr, "end_cause"), get(cdr, "end_side")), ("caller1", "bye", "caller"));
+    assert_eq!(server.rows("acc", "answered"), [row_of(cdr, 0, false)]);
+    let serial = &server.lines("call ended", "serial")[0];
+    assert_eq!(server.rows("acc", "serial"), [row_of(serial, 0, false), row_of(serial, 1, false)]);
+    assert_eq!(server.rows("missed_calls", "serial"), [row_of(&server.lines("call missed", "serial")[0], 0, true)]);
+    assert_eq!(server.rows("acc", busy), [row_of(&server.lines("transaction answered", busy)[0], 0, false)]);
+    assert_eq!(server.rows("missed_calls", busy), [row_of(&server.lines("call missed", busy)[0], 0, true)]);
+    assert_eq!((server.status("db_dead"), server.status("panics")), (Some(0), Some(0)));
+}
+
+#[test]
+fn mariadb_has_every_record() {
+    if skipped() {
+        return;
+    }
+    let Some(database) = Database::mariadb() else { return eprintln!("skipped: MariaDB is not installed") };
+    rows_are_like_lines(&Server::start_with(database, 4, &[]));
+}
+
+#[test]
+fn postgresql_has_every_record() {
+    if skipped() {
+        return;
+    }
+    let Some(database) = Database::postgres() else { return eprintln!("skipped: PostgreSQL is not installed") };
+    rows_are_like_lines(&Server::start_with(database, 4, &[]));
+}
+
+/// Attributes of the fields that the configuration declares for RADIUS.
+const DICTIONARY: &str = "ATTRIBUTE Acc-Caller 240 string\nATTRIBUTE Acc-Callee 241 string\nATTRIBUTE Acc-Agent 242 string\n\
+    ATTRIBUTE Acc-Ended-By 243 string\nATTRIBUTE Acc-Target 244 string\n";
+
+/// The attributes that belong to a log line.
+fn attributes_of(line: &[(String, String)], status: &str) -> Vec<String> {
+    let is_cdr = get(line, "call_start_time") != "(absent)";
+    let time = chrono::DateTime::from_timestamp(get(line, if is_cdr { "call_start_time" } else { "timestamp" }).parse().unwrap(), 0).unwrap();
+    let text = |name: &str, pair: &str| Some(get(line, pair)).filter(|v| !v.is_empty()).map(|v| format!("{name} = \"{v}\""));
+    let number = |name: &str, pair: &str| Some(format!("{name} = {}", get(line, pair)));
+    let of_call = |a| if is_cdr { a } else { None };
+    let own = ["Acct-Delay-Time = 0".into(), "NAS-IP-Address = 127.0.0.1".into()];
+    [
+        Some(format!("Acct-Status-Type = {status}")),
+        Some("Service-Type = Sip-Session".into()),
+        number("Sip-Response-Code", "code"),
+        number("Sip-Method", "method"),
+        Some(format!("Event-Timestamp = \"{}\"", time.format("%b %e %Y %H:%M:%S UTC"))),
+        text("Sip-From-Tag", "from_tag"),
+        text("Sip-To-Tag", "to_tag"),
+        text("Acct-Session-Id", "call_id"),
+        of_call(number("Sip-Call-Duration", "duration")),
+        number("Sip-Call-Setuptime", "setuptime"),
+        number("Sip-Call-Created", "created"),
+        of_call(number("Sip-Call-MSDuration", "ms_duration")),
+        text("Acc-Caller", "caller"),
+        text("Acc-Callee", "callee"),
+        text("Acc-Agent", "agent"),
+        text("Acc-Ended-By", "ended_by"),
+    ]
+    .into_iter()
+    .flatten()
+    .chain(line.iter().filter(|(k, _)| k == "target").map(|(_, v)| format!("Acc-Target = \"{v}\"")))
+    .chain(own)
+    .collect()
+}
+
+#[test]
+fn freeradius_has_every_record() {
+    if skipped() {
+        return;
+    }
+    let Some(radius) = FreeRadius::start(DICTIONARY, "") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let conf = dir.path().join("client.conf");
+    std::fs::write(dir.path().join("dictionary"), DICTIONARY).unwrap();
+    std::fs::write(&conf, format!("{}dictionary dictionary\nradius_timeout 1\nradius_retries 2\n", radius.line(SECRET))).unwrap();
+    let more = [format!("AAA_URL={}", quoted(format_args!("radius:{}", conf.display()))), format!("TYPES={}", quoted("log|db|aaa"))];
+    let server = Server::start(4, &more);
+    play(&server, some_calls());
+
+    let mut due = Vec::new();
+    for (call, kind, status) in [
+        ("answered", "call ended", "Stop"),
+        ("serial", "call missed", "Failed"),
+        ("serial", "call ended", "Stop"),
+        ("busy", "call missed", "Failed"),
+        ("busy", "transaction answered", "Failed"),
+    ] {
+        let lines = server.lines(kind, call);
+        assert_eq!(lines.len(), 1, "{call} {kind}");
+        due.push(attributes_of(&lines[0], status));
+    }
+    let mut stored = radius.entries();
+    // A server that began slowly may have let the first record wait.
+    for line in stored.iter_mut().flatten().filter(|l| l.starts_with("Acct-Delay-Time = ")) {
+        *line = "Acct-Delay-Time = 0".into();
+    }
+    due.sort();
+    stored.sort();
+    // A packet whose answer was late is sent, and then stored, once more.
+    stored.dedup();
+    assert_eq!(stored, due);
+    assert_eq!((server.status("aaa_dead"), server.status("panics")), (Some(0), Some(0)));
+}
