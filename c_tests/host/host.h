@@ -70,9 +70,10 @@ struct shared {
 	int log_level_value;
 	pid_t attendant, pid[40]; /* 0 the timer, 1.. the workers, then the module's processes */
 	int pids;
+	volatile int clock_step; /* seconds by which the wall clock was stepped */
 	int saved_no;
 	struct saved_dialog saved[MAX_SAVED];
-	char heap[];
+	_Alignas(16) char heap[];
 };
 extern struct shared *S;
 void shm_map(void);
@@ -174,7 +175,7 @@ struct route {
 /* ---- scenario ---- */
 enum step_kind {
 	SP_START, SP_START_FAILS, SP_STOP, SP_RESTART, SP_KILL9, SP_RECV, SP_REPLY, SP_TIMEOUT, SP_DLG_TIMEOUT, SP_DLG_END, SP_DLG_SAVE,
-	SP_DLG_SET, SP_REAP, SP_LOCAL, SP_SLEEP, SP_SIGNAL, SP_EXPECT, SP_MODPARAM, SP_HOST, SP_SHELL, SP_LOOP, SP_END, SP_MARK, SP_RUN,
+	SP_DLG_SET, SP_REAP, SP_LOCAL, SP_SLEEP, SP_SIGNAL, SP_EXPECT, SP_MODPARAM, SP_HOST, SP_SHELL, SP_LOOP, SP_END, SP_MARK, SP_CLOCK, SP_RUN,
 	SP_TIMERS
 };
 enum expect_what { EX_LOG, EX_EVENT, EX_ROW, EX_STAT, EX_DOWN, EX_UP, EX_LIVE, EX_SHELL };

@@ -479,6 +479,8 @@ static void parse_line(char *p)
 		snprintf(s->name, sizeof s->name, "%s", *p ? p : w);
 	} else if (!strcmp(key, "sleep")) {
 		add(SP_SLEEP)->count = atoi(p);
+	} else if (!strcmp(key, "clock")) {
+		add(SP_CLOCK)->count = atoi(p);
 	} else if (!strcmp(key, "mark")) {
 		add(SP_MARK);
 	} else if (!strcmp(key, "signal")) {
@@ -1128,6 +1130,7 @@ int scenario_run(void)
 		case SP_RUN: tell(s, i, round, "route", s->name); break;
 		case SP_SLEEP: usleep((useconds_t)s->count * 1000); break;
 		case SP_MARK: marked = time(NULL); break;
+		case SP_CLOCK: S->clock_step += s->count; break;
 		case SP_SIGNAL:
 			pid = !strcmp(s->name, "attendant") ? server : !strcmp(s->name, "timer") ? S->pid[0]
 			      : s->name[0] == 'p' ? S->pid[settings.workers + atoi(s->name + 1)] : S->pid[atoi(s->name)];
