@@ -3,6 +3,8 @@
 //! hold README.md against them.
 #![forbid(unsafe_code)]
 
+use std::ffi::CStr;
+
 use crate::acc::record::Backend;
 
 /// Type of a parameter's value.
@@ -120,5 +122,8 @@ pub const VARIABLES: [&str; 3] = ["acc_extra", "acc_leg", "acc_current_leg"];
 /// The events, in the order of [`crate::backend::event::Event`].
 pub const EVENTS: [&str; 3] = ["E_ACC_EVENT", "E_ACC_MISSED_EVENT", "E_ACC_CDR"];
 
-/// Name of the process that delivers the journal.
-pub const DELIVERY_PROCESS: &str = "acc delivery";
+/// Name of the process that delivers the journal, as the kernel has it: at most 15 bytes.
+pub const DELIVERY_PROCESS: &CStr = c"acc delivery";
+
+/// Name in the host's list of processes of the one that keeps it running.
+pub const DELIVERY_SUPERVISOR: &CStr = c"supervisor of CDR delivery";

@@ -77,23 +77,33 @@ counters! {
     DeliveryRestarts = "delivery_restarts";
 }
 
-/// Number of counter slots.
+/// Number of counters.
 pub const COUNTERS: usize = Counter::ALL.len();
+/// Number of slots: the counters, and for each what [`add_once`] was last done for.
+pub const SLOTS: usize = 2 * COUNTERS;
 
-static LOCAL: [AtomicU64; COUNTERS] = [const { AtomicU64::new(0) }; COUNTERS];
+static LOCAL: [AtomicU64; SLOTS] = [const { AtomicU64::new(0) }; SLOTS];
 static SHARED: OnceCell<&'static [AtomicU64]> = OnceCell::new();
 
 /// Moves the counters into memory shared by all processes; called once, before the fork.
 pub fn use_shared(slots: &'static [AtomicU64]) {
-    if slots.len() >= COUNTERS {
+    if slots.len() >= SLOTS {
         let _ = SHARED.set(slots);
     }
 }
 
+fn slots() -> &'static [AtomicU64] {
+    SHARED.get().copied().unwrap_or(&LOCAL)
+}
+
 fn slot(c: Counter) -> &'static AtomicU64 {
-    match SHARED.get() {
-        Some(s) => &s[c as usize],
-        None => &LOCAL[c as usize],
+    &slots()[c as usize]
+}
+
+/// Adds `n`, unless that was done for `start`, a start of the server, already.
+pub fn add_once(c: Counter, start: u64, n: u64) {
+    if slots()[COUNTERS + c as usize].swap(start, Ordering::Relaxed) != start {
+        add(c, n);
     }
 }
 

@@ -130,10 +130,7 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
         let (sink, max) = make_sink(id, &delivery, &mut aaa)?;
         let retry_max = Duration::from_secs(u64::from(delivery.config.delivery_retry_max));
         let runner = Runner::new(id, sink, &delivery.dir, view.clone(), directory.finished.clone(), max, retry_max);
-        // Entries of earlier starts count as accepted, once: not again when only this process was
-        // started anew.
-        let count_left_over = stats::get(Counter::DeliveryRestarts) == 0;
-        runners.push((id, tokio::task::spawn_local(runner.run(count_left_over))));
+        runners.push((id, tokio::task::spawn_local(runner.run())));
     }
     drop(view);
 

@@ -14,12 +14,14 @@ use super::sinks::AnySink;
 use super::tail::{Batch, Tail};
 use crate::backend::{Commit, Entry, Fate, Positions, Sink, SinkId, Trouble};
 use crate::journal::{DeadLetters, Dir, Segment, SegmentName};
-use crate::stats;
+use crate::stats::{self, Counter};
 
 /// First pause after a failed attempt; each further one doubles up to `delivery_retry_max`.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Removed segments whose cursor rows go in one transaction; keeps it short after a long outage.
 const RETIRED_AT_ONCE: usize = 200;
+/// Looks at a journal that workers append to before its entries are taken as uncountable.
+const RECOUNTS: u32 = 20;
 
 /// What the directory looks like, and whether this is the last look.
 #[derive(Clone, Default)]
@@ -63,19 +65,16 @@ impl Runner {
     }
 
     /// Delivers until the process ends.
-    pub async fn run(mut self, count_left_over: bool) {
-        let _ = self.deliver_all(count_left_over).await;
+    pub async fn run(mut self) {
+        let _ = self.deliver_all().await;
     }
 
-    async fn deliver_all(&mut self, count_left_over: bool) -> Result<(), Ended> {
+    async fn deliver_all(&mut self) -> Result<(), Ended> {
         let settled = self.open().await?;
         let segments = self.view.borrow().segments.clone();
         let mut tail = Tail::new(&self.dir, self.id, settled, &segments);
-        if count_left_over {
-            match tail.count_left_over(&segments) {
-                Ok(n) => stats::add(self.id.accepted(), n),
-                Err(e) => log::error!("journal_dir {}: {e}: entries of earlier starts are delivered, but not counted", self.dir.path().display()),
-            }
+        if let Err(e) = self.count(&tail, &segments) {
+            log::error!("journal_dir {}: {e}: what is in it is delivered, but the counters do not say so", self.dir.path().display());
         }
         loop {
             let view = self.view.borrow_and_update().clone();
@@ -100,6 +99,26 @@ impl Runner {
             }
             self.settle(&mut tail, batch, &view.segments).await?;
         }
+    }
+
+    /// Makes the counters say what is in the journal: entries of earlier starts are accepted ones,
+    /// and what a delivery process delivered and could not count, because it was killed, counts.
+    fn count(&self, tail: &Tail, segments: &[Segment]) -> std::io::Result<()> {
+        let (accepted, boot) = (self.id.accepted(), self.dir.boot());
+        stats::add_once(accepted, boot, tail.count(segments.iter().filter(|s| s.name.boot < boot))?);
+        if stats::get(Counter::DeliveryRestarts) == 0 {
+            return Ok(());
+        }
+        for _ in 0..RECOUNTS {
+            let before = stats::get(accepted);
+            let pending = tail.count(self.dir.segments()?.iter().filter(|s| s.name.boot <= boot))?;
+            // Nothing came meanwhile, so that both numbers are of one moment.
+            if stats::get(accepted) == before {
+                stats::set(self.id.delivered(), before.saturating_sub(pending + stats::get(self.id.dead())));
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn done(&self, tail: &mut Tail, batch: &Batch) {

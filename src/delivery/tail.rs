@@ -59,10 +59,10 @@ impl Tail {
         tail
     }
 
-    /// Counts the entries left over from earlier starts of the server.
-    pub fn count_left_over(&self, segments: &[Segment]) -> io::Result<u64> {
+    /// Counts what is still to be delivered of these segments.
+    pub fn count<'a>(&self, segments: impl Iterator<Item = &'a Segment>) -> io::Result<u64> {
         let mut count = 0;
-        for segment in segments.iter().filter(|s| s.name.boot < self.dir.boot()) {
+        for segment in segments {
             let mut reader = match self.dir.read(segment.name, self.settled.get(&segment.name).copied().unwrap_or(0)) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 other => other?,

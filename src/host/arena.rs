@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use once_cell::sync::OnceCell;
 
-use crate::stats::COUNTERS;
+use crate::stats::SLOTS;
 
 /// Blocks are cut in multiples of this, and named by their number in free lists (32 bits of it
 /// reach 128 GiB).
@@ -28,7 +28,7 @@ pub(super) struct Head {
     free: [AtomicU64; CLASSES],
     live_blocks: AtomicU64,
     live_bytes: AtomicU64,
-    pub(super) counters: [AtomicU64; COUNTERS],
+    pub(super) counters: [AtomicU64; SLOTS],
     /// Hashes of the names of existing SQL tables, filled by the delivery process.
     pub(super) tables: [AtomicU64; KNOWN_TABLES],
     /// How many of `tables` are valid, plus 1; 0 = not known yet.

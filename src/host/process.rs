@@ -5,21 +5,17 @@ use std::ffi::c_int;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use once_cell::sync::{Lazy, OnceCell};
 
-use super::{Host, guard, tables};
+use super::{Host, guard, supervisor, tables};
 use crate::backend::RecordSender;
 use crate::backend::radius::{Radius, RadiusClient, client::Options};
 use crate::backend::syslog::{DEV_LOG, SyslogSocket};
 use crate::config::aaa_names;
 use crate::delivery::{self, Delivery, MakeSender};
-use crate::stats::{self, Counter};
+use crate::journal::Dir;
 use crate::worker::{self, Module};
-
-/// Longest pause before delivery is tried again after it could not even begin.
-const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Levels as OpenSIPS counts them, which the crate does everywhere.
 const fn level_of(level: log::Level) -> i32 {
@@ -87,48 +83,33 @@ extern "C" fn on_terminate(_signal: c_int) {
     }
 }
 
-/// The delivery process, to be called after the fork: returns when SIGTERM came and what could be
-/// delivered at once is delivered. The host ends with any of its processes, so an error is not the
-/// end of this one.
+/// What the process that the host forks for us does: keeps a delivery process running, and returns
+/// when SIGTERM came and that one has ended.
 pub fn deliver(module: &'static Module) {
-    let Some(dir) = &module.journal else { return };
+    if let Some(dir) = &module.journal {
+        supervisor::keep_running(|| deliver_once(module, dir));
+    }
+}
+
+/// The delivery process: returns when SIGTERM came and what could be delivered at once is
+/// delivered, or when it cannot go on.
+fn deliver_once(module: &'static Module, dir: &Dir) {
     // The handler must not be the first to touch them.
     STOP.store(false, Ordering::Relaxed);
     let _ = WAKE_FD.set(module.wake.as_raw_fd());
-    // SAFETY: this process runs nothing of the host any more, so its signals are ours; the handler
-    // only stores and writes.
-    unsafe {
-        libc::signal(libc::SIGTERM, on_terminate as extern "C" fn(c_int) as libc::sighandler_t);
-        libc::signal(libc::SIGINT, libc::SIG_IGN);
-        libc::signal(libc::SIGHUP, libc::SIG_IGN);
-        // When the server dies without a word, nobody would stop us.
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
-    }
-    let mut pause = Duration::from_secs(1);
-    loop {
-        let delivery = Delivery {
-            config: Arc::new(module.config.clone()),
-            dir: dir.clone(),
-            wake: module.wake.try_clone().ok(),
-            stop: Arc::clone(&STOP),
-            log_socket: DEV_LOG.into(),
-            aaa: radius(module),
-            tables: Some(tables::publish),
-            only_what_is_there: None,
-        };
-        let result = guard::entry("delivery", Ok(()), || delivery::run(delivery));
-        if STOP.load(Ordering::Relaxed) {
-            return;
-        }
-        if let Err(e) = result {
-            log::error!("{e}; delivery begins again in {} s, until then records wait in the journal", pause.as_secs());
-        }
-        stats::add(Counter::DeliveryRestarts, 1);
-        let again = Instant::now() + pause;
-        while Instant::now() < again && !STOP.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        pause = (pause * 2).min(RESTART_PAUSE_MAX);
+    supervisor::on_terminate(on_terminate);
+    let delivery = Delivery {
+        config: Arc::new(module.config.clone()),
+        dir: dir.clone(),
+        wake: module.wake.try_clone().ok(),
+        stop: Arc::clone(&STOP),
+        log_socket: DEV_LOG.into(),
+        aaa: radius(module),
+        tables: Some(tables::publish),
+        only_what_is_there: None,
+    };
+    if let Err(e) = guard::entry("delivery", Ok(()), || delivery::run(delivery)) {
+        log::error!("{e}");
     }
 }
 

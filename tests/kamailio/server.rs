@@ -148,6 +148,15 @@ const COLUMNS: [&str; 17] = [
 ];
 const OF_CALLS: [&str; 2] = ["duration", "ms_duration"];
 
+/// How a server ends.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    /// By SIGTERM.
+    Orderly,
+    /// All its processes by SIGKILL.
+    Killed,
+}
+
 pub struct Server {
     pub child: Child,
     pub dir: tempfile::TempDir,
@@ -212,10 +221,25 @@ impl Server {
         self.rpc(&["acc.status"]).lines().find_map(|l| l.trim().strip_prefix(&format!("{counter}: "))?.parse().ok())
     }
 
-    /// Kills the server and starts it again; its directory, port and definitions stay.
-    pub fn crash_and_restart(mut self, more: &[String]) -> Server {
-        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.child.id())]).status();
-        let _ = self.child.wait();
+    /// The delivery process: a child of a child of the server's main process.
+    pub fn delivery_process(&self) -> Option<u32> {
+        let parent = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).ok()?.rsplit_once(") ")?.1.split(' ').nth(1).map(str::to_string);
+        fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+            let pid = entry.file_name().into_string().ok()?;
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+            (name.trim_end() == "acc delivery" && parent(&parent(&pid)?)? == self.child.id().to_string()).then(|| pid.parse().ok())?
+        })
+    }
+
+    /// Ends the server and starts it again; its directory, port and definitions stay.
+    pub fn end_and_restart(mut self, end: End, more: &[String]) -> Server {
+        match end {
+            End::Orderly => self.stop(),
+            End::Killed => {
+                let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.child.id())]).status();
+                let _ = self.child.wait();
+            }
+        }
         let _ = fs::remove_file(self.dir.path().join("ctl"));
         let (dir, port) = (std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap()), self.port);
         let database = std::mem::replace(&mut self.database, Database::Sqlite);

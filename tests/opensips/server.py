@@ -73,6 +73,11 @@ class Installation:
         return all(os.path.exists(f) for f in files)
 
 
+def _children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as f:
+        return [int(x) for x in f.read().split()]
+
+
 class Listener(threading.Thread):
     """Takes datagrams on a port of its own until it is closed; `answer` makes the reply to one."""
 
@@ -214,6 +219,15 @@ class Stage:
         if ended != 0:
             self.notes.append(f"the server ended with status {ended}: {self._last_errors()}")
 
+    def delivery_process(self):
+        """Its number; it is a child of a child of the server's main process."""
+        for child in _children(self.server.pid):
+            for pid in _children(child):
+                with open(f"/proc/{pid}/comm") as f:
+                    if f.read() == "acc delivery\n":
+                        return pid
+        raise Failed("there is no delivery process")
+
     def _last_errors(self):
         lines = [x for x in self.log_lines() if re.search(r"(ERROR|CRITICAL):", x)]
         return " / ".join(lines[-4:]) or "no error in its log"
@@ -285,6 +299,8 @@ class Stage:
                 answer = self.mi(act["method"], **params)
                 if '"result"' not in answer:
                     self.notes.append(f"MI {act['method']}: {answer or 'no answer'}")
+            elif act["do"] == "kill-delivery":
+                os.kill(self.delivery_process(), signal.SIGKILL)
             else:
                 self.stop_server(signal.SIGKILL if act["do"] == "kill" else signal.SIGTERM)
                 time.sleep(act.get("pause", 0.3))

@@ -12,7 +12,7 @@ use super::{arguments, attached, calls, versions};
 use crate::config::{ConfigError, RawValue};
 use crate::host::{arena, guard, process, revival, shared};
 use crate::journal::Dir;
-use crate::module::PARAMS;
+use crate::module::{DELIVERY_SUPERVISOR, PARAMS};
 use crate::worker::{self, Module};
 
 const OK: c_int = 0;
@@ -209,7 +209,7 @@ pub unsafe extern "C" fn init_child(rank: c_int) -> c_int {
         if module.journal.is_none() {
             return OK;
         }
-        match server.symbols.fork(c"acc delivery") {
+        match server.symbols.fork(DELIVERY_SUPERVISOR) {
             Ok(false) => OK,
             Ok(true) => {
                 process::deliver(module);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use super::abi::*;
 use super::{functions, load, variables};
 use crate::acc::record::Backend;
-use crate::module::{Argument, DELIVERY_PROCESS, FUNCTIONS, PARAMS, ParamType, Routes, VARIABLES};
+use crate::module::{Argument, DELIVERY_SUPERVISOR, FUNCTIONS, PARAMS, ParamType, Routes, VARIABLES};
 use crate::stats::{self, COUNTERS, Counter};
 
 const fn unsafe_zeroed() -> os_module_exports {
@@ -41,7 +41,7 @@ fn table<T: Default>(items: impl IntoIterator<Item = T>) -> *mut T {
 /// Makes the tables; called inside dlopen.
 pub fn fill() -> os_module_exports {
     let identity = load::learn();
-    let processes = table([os_proc_export { name: name(DELIVERY_PROCESS), function: Some(load::delivery_main), no: 1, ..Default::default() }]);
+    let processes = table([os_proc_export { name: DELIVERY_SUPERVISOR.as_ptr(), function: Some(load::delivery_main), no: 1, ..Default::default() }]);
     PROCESSES.store(processes, Ordering::Relaxed);
     let mut e = unsafe_zeroed();
     e.name = c"acc".as_ptr();
