@@ -64,7 +64,7 @@ struct shared {
 	struct os_dlg_cell *dialogs;
 	int tran_no;
 	int dialog_no;
-	int event_no;
+	int event_no; /* all that were raised */
 	size_t event_len;
 	char events[1 << 20]; /* the recorder: one line per event raised */
 	int log_level_value;
@@ -175,10 +175,11 @@ struct route {
 /* ---- scenario ---- */
 enum step_kind {
 	SP_START, SP_START_FAILS, SP_STOP, SP_RESTART, SP_KILL9, SP_RECV, SP_REPLY, SP_TIMEOUT, SP_DLG_TIMEOUT, SP_DLG_END, SP_DLG_SAVE,
-	SP_DLG_SET, SP_REAP, SP_LOCAL, SP_SLEEP, SP_SIGNAL, SP_EXPECT, SP_MODPARAM, SP_HOST, SP_SHELL, SP_LOOP, SP_END, SP_MARK, SP_CLOCK, SP_RUN,
+	SP_DLG_SET, SP_REAP, SP_LOCAL, SP_SLEEP, SP_SIGNAL, SP_LEVELS, SP_EXPECT, SP_MODPARAM, SP_HOST, SP_SHELL, SP_LOOP, SP_END, SP_MARK,
+	SP_CLOCK, SP_RUN,
 	SP_TIMERS
 };
-enum expect_what { EX_LOG, EX_EVENT, EX_ROW, EX_STAT, EX_DOWN, EX_UP, EX_LIVE, EX_SHELL };
+enum expect_what { EX_LOG, EX_EVENT, EX_ROW, EX_STAT, EX_DOWN, EX_UP, EX_LIVE, EX_SHELL, EX_EVENTS, EX_LEVELS };
 struct settings;
 struct step {
 	enum step_kind kind;

@@ -3,6 +3,7 @@
 #include "host.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <poll.h>
 #include <signal.h>
@@ -19,11 +20,12 @@ static struct settings parsing; /* as the lines so far say */
 
 /* ---- reading ---- */
 static FILE *in;
+static const char *reading; /* its name */
 static int line_no;
 
 static _Noreturn void wrong(const char *what, const char *text)
 {
-	fprintf(stderr, "%s:%d: %s: %s\n", scenario.file, line_no, what, text);
+	fprintf(stderr, "%s:%d: %s: %s\n", reading, line_no, what, text);
 	exit(2);
 }
 
@@ -494,6 +496,8 @@ static void parse_line(char *p)
 		add(SP_LOOP)->count = atoi(p);
 	} else if (!strcmp(key, "end")) {
 		add(SP_END);
+	} else if (!strcmp(key, "levels")) {
+		add(SP_LEVELS);
 	} else if (!strcmp(key, "expect")) {
 		s = add(SP_EXPECT);
 		s->within = 5;
@@ -536,6 +540,13 @@ static void parse_line(char *p)
 				s->what = EX_LIVE;
 				s->code = atoi(p);
 				break;
+			} else if (!strcmp(w, "events")) {
+				s->what = EX_EVENTS;
+				s->code = atoi(p);
+				break;
+			} else if (!strcmp(w, "levels")) {
+				s->what = EX_LEVELS;
+				break;
 			} else if (!strcmp(w, "shell")) {
 				s->what = EX_SHELL;
 				s->arg = string(&p);
@@ -555,6 +566,7 @@ static void read_file(const char *file)
 {
 	char *l;
 
+	reading = file;
 	in = fopen(file, "r");
 	if (!in) {
 		fprintf(stderr, "%s: %s\n", file, strerror(errno));
@@ -577,13 +589,14 @@ static void include(const char *file)
 {
 	FILE *old = in;
 	int old_line = line_no;
+	const char *old_name = reading, *slash = strrchr(reading, '/');
 	char path[1024];
-	const char *slash = strrchr(scenario.file, '/');
 
-	snprintf(path, sizeof path, "%.*s%s", slash ? (int)(slash - scenario.file + 1) : 0, scenario.file, file);
+	snprintf(path, sizeof path, "%.*s%s", slash ? (int)(slash - reading + 1) : 0, reading, file);
 	read_file(path);
 	in = old;
 	line_no = old_line;
+	reading = old_name;
 }
 
 void scenario_parse(const char *file)
@@ -959,6 +972,74 @@ static bool tell(struct step *s, int index, int round, const char *what, const c
 	return true;
 }
 
+/* what must not grow with the number of calls */
+static struct levels {
+	long host, files, descriptors[40], memory[40]; /* memory: KiB of the process alone */
+} before;
+
+static long entries(const char *path)
+{
+	DIR *d = opendir(path);
+	long n = 0;
+
+	while (d && readdir(d))
+		n++;
+	if (d)
+		closedir(d);
+	return n;
+}
+
+static long private_memory(pid_t pid)
+{
+	char path[64], line[128];
+	long total = 0, n;
+
+	snprintf(path, sizeof path, "/proc/%d/smaps_rollup", (int)pid);
+	FILE *f = fopen(path, "r");
+	while (f && fgets(line, sizeof line, f))
+		if (sscanf(line, "Private_Dirty: %ld", &n) == 1)
+			total += n;
+	if (f)
+		fclose(f);
+	return total;
+}
+
+static struct levels levels(void)
+{
+	struct levels l = {.host = S->live_bytes};
+	char path[300];
+
+	snprintf(path, sizeof path, "%s/journal", workdir);
+	l.files = entries(path);
+	for (int i = 0; i < S->pids; i++) {
+		snprintf(path, sizeof path, "/proc/%d/fd", (int)S->pid[i]);
+		l.descriptors[i] = entries(path);
+		l.memory[i] = private_memory(S->pid[i]);
+	}
+	return l;
+}
+
+/* the host's allocator and caches settle at the first calls; afterwards a process may take this much more,
+ * in KiB: SQLite fills its page cache of 2 MiB */
+#define MEMORY_ROOM 4096
+
+static bool same_levels(const struct levels *now)
+{
+	bool same = now->host == before.host && now->files == before.files;
+
+	for (int i = 0; i < S->pids; i++)
+		same = same && now->descriptors[i] == before.descriptors[i] && now->memory[i] <= before.memory[i] + MEMORY_ROOM;
+	return same;
+}
+
+static void show_levels(const char *when, const struct levels *l)
+{
+	printf("# %s: %ld bytes of the host's shared memory, %ld names in the journal; descriptors and KiB of each process:", when, l->host, l->files);
+	for (int i = 0; i < S->pids; i++)
+		printf(" %ld/%ld", l->descriptors[i], l->memory[i]);
+	printf("\n");
+}
+
 static void expect(struct step *s, int index)
 {
 	double until = now() + s->within * slow;
@@ -1015,6 +1096,19 @@ static void expect(struct step *s, int index)
 	case EX_LIVE: {
 		long live = S->live[K_TRAN] + S->live[K_DIALOG];
 		tap(live == s->code, s->line, "%d transactions and dialogs (there are %ld + %ld)", s->code, S->live[K_TRAN], S->live[K_DIALOG]);
+		break;
+	}
+	case EX_EVENTS:
+		tap(S->event_no == s->code, s->line, "%d events in all (there are %d)", s->code, S->event_no);
+		break;
+	case EX_LEVELS: {
+		struct levels l;
+
+		for (l = levels(); !same_levels(&l) && now() < until; l = levels())
+			usleep(100000);
+		tap(same_levels(&l), s->line, "memory, descriptors and the journal are at the level they had");
+		show_levels("before", &before);
+		show_levels("now", &l);
 		break;
 	}
 	case EX_SHELL:
@@ -1131,6 +1225,7 @@ int scenario_run(void)
 		case SP_SLEEP: usleep((useconds_t)s->count * 1000); break;
 		case SP_MARK: marked = time(NULL); break;
 		case SP_CLOCK: S->clock_step += s->count; break;
+		case SP_LEVELS: before = levels(); break;
 		case SP_SIGNAL:
 			pid = !strcmp(s->name, "attendant") ? server : !strcmp(s->name, "timer") ? S->pid[0]
 			      : s->name[0] == 'p' ? S->pid[settings.workers + atoi(s->name + 1)] : S->pid[atoi(s->name)];

@@ -1,34 +1,16 @@
 title many calls in many processes; everything is given back, every row is stored
 needs speed
-include base.inc
-host workers 4
-msg n_invite <<END
-INVITE sip:bob@example.com SIP/2.0
-Via: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bK-n-%n
-From: <sip:alice@example.com>;tag=alice-%n
-To: <sip:bob@example.com>
-Call-ID: call-%n@test
-CSeq: 1 INVITE
-END
-msg n_bye <<END
-BYE sip:bob@example.com SIP/2.0
-Via: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bK-b-%n
-From: <sip:alice@example.com>;tag=alice-%n
-To: <sip:bob@example.com>;tag=bob-1
-Call-ID: call-%n@test
-CSeq: 2 BYE
-END
-route request main {
-  do_accounting("log|db|evi", "cdr") -> 1
-  $acc_extra(caller) = $fu
-  $acc_extra(callee) = $ru
-  $acc_extra(num) = 42
-  $acc_extra(note) = "init"
-  $acc_leg(leg_src) = $fu
-  $acc_leg(leg_dst) = $ru
-  t_relay()
-}
+include many.inc
 start
+loop 50
+recv 1 n_invite
+reply 2 n_invite 200 totag=bob-1
+recv 4 n_bye inside
+reply 3 n_bye 200
+reap
+end
+expect within 20 row "SELECT count(*) FROM acc" "50"
+levels
 loop 1000
 recv 1 n_invite
 reply 2 n_invite 200 totag=bob-1
@@ -37,6 +19,10 @@ reply 3 n_bye 200
 reap
 end
 expect live 0
-expect within 20 row "SELECT count(*), count(DISTINCT callid) FROM acc" "1000|1000"
-expect count 1000 event "E_ACC_CDR *"
-expect count 1000 log "ACC: call ended: *"
+expect within 20 row "SELECT count(*), count(DISTINCT callid) FROM acc" "1050|1000"
+expect count 1050 event "E_ACC_CDR *"
+expect events 1050
+expect count 1050 log "ACC: call ended: *"
+expect stat acc_live_blocks 0
+expect stat acc_live_bytes 0
+expect within 20 levels
