@@ -148,9 +148,10 @@ impl Tracker {
         Ok(())
     }
 
-    /// The segment is about to go: what is still needed of it is appended through `writer`. On
-    /// `Err` it must stay.
+    /// The segment is about to go: what is still needed of it is appended through `writer`, and
+    /// synced, because its removal may reach the disk first. On `Err` it must stay.
     pub fn release(&mut self, gone: SegmentName, writer: &mut Writer) -> io::Result<()> {
+        let mut carried = false;
         for (call, known) in &self.calls {
             let (opened_here, closed_here) = (known.opened_in.contains(&gone), known.closed_in.contains(&gone));
             if known.closed_in.is_empty() {
@@ -158,11 +159,16 @@ impl Tracker {
                     && segment == gone
                 {
                     self.copy(*call, segment, offset, writer)?;
+                    carried = true;
                 }
             } else if closed_here && known.closed_in.len() == 1 && known.opened_in.len() > usize::from(opened_here) {
                 // States of the call stand elsewhere: the end must stay as long as they do.
                 writer.append_end(*call, &[])?;
+                carried = true;
             }
+        }
+        if carried {
+            writer.sync()?;
         }
         self.readers.remove(&gone);
         self.calls.retain(|_, known| {

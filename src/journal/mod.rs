@@ -348,6 +348,8 @@ fn journal_id(dir: &OwnedFd) -> io::Result<u64> {
     let mut file: File = rustix::fs::openat(dir, "id", OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)?.into();
     writeln!(file, "{id:016x}")?;
     file.sync_all()?;
+    // Under another id the database would take what it has for new.
+    rustix::fs::fsync(dir)?;
     Ok(id)
 }
 

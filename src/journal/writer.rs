@@ -90,6 +90,15 @@ impl Writer {
         self.write(&records.iter().map(|(sink, _)| *sink).collect::<Vec<_>>())
     }
 
+    /// Makes what was appended survive a loss of power, whatever the policy.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        if let Some(open) = &self.open {
+            rustix::fs::fdatasync(&open.fd)?;
+            self.dir.sync()?;
+        }
+        Ok(())
+    }
+
     /// Adds a frame to the buffer.
     fn frame(&mut self, sink: u8, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);

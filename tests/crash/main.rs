@@ -1,0 +1,327 @@
+//! Every call that changes a file goes wrong once: with EIO, on a full disk, for good, by the death
+//! of the process before it or in the middle of it, or by a loss of power. Afterwards nothing is
+//! lost that was acknowledged (without power: and synced), and nothing stands twice in SQLite.
+//!
+//! A recorded run (`play`) is repeated in a process of its own with `shim.c` preloaded, once for
+//! each call it makes; then this process recovers as the next start of the server does.
+#![forbid(unsafe_code)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use acc::acc::record::{Kind, Record, Wall};
+use acc::backend::{Fate, LocalFuture, RecordSender, SinkId};
+use acc::config::{Aaa, JournalSync};
+use acc::delivery::{self, Delivery, DeliveryError};
+use acc::journal::{Dir, Item, KIND_CALL, Writer, calls};
+use sqlx::{Connection, SqliteConnection};
+
+use common::PATIENCE;
+
+/// Small, so that a few records fill a segment.
+const SEGMENT: u64 = 1500;
+/// Set in the process that plays the run.
+const PLAY: &str = "CRASH_PLAY";
+
+/// Tells the outside what was acknowledged, at once: the next call may be the last. A closed pipe
+/// means that nobody listens any more.
+fn say(what: &str) {
+    let _ = std::io::stdout().write_all(format!("\n@{what}\n").as_bytes());
+    let _ = std::io::stdout().flush();
+}
+
+/// A RADIUS server that takes everything, and tells what.
+struct Sender<F>(F);
+
+impl<F: Fn(&str)> RecordSender for Sender<F> {
+    fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>> {
+        for (r, _) in records {
+            self.0(std::str::from_utf8(&r.core.callid).unwrap());
+        }
+        Box::pin(async { vec![Fate::Delivered; records.len()] })
+    }
+}
+
+struct Place {
+    _tmp: tempfile::TempDir,
+    /// Everything below it is under observation.
+    dir: PathBuf,
+    /// The syslog daemon's socket; outside.
+    log: PathBuf,
+}
+
+impl Place {
+    fn journal(&self) -> PathBuf {
+        self.dir.join("journal")
+    }
+}
+
+/// Delivers all that can be delivered now.
+fn deliver(dir: &Dir, below: &Path, log: &Path, sent: impl Fn(&str) + 'static) -> Result<(), DeliveryError> {
+    let mut config = common::config(Some(&format!("sqlite://{}", below.join("acc.sqlite").display())), dir.path());
+    config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
+    delivery::run(Delivery {
+        config: Arc::new(config),
+        dir: dir.clone(),
+        wake: None,
+        stop: Arc::default(),
+        log_socket: log.into(),
+        aaa: Some(Box::new(|| Ok(Box::new(Sender(sent)) as Box<dyn RecordSender>))),
+        tables: None,
+        only_what_is_there: Some(PATIENCE),
+    })
+}
+
+/// A script that names a table that is not there: a dead letter.
+fn poison(callid: &str) -> Record {
+    let mut r = common::record(Kind::Manual, callid);
+    r.table = "no_such_table".into();
+    r
+}
+
+/// The run: two workers with records for every sink, calls in progress, a segment change, and the
+/// delivery in between, which removes segments and carries calls over.
+fn play(below: &Path, log: &Path) {
+    let Ok(dir) = Dir::open(&below.join("journal")) else { return };
+    let mut workers =
+        [(1, "os", JournalSync::Os), (2, "synced", JournalSync::Always)].map(|(rank, n, sync)| (n, Writer::new(&dir, rank, std::process::id(), sync, SEGMENT)));
+    let tried = |what: String, result: std::io::Result<()>| say(&format!("{} {what}", if result.is_ok() { "ok" } else { "failed" }));
+    for round in 0..2 {
+        for (n, w) in &mut workers {
+            for i in 0..3 {
+                let id = format!("db-{n}-{round}-{i}");
+                say(&format!("try {id}"));
+                let result = w.append_record(SinkId::Db, &common::record(Kind::Transaction, &id));
+                tried(id, result);
+            }
+            let id = format!("aaa-{n}-{round}");
+            let result = w.append_record(SinkId::Aaa, &common::record(Kind::Transaction, &id));
+            tried(id, result);
+            let id = format!("log-{n}-{round}");
+            let result = w.append_line(SinkId::Log, id.as_bytes());
+            tried(id, result);
+            let id = format!("poison-{n}-{round}");
+            let result = w.append_record(SinkId::Db, &poison(&id));
+            tried(id, result);
+        }
+        for call in 0..3u128 {
+            let state = format!("{round}");
+            say(&format!("try call {call} {state}"));
+            let result = workers[(call % 2) as usize].1.append_call(call, state.as_bytes());
+            tried(format!("call {call} {state}"), result);
+        }
+        let _ = deliver(&dir, below, log, |id| say(&format!("sent {id}")));
+    }
+    // The first call ends, with two records in one write, in the other process than it began in.
+    let ids = ["db-synced-end", "aaa-synced-end"];
+    say("try db-synced-end");
+    say("try call 0 end");
+    let records = [(SinkId::Db, common::record(Kind::Cdr, ids[0])), (SinkId::Aaa, common::record(Kind::Cdr, ids[1]))];
+    let result = workers[1].1.append_end(0, &records);
+    let ok = if result.is_ok() { "ok" } else { "failed" };
+    for id in ["db-synced-end", "aaa-synced-end", "call 0 end"] {
+        say(&format!("{ok} {id}"));
+    }
+    drop(workers);
+    let _ = deliver(&dir, below, log, |id| say(&format!("sent {id}")));
+    say("done");
+}
+
+/// Not a test of its own: the process that `play`s. Without the environment it has nothing to do.
+#[test]
+fn player() {
+    if let (Some(below), Some(log)) = (std::env::var_os(PLAY), std::env::var_os("CRASH_LOG")) {
+        play(Path::new(&below), Path::new(&log));
+    }
+}
+
+/// The shim, compiled once.
+fn shim() -> &'static Path {
+    static SHIM: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    SHIM.get_or_init(|| {
+        let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("crash-shim-{}.so", std::process::id()));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/crash/shim.c");
+        let cc = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+        let status =
+            Command::new(cc).args(["-std=gnu17", "-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-o"]).arg(&out).arg(source).arg("-ldl").status();
+        assert!(status.expect("a C compiler, which the build needs as well").success());
+        out
+    })
+}
+
+/// What the run said.
+#[derive(Default)]
+struct Said {
+    lines: Vec<String>,
+}
+
+impl Said {
+    fn with<'a>(&'a self, word: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        let word = format!("{word} ");
+        self.lines.iter().filter_map(move |l| l.strip_prefix(&word))
+    }
+
+    fn has(&self, line: &str) -> bool {
+        self.lines.iter().any(|l| l == line)
+    }
+}
+
+fn rows(database: &Path) -> BTreeMap<String, usize> {
+    if !database.exists() {
+        return BTreeMap::new();
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut conn = SqliteConnection::connect(&format!("sqlite://{}", database.display())).await.unwrap();
+        let rows: Vec<(String,)> = sqlx::query_as("SELECT callid FROM acc").fetch_all(&mut conn).await.unwrap_or_default();
+        conn.close().await.unwrap();
+        let mut count = BTreeMap::new();
+        for (id,) in rows {
+            *count.entry(id).or_default() += 1;
+        }
+        count
+    })
+}
+
+/// Plays with the k-th call going wrong as `mode` says, recovers, and checks. Returns which call it
+/// was; `None` when there were not so many.
+fn crash(mode: &str, k: usize) -> Option<String> {
+    // Memory does what is tested here as well as a disk, and a sync costs nothing.
+    let memory = Path::new("/dev/shm");
+    let tmp = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+    let place = Place { dir: tmp.path().join("below"), log: tmp.path().join("log"), _tmp: tmp };
+    std::fs::create_dir(&place.dir).unwrap();
+    let daemon = UnixDatagram::bind(&place.log).unwrap();
+    daemon.set_nonblocking(true).unwrap();
+    // What SQLite does in all of these ways is its own, and takes its time: it gets those that the
+    // others are part of.
+    let watched = if matches!(mode, "full" | "gone" | "die") { place.journal() } else { place.dir.clone() };
+    let hit = place.log.with_file_name("hit");
+
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "player", "--nocapture", "--test-threads=1"]);
+    command.env(PLAY, &place.dir).env("CRASH_LOG", &place.log).env("LD_PRELOAD", shim()).env("CRASH_DIR", watched).env("CRASH_HIT", &hit);
+    command.env("CRASH_LOSE", place.journal());
+    let out = command.env("CRASH_MODE", mode).env("CRASH_AT", k.to_string()).stdin(Stdio::null()).stderr(Stdio::null()).output().unwrap();
+    let said = Said { lines: String::from_utf8_lossy(&out.stdout).lines().filter_map(|l| l.strip_prefix('@')).map(String::from).collect() };
+    let call = std::fs::read_to_string(&hit).ok();
+    let dies = matches!(mode, "die" | "cut" | "power");
+    // Without power only what its writer synced is still there.
+    let kept = |what: &str| mode != "power" || what.contains("-synced-") || what.starts_with("call 1 ") || what == "call 0 end";
+    let about = || format!("{mode} {k} ({}): {:?}", call.as_deref().unwrap_or("none"), said.lines);
+    assert!(call.is_some() || said.has("done"), "{}", about());
+    assert!(call.is_none() || dies != out.status.success(), "{}", about());
+
+    // The next start of the server.
+    let dir = Dir::open(&place.journal()).unwrap();
+    let open = calls::scan(&dir).unwrap();
+    for call in 0..3u128 {
+        let states: Vec<&str> = said.with("try").filter_map(|t| t.strip_prefix(&format!("call {call} "))).collect();
+        let acknowledged = states.iter().rposition(|s| said.has(&format!("ok call {call} {s}")) && kept(&format!("call {call} {s}")));
+        let found = open.calls.get(&call).map_or("end", |s| std::str::from_utf8(s).unwrap());
+        match states.iter().position(|s| *s == found) {
+            Some(at) => assert!(acknowledged.is_none_or(|a| a <= at), "call {call} went back to {found}: {}", about()),
+            None => assert!(acknowledged.is_none(), "call {call} is lost: {}", about()),
+        }
+    }
+    let sent = Rc::new(RefCell::new(said.with("sent").map(String::from).collect::<BTreeSet<_>>()));
+    let collect = sent.clone();
+    deliver(&dir, &place.dir, &place.log, move |id| collect.borrow_mut().extend([id.to_string()])).unwrap();
+
+    let rows = rows(&place.dir.join("acc.sqlite"));
+    let dead = std::fs::read_to_string(place.journal().join("dead-db.jsonl")).unwrap_or_default();
+    let mut lines = BTreeSet::new();
+    let mut buffer = [0; 100];
+    while let Ok(n) = daemon.recv(&mut buffer) {
+        lines.insert(String::from_utf8_lossy(&buffer[..n]).into_owned());
+    }
+    for (id, n) in &rows {
+        assert_eq!(*n, 1, "{id} is there {n} times: {}", about());
+        assert!(said.with("try").any(|t| t == id), "{id} comes from nowhere: {}", about());
+        // A failure that was told is none that comes true later; only a disk that also refuses to
+        // take the bytes back may keep them.
+        assert!(mode == "gone" || !said.has(&format!("failed {id}")), "{id} was refused: {}", about());
+    }
+    for id in said.with("ok").filter(|id| kept(id)) {
+        let there = match id.split_once('-').map(|(kind, _)| kind) {
+            Some("db") => rows.contains_key(id),
+            Some("aaa") => sent.borrow().contains(id),
+            Some("log") => lines.contains(id),
+            Some("poison") => !rows.contains_key(id) && dead.lines().any(|l| l.ends_with('}') && l.contains(&format!("\"{id}\""))),
+            _ => continue,
+        };
+        assert!(there, "{id} was acknowledged and is lost: {}", about());
+    }
+    // What is delivered goes; only calls in progress stay.
+    for segment in dir.segments().unwrap() {
+        let mut reader = dir.read(segment.name, 0).unwrap();
+        while let Item::Frame(f) = reader.read().unwrap() {
+            assert_eq!(f.kind, KIND_CALL, "{}: {}", segment.name, about());
+        }
+    }
+    assert_eq!(calls::scan(&dir).unwrap().calls, open.calls, "{}", about());
+    call
+}
+
+/// Every call of the run once; what `at_least` names is known to be among them.
+fn every_call(mode: &str, at_least: &[&str]) {
+    let mut seen = BTreeMap::<String, usize>::new();
+    // Two threads take part, so that one run may make some calls more than another.
+    let mut missed = 0;
+    for k in 1.. {
+        match crash(mode, k) {
+            Some(call) => {
+                *seen.entry(call).or_default() += 1;
+            }
+            None if missed < 3 => missed += 1,
+            None => break,
+        }
+    }
+    for call in at_least {
+        assert!(seen.contains_key(*call), "no {call} among {seen:?}");
+    }
+}
+
+/// What the journal and SQLite do when nothing is wrong.
+const USUAL: [&str; 7] = ["create", "fdatasync", "fsync", "pwrite", "rename", "unlink", "write"];
+/// The same of the journal alone.
+const JOURNAL: [&str; 6] = ["create", "fdatasync", "fsync", "rename", "unlink", "write"];
+
+#[test]
+fn a_call_that_fails_loses_nothing() {
+    every_call("eio", &USUAL);
+}
+
+#[test]
+fn a_full_disk_loses_nothing() {
+    every_call("full", &JOURNAL);
+}
+
+#[test]
+fn a_disk_that_fails_for_good_loses_nothing() {
+    every_call("gone", &JOURNAL);
+}
+
+#[test]
+fn death_before_a_call_loses_nothing() {
+    every_call("die", &JOURNAL);
+}
+
+#[test]
+fn death_in_the_middle_of_a_call_loses_nothing() {
+    every_call("cut", &USUAL);
+}
+
+#[test]
+fn a_power_cut_loses_nothing_that_was_synced() {
+    every_call("power", &USUAL);
+}
