@@ -35,7 +35,7 @@ class Children:
         with self.lock:
             if self.closed:
                 raise Failed("interrupted")
-            p = subprocess.Popen(args, stdin=subprocess.DEVNULL, start_new_session=True, **kw)
+            p = subprocess.Popen(args, **{"stdin": subprocess.DEVNULL, **kw}, start_new_session=True)
             self.all.append(p)
             return p
 
