@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use once_cell::sync::{Lazy, OnceCell};
 
-use super::{Host, guard, supervisor, tables};
+use super::{Host, guard, revival, shared, supervisor, tables};
 use crate::backend::RecordSender;
 use crate::backend::radius::{Radius, RadiusClient, client::Options};
 use crate::backend::syslog::{DEV_LOG, SyslogSocket};
-use crate::config::aaa_names;
+use crate::config::{Config, aaa_names};
 use crate::delivery::{self, Delivery, MakeSender};
-use crate::journal::Dir;
+use crate::journal::{self, Dir};
 use crate::worker::{self, Module};
 
 /// Levels as OpenSIPS counts them, which the crate does everywhere.
@@ -69,6 +69,41 @@ impl Logger {
 pub fn log_to(host: &'static dyn Host) {
     let _ = log::set_boxed_logger(Box::new(Logger(host)));
     log::set_max_level(log::LevelFilter::Debug);
+}
+
+/// Opens the journal, once, before the fork: for the user and group that the server will run as (0 = as
+/// now), with the calls that were in progress at its last end. `every` registers a timer that calls
+/// `revival::end_orphans` so often, in seconds. Without SQL and RADIUS a server runs without a journal too.
+pub fn open_journal(config: &Config, (uid, gid): (u32, u32), every: impl FnOnce(u32) -> bool) -> Result<Option<Dir>, String> {
+    let dir = match Dir::open(&config.journal_dir) {
+        Ok(dir) => dir,
+        Err(e) if config.db.is_some() || config.aaa.is_some() => return Err(e.to_string()),
+        Err(e) => {
+            log::warn!("{e}; log lines that syslog does not take at once will be lost");
+            return Ok(None);
+        }
+    };
+    if (uid, gid) != (0, 0) {
+        dir.give_to(uid, gid)
+            .map_err(|e| format!("journal_dir \"{}\" cannot be given to user {uid}, group {gid}, as whom the server will run: {e}", dir.path().display()))?;
+    }
+    let waiting = revival::prepare(journal::calls::scan(&dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?);
+    if waiting > 0 {
+        log::info!("{waiting} calls were in progress when the server last ended");
+        if !every(config.orphan_timeout) {
+            return Err("the host refused the timer for calls that come back with no dialog".into());
+        }
+    }
+    Ok(Some(dir))
+}
+
+/// From here on records are taken, in this process and those forked from it.
+pub fn take_records(config: Config, host: &'static dyn Host, journal: Option<Dir>) -> Result<(), String> {
+    use rustix::event::{EventfdFlags, eventfd};
+    shared::on_change(worker::call_changed);
+    let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(|e| format!("no eventfd: {e}"))?;
+    worker::install(Module { config, host, journal, wake });
+    Ok(())
 }
 
 static STOP: Lazy<Arc<AtomicBool>> = Lazy::new(Arc::default);

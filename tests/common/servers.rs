@@ -18,7 +18,8 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn is_root() -> bool {
+/// Tests run as root.
+pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 

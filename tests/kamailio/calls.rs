@@ -2,7 +2,7 @@
 
 use super::common::freeradius::{FreeRadius, SECRET};
 use super::phones::{Call, call, play};
-use super::server::{Database, Server, get, quoted, row_of, skipped, summary};
+use super::server::{Database, Server, define, get, row_of, skipped, summary};
 
 #[test]
 fn every_kind_of_call_has_its_records() {
@@ -135,7 +135,7 @@ fn options_change_what_is_recorded() {
     if skipped() {
         return;
     }
-    let server = Server::start(4, &["OPTIONS=1".into()]);
+    let server = Server::start(4, &[define("OPTIONS", "")]);
     play(
         &server,
         vec![
@@ -263,7 +263,7 @@ fn freeradius_has_every_record() {
     let conf = dir.path().join("client.conf");
     std::fs::write(dir.path().join("dictionary"), DICTIONARY).unwrap();
     std::fs::write(&conf, format!("{}dictionary dictionary\nradius_timeout 1\nradius_retries 2\n", radius.line(SECRET))).unwrap();
-    let more = [format!("AAA_URL={}", quoted(format_args!("radius:{}", conf.display()))), format!("TYPES={}", quoted("log|db|aaa"))];
+    let more = [define("AAA_URL", format_args!("radius:{}", conf.display())), define("TYPES", "log|db|aaa")];
     let server = Server::start(4, &more);
     play(&server, some_calls());
 
@@ -286,7 +286,9 @@ fn freeradius_has_every_record() {
     }
     due.sort();
     stored.sort();
-    // A packet whose answer was late is sent, and then stored, once more.
+    // A missed call and its failed transaction look alike, and a packet whose answer was late is stored once more.
+    assert!(stored.len() >= due.len(), "{} of {}", stored.len(), due.len());
+    due.dedup();
     stored.dedup();
     assert_eq!(stored, due);
     assert_eq!((server.status("aaa_dead"), server.status("panics")), (Some(0), Some(0)));

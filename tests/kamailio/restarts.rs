@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::phones::{Sipp, begin};
-use super::server::{Database, End, Server, get, port, quoted, skipped, summary};
+use super::server::{Database, End, Server, define, get, port, skipped, summary};
 
 #[test]
 fn a_killed_delivery_process_is_started_again() {
@@ -83,7 +83,7 @@ fn calls_go_on_with_their_dialogs(end: End) {
         let input = std::fs::File::open(tables.join(script)).unwrap();
         assert!(Command::new("sqlite3").arg(&database).stdin(input).status().unwrap().success());
     }
-    let more = [format!("DIALOG_DB={}", quoted(format_args!("sqlite:///{}", database.display())))];
+    let more = [define("DIALOG_DB", format_args!("sqlite:///{}", database.display()))];
     let server = Server::start_in(dir, Database::Sqlite, port(), 4, &more);
     let (_callee, mut caller) = begin(&server, "kept");
     let server = server.end_and_restart(end, &more);

@@ -48,24 +48,23 @@ pub fn module() -> PathBuf {
     exe.ancestors().map(|d| d.join("libacc.so")).find(|p| p.is_file()).expect("libacc.so beside the test")
 }
 
-pub fn quoted(text: impl std::fmt::Display) -> String {
-    format!("\"{text}\"")
+/// The argument that defines a name in the configuration, as a text.
+pub fn define(name: &str, text: impl std::fmt::Display) -> String {
+    format!("-A{name}=\"{text}\"")
 }
 
-/// The command that starts a server, with definitions for its configuration.
+/// The command that starts a server, with further arguments.
 pub fn kamailio(config: &Path, dir: &Path, port: u16, children: u32, more: &[String]) -> Command {
     let mut c = Command::new("kamailio");
     c.env("PATH", "/usr/sbin:/usr/bin:/bin").arg("-f").arg(config).args(["-DD", "-E", "-m", "256", "-w"]).arg(dir).arg("-Y").arg(dir);
     let definitions = [
-        format!("LISTEN=udp:127.0.0.1:{port}"),
-        format!("CHILDREN={children}"),
-        format!("ACC_MODULE={}", quoted(module().display())),
-        format!("CTL={}", quoted(format_args!("unix:{}", dir.join("ctl").display()))),
-        format!("JOURNAL={}", quoted(dir.join("journal").display())),
+        format!("-ALISTEN=udp:127.0.0.1:{port}"),
+        format!("-ACHILDREN={children}"),
+        define("ACC_MODULE", module().display()),
+        define("CTL", format_args!("unix:{}", dir.join("ctl").display())),
+        define("JOURNAL", dir.join("journal").display()),
     ];
-    for d in definitions.iter().chain(more) {
-        c.args(["-A", d]);
-    }
+    c.args(definitions).args(more);
     c
 }
 
@@ -189,7 +188,7 @@ impl Server {
 
     pub fn start_in(dir: tempfile::TempDir, database: Database, port: u16, children: u32, more: &[String]) -> Server {
         let log = fs::File::options().create(true).append(true).open(dir.path().join("log")).unwrap();
-        let more: Vec<_> = iter::once(format!("DB_URL={}", quoted(database.url(dir.path())))).chain(more.iter().cloned()).collect();
+        let more: Vec<_> = iter::once(define("DB_URL", database.url(dir.path()))).chain(more.iter().cloned()).collect();
         let mut command = kamailio(&root().join("tests/kamailio/kamailio.cfg"), dir.path(), port, children, &more);
         let child = command.process_group(0).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let server = Server { child, dir, port, database };

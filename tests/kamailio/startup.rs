@@ -1,17 +1,20 @@
 //! What the server says when it starts, or does not.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use super::server::{kamailio, port, quoted, root, skipped};
+use super::common::servers::is_root;
+use super::phones::{call, play};
+use super::server::{Database, Server, define, kamailio, port, root, skipped, summary};
 
 /// Reads a configuration without starting, or starts it in the hope that it fails.
 fn check(config: &str, dir: &Path, only_read: bool) -> (bool, String) {
     let file = dir.join("config");
     fs::write(&file, config).unwrap();
     let mut command = Command::new("timeout");
-    let server = kamailio(&file, dir, port(), 2, &[format!("DB_URL={}", quoted(format_args!("sqlite:///{}", dir.join("acc.sqlite").display())))]);
+    let server = kamailio(&file, dir, port(), 2, &[define("DB_URL", format_args!("sqlite:///{}", dir.join("acc.sqlite").display()))]);
     command.env("PATH", "/usr/sbin:/usr/bin:/bin").args(["-k", "10", "10"]).arg(server.get_program()).args(server.get_args());
     if only_read {
         command.arg("-c");
@@ -116,5 +119,26 @@ fn parameters_of_kamailios_own_module_name_what_to_use() {
             let said: Vec<_> = out.lines().filter_map(|l| l.split_once(&beginning)).map(|(_, cure)| cure).collect();
             assert!(said.len() == 1 && said[0].contains(cure), "{name}: {said:?}\n{out}");
         }
+    }
+}
+
+#[test]
+fn the_journal_belongs_to_the_user_that_the_server_turns_into() {
+    if skipped() || !is_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // That user is to make the database there, but could not make the journal's directory.
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let server = Server::start_in(dir, Database::Sqlite, port(), 2, &["-unobody".into(), "-gnogroup".into()]);
+    play(&server, vec![call("answered", "a", "caller", &["callee"])]);
+    assert_eq!(summary(&server, "answered"), "call ended 200, acc 200 cdr");
+    let nobody = fs::metadata(server.dir.path().join("acc.sqlite")).unwrap();
+    assert_ne!(nobody.uid(), 0, "the delivery process gave up its rights");
+    let journal = server.dir.path().join("journal");
+    let files = fs::read_dir(&journal).unwrap().map(|f| f.unwrap().path());
+    for file in files.chain([journal.clone()]) {
+        let owner = fs::metadata(&file).unwrap();
+        assert_eq!((owner.uid(), owner.gid()), (nobody.uid(), nobody.gid()), "{}", file.display());
     }
 }

@@ -10,10 +10,9 @@ use super::state::{API, Api, DIALOGS, DRAFT, EventRoute, Kamailio, ROUTES, SERVE
 use super::symbols::{self, Symbols};
 use super::{arguments, attached, calls, versions};
 use crate::config::{ConfigError, RawValue};
-use crate::host::{arena, guard, process, revival, shared};
-use crate::journal::Dir;
+use crate::host::{arena, guard, process, revival};
 use crate::module::{DELIVERY_SUPERVISOR, PARAMS};
-use crate::worker::{self, Module};
+use crate::worker;
 
 const OK: c_int = 0;
 const FAILED: c_int = -1;
@@ -156,32 +155,11 @@ fn initialise() -> Result<(), String> {
         }
     }
 
-    let needed = config.db.is_some() || config.aaa.is_some();
-    let journal = match Dir::open(&config.journal_dir) {
-        Ok(dir) => Some(dir),
-        Err(e) if needed => return Err(e.to_string()),
-        Err(e) => {
-            log::warn!("{e}; log lines that syslog does not take at once will be lost");
-            None
-        }
-    };
-    let waiting = match &journal {
-        Some(dir) => revival::prepare(crate::journal::calls::scan(dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?),
-        None => 0,
-    };
-    if waiting > 0 {
-        log::info!("{waiting} calls were in progress when the server last ended");
-        if !symbols.every(config.orphan_timeout, end_orphans) {
-            return Err("the host refused the timer for calls that come back with no dialog".into());
-        }
-    }
-    shared::on_change(worker::call_changed);
-    let wake =
-        rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC).map_err(|e| format!("no eventfd: {e}"))?;
+    let journal = process::open_journal(&config, symbols.later_user(), |seconds| symbols.every(seconds, end_orphans))?;
     if journal.is_some() && !symbols.announce_process() {
         return Err("the host has no room for the delivery process".into());
     }
-    worker::install(Module { config, host: &Kamailio, journal, wake });
+    process::take_records(config, &Kamailio, journal)?;
     let _ = API.set(api);
     if let Some(dialogs) = Dialogs::load(symbols)
         && !DIALOGS.get_or_init(|| dialogs).register_loaded(calls::on_loaded)

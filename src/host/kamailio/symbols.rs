@@ -19,6 +19,8 @@ pub struct Symbols {
     log_prefix_val: &'static AtomicPtr<km_str>,
     process_no: &'static AtomicI32,
     route_type: &'static AtomicI32,
+    uid: &'static AtomicI32,
+    gid: &'static AtomicI32,
     event_rt: *mut km_route_list,
     find_export: unsafe extern "C" fn(*const c_char, c_int, c_int) -> Option<AnyFn>,
     pv_cache_get: unsafe extern "C" fn(*mut km_str) -> *mut km_pv_spec,
@@ -69,7 +71,16 @@ impl Symbols {
                 p
             }};
         }
-        let variables = [find!(c"log_stderr"), find!(c"log_name"), find!(c"log_prefix_val"), find!(c"process_no"), find!(c"route_type"), find!(c"event_rt")];
+        let variables = [
+            find!(c"log_stderr"),
+            find!(c"log_name"),
+            find!(c"log_prefix_val"),
+            find!(c"process_no"),
+            find!(c"route_type"),
+            find!(c"event_rt"),
+            find!(c"uid"),
+            find!(c"gid"),
+        ];
         let functions = [
             find!(c"find_export"),
             find!(c"pv_cache_get"),
@@ -104,6 +115,8 @@ impl Symbols {
                 process_no: &*variables[3].cast(),
                 route_type: &*variables[4].cast(),
                 event_rt: variables[5].cast(),
+                uid: &*variables[6].cast(),
+                gid: &*variables[7].cast(),
                 find_export: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char, c_int, c_int) -> Option<AnyFn>>(functions[0]),
                 pv_cache_get: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_str) -> *mut km_pv_spec>(functions[1]),
                 pv_get_spec_value: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_sip_msg, *mut km_pv_spec, *mut c_void) -> c_int>(
@@ -156,6 +169,11 @@ impl Symbols {
     /// Number of this process in the host's table.
     pub fn process_number(&self) -> i32 {
         self.process_no.load(Ordering::Relaxed)
+    }
+
+    /// The user and group that the host turns into after initialisation (0 = stays).
+    pub fn later_user(&self) -> (u32, u32) {
+        (self.uid.load(Ordering::Relaxed).max(0) as u32, self.gid.load(Ordering::Relaxed).max(0) as u32)
     }
 
     /// A variable's specification, kept by the host for ever.

@@ -12,10 +12,9 @@ use super::symbols::Symbols;
 use super::versions;
 use super::{calls, contexts};
 use crate::config::{ConfigError, Draft, RawValue};
-use crate::host::{arena, guard, process, revival, shared};
-use crate::journal::Dir;
+use crate::host::{arena, guard, process, revival};
 use crate::module::PARAMS;
-use crate::worker::{self, Module};
+use crate::worker;
 
 const OK: c_int = 0;
 const FAILED: c_int = -1;
@@ -173,38 +172,9 @@ fn initialise() -> Result<(), String> {
     }
     api.tm.register_global(Some(calls::on_request_in))?;
 
-    let needed = config.db.is_some() || config.aaa.is_some();
-    let journal = match Dir::open(&config.journal_dir) {
-        Ok(dir) => {
-            let (uid, gid) = symbols.later_user();
-            if (uid, gid) != (0, 0) {
-                dir.give_to(uid, gid).map_err(|e| {
-                    format!("journal_dir \"{}\" cannot be given to user {uid}, group {gid}, as whom the server will run: {e}", dir.path().display())
-                })?;
-            }
-            Some(dir)
-        }
-        Err(e) if needed => return Err(e.to_string()),
-        Err(e) => {
-            log::warn!("{e}; log lines that syslog does not take at once will be lost");
-            None
-        }
-    };
-    let waiting = match &journal {
-        Some(dir) => revival::prepare(crate::journal::calls::scan(dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?),
-        None => 0,
-    };
-    if waiting > 0 {
-        log::info!("{waiting} calls were in progress when the server last ended");
-        if !symbols.every(c"acc-orphans", config.orphan_timeout, Some(end_orphans)) {
-            return Err("the host refused the timer for calls that come back with no dialog".into());
-        }
-    }
-    shared::on_change(worker::call_changed);
-    let wake =
-        rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK | rustix::event::EventfdFlags::CLOEXEC).map_err(|e| format!("no eventfd: {e}"))?;
+    let journal = process::open_journal(&config, symbols.later_user(), |seconds| symbols.every(c"acc-orphans", seconds, Some(end_orphans)))?;
     super::exports::set_delivery_processes(u32::from(journal.is_some()));
-    worker::install(Module { config, host: &OpenSips, journal, wake });
+    process::take_records(config, &OpenSips, journal)?;
     let _ = API.set(api);
     if let Some(dialogs) = DIALOGS.get()
         && !dialogs.register_loaded(Some(calls::on_loaded))
