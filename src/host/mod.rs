@@ -2,7 +2,7 @@
 //!
 //! [`Host`] is what the safe side may ask of whichever server loaded the module. The families
 //! (`opensips`, `kamailio`) hold entry points, layouts by version row and callbacks; `entry`, `arena`,
-//! `shared`, `process`, `supervisor` and `guard` are the parts they have in common. docs/SAFETY.md lists the promises that the SAFETY
+//! `shared`, `process`, `script`, `supervisor` and `guard` are the parts they have in common. docs/SAFETY.md lists the promises that the SAFETY
 //! notes lean on, by number.
 #![allow(unsafe_code)]
 
@@ -15,6 +15,7 @@ pub mod opensips;
 pub mod outcome;
 pub mod process;
 pub mod revival;
+pub mod script;
 pub mod shared;
 pub mod supervisor;
 pub mod tables;

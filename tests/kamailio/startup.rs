@@ -50,6 +50,7 @@ fn mistakes_are_named_at_startup() {
         ),
         (good.replace("do_accounting(\"log|db|evi\"", "do_accounting(\"log|dbx\""), "\"dbx\" is no accounting backend"),
         (good.replace("\"cdr|missed|failed\"", "\"cdr|mist\""), "\"mist\" is no accounting flag"),
+        (good.replace("\"main.acc\"", "\"main.acc.x\""), "\"main.acc.x\" is no table name"),
         (good.replace("\"log|db|evi\"", "\"aaa\""), "set the parameter aaa_url"),
         (good.replace("$acc_extra(agent)", "$acc_extra(nobody)"), "the tag \"nobody\" is not declared"),
         (

@@ -6,7 +6,7 @@ use std::ffi::{c_int, c_uint, c_void};
 
 use super::abi::*;
 use super::attached::{self, Which};
-use super::contexts;
+use super::contexts::{self, Current};
 use super::present;
 use super::state::{Api, DIALOGS, message, ready};
 use crate::acc::clock::Moment;
@@ -14,7 +14,7 @@ use crate::acc::context::{Context, EndCause, Reply};
 use crate::acc::decide;
 use crate::host::outcome::write_cdr;
 use crate::host::shared::{SharedContext, SharedError};
-use crate::host::{guard, outcome, revival};
+use crate::host::{guard, outcome, revival, script};
 
 /// Dialog variable that holds the call's name, to find it again after a restart.
 const CALL: &str = "acc_call";
@@ -196,7 +196,7 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
         let (msg, direction, ctx) = unsafe { ((*params).req, (*params).direction, parameter((*params).param)) };
         let (Some((_, api, _)), Some(ctx)) = (ready(), ctx) else { return };
         match kind as u32 {
-            KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED if !msg.is_null() => contexts::join(api, msg, &ctx),
+            KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED if !msg.is_null() => script::join(Current { api, raw: msg }, &ctx),
             KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED => ended(api, msg, direction, &ctx, kind as u32 == KM_DLGCB_EXPIRED),
             KM_DLGCB_DESTROY => {
                 if let Some(table) = attached::table() {
@@ -210,7 +210,7 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
 
 /// The dialog is over. A BYE from the wire completes the call with its reply, so that values set
 /// meanwhile are in the CDR; any other end completes it at once.
-fn ended(api: &Api, msg: *mut km_sip_msg, direction: u32, ctx: &SharedContext, expired: bool) {
+fn ended(api: &'static Api, msg: *mut km_sip_msg, direction: u32, ctx: &SharedContext, expired: bool) {
     let cause = match direction {
         KM_DLG_DIR_DOWNSTREAM => EndCause::Caller,
         KM_DLG_DIR_UPSTREAM => EndCause::Callee,
@@ -225,7 +225,7 @@ fn ended(api: &Api, msg: *mut km_sip_msg, direction: u32, ctx: &SharedContext, e
         write_cdr(ctx);
         return;
     }
-    contexts::join(api, msg, ctx);
+    script::join(Current { api, raw: msg }, ctx);
     let has_transaction = api.tm.current().is_some();
     match api.tm.register(msg, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()) {
         Ok(()) => present::ends_call(msg, ctx, has_transaction),

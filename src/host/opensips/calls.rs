@@ -4,7 +4,7 @@
 use std::ffi::{c_int, c_void};
 
 use super::abi::*;
-use super::contexts::{self, Place};
+use super::contexts::{self, Current, Slot};
 use super::state::{Api, DIALOGS, DOING, Server, message, ready};
 use crate::acc::clock::Moment;
 use crate::acc::context::{Context, EndCause, Reply};
@@ -12,7 +12,7 @@ use crate::acc::decide::CallEnd;
 use crate::acc::{decide, stock};
 use crate::host::outcome::write_cdr;
 use crate::host::shared::{SharedContext, SharedError};
-use crate::host::{guard, outcome, revival};
+use crate::host::{guard, outcome, revival, script};
 use crate::worker::{self, Module};
 
 /// The dialog module's end reason of a dialog whose lifetime ran out.
@@ -42,10 +42,10 @@ pub unsafe extern "C" fn on_request_in(t: *mut os_cell, _kind: c_int, _params: *
         let Some((server, api, _)) = ready() else { return };
         api.tm.put(t, api.there_arrival, Moment::now().mono as *mut c_void);
         for (here, there) in [(api.here, api.there), (api.here_own, api.there_own)] {
-            if let Some(ctx) = contexts::get(server, api, Place::Here(here))
-                && contexts::get(server, api, Place::There(t, there)).is_none()
+            if let Some(ctx) = contexts::get(server, api, Slot::Here(here))
+                && contexts::get(server, api, Slot::There(t, there)).is_none()
             {
-                contexts::put(server, api, Place::There(t, there), Some(ctx));
+                contexts::put(server, api, Slot::There(t, there), Some(ctx));
             }
         }
         if let Err(e) = api.tm.register_replies(t, Some(on_any_reply)) {
@@ -116,7 +116,7 @@ fn reply_matched(t: *mut os_cell, rpl: *mut os_sip_msg) {
 /// answer until the transaction has chosen one.
 fn reply_came(server: &Server, api: &Api, t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
     let values = ctx.call().unwrap_or_else(|| ctx.duplicate());
-    let here = Place::Here(api.here);
+    let here = Slot::Here(api.here);
     if let Some(set_before) = contexts::get(server, api, here)
         && !set_before.same(&values)
     {
@@ -196,7 +196,7 @@ unsafe extern "C" fn on_dialog(dlg: *mut os_dlg_cell, kind: c_int, params: *mut 
         let (p, ctx) = unsafe { (&*params, parameter((*params).param)) };
         let (Some((server, api, module)), Some(ctx)) = (ready(), ctx) else { return };
         match kind as u32 {
-            OS_DLGCB_REQ_WITHIN => contexts::join(server, api, &ctx),
+            OS_DLGCB_REQ_WITHIN => script::join(Current { server, api, raw: p.msg }, &ctx),
             OS_DLGCB_WRITE_VP => persist(dlg, &ctx),
             OS_DLGCB_PROCESS_VARS => take_over(dlg, &ctx),
             kind => ended(server, api, module, &ctx, p, kind == OS_DLGCB_EXPIRED),
@@ -206,7 +206,7 @@ unsafe extern "C" fn on_dialog(dlg: *mut os_dlg_cell, kind: c_int, params: *mut 
 
 /// The dialog is over. A BYE from the wire completes the call with its reply, so that values set
 /// meanwhile are in the CDR; any other end completes it at once.
-fn ended(server: &Server, api: &Api, module: &Module, ctx: &SharedContext, p: &os_dlg_cb_params, expired: bool) {
+fn ended(server: &'static Server, api: &'static Api, module: &Module, ctx: &SharedContext, p: &os_dlg_cb_params, expired: bool) {
     if p.is_active == 0 {
         // Another node of the cluster owns this call and writes its CDR.
         match ctx.update(|c| {
@@ -233,7 +233,7 @@ fn ended(server: &Server, api: &Api, module: &Module, ctx: &SharedContext, p: &o
         write_cdr(ctx);
         return;
     }
-    contexts::join(server, api, ctx);
+    script::join(Current { server, api, raw: p.msg }, ctx);
     let has_transaction = api.tm.current().is_some();
     let registered = api.tm.register(p.msg, OS_TMCB_RESPONSE_OUT, Some(on_bye_reply), ctx.duplicate(), Some(on_bye_gone));
     let waits = registered.is_ok() && server.symbols.has_processing_context();

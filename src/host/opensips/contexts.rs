@@ -1,19 +1,19 @@
-//! Which accounting context is in force: the processing context's, else the transaction's, else
-//! the dialog's (docs/ARCHITECTURE.md, "Look-up order").
+//! Where contexts of the message at hand are kept in this family.
 
 use std::ffi::c_void;
 
-use super::abi::os_cell;
-use super::state::{Api, DIALOGS, DOING, Server};
+use super::abi::{os_cell, os_sip_msg};
+use super::calls;
+use super::state::{Api, DIALOGS, DOING, Server, message};
 use crate::acc::clock::Moment;
-use crate::acc::context::Context;
-use crate::acc::record::Wall;
+use crate::acc::record::{Core, Wall};
 use crate::host::guard;
-use crate::host::shared::{SharedContext, SharedError};
+use crate::host::script::{AtHand, Place};
+use crate::host::shared::SharedContext;
 
 /// A place in the host that holds one of our references.
 #[derive(Clone, Copy)]
-pub enum Place {
+pub enum Slot {
     /// The processing context.
     Here(i32),
     /// A transaction.
@@ -21,23 +21,23 @@ pub enum Place {
 }
 
 /// The context a place holds.
-pub fn get(server: &Server, api: &Api, place: Place) -> Option<SharedContext> {
-    let raw = match place {
-        Place::Here(slot) => server.symbols.processing_get(slot),
-        Place::There(t, slot) => api.tm.get(t, slot),
+pub fn get(server: &Server, api: &Api, slot: Slot) -> Option<SharedContext> {
+    let raw = match slot {
+        Slot::Here(n) => server.symbols.processing_get(n),
+        Slot::There(t, n) => api.tm.get(t, n),
     };
     // SAFETY: only `put` fills these places, with references that the place owns (promise 3, 5).
     unsafe { SharedContext::borrow_raw(raw) }
 }
 
 /// Replaces what a place holds. False when there is no processing context.
-pub fn put(server: &Server, api: &Api, place: Place, ctx: Option<SharedContext>) -> bool {
+pub fn put(server: &Server, api: &Api, slot: Slot, ctx: Option<SharedContext>) -> bool {
     let new = ctx.map_or(std::ptr::null_mut(), SharedContext::into_raw);
-    let (old, done) = match place {
-        Place::Here(slot) => (server.symbols.processing_get(slot), server.symbols.processing_put(slot, new)),
-        Place::There(t, slot) => {
-            let old = api.tm.get(t, slot);
-            api.tm.put(t, slot, new);
+    let (old, done) = match slot {
+        Slot::Here(n) => (server.symbols.processing_get(n), server.symbols.processing_put(n, new)),
+        Slot::There(t, n) => {
+            let old = api.tm.get(t, n);
+            api.tm.put(t, n, new);
             (old, true)
         }
     };
@@ -46,83 +46,75 @@ pub fn put(server: &Server, api: &Api, place: Place, ctx: Option<SharedContext>)
     done
 }
 
-/// The context in force.
-pub fn find(server: &Server, api: &Api) -> Option<SharedContext> {
-    get(server, api, Place::Here(api.here)).or_else(|| api.tm.current().and_then(|t| get(server, api, Place::There(t, api.there)))).or_else(|| {
+/// The message at hand. What it needs of the message itself is asked of a message only.
+#[derive(Clone, Copy)]
+pub struct Current {
+    pub server: &'static Server,
+    pub api: &'static Api,
+    pub raw: *mut os_sip_msg,
+}
+
+impl Current {
+    fn slot(self, place: Place) -> Option<Slot> {
+        let there = |n| Some(Slot::There(self.api.tm.current()?, n));
+        match place {
+            Place::Here => Some(Slot::Here(self.api.here)),
+            Place::HereOwn => Some(Slot::Here(self.api.here_own)),
+            Place::There => there(self.api.there),
+            Place::ThereOwn => there(self.api.there_own),
+        }
+    }
+}
+
+impl AtHand for Current {
+    fn get(self, place: Place) -> Option<SharedContext> {
+        get(self.server, self.api, self.slot(place)?)
+    }
+
+    fn put(self, place: Place, ctx: &SharedContext) {
+        if let Some(slot) = self.slot(place) {
+            put(self.server, self.api, slot, Some(ctx.duplicate()));
+        }
+    }
+
+    fn of_dialog(self) -> Option<SharedContext> {
         let dialogs = DIALOGS.get()?;
         dialogs.context(dialogs.current()?)
-    })
-}
-
-/// Arrival of the request whose transaction is being processed; now, when there is none.
-pub fn arrival(api: &Api) -> Moment {
-    let now = Moment::now();
-    let mono = api.tm.current().map_or(0, |t| api.tm.get(t, api.there_arrival) as i64);
-    if mono == 0 {
-        return now;
     }
-    Moment { wall: Wall(now.wall.0 - (now.mono - mono)), mono, boot: now.boot }
-}
 
-/// Why no context can be had.
-#[derive(Debug, thiserror::Error)]
-pub enum NoContext {
-    /// Nothing to attach it to.
-    #[error("no message is being processed here, so there is nothing to account")]
-    NoMessage,
-    /// The arena.
-    #[error(transparent)]
-    Shared(#[from] SharedError),
-}
+    fn is_there(self) -> bool {
+        self.api.tm.current().is_some() || self.server.symbols.has_processing_context()
+    }
 
-/// Attaches a new context to the message and its transaction.
-pub fn make(server: &Server, api: &Api, has_leg_fields: bool) -> Result<SharedContext, NoContext> {
-    let t = api.tm.current();
-    if t.is_none() && !server.symbols.has_processing_context() {
-        return Err(NoContext::NoMessage);
+    fn core(self) -> Option<Core> {
+        message(self.raw).map(|m| m.core())
     }
-    let ctx = SharedContext::new(&Context::new(arrival(api), has_leg_fields))?;
-    put(server, api, Place::Here(api.here), Some(ctx.duplicate()));
-    if let Some(t) = t
-        && get(server, api, Place::There(t, api.there)).is_none()
-    {
-        put(server, api, Place::There(t, api.there), Some(ctx.duplicate()));
-    }
-    Ok(ctx)
-}
 
-/// The call `call` is known now: what the script set on this message before goes into it (D22),
-/// and marks made before stay with the request alone (D13).
-pub fn join(server: &Server, api: &Api, call: &SharedContext) {
-    let here = Place::Here(api.here);
-    let before = get(server, api, here);
-    if before.as_ref().is_some_and(|c| c.same(call)) {
-        return;
-    }
-    let t = api.tm.current();
-    if let Some(own) = before {
-        let joined = own.read(Context::clone).and_then(|values| {
-            let marks = call.update(|c| {
-                c.merge_values(&values);
-                c.marks
-            })?;
-            if values.marked {
-                own.set_call(call);
-                own.update(|c| c.marks = c.marks.without_cdr().outside_cdr_of(marks))?;
-                put(server, api, Place::Here(api.here_own), Some(own.duplicate()));
-            }
-            Ok(())
-        });
-        if let Err(e) = joined {
-            log::error!("values set before the dialog was matched are lost: {e}");
+    /// Arrival of the request whose transaction is being processed; now, when there is none.
+    fn arrival(self) -> Moment {
+        let now = Moment::now();
+        let mono = self.api.tm.current().map_or(0, |t| self.api.tm.get(t, self.api.there_arrival) as i64);
+        if mono == 0 {
+            return now;
         }
-        if let Some(t) = t
-            && get(server, api, Place::There(t, api.there)).is_some_and(|c| c.same(&own))
-        {
-            put(server, api, Place::There(t, api.there), Some(call.duplicate()));
-        }
+        Moment { wall: Wall(now.wall.0 - (now.mono - mono)), mono, boot: now.boot }
     }
-    put(server, api, here, Some(call.duplicate()));
+
+    fn is_upstream(self) -> bool {
+        self.api.rr.as_ref().is_some_and(|rr| rr.is_upstream(self.raw))
+    }
+
+    fn has_dialogs(self) -> bool {
+        DIALOGS.get().is_some()
+    }
+
+    fn follow(self, ctx: &SharedContext) -> Result<(), String> {
+        calls::follow(self.raw, self.api, ctx)
+    }
+
+    fn watch(self, ctx: SharedContext) -> Result<(), String> {
+        self.api.tm.register(self.raw, calls::TRANSACTION_EVENTS, Some(calls::on_transaction), ctx, Some(release))
+    }
 }
 
 /// The host gives up a reference in a transaction or dialog.
