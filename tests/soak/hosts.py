@@ -90,6 +90,8 @@ class Host:
         return self.process is None or self.process.poll() is not None
 
     def start(self):
+        # its own messages wait for a receiver that is stopped, and it would not start
+        self.syslog.revive()
         with open(self.log, "ab") as log:
             self.process = self.children.start(self.syslog.around(self.command()), stdout=log, stderr=log,
                                                env={**os.environ, "TZ": "UTC"})
