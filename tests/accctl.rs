@@ -43,7 +43,7 @@ fn a_journal_is_shown_verified_delivered_and_put_back() {
         ["\"db\"\"one\"", "\"db\"\"two\"", "\"aaa\"\"three\""]
     );
     let out = accctl(&["verify"], Some(&journal));
-    assert!(out.status.success() && text(&out).contains("3 entries, 0 damaged"), "{}", text(&out));
+    assert!(out.status.success() && text(&out).contains("3 entries, 0 damaged, 0 doubled"), "{}", text(&out));
 
     // The RADIUS record stays: this tool has no client for it.
     let fields = ["--extra", "caller->caller_uri; note->x_note"];
@@ -72,6 +72,31 @@ fn a_journal_is_shown_verified_delivered_and_put_back() {
     let out = accctl(&["verify"], Some(&journal));
     assert_eq!(out.status.code(), Some(1));
     assert!(text(&out).contains("damaged from 8 to"), "{}", text(&out));
+}
+
+#[test]
+fn doubles_and_gaps_are_found() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut w = acc::journal::Writer::new(&dir, 1, 7, acc::config::JournalSync::Os, 1);
+    for call in ["one", "two", "three", "four"] {
+        // One for each destination is none too many.
+        w.append_end(call.len() as u128, &[(SinkId::Db, record(Kind::Cdr, call)), (SinkId::Aaa, record(Kind::Cdr, call))]).unwrap();
+    }
+    drop((w, dir));
+    let out = accctl(&["verify"], Some(tmp.path()));
+    assert!(out.status.success() && text(&out).contains("12 entries, 0 damaged, 0 doubled"), "{}", text(&out));
+
+    let names: Vec<_> = Dir::open_to_read(tmp.path()).unwrap().segments().unwrap().iter().map(|s| s.name.to_string()).collect();
+    std::fs::copy(tmp.path().join(&names[3]), tmp.path().join(names[3].replace("-7-00000003", "-8-00000000"))).unwrap();
+    for name in &names[1..3] {
+        std::fs::remove_file(tmp.path().join(name)).unwrap();
+    }
+    let out = accctl(&["verify"], Some(tmp.path()));
+    assert_eq!(out.status.code(), Some(1));
+    let text = text(&out);
+    assert!(text.contains(&format!("2 segments between {} and {} are gone", names[0], names[3])), "{text}");
+    assert!(text.contains(&format!("stands in {} at 8 too", names[3])) && text.contains("9 entries, 0 damaged, 2 doubled"), "{text}");
 }
 
 #[test]

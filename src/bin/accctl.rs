@@ -1,7 +1,7 @@
 //! accctl: looks after a journal without a SIP server.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -25,7 +25,7 @@ DIR is the journal_dir of the server.
 
   status DIR                what waits, what is dead, what is damaged
   dump [--json] DIR         every entry of the segments, one a line
-  verify DIR                reads everything; exit status 1 when something is damaged
+  verify DIR                reads everything: damage, doubles, gaps; exit status 1 for the first two
   deliver DIR --url URL     delivers the SQL records and log lines of a stopped server
       [--db-time local|utc] [--log-socket PATH] [--seconds N]
   requeue --sink db|aaa|log DIR
@@ -41,6 +41,8 @@ For deliver and schema:
 
 /// Segments written by `requeue` begin anew at this size.
 const SEGMENT_MAX: u64 = 64 << 20;
+/// Stands for the server's process number in their names.
+const REQUEUE_RANK: i32 = -1;
 /// How long `deliver` tries when not told: enough for a large backlog.
 const SECONDS: u64 = 600;
 
@@ -264,13 +266,25 @@ fn dump(o: &Options) -> Result<(String, ExitCode), String> {
 fn verify(o: &Options) -> Result<(String, ExitCode), String> {
     let dir = o.open()?;
     let mut out = String::new();
-    let (mut entries, mut bad) = (0u64, 0u64);
+    let (mut entries, mut bad, mut doubles) = (0u64, 0u64, 0u64);
+    // Where each record stands, by destination and id.
+    let mut seen: HashMap<(u8, u128), (SegmentName, u64)> = HashMap::new();
     walk(&dir, |name, item| match item {
         Item::Frame(f) => {
             entries += 1;
-            if matches!(f.decode(), Some(Err(()))) {
-                bad += 1;
-                let _ = writeln!(out, "{name}: the entry at {} cannot be decoded", f.offset);
+            match f.decode() {
+                Some(Err(())) => {
+                    bad += 1;
+                    let _ = writeln!(out, "{name}: the entry at {} cannot be decoded", f.offset);
+                }
+                // What was put back stands, dead, in its first segment as well.
+                Some(Ok(Payload::Record(record))) if name.rank != REQUEUE_RANK => {
+                    if let Some((other, offset)) = seen.insert((f.sink, record.id), (name, f.offset)) {
+                        doubles += 1;
+                        let _ = writeln!(out, "{name}: the record at {} stands in {other} at {offset} too", f.offset);
+                    }
+                }
+                _ => {}
             }
         }
         Item::Corrupt { offset, end } => {
@@ -282,8 +296,16 @@ fn verify(o: &Options) -> Result<(String, ExitCode), String> {
         }
         Item::End => {}
     })?;
-    let _ = writeln!(out, "{entries} entries, {bad} damaged");
-    Ok((out, if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
+    let segments = dir.segments().map_err(|e| e.to_string())?;
+    for pair in segments.windows(2) {
+        let (a, b) = (pair[0].name, pair[1].name);
+        // A writer numbers its segments; they go when they are delivered, not always in their order.
+        if (a.boot, a.rank, a.pid) == (b.boot, b.rank, b.pid) && b.seq > a.seq + 1 {
+            let _ = writeln!(out, "{} segments between {a} and {b} are gone: delivered before it, or taken away", b.seq - a.seq - 1);
+        }
+    }
+    let _ = writeln!(out, "{entries} entries, {bad} damaged, {doubles} doubled");
+    Ok((out, if bad + doubles == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
 }
 
 fn deliver(o: Options) -> Result<(String, ExitCode), String> {
@@ -346,7 +368,7 @@ fn requeue(o: &Options) -> Result<(String, ExitCode), String> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(("0 entries put back\n".into(), ExitCode::SUCCESS)),
         other => other.map_err(failed)?,
     }
-    let mut writer = Writer::new(&dir, -1, std::process::id(), JournalSync::Always, SEGMENT_MAX);
+    let mut writer = Writer::new(&dir, REQUEUE_RANK, std::process::id(), JournalSync::Always, SEGMENT_MAX);
     let mut seen = HashSet::new();
     let (mut back, mut unreadable) = (0, 0);
     for line in dir.content(&taken).map_err(failed)?.lines() {

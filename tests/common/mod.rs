@@ -78,7 +78,7 @@ pub fn record(kind: Kind, callid: &str) -> Record {
         in_dialog: false,
         extras: vec![field("caller_uri", Some(b"sip:a@example.com")), field("x_note", None)],
         legs: vec![],
-        id: 1,
+        id: callid.bytes().fold(1, |id, byte| id << 8 | u128::from(byte)),
     }
 }
 
