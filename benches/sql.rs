@@ -63,6 +63,7 @@ pub fn delivery(config: Config, dir: &Dir) -> Delivery {
         stop: Arc::new(AtomicBool::new(false)),
         aaa: None,
         tables: None,
+        owed: None,
         only_what_is_there: Some(Duration::from_secs(600)),
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use crate::acc::fields::{Fields, is_identifier};
 use crate::acc::record::Backend;
+use crate::journal::limit::{Limits, WhenFull};
 use crate::module::{PARAMS, ParamType};
 
 /// When a journal append counts as safe (parameter `journal_sync`).
@@ -112,6 +113,8 @@ pub struct Config {
     pub journal_dir: PathBuf,
     /// Durability of appends.
     pub journal_sync: JournalSync,
+    /// How much the journal may hold, and what happens then.
+    pub limits: Limits,
     /// See [`DropMode`].
     pub drop_mode: DropMode,
     /// Most records in one SQL transaction (parameter `delivery_batch`).
@@ -261,6 +264,11 @@ impl Draft {
         Err(bad(name, format!("{v} is outside {} to {}", range.start(), range.end())))
     }
 
+    /// A number of MiB, in bytes.
+    fn mib(&self, name: &'static str, default: i32) -> Result<u64, ConfigError> {
+        Ok((self.ranged(name, default, 0..=MIB_MAX)? as u64) << 20)
+    }
+
     fn identifier(&self, name: &'static str, default: &str) -> Result<Arc<str>, ConfigError> {
         let v = self.text(name).unwrap_or(default);
         if is_identifier(v) {
@@ -315,8 +323,13 @@ impl Draft {
                 JournalSync::Batch,
                 &[("os", JournalSync::Os), ("batch", JournalSync::Batch), ("always", JournalSync::Always)],
             )?,
+            limits: Limits {
+                max_bytes: self.mib("journal_max_size", 0)?,
+                min_free: self.mib("journal_min_free", JOURNAL_MIN_FREE)?,
+                when_full: self.choice("journal_full", WhenFull::default(), &WhenFull::NAMES)?,
+            },
             drop_mode: self.choice("drop_accounting_mode", DropMode::Documented, &[("documented", DropMode::Documented), ("stock", DropMode::Stock)])?,
-            delivery_batch: self.ranged("delivery_batch", 500, 1..=10_000)? as usize,
+            delivery_batch: self.ranged("delivery_batch", 500, 1..=BATCH_MAX)? as usize,
             delivery_retry_max: self.ranged("delivery_retry_max", 30, 1..=3600)? as u32,
             orphan_timeout: self.ranged("orphan_timeout", 20, 1..=86_400)? as u32,
             arena_mib: self.ranged("arena_size", 1024, 16..=65_536)? as u32,
@@ -359,6 +372,13 @@ pub fn aaa_names(fields: &Fields) -> Vec<&str> {
     fields.extra.of(Backend::Aaa).iter().chain(fields.leg.of(Backend::Aaa)).map(|d| &*d.name).collect()
 }
 
+/// Most records of one sink in memory at a time.
+const BATCH_MAX: i32 = 5000;
+/// Greatest size in MiB: a TiB is more than a disk of records anybody keeps.
+const MIB_MAX: i32 = 1 << 20;
+/// `journal_min_free` without a line: cursors, dead letters and the ends of calls have room, and a
+/// log on the same disk can still tell what is wrong.
+const JOURNAL_MIN_FREE: i32 = 16;
 /// The host's level "notice".
 const LEVEL_NOTICE: i32 = 2;
 /// Where the journal lies without `journal_dir`.
@@ -406,7 +426,10 @@ mod tests {
             (vec![("extra_fields", s("db:a"))], ["parameter db_url", "set db_url"]),
             (vec![("extra_fields", s("aaa:a"))], ["parameter aaa_url", "set aaa_url"]),
             (vec![("journal_sync", s("sometimes"))], ["parameter journal_sync", "os, batch, always"]),
-            (vec![("delivery_batch", RawValue::Int(0))], ["parameter delivery_batch", "1 to 10000"]),
+            (vec![("journal_full", s("burst"))], ["parameter journal_full", "drop-oldest, drop-new, refuse"]),
+            (vec![("journal_max_size", RawValue::Int(-1))], ["parameter journal_max_size", "0 to 1048576"]),
+            (vec![("journal_min_free", RawValue::Int(-1))], ["parameter journal_min_free", "0 to 1048576"]),
+            (vec![("delivery_batch", RawValue::Int(0))], ["parameter delivery_batch", "1 to 5000"]),
             (vec![("db_url", s("sqlite:x")), ("db_table_acc", s("a;b"))], ["parameter db_table_acc", "no name of a table"]),
             (vec![("db_url", s("sqlite:x")), ("acc_time_column", s("1t"))], ["parameter acc_time_column", "no name of a table"]),
             (vec![("db_url", s("sqlite:x")), ("db_time", s("Mars"))], ["parameter db_time", "local, utc"]),

@@ -5,24 +5,22 @@
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use once_cell::sync::OnceCell;
 
 use crate::acc::context::Context;
 use crate::acc::decide::CallEnd;
+use crate::acc::marks::{Marks, Types};
 use crate::acc::record::{Backend, Record};
 use crate::backend::syslog::{DEV_LOG, Sent, SyslogSocket};
 use crate::backend::{SinkId, event, log as line};
 use crate::config::Config;
 use crate::host::{Host, LogSettings};
+use crate::journal::limit::Append;
 use crate::journal::{Dir, Writer};
 use crate::stats::{self, Counter};
-
-/// Size at which a journal segment is closed and a new one begun: small enough that a delivered
-/// one frees its space soon, large enough that creating files does not show (about 50 000 records).
-const SEGMENT_MAX: u64 = 16 * 1024 * 1024;
 
 /// What is made once, before the fork, and then shared by every process.
 pub struct Module {
@@ -63,7 +61,10 @@ fn with_process<R>(module: &Module, f: impl FnOnce(&mut Process) -> R) -> R {
     let pid = std::process::id();
     let fresh = || Process {
         pid,
-        journal: module.journal.as_ref().map(|dir| Writer::new(dir, module.host.process_number(), pid, module.config.journal_sync, SEGMENT_MAX)),
+        journal: module
+            .journal
+            .as_ref()
+            .map(|dir| Writer::new(dir, module.host.process_number(), pid, module.config.journal_sync, module.config.limits.segment_max())),
         syslog: SyslogSocket::new(Path::new(DEV_LOG)),
     };
     match &mut *guard {
@@ -77,7 +78,14 @@ fn with_process<R>(module: &Module, f: impl FnOnce(&mut Process) -> R) -> R {
 pub fn emit_end(module: &Module, end: CallEnd) {
     let (now, later): (Vec<_>, Vec<_>) = end.records.into_iter().partition(|r| matches!(r.backend, Backend::Log | Backend::Evi));
     emit(module, now);
-    let later: Vec<_> = later.into_iter().map(|r| (if r.backend == Backend::Db { SinkId::Db } else { SinkId::Aaa }, r)).collect();
+    let mut later: Vec<_> = later.into_iter().map(|r| (if r.backend == Backend::Db { SinkId::Db } else { SinkId::Aaa }, r)).collect();
+    let limits = &module.config.limits;
+    if !limits.admits(Append::Record) {
+        later.drain(..).for_each(|_| no_room(module));
+        if !limits.admits(Append::End(end.answered)) {
+            return;
+        }
+    }
     match with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(end.call, &later))) {
         Some(Ok(())) if later.is_empty() => {}
         Some(Ok(())) => wake(module),
@@ -90,12 +98,19 @@ pub fn emit_end(module: &Module, end: CallEnd) {
 /// every change of a context, under its lock: states stand in the journal in their order.
 pub fn call_changed(before: &Context, after: &Context) {
     let Some(module) = module() else { return };
+    let limits = &module.config.limits;
     let result = if after.is_open_call() {
+        if !limits.admits(Append::State) {
+            return;
+        }
         let mut state = Vec::with_capacity(512);
         after.encode_state(&mut state);
         with_process(module, |p| p.journal.as_mut().map(|j| j.append_call(after.call_key(), &state)))
     } else if before.is_open_call() && !after.closed {
         // Its CDR was dropped: nothing is owed any more.
+        if !limits.admits(Append::End(after.answered)) {
+            return;
+        }
         with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(after.call_key(), &[])))
     } else {
         return;
@@ -130,12 +145,44 @@ fn raise(module: &Module, record: &Record) {
 }
 
 fn journal(module: &Module, sink: SinkId, record: &Record) {
+    if !module.config.limits.admits(Append::Record) {
+        return no_room(module);
+    }
     let result = with_process(module, |p| p.journal.as_mut().map(|j| j.append_record(sink, record)));
     match result {
         Some(Ok(())) => wake(module),
         Some(Err(e)) => lost(module, sink, &e.to_string()),
         None => lost(module, sink, "there is no journal"),
     }
+}
+
+/// The journal is full and the record is dropped: counted, and said once by each process until
+/// there was room.
+fn no_room(module: &Module) {
+    static SAID: AtomicI64 = AtomicI64::new(0);
+    stats::add(Counter::JournalLost, 1);
+    let since = stats::full_since().unwrap_or(0);
+    if SAID.swap(since, Ordering::Relaxed) != since {
+        log::error!(
+            "records are lost: the journal in {} is full (parameters journal_max_size, journal_min_free, journal_full)",
+            module.config.journal_dir.display()
+        );
+    }
+}
+
+/// May a request be accounted to these backends, when it (or its call) has these marks already? Not
+/// while a full journal refuses new ones.
+pub fn admit(module: &Module, types: Types, marks: Option<Marks>) -> Result<(), String> {
+    let through_journal = [Backend::Db, Backend::Aaa];
+    let accepted = marks.is_some_and(|m| through_journal.iter().any(|b| m.on(*b)));
+    if accepted || !through_journal.iter().any(|b| types.has(*b)) || !module.config.limits.refuses() {
+        return Ok(());
+    }
+    stats::add(Counter::JournalRefused, 1);
+    Err(format!(
+        "the journal in {} is full (parameters journal_max_size and journal_min_free): the request is not accounted",
+        module.config.journal_dir.display()
+    ))
 }
 
 /// The record cannot be kept: said and counted.
@@ -174,6 +221,7 @@ pub fn print(module: &Module, level: i32, facility: Option<i32>, text: &[u8]) {
             match sent {
                 Sent::Taken | Sent::Clipped => stats::add(Counter::LogWritten, 1),
                 Sent::TooLong => stats::add(Counter::JournalLost, 1),
+                Sent::NotTaken if !module.config.limits.admits(Append::Line) => stats::add(Counter::JournalLost, 1),
                 Sent::NotTaken => match p.journal.as_mut().map(|j| j.append_line(SinkId::Log, &datagram)) {
                     Some(Ok(())) => wake(module),
                     _ => stats::add(Counter::JournalLost, 1),

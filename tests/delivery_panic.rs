@@ -34,6 +34,7 @@ fn a_panic_ends_the_delivery_and_loses_nothing() {
         log_socket: tmp.path().join("log"),
         aaa: Some(Box::new(|| Ok(Box::new(Broken) as Box<dyn RecordSender>))),
         tables: None,
+        owed: None,
         only_what_is_there: None,
     };
     let mut w = writer(&dir, 1);

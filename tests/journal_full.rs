@@ -1,14 +1,19 @@
 //! A writer whose file cannot grow: the limit on file sizes stands in for a full disk, because it
-//! too lets a write succeed in part.
+//! too lets a write succeed in part. And a journal that has reached its own limit.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
 use std::process::Command;
 
+mod common;
+
+use acc::acc::record::Kind;
 use acc::backend::{Payload, SinkId};
 use acc::config::JournalSync;
+use acc::journal::limit::{Append, Limits, WhenFull};
 use acc::journal::{Dir, Item, Writer};
-use acc::stats;
+use acc::stats::{self, Counter, Snapshot};
+use common::*;
 
 fn line(length: usize) -> Payload {
     Payload::LogLine(vec![b'x'; length])
@@ -60,4 +65,96 @@ fn a_failed_append_is_taken_back_and_later_ones_are_found() {
         .unwrap();
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(tmp.path().join("journal").is_dir());
+}
+
+fn size(dir: &Dir) -> u64 {
+    dir.segments().unwrap().iter().map(|s| s.size).sum()
+}
+
+/// Not a test: what the next one runs, because counters belong to the whole process.
+#[test]
+fn the_oldest_are_dropped_in_a_process_of_its_own() {
+    let Some(path) = std::env::var_os("ACC_TEST_OLDEST").map(PathBuf::from) else { return };
+    const MIB: u64 = 1 << 20;
+    let journal = path.join("journal");
+    let url = format!("sqlite://{}", path.join("later/acc.sqlite").display());
+    let limits = Limits { max_bytes: MIB, min_free: 0, when_full: WhenFull::DropOldest };
+    let start = |dir: &Dir| {
+        let mut config = config(Some(&url), &journal);
+        config.limits = limits;
+        Running::start(config, dir)
+    };
+    let sum = || {
+        let all = Snapshot::take();
+        assert_eq!(all.get(Counter::DbAccepted), all.get(Counter::DbDelivered) + all.get(Counter::DbDead) + all.get(Counter::DbPending));
+        all
+    };
+    let big = |n: u32| {
+        let mut r = record(Kind::Cdr, &format!("call-{n:05}"));
+        r.extras = vec![field("caller_uri", Some(&[b'x'; 4000]))];
+        r
+    };
+    let dir = Dir::open(&journal).unwrap();
+    let mut w = Writer::new(&dir, 1, std::process::id(), JournalSync::Os, limits.segment_max());
+    let running = start(&dir);
+    // A call in progress since the beginning, and five times as many records as there is room for.
+    w.append_call(7, b"state").unwrap();
+    for n in 0..1000 {
+        w.append_record(SinkId::Db, &big(n)).unwrap();
+        if n % 20 == 0 {
+            wait_until("there is room", || {
+                sum();
+                size(&dir) < MIB - 100_000 && limits.admits(Append::Record)
+            });
+        }
+    }
+    wait_until("enough is dropped", || sum().get(Counter::JournalBytes) < MIB);
+    assert!(sum().get(Counter::JournalDropped) >= 700, "{}", stats::get(Counter::JournalDropped));
+    // The server is started again while the database is still away: it drops what is left over, too.
+    running.stop();
+    drop((w, dir));
+    let [accepted, dropped] = [Counter::DbAccepted, Counter::DbDead].map(stats::get);
+    stats::set(Counter::DbAccepted, 0);
+    stats::set(Counter::DbDead, 0);
+    let dir = Dir::open(&journal).unwrap();
+    let mut w = Writer::new(&dir, 1, std::process::id(), JournalSync::Os, limits.segment_max());
+    let running = start(&dir);
+    wait_until("what is left over counts", || sum().get(Counter::DbPending) == accepted - dropped);
+    for n in 1000..1400 {
+        w.append_record(SinkId::Db, &big(n)).unwrap();
+        if n % 20 == 0 {
+            wait_until("there is room", || size(&dir) < MIB - 100_000 && limits.admits(Append::Record));
+        }
+    }
+    wait_until("enough is dropped", || sum().get(Counter::JournalBytes) < MIB);
+    // The database comes and gets exactly the newest.
+    std::fs::create_dir(path.join("later")).unwrap();
+    wait_until("all is delivered", || sum().get(Counter::DbPending) == 0);
+    drop(w);
+    running.stop();
+    assert_eq!(stats::get(Counter::DbAccepted) + dropped, 1400);
+    let delivered = stats::get(Counter::DbDelivered);
+    assert!((100..250).contains(&delivered), "{delivered}");
+    let out = Command::new("sqlite3")
+        .args(["-cmd", ".timeout 10000"])
+        .arg(path.join("later/acc.sqlite"))
+        .arg("SELECT count(*), min(callid), max(callid) FROM acc")
+        .output()
+        .unwrap();
+    let out = String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.trim(), format!("{delivered}|call-{:05}|call-01399", 1400 - delivered));
+    let calls = acc::journal::calls::scan(&dir).unwrap().calls;
+    assert_eq!(calls.into_iter().collect::<Vec<_>>(), [(7, b"state".to_vec())], "the call in progress is kept");
+}
+
+#[test]
+fn a_full_journal_keeps_the_newest() {
+    let tmp = tempfile::tempdir().unwrap();
+    let out = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_oldest_are_dropped_in_a_process_of_its_own"])
+        .env("ACC_TEST_OLDEST", tmp.path())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(tmp.path().join("later/acc.sqlite").is_file());
 }

@@ -86,8 +86,8 @@ fn sinks_do_not_wait_for_each_other_and_nothing_is_unaccounted_for() {
     check(SinkId::Aaa, 2, 1, 0);
     check(SinkId::Log, 3, 0, 0);
     check(SinkId::Db, 0, 0, 3);
-    assert_eq!(stats::get(SinkId::Db.outages()), 1);
-    assert_eq!(stats::get(SinkId::Aaa.outages()), 1);
+    assert_eq!(stats::get(SinkId::Db.counters().outages), 1);
+    assert_eq!(stats::get(SinkId::Aaa.counters().outages), 1);
     wait_until("size of the journal", || stats::get(stats::Counter::JournalBytes) > 0);
     running.stop();
     drop(w);
@@ -135,6 +135,7 @@ fn aaa_url_without_a_client_is_refused() {
         log_socket: tmp.path().join("log"),
         aaa: None,
         tables: None,
+        owed: None,
         only_what_is_there: None,
     };
     assert!(acc::delivery::run(delivery).unwrap_err().to_string().starts_with("aaa_url cannot be used"));

@@ -538,22 +538,34 @@ void core_destroy(void)
 }
 
 /* a statistic that a module exports as a function, or a number that its own C interface tells */
-void core_stat(const char *name, long *value)
+static long one_stat(const char *name)
 {
 	os_sr_module *m = tested();
 	uint64_t (*own)(void);
+	long value = -1;
 
-	*value = -1;
 	*(void **)&own = m && !strncmp(name, "acc_", 4) ? dlsym(m->handle, name) : NULL;
 	if (own)
-		*value = (long)own();
+		value = (long)own();
 	for (const os_stat_export *s = m ? m->exports->stats : NULL; s && s->name; s++) {
 		if (!strcmp(s->name, name) && s->flags & OS_STAT_IS_FUNC) {
 			os_stat_fn *f;
 			*(void **)&f = s->stat_pointer;
-			*value = (long)f(NULL);
+			value = (long)f(NULL);
 		}
 	}
+	return value;
+}
+
+/* A-B-C: A less B and C, asked one after the other as a server does */
+void core_stat(const char *name, long *value)
+{
+	char part[200], *rest = part, *one;
+
+	snprintf(part, sizeof part, "%s", name);
+	*value = one_stat(strsep(&rest, "-"));
+	while ((one = strsep(&rest, "-")) != NULL)
+		*value -= one_stat(one);
 }
 
 /* ---- events for the outside ---- */

@@ -34,7 +34,8 @@ impl Moment {
         Moment { wall: Moment::wall_now(), mono: t.tv_sec * 1_000_000 + t.tv_nsec / 1000, boot: *BOOT }
     }
 
-    fn wall_now() -> Wall {
+    /// The wall clock.
+    pub fn wall_now() -> Wall {
         Wall(match SystemTime::now().duration_since(UNIX_EPOCH) {
             Ok(d) => d.as_micros() as i64,
             Err(e) => -(e.duration().as_micros() as i64),

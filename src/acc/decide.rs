@@ -214,6 +214,8 @@ pub fn on_end(ctx: &mut Context, cause: EndCause, now: Moment) {
 pub struct CallEnd {
     /// See [`Context::call_key`].
     pub call: u128,
+    /// When it was answered.
+    pub answered: Option<Moment>,
     /// The CDRs; none when accounting was dropped meanwhile.
     pub records: Vec<Record>,
 }
@@ -238,7 +240,7 @@ pub fn cdr(config: &Config, ctx: &mut Context) -> Option<CallEnd> {
     };
     let due = |b: &Backend| ctx.marks.on(*b) && ctx.marks.has(*b, Flag::Cdr);
     let records = CDR_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Cdr, &ctx.table))).collect();
-    Some(CallEnd { call: ctx.call_key(), records })
+    Some(CallEnd { call: ctx.call_key(), answered: Some(answered), records })
 }
 
 /// A request as a manual record needs it.

@@ -14,7 +14,7 @@ use std::pin::Pin;
 
 use crate::acc::record::{Record, Wall};
 use crate::journal::{DeadLetters, SegmentName};
-use crate::stats::Counter;
+use crate::stats::{self, Counter, SinkCounters, SinkState};
 
 /// The destinations the delivery process serves, each with a cursor of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,40 +53,29 @@ impl SinkId {
 }
 
 impl SinkId {
+    /// All its counters.
+    pub const fn counters(self) -> &'static SinkCounters {
+        &stats::SINKS[self as usize]
+    }
+
     /// Counts the entries accepted for it.
     pub const fn accepted(self) -> Counter {
-        match self {
-            SinkId::Db => Counter::DbAccepted,
-            SinkId::Aaa => Counter::AaaAccepted,
-            SinkId::Log => Counter::LogAccepted,
-        }
+        self.counters().accepted
     }
 
     /// Counts the entries delivered by it.
     pub const fn delivered(self) -> Counter {
-        match self {
-            SinkId::Db => Counter::DbDelivered,
-            SinkId::Aaa => Counter::AaaDelivered,
-            SinkId::Log => Counter::LogDelivered,
-        }
+        self.counters().delivered
     }
 
     /// Counts the entries it gave up.
     pub const fn dead(self) -> Counter {
-        match self {
-            SinkId::Db => Counter::DbDead,
-            SinkId::Aaa => Counter::AaaDead,
-            SinkId::Log => Counter::LogDead,
-        }
+        self.counters().dead
     }
 
-    /// Counts its outages.
-    pub const fn outages(self) -> Counter {
-        match self {
-            SinkId::Db => Counter::DbOutages,
-            SinkId::Aaa => Counter::AaaOutages,
-            SinkId::Log => Counter::LogOutages,
-        }
+    /// What its delivery keeps beside the counters.
+    pub fn state(self) -> &'static SinkState {
+        stats::sink(self as usize)
     }
 }
 

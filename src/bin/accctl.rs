@@ -17,6 +17,7 @@ use acc::backend::syslog::DEV_LOG;
 use acc::backend::{Payload, SinkId};
 use acc::config::{Columns, Config, Db, DbTime, DropMode, JournalSync};
 use acc::delivery::{self, Delivery};
+use acc::journal::limit::Limits;
 use acc::journal::{DeadLetters, Dir, Item, KIND_LOG_LINE, KIND_RECORD, SegmentName, Writer, json};
 
 const USAGE: &str = "\
@@ -330,6 +331,7 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
         aaa: None,
         journal_dir: path,
         journal_sync: JournalSync::Os,
+        limits: Limits::default(),
         drop_mode: DropMode::Documented,
         delivery_batch: 500,
         delivery_retry_max: 1,
@@ -344,6 +346,7 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
         log_socket: o.log_socket.clone().unwrap_or_else(|| DEV_LOG.into()),
         aaa: None,
         tables: None,
+        owed: None,
         only_what_is_there: Some(Duration::from_secs(o.seconds.unwrap_or(SECONDS))),
     })
     .map_err(|e| e.to_string())?;

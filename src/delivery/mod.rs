@@ -10,7 +10,7 @@ mod runner;
 mod sinks;
 mod tail;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -23,11 +23,13 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet};
 
+use crate::acc::clock::Moment;
 use crate::backend::sql::SqlSink;
 use crate::backend::syslog::SyslogSink;
 use crate::backend::{RecordSender, SinkId};
 use crate::config::{Config, JournalSync};
 use crate::journal::calls::Tracker;
+use crate::journal::limit::{self, Found, Limits};
 use crate::journal::{Dir, Segment, SegmentName, Writer};
 use crate::stats::{self, Counter};
 use runner::{Finished, Runner, View};
@@ -38,11 +40,12 @@ use sinks::AnySink;
 const LOOK: Duration = Duration::from_millis(100);
 /// Shortest time between two looks: appends that come in a burst become one batch.
 const GATHER: Duration = Duration::from_millis(50);
+/// How often the free space of the disk is asked for, and a sign of life left: the disk of a busy
+/// server does not fill much in that time, and a call that a crash cuts off is billed this exactly.
+const SECOND: Duration = Duration::from_secs(1);
 /// How long [`run`] goes on delivering after it was told to stop. Hosts kill children that take
 /// much longer; what is left waits in the journal for the next start.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Most entries of one sink in memory, whatever `delivery_batch` says.
-const BATCH_LIMIT: usize = 5000;
 /// Records on their way to RADIUS at the same time: an identifier has one byte, and a batch that
 /// is interrupted is sent again.
 const SENDER_BATCH: usize = 100;
@@ -73,6 +76,8 @@ pub struct Delivery {
     pub aaa: Option<MakeSender>,
     /// Told which tables the SQL database has.
     pub tables: Option<fn(&[String])>,
+    /// Asked how many bytes the records of requests and calls accepted already may take yet.
+    pub owed: Option<fn() -> u64>,
     /// Deliver what is there, for at most this long, then return (for `accctl deliver`). Entries
     /// of sinks that are not configured then stay in the journal.
     pub only_what_is_there: Option<Duration>,
@@ -117,12 +122,18 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
         syncing: None,
         tracker: Tracker::new(&delivery.dir),
         carry: Writer::new(&delivery.dir, CARRY_RANK, std::process::id(), sync, CARRY_SEGMENT),
+        limits: delivery.config.limits,
+        owed: delivery.owed,
+        free: None,
+        second: None,
+        full: stats::full_since(),
+        dropping: Arc::default(),
         look_failed: false,
         remove_failed: false,
     };
     let closing = delivery.only_what_is_there.is_some();
     // What is not there now is gone for good: the runners forget its cursors.
-    let (publish, view) = watch::channel(View { segments: Arc::new(delivery.dir.segments()?), closing });
+    let (publish, view) = watch::channel(View { segments: Arc::new(delivery.dir.segments()?), closing, ..View::default() });
 
     let mut aaa = delivery.aaa.take();
     let mut runners = Vec::new();
@@ -143,6 +154,7 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
                 if let Some((id, _)) = runners.iter().find(|(_, runner)| runner.is_finished()) {
                     return Err(DeliveryError::Task(id.name()));
                 }
+                directory.every_second();
                 directory.publish(&publish, false);
                 if sync == JournalSync::Batch {
                     let segments = publish.borrow().segments.clone();
@@ -184,7 +196,7 @@ async fn wait(wake: Option<&AsyncFd<OwnedFd>>) {
 }
 
 fn make_sink(id: SinkId, delivery: &Delivery, aaa: &mut Option<MakeSender>) -> Result<(AnySink, usize), DeliveryError> {
-    let batch = delivery.config.delivery_batch.clamp(1, BATCH_LIMIT);
+    let batch = delivery.config.delivery_batch.max(1);
     // A server without the parameter will never deliver them; a tool that was not given it may.
     let off = |parameter| if delivery.only_what_is_there.is_some() { AnySink::Held(parameter) } else { AnySink::Off(parameter) };
     let sender = if id == SinkId::Aaa { aaa.take() } else { None };
@@ -213,6 +225,17 @@ struct Directory {
     tracker: Tracker,
     /// Where such states go instead.
     carry: Writer,
+    /// How much there may be, and what becomes of more.
+    limits: Limits,
+    owed: Option<fn() -> u64>,
+    /// Free bytes of the disk, as of the last second.
+    free: Option<u64>,
+    /// When the last second began.
+    second: Option<Instant>,
+    /// The journal is full since then, by the monotonic clock in µs.
+    full: Option<i64>,
+    /// Segments that go before every sink is past them.
+    dropping: Arc<BTreeSet<SegmentName>>,
     /// These failures are logged once, until they are over.
     look_failed: bool,
     remove_failed: bool,
@@ -224,7 +247,7 @@ impl Directory {
         let segments = match self.dir.segments() {
             Ok(segments) => {
                 self.look_failed = false;
-                stats::set(Counter::JournalBytes, segments.iter().map(|s| s.size).sum());
+                self.judge(&segments);
                 Some(segments)
             }
             Err(e) => {
@@ -236,8 +259,11 @@ impl Directory {
             }
         };
         to.send_if_modified(|view| {
-            let mut changed = view.closing != closing;
+            let flushes = stats::flushes();
+            let mut changed = view.closing != closing || view.flushes != flushes || !Arc::ptr_eq(&view.dropping, &self.dropping);
             view.closing = closing;
+            view.flushes = flushes;
+            view.dropping = self.dropping.clone();
             if let Some(segments) = segments
                 && *view.segments != segments
             {
@@ -248,9 +274,67 @@ impl Directory {
         });
     }
 
+    /// Once a second: looks at the disk, and leaves a sign of life.
+    fn every_second(&mut self) {
+        if self.second.is_some_and(|s| s.elapsed() < SECOND) {
+            return;
+        }
+        self.second = Some(Instant::now());
+        self.free = self.dir.free_bytes().ok();
+        // Should the directory be gone, the look at it says so.
+        let _ = self.dir.still_alive();
+    }
+
+    /// Is the journal full? Workers and runners are told.
+    fn judge(&mut self, segments: &[Segment]) {
+        let found = Found { bytes: segments.iter().map(|s| s.size).sum(), free: self.free, owed: self.owed.map_or(0, |owed| owed()) };
+        stats::set(Counter::JournalBytes, found.bytes);
+        let verdict = self.limits.judge(found, self.full.is_some());
+        let path = self.dir.path().display();
+        match (self.full, verdict.full) {
+            (None, true) => {
+                let now = Moment::now();
+                self.full = Some(now.mono);
+                stats::set_full_since(Some(now));
+                log::error!(
+                    "the journal in {path} is full: it has {} MiB, and its disk {} MiB free (parameters journal_max_size, journal_min_free); {}",
+                    found.bytes >> 20,
+                    found.free.map_or_else(|| "?".into(), |free| (free >> 20).to_string()),
+                    self.limits.when_full.told()
+                );
+            }
+            (Some(since), false) => {
+                self.full = None;
+                stats::set_full_since(None);
+                log::warn!("the journal in {path} has room again after {} s", (Moment::now().mono - since) / 1_000_000);
+            }
+            _ => {}
+        }
+        self.choose_dropped(segments, verdict.excess);
+    }
+
+    /// Adds the oldest segments to those that go, until they have `excess` bytes.
+    fn choose_dropped(&mut self, segments: &[Segment], excess: u64) {
+        let there = |name: &SegmentName| segments.binary_search_by_key(name, |s| s.name).is_ok();
+        let mut dropping: BTreeSet<_> = self.dropping.iter().copied().filter(there).collect();
+        let going: u64 = segments.iter().filter(|s| dropping.contains(&s.name)).map(|s| s.size).sum();
+        if excess > going {
+            // Calls in progress that were carried over have no records to give up.
+            let sealed = segments.iter().filter(|s| s.sealed && s.name.rank != CARRY_RANK && !dropping.contains(&s.name));
+            let dated = sealed.filter_map(|s| Some((self.dir.modified(s.name).ok()?, s.name, s.size))).collect();
+            dropping.extend(limit::oldest(dated, excess - going));
+        }
+        if dropping != *self.dropping {
+            self.dropping = Arc::new(dropping);
+        }
+    }
+
     fn remove_finished(&mut self) {
         let mut finished = self.finished.borrow_mut();
-        let complete: Vec<_> = finished.iter().filter(|(_, sinks)| **sinks == ALL_SINKS).map(|(name, _)| *name).collect();
+        let mut complete: Vec<_> = finished.iter().filter(|(_, sinks)| **sinks == ALL_SINKS).map(|(name, _)| *name).collect();
+        // Calls carried over are carried on only when most of them have ended: else they would be
+        // copied again with every look.
+        complete.retain(|name| name.rank != CARRY_RANK || self.tracker.needed(*name) < CARRY_SEGMENT / 2);
         if complete.is_empty() {
             return;
         }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use crate::stats::{self, Counter};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Removed segments whose cursor rows go in one transaction; keeps it short after a long outage.
 const RETIRED_AT_ONCE: usize = 200;
+
 /// Looks at a journal that workers append to before its entries are taken as uncountable.
 const RECOUNTS: u32 = 20;
 
@@ -29,6 +30,10 @@ pub struct View {
     pub segments: Arc<Vec<Segment>>,
     /// Deliver what is there, then end; do not wait for a sink in trouble.
     pub closing: bool,
+    /// Segments that go although not every sink is past them.
+    pub dropping: Arc<BTreeSet<SegmentName>>,
+    /// How often delivery at once was asked for.
+    pub flushes: u64,
 }
 
 /// Which sinks (a bit each) are past the end of a segment.
@@ -45,6 +50,8 @@ pub struct Runner {
     pub retry_max: Duration,
     outage: Outage,
     dead: DeadLetters,
+    /// What last cut a pause short.
+    woken_by: (Arc<BTreeSet<SegmentName>>, u64),
 }
 
 /// State of the circuit: closed (`since` is `None`) or open.
@@ -61,7 +68,18 @@ struct Ended;
 
 impl Runner {
     pub fn new(id: SinkId, sink: AnySink, dir: &Dir, view: watch::Receiver<View>, finished: Finished, batch_max: usize, retry_max: Duration) -> Runner {
-        Runner { id, sink, dir: dir.clone(), view, finished, batch_max, retry_max, outage: Outage::default(), dead: DeadLetters::new(dir, id) }
+        Runner {
+            id,
+            sink,
+            dir: dir.clone(),
+            view,
+            finished,
+            batch_max,
+            retry_max,
+            outage: Outage::default(),
+            dead: DeadLetters::new(dir, id),
+            woken_by: Default::default(),
+        }
     }
 
     /// Delivers until the process ends.
@@ -70,14 +88,10 @@ impl Runner {
     }
 
     async fn deliver_all(&mut self) -> Result<(), Ended> {
-        let settled = self.open().await?;
-        let segments = self.view.borrow().segments.clone();
-        let mut tail = Tail::new(&self.dir, self.id, settled, &segments);
-        if let Err(e) = self.count(&tail, &segments) {
-            log::error!("journal_dir {}: {e}: what is in it is delivered, but the counters do not say so", self.dir.path().display());
-        }
+        let mut tail = self.begin().await?;
         loop {
             let view = self.view.borrow_and_update().clone();
+            self.give_up(&mut tail, &Batch::default(), &mut Vec::new());
             let batch = match tail.next_batch(&view.segments, self.batch_max) {
                 Ok(batch) => batch,
                 Err(e) => {
@@ -88,6 +102,7 @@ impl Runner {
                     continue;
                 }
             };
+            self.id.state().set_oldest(batch.oldest());
             if batch.is_empty() {
                 self.done(&mut tail, &batch);
                 if view.closing {
@@ -101,26 +116,6 @@ impl Runner {
         }
     }
 
-    /// Makes the counters say what is in the journal: entries of earlier starts are accepted ones,
-    /// and what a delivery process delivered and could not count, because it was killed, counts.
-    fn count(&self, tail: &Tail, segments: &[Segment]) -> std::io::Result<()> {
-        let (accepted, boot) = (self.id.accepted(), self.dir.boot());
-        stats::add_once(accepted, boot, tail.count(segments.iter().filter(|s| s.name.boot < boot))?);
-        if stats::get(Counter::DeliveryRestarts) == 0 {
-            return Ok(());
-        }
-        for _ in 0..RECOUNTS {
-            let before = stats::get(accepted);
-            let pending = tail.count(self.dir.segments()?.iter().filter(|s| s.name.boot <= boot))?;
-            // Nothing came meanwhile, so that both numbers are of one moment.
-            if stats::get(accepted) == before {
-                stats::set(self.id.delivered(), before.saturating_sub(pending + stats::get(self.id.dead())));
-                break;
-            }
-        }
-        Ok(())
-    }
-
     fn done(&self, tail: &mut Tail, batch: &Batch) {
         tail.settle(batch);
         let mut finished = self.finished.borrow_mut();
@@ -129,17 +124,87 @@ impl Runner {
         }
     }
 
+    /// Finds the cursor. Entries of earlier starts count as accepted, once: not again when only
+    /// this process was started anew.
+    async fn begin(&mut self) -> Result<Tail, Ended> {
+        let state = self.id.state();
+        let first = state.begins(self.dir.boot());
+        // While the sink does not tell how far it is, its file does: entries delivered already may
+        // be among those counted.
+        let mut counted = None;
+        let segments = self.view.borrow().segments.clone();
+        let mut tail = Tail::new(&self.dir, self.id, self.read_cursor().unwrap_or_default(), &segments);
+        let settled = loop {
+            let reason = match self.try_open().await {
+                Ok(positions) => break positions,
+                Err(reason) => reason,
+            };
+            let view = self.view.borrow_and_update().clone();
+            if first {
+                if counted.is_none() {
+                    let count = self.left_over(&tail, &view.segments);
+                    stats::add(self.id.accepted(), count);
+                    counted = Some(count);
+                }
+                let dropped = self.give_up(&mut tail, &Batch::default(), &mut Vec::new());
+                counted = counted.map(|n| n.saturating_sub(dropped));
+            }
+            if !state.has_oldest() && stats::get(self.id.counters().pending) > 0 {
+                state.set_oldest(tail.oldest(&view.segments).unwrap_or(None));
+            }
+            self.trouble(reason).await?;
+        };
+        let segments = self.view.borrow().segments.clone();
+        tail.restart(settled, &segments);
+        if first {
+            let (count, counted) = (self.left_over(&tail, &segments), counted.unwrap_or(0));
+            stats::add(self.id.accepted(), count.saturating_sub(counted));
+            stats::add(self.id.delivered(), counted.saturating_sub(count));
+        } else if let Err(e) = self.recount(&tail) {
+            log::error!("journal_dir {}: {e}: what is in it is delivered, but the counters do not say so", self.dir.path().display());
+        }
+        Ok(tail)
+    }
+
+    /// What a delivery process delivered and could not count, because it was killed, counts; what
+    /// it counted before its cursor was stored is counted again.
+    fn recount(&self, tail: &Tail) -> std::io::Result<()> {
+        let (accepted, boot) = (self.id.accepted(), self.dir.boot());
+        for _ in 0..RECOUNTS {
+            let before = stats::get(accepted);
+            let pending = tail.count(self.dir.segments()?.iter().filter(|s| s.name.boot <= boot))?;
+            // Nothing came meanwhile, so that both numbers are of one moment.
+            if stats::get(accepted) == before {
+                let left = pending + stats::get(self.id.dead());
+                stats::set(self.id.delivered(), before.saturating_sub(left));
+                stats::add(accepted, left.saturating_sub(before));
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn left_over(&self, tail: &Tail, segments: &[Segment]) -> u64 {
+        tail.count(segments.iter().filter(|s| s.name.boot < self.dir.boot())).unwrap_or_else(|e| {
+            log::error!("journal_dir {}: {e}: entries of earlier starts are delivered, but not counted", self.dir.path().display());
+            0
+        })
+    }
+
     async fn open(&mut self) -> Result<Positions, Ended> {
         loop {
-            match self.sink.open(self.dir.id()).await {
-                Ok(Some(stored)) if !stored.is_empty() => return Ok(stored),
-                // The file also counts for a sink that keeps its own cursor now, but did not before.
-                Ok(_) => match self.read_cursor() {
-                    Ok(positions) => return Ok(positions),
-                    Err(e) => self.trouble(format!("{} cannot be read ({e}): check its permissions", self.cursor_path())).await?,
-                },
+            match self.try_open().await {
+                Ok(positions) => return Ok(positions),
                 Err(reason) => self.trouble(reason).await?,
             }
+        }
+    }
+
+    async fn try_open(&mut self) -> Result<Positions, String> {
+        match self.sink.open(self.dir.id()).await? {
+            Some(stored) if !stored.is_empty() => Ok(stored),
+            // The file also counts for a sink that keeps its own cursor now, but did not before.
+            _ => self.read_cursor().map_err(|e| format!("{} cannot be read ({e}): check its permissions", self.cursor_path())),
         }
     }
 
@@ -154,6 +219,7 @@ impl Runner {
         let mut pending = std::mem::take(&mut batch.entries);
         let mut stored = false;
         loop {
+            self.give_up(tail, &batch, &mut pending);
             let mut commit = Commit { positions: &batch.positions, retired: &retired, dead: &mut self.dead, stored: false };
             let fates = match self.sink.deliver(&pending, &mut commit).await {
                 Ok(fates) => fates,
@@ -226,6 +292,41 @@ impl Runner {
         Ok(())
     }
 
+    /// Gives up what the segments that have to go hold for this sink: the entries in hand, and what
+    /// was not read yet. Returns how many of them were of earlier starts.
+    fn give_up(&self, tail: &mut Tail, batch: &Batch, pending: &mut Vec<Entry>) -> u64 {
+        let view = self.view.borrow().clone();
+        let mut of_earlier_starts = 0;
+        for name in view.dropping.iter().copied().filter(|name| !tail.is_given_up(*name) && !tail.has_ended(*name)).collect::<Vec<_>>() {
+            let in_hand = batch.positions.iter().find(|(n, _)| *n == name).map(|(_, position)| *position);
+            let behind = match tail.give_up(name, in_hand) {
+                Ok(n) => n,
+                Err(e) => {
+                    log::error!("journal segment {name} cannot be read ({e}): it stays although the journal is full");
+                    continue;
+                }
+            };
+            let before = pending.len();
+            pending.retain(|e| e.segment != name);
+            let dropped = behind + (before - pending.len()) as u64;
+            stats::add(self.id.dead(), dropped);
+            stats::add(Counter::JournalDropped, dropped);
+            if dropped > 0 {
+                log::error!(
+                    "{dropped} records for {} in journal segment {name} are dropped undelivered: the journal is full (journal_full=drop-oldest)",
+                    self.id.name()
+                );
+                let left = pending.iter().map(|e| e.wall).min();
+                self.id.state().set_oldest(left.or_else(|| tail.oldest(&view.segments).unwrap_or(None)));
+            }
+            if name.boot < self.dir.boot() {
+                of_earlier_starts += dropped;
+            }
+            *self.finished.borrow_mut().entry(name).or_default() |= 1 << self.id as u8;
+        }
+        of_earlier_starts
+    }
+
     /// At the end: what is still to be delivered of the batch is all that is repeated next time.
     fn keep_partial(&self, tail: &Tail, batch: &Batch, pending: &[Entry]) {
         if self.sink.stores_cursor() {
@@ -271,7 +372,7 @@ impl Runner {
         if self.outage.since.is_none() {
             self.outage.since = Some(Instant::now());
             self.outage.pause = FIRST_PAUSE;
-            stats::add(self.id.outages(), 1);
+            stats::add(self.id.counters().outages, 1);
         }
         if self.outage.said.len() < 16 && self.outage.said.insert(reason.clone()) {
             log::error!("{}: {reason}. Its records wait in the journal; the attempts go on", self.id.name());
@@ -290,9 +391,24 @@ impl Runner {
             tokio::select! {
                 () = &mut sleep => return Ok(()),
                 // At the end of the process one more attempt is made at once.
-                changed = view.changed() => if changed.is_err() || view.borrow().closing { return Ok(()) },
+                changed = view.changed() => if changed.is_err() || view.borrow().closing || self.is_woken() { return Ok(()) },
             }
         }
+    }
+
+    /// Must a pause end early? Segments may have to go, or somebody asked for delivery at once.
+    fn is_woken(&mut self) -> bool {
+        let (dropping, flushes) = {
+            let view = self.view.borrow();
+            (view.dropping.clone(), view.flushes)
+        };
+        let flushed = self.woken_by.1 != flushes;
+        if flushed {
+            self.outage.pause = FIRST_PAUSE;
+        }
+        let woken = flushed || !Arc::ptr_eq(&self.woken_by.0, &dropping);
+        self.woken_by = (dropping, flushes);
+        woken
     }
 
     fn recovered(&mut self) {

@@ -37,6 +37,11 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.unreadable.is_empty()
     }
+
+    /// When the oldest entry was appended.
+    pub fn oldest(&self) -> Option<Wall> {
+        self.entries.iter().map(|e| e.wall).chain(self.unreadable.iter().map(|u| u.wall)).min()
+    }
 }
 
 /// Reads the entries of one sink from all segments.
@@ -47,14 +52,27 @@ pub struct Tail {
     settled: Positions,
     open: BTreeMap<SegmentName, Reader>,
     ended: HashSet<SegmentName>,
+    /// Segments of which the rest was given up.
+    given_up: HashSet<SegmentName>,
     /// Live segment to begin with, so that a busy writer does not starve the others.
     turn: usize,
+    /// How far entries that accctl put back are counted as accepted.
+    put_back: BTreeMap<SegmentName, u64>,
 }
 
 impl Tail {
     /// Begins at the stored positions; `segments` is what is in the directory.
     pub fn new(dir: &Dir, sink: SinkId, settled: Positions, segments: &[Segment]) -> Tail {
-        let mut tail = Tail { dir: dir.clone(), sink, settled: Positions::new(), open: BTreeMap::new(), ended: HashSet::new(), turn: 0 };
+        let mut tail = Tail {
+            dir: dir.clone(),
+            sink,
+            settled: Positions::new(),
+            open: BTreeMap::new(),
+            ended: HashSet::new(),
+            given_up: HashSet::new(),
+            turn: 0,
+            put_back: BTreeMap::new(),
+        };
         tail.restart(settled, segments);
         tail
     }
@@ -62,20 +80,73 @@ impl Tail {
     /// Counts what is still to be delivered of these segments.
     pub fn count<'a>(&self, segments: impl Iterator<Item = &'a Segment>) -> io::Result<u64> {
         let mut count = 0;
-        for segment in segments {
-            let mut reader = match self.dir.read(segment.name, self.settled.get(&segment.name).copied().unwrap_or(0)) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                other => other?,
-            };
-            loop {
-                match reader.read()? {
-                    Item::Frame(f) => count += u64::from(f.sink_id() == Some(self.sink) && f.decode().is_some()),
-                    Item::Corrupt { .. } => {}
-                    Item::Torn { .. } | Item::End => break,
-                }
-            }
+        for segment in segments.filter(|s| !self.is_given_up(s.name)) {
+            count += self.count_from(segment.name, None)?;
         }
         Ok(count)
+    }
+
+    /// Counts the entries of a segment from `position` on, or those that are not settled.
+    fn count_from(&self, name: SegmentName, position: Option<u64>) -> io::Result<u64> {
+        let mut count = 0;
+        self.look_at(name, position, |_| {
+            count += 1;
+            true
+        })?;
+        Ok(count)
+    }
+
+    /// The rest of the segment must go: this sink will not read it. `in_hand` is where the batch
+    /// being settled ends in it. Returns how many entries that costs behind it.
+    pub fn give_up(&mut self, name: SegmentName, in_hand: Option<u64>) -> io::Result<u64> {
+        let count = self.count_from(name, in_hand)?;
+        self.open.remove(&name);
+        self.given_up.insert(name);
+        Ok(count)
+    }
+
+    /// Was the rest of the segment given up?
+    pub fn is_given_up(&self, name: SegmentName) -> bool {
+        self.given_up.contains(&name)
+    }
+
+    /// Is the sink past the end of the segment?
+    pub fn has_ended(&self, name: SegmentName) -> bool {
+        self.ended.contains(&name)
+    }
+
+    /// When the oldest entry that is not settled was appended; entries of one segment stand in
+    /// their order.
+    pub fn oldest(&self, segments: &[Segment]) -> io::Result<Option<Wall>> {
+        let mut oldest: Option<Wall> = None;
+        for segment in segments.iter().filter(|s| !self.is_given_up(s.name)) {
+            self.look_at(segment.name, None, |wall| {
+                oldest = Some(oldest.map_or(wall, |o| o.min(wall)));
+                false
+            })?;
+        }
+        Ok(oldest)
+    }
+
+    /// Calls `each` with the time of every entry from `position` on, or of those that are not
+    /// settled, until it returns false.
+    fn look_at(&self, name: SegmentName, position: Option<u64>, mut each: impl FnMut(Wall) -> bool) -> io::Result<()> {
+        let position = position.or_else(|| self.settled.get(&name).copied()).unwrap_or(0);
+        let mut reader = match self.dir.read(name, position) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
+        };
+        loop {
+            match reader.read()? {
+                Item::Frame(f) if f.sink_id() == Some(self.sink) && f.decode().is_some() => {
+                    if !each(f.wall) {
+                        return Ok(());
+                    }
+                }
+                Item::Frame(_) | Item::Corrupt { .. } => {}
+                Item::Torn { .. } | Item::End => return Ok(()),
+            }
+        }
     }
 
     /// The next entries, at most `max`. Those of earlier starts come first.
@@ -89,7 +160,7 @@ impl Tail {
         let mut batch = Batch::default();
         let mut bytes = 0;
         for segment in old.iter().chain(after).chain(before) {
-            if self.ended.contains(&segment.name) {
+            if self.ended.contains(&segment.name) || self.is_given_up(segment.name) {
                 continue;
             }
             if batch.entries.len() >= max || bytes >= BATCH_BYTES {
@@ -121,8 +192,9 @@ impl Tail {
                     }
                     let Some(decoded) = frame.decode() else { continue };
                     taken = true;
-                    if name.boot > self.dir.boot() {
+                    if name.boot > self.dir.boot() && self.put_back.get(&name).is_none_or(|counted| *counted < frame.end) {
                         // Put back by accctl while the server runs; no worker counted it.
+                        self.put_back.insert(name, frame.end);
                         stats::add(self.sink.accepted(), 1);
                     }
                     *bytes += frame.payload.len();
@@ -208,6 +280,8 @@ impl Tail {
     }
 
     fn forget_removed(&mut self, segments: &[Segment]) {
+        self.given_up.retain(|name| segments.binary_search_by_key(name, |s| s.name).is_ok());
+        self.put_back.retain(|name, _| segments.binary_search_by_key(name, |s| s.name).is_ok());
         self.open.retain(|name, _| segments.binary_search_by_key(name, |s| s.name).is_ok());
         let settled = &self.settled;
         self.ended.retain(|name| settled.contains_key(name) || segments.binary_search_by_key(name, |s| s.name).is_ok());

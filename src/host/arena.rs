@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use once_cell::sync::OnceCell;
 
-use crate::stats::SLOTS;
+use crate::stats;
 
 /// Blocks are cut in multiples of this, and named by their number in free lists (32 bits of it
 /// reach 128 GiB).
@@ -28,7 +28,7 @@ pub(super) struct Head {
     free: [AtomicU64; CLASSES],
     live_blocks: AtomicU64,
     live_bytes: AtomicU64,
-    pub(super) counters: [AtomicU64; SLOTS],
+    stats: stats::Shared,
     /// Hashes of the names of existing SQL tables, filled by the delivery process.
     pub(super) tables: [AtomicU64; KNOWN_TABLES],
     /// How many of `tables` are valid, plus 1; 0 = not known yet.
@@ -181,7 +181,7 @@ impl Arena {
 /// Makes the process-wide arena; once, before the fork. Counters move into it.
 pub fn install(mib: u32) -> io::Result<&'static Arena> {
     let arena = ARENA.get_or_try_init(|| Arena::new(mib))?;
-    crate::stats::use_shared(&arena.head().counters);
+    stats::use_shared(&arena.head().stats);
     Ok(arena)
 }
 

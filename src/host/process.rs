@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use once_cell::sync::{Lazy, OnceCell};
 
-use super::{Host, guard, revival, shared, supervisor, tables};
+use super::{Host, arena, guard, revival, shared, supervisor, tables};
 use crate::backend::RecordSender;
 use crate::backend::radius::{Radius, RadiusClient, client::Options};
 use crate::backend::syslog::{DEV_LOG, SyslogSocket};
@@ -141,11 +141,18 @@ fn deliver_once(module: &'static Module, dir: &Dir) {
         log_socket: DEV_LOG.into(),
         aaa: radius(module),
         tables: Some(tables::publish),
+        owed: Some(owed),
         only_what_is_there: None,
     };
     if let Err(e) = guard::entry("delivery", Ok(()), || delivery::run(delivery)) {
         log::error!("{e}");
     }
+}
+
+/// What calls in progress may yet write to the journal: a state, and a record each for SQL and
+/// RADIUS, of about the size they have in shared memory.
+fn owed() -> u64 {
+    arena::get().map_or(0, |a| a.live_bytes() * 3)
 }
 
 /// How the delivery process makes its RADIUS client, when there is RADIUS.

@@ -212,6 +212,7 @@ pub fn mark(at: impl AtHand, module: &Module, types: Types, flags: Flags, table:
     let in_dialog = !core.to_tag.is_empty();
     // A CANCEL is a transaction of its own: never the call's.
     let found = if is_cancel { at.get(Place::Here) } else { find(at) };
+    worker::admit(module, types, found.as_ref().and_then(|c| c.read(|c| c.marks).ok()))?;
     let snapshot = |c: &mut Context, in_dialog: bool| {
         c.marked = true;
         c.in_dialog = in_dialog;
@@ -302,6 +303,7 @@ pub fn drop_marks(at: impl AtHand, module: &Module, types: Option<Types>, flags:
 /// The four manual functions: a record at once.
 pub fn manual(at: impl AtHand, module: &Module, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
     configured(Types(1 << backend as u8))?;
+    worker::admit(module, Types(1 << backend as u8), None)?;
     if backend == Backend::Db {
         check_table(table)?;
         let name = String::from_utf8_lossy(table);

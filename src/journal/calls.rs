@@ -53,7 +53,8 @@ fn read_payload(payload: &[u8]) -> Option<Said<'_>> {
 pub struct OpenCalls {
     /// Last state of each open call, by its key.
     pub calls: HashMap<u128, Vec<u8>>,
-    /// Time of the last entry of any kind: the server was alive then.
+    /// The server was alive then: time of the last entry of any kind, or of the last sign of life
+    /// of its delivery process.
     pub last_seen: Option<Wall>,
 }
 
@@ -61,7 +62,7 @@ pub struct OpenCalls {
 pub fn scan(dir: &Dir) -> io::Result<OpenCalls> {
     let mut open: HashMap<u128, (Wall, Vec<u8>)> = HashMap::new();
     let mut closed = HashSet::new();
-    let mut last_seen = None;
+    let mut last_seen = dir.last_alive().ok();
     for segment in dir.segments()? {
         let mut reader = dir.read(segment.name, 0)?;
         loop {
@@ -95,8 +96,8 @@ pub fn scan(dir: &Dir) -> io::Result<OpenCalls> {
 /// Where things said of one call stand.
 #[derive(Default)]
 struct Call {
-    /// Segment and offset of the last state.
-    last: Option<(Wall, SegmentName, u64)>,
+    /// Segment, offset and length of the last state.
+    last: Option<(Wall, SegmentName, u64, u64)>,
     opened_in: HashSet<SegmentName>,
     closed_in: HashSet<SegmentName>,
 }
@@ -134,7 +135,7 @@ impl Tracker {
                             let known = self.calls.entry(call).or_default();
                             known.opened_in.insert(name);
                             if known.last.is_none_or(|(wall, ..)| wall <= f.wall) {
-                                known.last = Some((f.wall, name, f.offset));
+                                known.last = Some((f.wall, name, f.offset, f.end - f.offset));
                             }
                         }
                         Some(Said::Closed(call)) => drop(self.calls.entry(call).or_default().closed_in.insert(name)),
@@ -155,7 +156,7 @@ impl Tracker {
         for (call, known) in &self.calls {
             let (opened_here, closed_here) = (known.opened_in.contains(&gone), known.closed_in.contains(&gone));
             if known.closed_in.is_empty() {
-                if let Some((_, segment, offset)) = known.last
+                if let Some((_, segment, offset, _)) = known.last
                     && segment == gone
                 {
                     self.copy(*call, segment, offset, writer)?;
@@ -174,12 +175,18 @@ impl Tracker {
         self.calls.retain(|_, known| {
             known.opened_in.remove(&gone);
             known.closed_in.remove(&gone);
-            if known.last.is_some_and(|(_, segment, _)| segment == gone) {
+            if known.last.is_some_and(|(_, segment, ..)| segment == gone) {
                 known.last = None;
             }
             !known.opened_in.is_empty() || !known.closed_in.is_empty()
         });
         Ok(())
+    }
+
+    /// Bytes of a segment that [`Tracker::release`] would append again.
+    pub fn needed(&self, name: SegmentName) -> u64 {
+        let open = self.calls.values().filter(|c| c.closed_in.is_empty());
+        open.filter_map(|c| c.last).filter(|(_, segment, ..)| *segment == name).map(|(.., length)| length).sum()
     }
 
     fn copy(&self, call: u128, segment: SegmentName, offset: u64, writer: &mut Writer) -> io::Result<()> {

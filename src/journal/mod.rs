@@ -6,7 +6,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `lock` | held by the server that uses the directory (flock, inherited by its children) |
+//! | `lock` | held by the server that uses the directory (flock, inherited by its children); its time is the last sign of life |
 //! | `id` | random name of this journal, 16 hexadecimal digits; keeps servers apart in `acc_delivery` |
 //! | `BOOT-RANK-PID-SEQ.seg` | a segment, see `frame` |
 //! | `BOOT-RANK-PID-SEQ-OFFSET.bad` | bytes of a segment that are no entry |
@@ -18,6 +18,7 @@ pub mod calls;
 mod dead;
 mod frame;
 pub mod json;
+pub mod limit;
 mod reader;
 mod writer;
 
@@ -33,6 +34,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::acc::record::Wall;
 
 pub use dead::DeadLetters;
 pub use frame::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_RECORD};
@@ -164,8 +167,8 @@ impl Dir {
             other => other,
         }
         .map_err(|e| JournalError::Open { path: path.into(), source: e.into() })?;
-        let lock = rustix::fs::openat(&fd, "lock", OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)
-            .map_err(|e| not_writable(e.into()))?;
+        let lock =
+            rustix::fs::openat(&fd, LOCK, OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE).map_err(|e| not_writable(e.into()))?;
         let give_up = Instant::now() + LOCK_WAIT;
         loop {
             match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -235,6 +238,31 @@ impl Dir {
         }
         found.sort_by_key(|s| s.name);
         Ok(found)
+    }
+
+    /// A sign of life of the server: without traffic the last entry may be old when it ends.
+    pub(crate) fn still_alive(&self) -> io::Result<()> {
+        let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+        Ok(rustix::fs::utimensat(&self.0.fd, LOCK, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// The last sign of life of any server.
+    pub(crate) fn last_alive(&self) -> io::Result<Wall> {
+        let stat = rustix::fs::statat(&self.0.fd, LOCK, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(Wall(stat.st_mtime * 1_000_000 + stat.st_mtime_nsec as i64 / 1000))
+    }
+
+    /// Bytes that may still be written to the disk of the directory by its user.
+    pub fn free_bytes(&self) -> io::Result<u64> {
+        let stat = rustix::fs::fstatvfs(&self.0.fd)?;
+        Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// When a segment was last appended to, in ns since 1970.
+    pub(crate) fn modified(&self, name: SegmentName) -> io::Result<i64> {
+        let stat = rustix::fs::statat(&self.0.fd, name.to_string(), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(stat.st_mtime * 1_000_000_000 + stat.st_mtime_nsec as i64)
     }
 
     fn look_at(&self, name: SegmentName) -> io::Result<Segment> {
@@ -317,6 +345,8 @@ impl Dir {
     }
 }
 
+/// Name of the lock file.
+const LOCK: &str = "lock";
 /// Accounting data is for the server alone.
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 

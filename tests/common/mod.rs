@@ -17,6 +17,7 @@ use acc::acc::record::{Backend, Core, Field, Kind, Record, Times, Wall};
 use acc::backend::SinkId;
 use acc::config::{Columns, Config, Db, DbTime, DropMode, JournalSync};
 use acc::delivery::{self, Delivery, DeliveryError};
+use acc::journal::limit::Limits;
 use acc::journal::{Dir, Writer};
 
 /// Longest wait for something that must come; a bound for failures, no measurement.
@@ -44,6 +45,7 @@ pub fn config(url: Option<&str>, journal: &Path) -> Config {
         aaa: None,
         journal_dir: journal.into(),
         journal_sync: JournalSync::Batch,
+        limits: Limits::default(),
         drop_mode: DropMode::Documented,
         delivery_batch: 50,
         delivery_retry_max: 1,
@@ -101,7 +103,7 @@ impl Running {
         let log_socket = dir.path().join("no-syslog-here");
         let thread = std::thread::spawn(move || {
             let config = Arc::new(config(None, dir.path()));
-            let mut delivery = Delivery { config, dir, wake: None, stop: flag, log_socket, aaa: None, tables: None, only_what_is_there: None };
+            let mut delivery = Delivery { config, dir, wake: None, stop: flag, log_socket, aaa: None, tables: None, owed: None, only_what_is_there: None };
             change(&mut delivery);
             delivery::run(delivery)
         });

@@ -96,8 +96,8 @@ macro_rules! setters {
 /// the wrong type is answered by us, with a sentence that names parameter and cure. So are the
 /// parameters of Kamailio's own accounting module, which have no meaning here.
 fn parameters() -> impl Iterator<Item = km_param_export> {
-    let setters = setters!(set_param 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28);
-    const { assert!(PARAMS.len() == 29, "one setter for each parameter") };
+    let setters = setters!(set_param 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
+    const { assert!(PARAMS.len() == 32, "one setter for each parameter") };
     let refusals = setters!(refuse_param 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34);
     const { assert!(load::FOREIGN.len() == 35, "one refusal for each foreign parameter") };
     let ours = PARAMS.iter().zip(setters).map(|(p, setter)| (p.name, p.kind, setter));

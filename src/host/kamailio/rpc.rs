@@ -4,7 +4,7 @@ use std::ffi::{CString, c_char, c_void};
 
 use super::abi::*;
 use crate::host::{arena, guard};
-use crate::stats::{self, Counter};
+use crate::stats::{Counter, Snapshot};
 
 pub static STATUS_DOC: [Doc; 2] =
     [Doc(c"Counters of accounting: records accepted, delivered and given up by sink, and what went wrong".as_ptr()), Doc(std::ptr::null())];
@@ -29,7 +29,8 @@ pub unsafe extern "C" fn status(rpc: *mut km_rpc, ctx: *mut c_void) {
             }
             let arena = arena::get();
             let more = [("contexts_blocks", arena.map_or(0, arena::Arena::live_blocks)), ("contexts_bytes", arena.map_or(0, arena::Arena::live_bytes))];
-            for (name, value) in Counter::ALL.iter().map(|c| (c.name(), stats::get(*c))).chain(more) {
+            let counters = Snapshot::take();
+            for (name, value) in Counter::ALL.iter().map(|c| (c.name(), counters.get(*c))).chain(more) {
                 if let Ok(name) = CString::new(name) {
                     struct_add(structure, c"j".as_ptr(), name.as_ptr(), value);
                 }

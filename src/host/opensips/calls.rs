@@ -211,7 +211,7 @@ fn ended(server: &'static Server, api: &'static Api, module: &Module, ctx: &Shar
         // Another node of the cluster owns this call and writes its CDR.
         match ctx.update(|c| {
             c.closed = true;
-            CallEnd { call: c.call_key(), records: Vec::new() }
+            CallEnd { call: c.call_key(), answered: c.answered, records: Vec::new() }
         }) {
             Ok(end) => worker::emit_end(module, end),
             Err(e) => say("a call owned by another node could not be closed", &e),

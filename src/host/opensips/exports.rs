@@ -114,8 +114,8 @@ macro_rules! setters {
 /// Each parameter stands there twice, with its own type and with the other one, so that a value of
 /// the wrong type is answered by us, with a sentence that names parameter and cure.
 fn parameters() -> impl Iterator<Item = os_param_export> {
-    let setters = setters!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28);
-    const { assert!(PARAMS.len() == 29, "one setter for each parameter") };
+    let setters = setters!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
+    const { assert!(PARAMS.len() == 32, "one setter for each parameter") };
     PARAMS.iter().zip(setters).flat_map(|(p, setter)| {
         let kinds = match p.kind {
             ParamType::Int => [OS_INT_PARAM, OS_STR_PARAM],
@@ -127,7 +127,7 @@ fn parameters() -> impl Iterator<Item = os_param_export> {
 
 /// The host calls this for the counter in slot `I`.
 unsafe extern "C" fn statistic<const I: usize>(_context: *mut c_void) -> c_ulong {
-    crate::host::guard::entry("statistic", 0, || Counter::ALL.get(I).map_or(0, |c| stats::get(*c) as c_ulong))
+    crate::host::guard::entry("statistic", 0, || Counter::ALL.get(I).map_or(0, |c| stats::answer(*c) as c_ulong))
 }
 
 macro_rules! statistics_of {
@@ -136,8 +136,8 @@ macro_rules! statistics_of {
 
 /// Every counter, under its own name in the group "acc".
 fn statistics() -> impl Iterator<Item = os_stat_export> {
-    let functions = statistics_of!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27);
-    const { assert!(COUNTERS <= 28, "one function for each counter") };
+    let functions = statistics_of!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39);
+    const { assert!(COUNTERS <= 40, "one function for each counter") };
     Counter::ALL.iter().zip(functions).map(|(c, function)| os_stat_export {
         name: name(c.name()).cast_mut(),
         flags: (OS_STAT_IS_FUNC | OS_STAT_NO_RESET) as u16,

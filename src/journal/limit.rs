@@ -1,0 +1,204 @@
+//! What becomes of records when the journal may not grow any more: decided here, once, for the
+//! delivery process, which watches, and for the workers, which ask before they append.
+#![forbid(unsafe_code)]
+
+use super::SegmentName;
+use crate::acc::clock::Moment;
+use crate::stats;
+
+/// Size at which a segment is closed and a new one begun: small enough that a delivered one frees
+/// its space soon, large enough that creating files does not show (about 50 000 records).
+const SEGMENT_MAX: u64 = 16 << 20;
+/// Least such size: below it, opening files costs more than writing them.
+const SEGMENT_MIN: u64 = 64 << 10;
+/// Segments in a full journal: enough that dropping the oldest costs few records, also with many
+/// writers, each of which has one open that cannot be dropped.
+const SEGMENTS: u64 = 64;
+
+/// What to do when the journal is full (parameter `journal_full`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The oldest segments go, whether delivered or not.
+    DropOldest,
+    /// New records are not taken.
+    #[default]
+    DropNew,
+    /// New requests are not accounted; those accepted before are.
+    Refuse,
+}
+
+impl WhenFull {
+    /// What the parameter may be.
+    pub const NAMES: [(&str, WhenFull); 3] = [("drop-oldest", WhenFull::DropOldest), ("drop-new", WhenFull::DropNew), ("refuse", WhenFull::Refuse)];
+
+    /// What is done, for the log.
+    pub const fn told(self) -> &'static str {
+        match self {
+            WhenFull::DropOldest => "the oldest records are dropped",
+            WhenFull::DropNew => "new records are dropped and counted in journal_lost",
+            WhenFull::Refuse => "do_accounting() refuses new requests",
+        }
+    }
+}
+
+/// What a worker wants to append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Append {
+    /// A record of a request or call.
+    Record,
+    /// A line that syslog did not take.
+    Line,
+    /// The state of a call in progress.
+    State,
+    /// The end of a call, which was answered then.
+    End(Option<Moment>),
+}
+
+/// How much the journal may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Most bytes of its segments (parameter `journal_max_size`); 0 = as many as the disk takes.
+    pub max_bytes: u64,
+    /// Least free bytes of its disk (parameter `journal_min_free`); 0 = not watched.
+    pub min_free: u64,
+    /// See [`WhenFull`].
+    pub when_full: WhenFull,
+}
+
+/// What the delivery process found.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Found {
+    /// Bytes of all segments.
+    pub bytes: u64,
+    /// Free bytes of the disk; `None` when they cannot be told.
+    pub free: Option<u64>,
+    /// Bytes that records of requests and calls accepted already may take yet.
+    pub owed: u64,
+}
+
+/// What follows from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// No room for what is new.
+    pub full: bool,
+    /// So many bytes of the oldest segments have to go.
+    pub excess: u64,
+}
+
+impl Limits {
+    /// Size at which a segment is closed.
+    pub fn segment_max(&self) -> u64 {
+        match self.max_bytes {
+            0 => SEGMENT_MAX,
+            max => (max / SEGMENTS).clamp(SEGMENT_MIN, SEGMENT_MAX),
+        }
+    }
+
+    /// Judges what was found. A journal that was full needs a sixteenth of room to be so no more,
+    /// so that it does not change from one look to the next.
+    pub fn judge(&self, found: Found, was_full: bool) -> Verdict {
+        let owed = if self.when_full == WhenFull::Refuse { found.owed } else { 0 };
+        let margin = |n: u64| if was_full { n / 16 } else { 0 };
+        let bytes = found.bytes + owed;
+        let free = found.free.map_or(u64::MAX, |free| free.saturating_sub(owed));
+        let over = |max: u64| self.max_bytes > 0 && bytes >= max;
+        let short = |least: u64| self.min_free > 0 && free < least;
+        if self.when_full != WhenFull::DropOldest {
+            return Verdict { full: over(self.max_bytes - margin(self.max_bytes)) || short(self.min_free + margin(self.min_free)), excess: 0 };
+        }
+        // Dropping begins early, so that there is room for what comes meanwhile. Only when it does
+        // not come after the rest, new records have to be dropped.
+        let high = self.max_bytes / 8 * 7;
+        let excess = if over(high) { bytes - high } else { 0 }.max(if short(self.min_free) { self.min_free - free } else { 0 });
+        Verdict { full: over(self.max_bytes - margin(self.max_bytes)) || short(self.min_free / 2 + margin(self.min_free)), excess }
+    }
+
+    /// May a worker append this now?
+    pub fn admits(&self, what: Append) -> bool {
+        let Some(since) = stats::full_since() else { return true };
+        match (self.when_full, what) {
+            // It belongs to a request that was accepted: there is room for it.
+            (WhenFull::Refuse, Append::Record | Append::State | Append::End(_)) => true,
+            // The end of a call of which the journal knows must be in it, or a start of the server
+            // would take the call for one that a crash cut off.
+            (_, Append::End(answered)) => answered.is_none_or(|a| a.mono < since),
+            (_, Append::Record | Append::Line | Append::State) => false,
+        }
+    }
+
+    /// Are new requests refused now?
+    pub fn refuses(&self) -> bool {
+        self.when_full == WhenFull::Refuse && stats::full_since().is_some()
+    }
+}
+
+/// Which segments go: the oldest of `sealed` (each with its time of the last append and its size)
+/// until `excess` bytes are together.
+pub fn oldest(mut sealed: Vec<(i64, SegmentName, u64)>, excess: u64) -> Vec<SegmentName> {
+    sealed.sort_unstable();
+    let mut got = 0;
+    sealed
+        .into_iter()
+        .take_while(|(_, _, size)| {
+            let more = got < excess;
+            got += size;
+            more
+        })
+        .map(|(_, name, _)| name)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn limits(when_full: WhenFull) -> Limits {
+        Limits { max_bytes: 64 * MIB, min_free: 16 * MIB, when_full }
+    }
+
+    fn found(bytes: u64, free: u64, owed: u64) -> Found {
+        Found { bytes: bytes * MIB, free: Some(free * MIB), owed: owed * MIB }
+    }
+
+    #[test]
+    fn without_limits_nothing_is_full() {
+        assert_eq!(Limits::default().judge(found(1 << 20, 0, 1 << 20), false), Verdict::default());
+    }
+
+    #[test]
+    fn full_is_full_until_there_is_some_room() {
+        for policy in [WhenFull::DropNew, WhenFull::Refuse] {
+            let full = |f, was| limits(policy).judge(f, was).full;
+            assert!(!full(found(63, 16, 0), false) && full(found(64, 16, 0), false) && full(found(0, 15, 0), false));
+            assert!(full(found(61, 100, 0), true) && !full(found(59, 100, 0), true));
+            assert!(full(found(0, 16, 0), true) && !full(found(0, 17, 0), true));
+            assert!(!full(Found { bytes: 0, free: None, owed: 0 }, false));
+            // Room for what was accepted is kept only where it is promised.
+            assert_eq!(full(found(60, 100, 5), false), policy == WhenFull::Refuse);
+            assert_eq!(full(found(0, 20, 5), false), policy == WhenFull::Refuse);
+        }
+    }
+
+    #[test]
+    fn the_oldest_go_before_it_is_full() {
+        let judge = |f| limits(WhenFull::DropOldest).judge(f, false);
+        assert_eq!(judge(found(55, 100, 50)), Verdict { full: false, excess: 0 });
+        assert_eq!(judge(found(60, 100, 0)), Verdict { full: false, excess: 4 * MIB });
+        assert_eq!(judge(found(64, 100, 0)), Verdict { full: true, excess: 8 * MIB });
+        assert_eq!(judge(found(1, 10, 0)), Verdict { full: false, excess: 6 * MIB });
+        assert_eq!(judge(found(1, 7, 0)), Verdict { full: true, excess: 9 * MIB });
+        let name = |seq| SegmentName { boot: 1, rank: 1, pid: 1, seq };
+        let sealed = vec![(30, name(1), 10), (10, name(2), 10), (20, name(3), 10)];
+        assert_eq!(oldest(sealed.clone(), 0), []);
+        assert_eq!(oldest(sealed.clone(), 11), [name(2), name(3)]);
+        assert_eq!(oldest(sealed, 1000).len(), 3);
+    }
+
+    #[test]
+    fn segments_are_small_in_a_small_journal() {
+        let max = |mib: u64| Limits { max_bytes: mib * MIB, ..Limits::default() }.segment_max();
+        assert_eq!([max(0), max(1), max(64), max(1 << 20)], [16 * MIB, 64 << 10, MIB, 16 * MIB]);
+    }
+}
