@@ -86,9 +86,10 @@ typedef struct km_param_export {
 /* management: numbers and strings are added with a format of one letter each, "{" opens a structure */
 typedef struct km_rpc km_rpc;
 typedef int km_rpc_add_fn(void *ctx, const char *fmt, ...);
+typedef void km_rpc_fault_fn(void *ctx, int code, const char *fmt, ...);
 typedef void km_rpc_fn(km_rpc *, void *ctx);
 struct km_rpc {
-	void *fault;
+	km_rpc_fault_fn *fault;
 	void *send;
 	km_rpc_add_fn *add;
 	void *scan;
@@ -184,6 +185,15 @@ typedef struct km_module_exports {
 } km_module_exports;
 
 /* ---- symbols of the server that we look up by name ------------------------------------------------------------ */
+
+/* counters */
+typedef struct km_counter_handle {
+	unsigned short id;
+} km_counter_handle;
+typedef long km_counter_cbk_fn(km_counter_handle, void *param);
+typedef int km_counter_register_fn(km_counter_handle *, const char *group, const char *name, int flags, km_counter_cbk_fn *,
+                                   void *param, const char *doc, int reg_flags);
+#define KM_CNT_F_NO_RESET 1
 
 typedef void km_any_fn(void);
 typedef km_any_fn *km_find_export_fn(const char *name, int param_no, int flags);

@@ -33,6 +33,7 @@ typedef struct os_async_ctx os_async_ctx;
 typedef struct os_mi_params os_mi_params;
 typedef struct os_mi_response os_mi_response;
 typedef struct os_mi_handler os_mi_handler;
+typedef struct os_mi_item os_mi_item;
 typedef struct os_rr_cb os_rr_cb;
 typedef struct os_pv_spec os_pv_spec; /* 104 or 112 bytes, see OS_PV_SPEC_* */
 typedef struct os_acmd_export os_acmd_export;
@@ -109,6 +110,10 @@ typedef int os_pv_init_param_fn(os_pv_spec *, int param);
 typedef unsigned long os_stat_fn(void *context);
 typedef os_mi_response *os_mi_cmd_fn(const os_mi_params *, os_mi_handler *);
 typedef int os_mi_child_init_fn(void);
+typedef os_mi_response *os_init_mi_result_object_fn(os_mi_item **object);
+typedef os_mi_item *os_add_mi_item_fn(os_mi_item *to, char *name, int name_len); /* an array, an object */
+typedef int os_add_mi_string_fn(os_mi_item *to, char *name, int name_len, const char *value, int value_len);
+typedef int os_add_mi_number_fn(os_mi_item *to, char *name, int name_len, double value);
 
 /* contexts */
 typedef void os_context_destroy_fn(void *);
@@ -590,6 +595,11 @@ extern os_evi_publish_event_fn evi_publish_event;
 extern os_evi_probe_event_fn evi_probe_event;
 extern os_evi_raise_event_fn evi_raise_event;
 extern os_register_timer_fn register_timer;
+extern os_init_mi_result_object_fn init_mi_result_object;
+extern os_add_mi_item_fn add_mi_array;
+extern os_add_mi_item_fn add_mi_object;
+extern os_add_mi_string_fn add_mi_string;
+extern os_add_mi_number_fn add_mi_number;
 extern os_user2uid_fn user2uid;
 extern os_group2gid_fn group2gid;
 #endif

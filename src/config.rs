@@ -117,6 +117,8 @@ pub struct Config {
     pub limits: Limits,
     /// See [`DropMode`].
     pub drop_mode: DropMode,
+    /// `E_ACC_BACKLOG` is raised when more records than this wait for a sink; 0 = never (parameter `backlog_threshold`).
+    pub backlog_threshold: u32,
     /// Most records in one SQL transaction (parameter `delivery_batch`).
     pub delivery_batch: usize,
     /// Longest pause between two attempts at a failing sink, in seconds (parameter `delivery_retry_max`).
@@ -329,6 +331,7 @@ impl Draft {
                 when_full: self.choice("journal_full", WhenFull::default(), &WhenFull::NAMES)?,
             },
             drop_mode: self.choice("drop_accounting_mode", DropMode::Documented, &[("documented", DropMode::Documented), ("stock", DropMode::Stock)])?,
+            backlog_threshold: self.ranged("backlog_threshold", 0, 0..=i32::MAX)? as u32,
             delivery_batch: self.ranged("delivery_batch", 500, 1..=BATCH_MAX)? as usize,
             delivery_retry_max: self.ranged("delivery_retry_max", 30, 1..=3600)? as u32,
             orphan_timeout: self.ranged("orphan_timeout", 20, 1..=86_400)? as u32,

@@ -67,6 +67,7 @@ pub const PARAMS: &[Param] = &[
     int("journal_min_free", "16"),
     text("journal_full", "drop-new"),
     text("drop_accounting_mode", "documented"),
+    int("backlog_threshold", "0 (off)"),
     int("delivery_batch", "500"),
     int("delivery_retry_max", "30"),
     int("orphan_timeout", "20"),
@@ -123,7 +124,25 @@ pub const FUNCTIONS: [Function; 9] = [
 pub const VARIABLES: [&str; 3] = ["acc_extra", "acc_leg", "acc_current_leg"];
 
 /// The events, in the order of [`crate::backend::event::Event`].
-pub const EVENTS: [&str; 3] = ["E_ACC_EVENT", "E_ACC_MISSED_EVENT", "E_ACC_CDR"];
+pub const EVENTS: [&str; 4] = ["E_ACC_EVENT", "E_ACC_MISSED_EVENT", "E_ACC_CDR", "E_ACC_BACKLOG"];
+
+/// A management command.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    /// Name in OpenSIPS' management interface.
+    pub name: &'static str,
+    /// Name of the RPC in Kamailio.
+    pub rpc: &'static str,
+    /// What it does, in one line.
+    pub help: &'static str,
+}
+
+/// Every management command, in the order of [`crate::host::management::ALL`].
+pub const COMMANDS: [Command; 3] = [
+    Command { name: "acc_status", rpc: "acc.status", help: "counters, and how delivery to each destination is" },
+    Command { name: "acc_flush", rpc: "acc.flush", help: "delivers at once, without waiting for the end of a pause" },
+    Command { name: "acc_open_calls", rpc: "acc.open_calls", help: "calls in progress that the journal keeps" },
+];
 
 /// Name of the process that delivers the journal, as the kernel has it: at most 15 bytes.
 pub const DELIVERY_PROCESS: &CStr = c"acc delivery";

@@ -154,11 +154,15 @@ pub struct SinkState {
     oldest: AtomicU64,
     /// Start of the server whose left over entries are counted.
     counted: AtomicU64,
+    /// Monotonic time in µs since which it takes no entries; 0 = it does.
+    outage: AtomicU64,
+    /// 1 while more entries wait than `backlog_threshold`.
+    backlog: AtomicU64,
 }
 
 impl SinkState {
     const fn new() -> SinkState {
-        SinkState { oldest: AtomicU64::new(0), counted: AtomicU64::new(0) }
+        SinkState { oldest: AtomicU64::new(0), counted: AtomicU64::new(0), outage: AtomicU64::new(0), backlog: AtomicU64::new(0) }
     }
 
     /// Sets the time of the oldest entry in hand.
@@ -169,6 +173,26 @@ impl SinkState {
     /// An oldest entry is known.
     pub fn has_oldest(&self) -> bool {
         self.oldest.load(Ordering::Relaxed) != 0
+    }
+
+    /// It takes no entries since then, or takes them again.
+    pub fn set_outage(&self, since: Option<Moment>) {
+        self.outage.store(since.map_or(0, |m| m.mono.max(1) as u64), Ordering::Relaxed);
+    }
+
+    /// Seconds for which it has taken no entries.
+    pub fn outage_seconds(&self) -> Option<u64> {
+        let since = Some(self.outage.load(Ordering::Relaxed)).filter(|t| *t != 0)?;
+        Some((Moment::now().mono as u64).saturating_sub(since) / 1_000_000)
+    }
+
+    /// Notes how many entries wait. Returns whether that is a change to be told: that there are more
+    /// than `threshold`, or at most half of it again.
+    pub fn backlog_changes(&self, pending: u64, threshold: u64) -> Option<bool> {
+        let was = self.backlog.load(Ordering::Relaxed) != 0;
+        let is = if was { pending > threshold / 2 } else { pending > threshold };
+        self.backlog.store(u64::from(is), Ordering::Relaxed);
+        (is != was).then_some(is)
     }
 
     /// Is this the first delivery of this start of the server? True once for each.

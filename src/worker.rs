@@ -14,13 +14,14 @@ use crate::acc::context::Context;
 use crate::acc::decide::CallEnd;
 use crate::acc::marks::{Marks, Types};
 use crate::acc::record::{Backend, Record};
+use crate::backend::event::Event;
 use crate::backend::syslog::{DEV_LOG, Sent, SyslogSocket};
 use crate::backend::{SinkId, event, log as line};
 use crate::config::Config;
 use crate::host::{Host, LogSettings};
 use crate::journal::limit::Append;
 use crate::journal::{Dir, Writer};
-use crate::stats::{self, Counter};
+use crate::stats::{self, Counter, Snapshot};
 
 /// What is made once, before the fork, and then shared by every process.
 pub struct Module {
@@ -194,6 +195,27 @@ fn lost(module: &Module, sink: SinkId, why: &str) {
 /// Wakes the delivery process; a full counter means that it is awake already.
 fn wake(module: &Module) {
     let _ = rustix::io::write(module.wake.as_fd(), &1u64.to_ne_bytes());
+}
+
+/// Delivery begins at once, whatever it is waiting for.
+pub fn flush(module: &Module) {
+    stats::flush();
+    wake(module);
+}
+
+/// Tells who listens that more records wait for a sink than `backlog_threshold`, once, and once when
+/// there are at most half as many. Called every second by one process of the host.
+pub fn watch_backlog() {
+    let Some(module) = module() else { return };
+    let counters = Snapshot::take();
+    for sink in SinkId::ALL {
+        let pending = counters.get(sink.counters().pending);
+        let Some(begins) = sink.state().backlog_changes(pending, module.config.backlog_threshold.into()) else { continue };
+        if module.host.has_listeners(Event::Backlog) {
+            let raised = module.host.raise(Event::Backlog, &event::backlog_params(sink, &counters, begins));
+            stats::add(if raised { Counter::EviRaised } else { Counter::EviFailed }, 1);
+        }
+    }
 }
 
 /// Prints a line as the host would: level filter, stderr, syslog. What the syslog socket does not

@@ -45,7 +45,7 @@ fn a_journal_is_shown_verified_delivered_and_put_back() {
     let out = accctl(&["verify"], Some(&journal));
     assert!(out.status.success() && text(&out).contains("3 entries, 0 damaged, 0 doubled"), "{}", text(&out));
 
-    // The RADIUS record stays: this tool has no client for it.
+    // The RADIUS record stays: no --aaa-url is given.
     let fields = ["--extra", "caller->caller_uri; note->x_note"];
     let out = accctl(&[&["deliver", "--url", &url], &fields[..]].concat(), Some(&journal));
     assert_eq!(out.status.code(), Some(1), "{}", text(&out));
@@ -135,4 +135,82 @@ fn write_the_schemas() {
     for dialect in Dialect::ALL {
         std::fs::write(schema_file(dialect.name()), schema(dialect)).unwrap();
     }
+}
+
+/// A RADIUS server that takes everything, and tells what it took.
+fn radius_server() -> (std::net::SocketAddr, std::sync::mpsc::Receiver<Vec<u8>>) {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let (send, taken) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let request = radius::core::packet::Packet::decode(&buffer[..length], b"secret").unwrap();
+            let answer = request.make_response_packet(radius::core::code::Code::AccountingResponse).encode().unwrap();
+            let _ = socket.send_to(&answer, from);
+            if send.send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    (address, taken)
+}
+
+#[test]
+fn everything_a_stopped_server_left_is_delivered() {
+    let tmp = tempfile::tempdir().unwrap();
+    let journal = tmp.path().join("journal");
+    let url = format!("sqlite://{}", tmp.path().join("acc.sqlite").display());
+    let dir = Dir::open(&journal).unwrap();
+    let mut w = writer(&dir, 1);
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "one")).unwrap();
+    let mut aaa = record(Kind::Cdr, "two");
+    aaa.backend = acc::acc::record::Backend::Aaa;
+    aaa.extras = vec![field("Acc-Caller", Some(b"sip:a@example.com"))];
+    w.append_record(SinkId::Aaa, &aaa).unwrap();
+    w.append(SinkId::Log, &Payload::LogLine(b"<29>a line".to_vec())).unwrap();
+    drop((w, dir));
+    let log = tmp.path().join("log");
+    let daemon = std::os::unix::net::UnixDatagram::bind(&log).unwrap();
+    daemon.set_read_timeout(Some(PATIENCE)).unwrap();
+    let (address, taken) = radius_server();
+    let client = tmp.path().join("client.conf");
+    std::fs::write(&client, format!("acctserver {address}:secret\ndictionary dictionary\n")).unwrap();
+    std::fs::write(tmp.path().join("dictionary"), "ATTRIBUTE Acc-Caller 243 string\n").unwrap();
+    let aaa_url = format!("radius:{}", client.display());
+
+    let wrong = accctl(&["deliver", "--aaa-url", &aaa_url, "--aaa-extra", "caller->Acc-Nobody"], Some(&journal));
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong).contains("no attribute 'Acc-Nobody'"), "{}", text(&wrong));
+
+    let log = log.display().to_string();
+    let args = [
+        "deliver",
+        "--url",
+        &url,
+        "--extra",
+        "caller->caller_uri; note->x_note",
+        "--aaa-url",
+        &aaa_url,
+        "--aaa-extra",
+        "caller->Acc-Caller",
+        "--log-socket",
+        &log,
+    ];
+    let out = accctl(&args, Some(&journal));
+    assert!(out.status.success(), "{}", text(&out));
+    for sink in ["db", "aaa", "log"] {
+        assert!(text(&out).contains(&format!("{sink}: 1 delivered, 0 dead")), "{}", text(&out));
+    }
+    assert_eq!(segments(&journal), 0);
+    let packet = taken.recv_timeout(PATIENCE).unwrap();
+    // Acct-Session-Id, the field, and NAS-Port.
+    for part in [&b"\x2c\x05two"[..], b"\xf3\x13sip:a@example.com", b"\x05\x06\x00\x00\x13\xc4"] {
+        assert!(packet.windows(part.len()).any(|w| w == part), "{packet:?}");
+    }
+    let mut buffer = [0; 100];
+    let length = daemon.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"<29>a line");
+    let rows = Command::new("sqlite3").arg(tmp.path().join("acc.sqlite")).arg("SELECT callid FROM acc").output().unwrap();
+    assert_eq!(text(&rows), "one\n");
 }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use acc::acc::fields::FieldSet;
 use acc::acc::record::{Backend, Core, Field, Kind, Record, Times, Wall};
+use acc::backend::SinkId;
 use acc::backend::event::{self, Event};
 use acc::config::{Draft, RawValue};
 use acc::host::EventValue;
-use acc::module::{Argument, EVENTS, FUNCTIONS, Function, PARAMS, ParamType, Routes, VARIABLES};
-use acc::stats::Counter;
+use acc::module::{Argument, COMMANDS, EVENTS, FUNCTIONS, Function, PARAMS, ParamType, Routes, VARIABLES};
+use acc::stats::{Counter, Snapshot};
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -151,6 +152,7 @@ fn record_of(event: Event) -> Record {
             Event::Acc => Kind::Transaction,
             Event::Missed => Kind::Missed,
             Event::Cdr => Kind::Cdr,
+            Event::Backlog => unreachable!("it reports no record"),
         },
         backend: Backend::Evi,
         table: "".into(),
@@ -171,9 +173,14 @@ fn every_event_has_its_section_with_its_parameters_in_order() {
     let all = sections(&read("README.md"), "###");
     for e in Event::ALL {
         let name = EVENTS[e as usize];
-        let record = record_of(e);
-        let parameters: Vec<_> = event::params(&record)
-            .remove(0)
+        let record;
+        let all_parameters = if e == Event::Backlog {
+            event::backlog_params(SinkId::Db, &Snapshot::take(), true).into()
+        } else {
+            record = record_of(e);
+            event::params(&record).remove(0)
+        };
+        let parameters: Vec<_> = all_parameters
             .into_iter()
             .map(|(name, value)| match (name, value) {
                 ("extras" | "legs", _) => format!("*{name}*"),
@@ -182,6 +189,16 @@ fn every_event_has_its_section_with_its_parameters_in_order() {
             })
             .collect();
         assert_eq!(labelled(part(&all, name), "Parameters", name), parameters.join(", "), "{name}");
+    }
+}
+
+#[test]
+fn every_management_command_has_its_section() {
+    let all = sections(&read("README.md"), "###");
+    let kamailio = read("docs/KAMAILIO.md");
+    for c in COMMANDS {
+        labelled(part(&all, c.name), "Answer", c.name);
+        assert!(kamailio.contains(&format!("`{}`", c.rpc)), "{}", c.rpc);
     }
 }
 

@@ -2,7 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::acc::record::{Field, Kind, Record};
+use crate::backend::SinkId;
 use crate::host::EventValue;
+use crate::stats::Snapshot;
 
 /// The events, in the order of [`crate::module::EVENTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,11 +16,13 @@ pub enum Event {
     Missed = 1,
     /// The end of a call.
     Cdr = 2,
+    /// More records wait than `backlog_threshold`, or not any more.
+    Backlog = 3,
 }
 
 impl Event {
     /// Every event.
-    pub const ALL: [Event; 3] = [Event::Acc, Event::Missed, Event::Cdr];
+    pub const ALL: [Event; 4] = [Event::Acc, Event::Missed, Event::Cdr, Event::Backlog];
 }
 
 const CORE_NAMES: [&str; 6] = ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"];
@@ -45,6 +49,18 @@ pub fn params(record: &Record) -> Vec<Vec<(&str, EventValue<'_>)>> {
     let no_leg: &[Field] = &[];
     let legs: Vec<&[Field]> = if record.legs.is_empty() { vec![no_leg] } else { record.legs.iter().map(Vec::as_slice).collect() };
     legs.into_iter().map(|leg| params_of(record, leg)).collect()
+}
+
+/// The parameters of [`Event::Backlog`]: which sink, how many entries wait for it, for how many
+/// seconds the oldest does, and whether the backlog begins or is over.
+pub fn backlog_params(sink: SinkId, counters: &Snapshot, begins: bool) -> [(&'static str, EventValue<'static>); 4] {
+    let number = |c| int(i64::try_from(counters.get(c)).unwrap_or(i64::MAX).min(i32::MAX.into()));
+    [
+        ("sink", EventValue::Text(Some(sink.name().as_bytes()))),
+        ("pending", number(sink.counters().pending)),
+        ("oldest_age", number(sink.counters().oldest_age)),
+        ("state", EventValue::Text(Some(if begins { b"begins" } else { b"over" }))),
+    ]
 }
 
 fn params_of<'a>(record: &'a Record, leg: &'a [Field]) -> Vec<(&'a str, EventValue<'a>)> {

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use acc::acc::fields::Fields;
 use acc::acc::record::Record;
+use acc::backend::radius;
 use acc::backend::sql::{Conn, Dialect, Target, parse, schema};
 use acc::backend::syslog::DEV_LOG;
 use acc::backend::{Payload, SinkId};
-use acc::config::{Columns, Config, Db, DbTime, DropMode, JournalSync};
-use acc::delivery::{self, Delivery};
+use acc::config::{Aaa, Columns, Config, Db, DbTime, DropMode, JournalSync, aaa_names};
+use acc::delivery::{self, Delivery, MakeSender};
 use acc::journal::limit::Limits;
 use acc::journal::{DeadLetters, Dir, Item, KIND_LOG_LINE, KIND_RECORD, SegmentName, Writer, json};
 
@@ -27,8 +28,10 @@ DIR is the journal_dir of the server.
   status DIR                what waits, what is dead, what is damaged
   dump [--json] DIR         every entry of the segments, one a line
   verify DIR                reads everything: damage, doubles, gaps; exit status 1 for the first two
-  deliver DIR --url URL     delivers the SQL records and log lines of a stopped server
-      [--db-time local|utc] [--log-socket PATH] [--seconds N]
+  deliver DIR [--url URL] [--db-time local|utc] [--aaa-url radius:FILE]
+      [--log-socket PATH] [--seconds N]
+                            delivers what a stopped server left: SQL records with --url, RADIUS
+                            records with --aaa-url, log lines
   requeue --sink db|aaa|log DIR
                             puts dead entries back for delivery
   schema --url URL [--apply]
@@ -38,7 +41,10 @@ DIR is the journal_dir of the server.
 
 For deliver and schema:
   --extra 'tag->column; ...'  --leg 'tag->column; ...'   as in extra_fields and leg_fields, without \"db:\"
-  --table-acc NAME  --table-missed NAME";
+  --table-acc NAME  --table-missed NAME
+For deliver with --aaa-url:
+  --aaa-extra 'tag->attribute; ...'  --aaa-leg 'tag->attribute; ...'   without \"aaa:\"
+  --service-type N  --aaa-retry N   as in the parameters";
 
 /// Segments written by `requeue` begin anew at this size.
 const SEGMENT_MAX: u64 = 64 << 20;
@@ -70,6 +76,9 @@ struct Options {
     json: bool,
     apply: bool,
     url: Option<String>,
+    aaa_url: Option<String>,
+    service_type: Option<u32>,
+    aaa_retry: Option<u32>,
     dialect: Option<Dialect>,
     sink: Option<SinkId>,
     log_socket: Option<PathBuf>,
@@ -122,6 +131,13 @@ fn run(args: impl Iterator<Item = OsString> + 'static) -> Result<(String, ExitCo
             Long("seconds") => o.seconds = Some(text(parser.value())?.parse().map_err(|_| "--seconds needs a number")?),
             Long("extra") => drop(o.fields.extra.add(&format!("db:{}", text(parser.value())?)).map_err(|e| format!("--extra: {e}"))?),
             Long("leg") => drop(o.fields.leg.add(&format!("db:{}", text(parser.value())?)).map_err(|e| format!("--leg: {e}"))?),
+            Long("aaa-url") => o.aaa_url = Some(text(parser.value())?),
+            Long("aaa-extra") => drop(o.fields.extra.add(&format!("aaa:{}", text(parser.value())?)).map_err(|e| format!("--aaa-extra: {e}"))?),
+            Long("aaa-leg") => drop(o.fields.leg.add(&format!("aaa:{}", text(parser.value())?)).map_err(|e| format!("--aaa-leg: {e}"))?),
+            Long("service-type") => o.service_type = Some(text(parser.value())?.parse().map_err(|_| "--service-type needs a number")?),
+            Long("aaa-retry") => {
+                o.aaa_retry = Some(text(parser.value())?.parse().ok().filter(|n| *n > 0).ok_or("--aaa-retry needs a number from 1 on")?);
+            }
             Long("table-acc") => o.table_acc = Some(text(parser.value())?),
             Long("db-time") => {
                 let name = text(parser.value())?;
@@ -318,6 +334,14 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
         Some(_) => Some(o.db()?),
         None => None,
     };
+    let aaa = o.aaa_url.clone().map(|url| Aaa { url, service_type: o.service_type, retry: o.aaa_retry });
+    if let Some(aaa) = &aaa {
+        radius::validate(aaa, &aaa_names(&o.fields))?;
+    }
+    let make_client = aaa.clone().map(|aaa| {
+        let fields = o.fields.clone();
+        Box::new(move || radius::sender(&aaa, &fields)) as MakeSender
+    });
     let dir = Dir::open(&path).map_err(|e| e.to_string())?;
     let journal = dir.clone();
     let config = Config {
@@ -328,11 +352,12 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
         log_level: 0,
         log_facility: 0,
         db,
-        aaa: None,
+        aaa,
         journal_dir: path,
         journal_sync: JournalSync::Os,
         limits: Limits::default(),
         drop_mode: DropMode::Documented,
+        backlog_threshold: 0,
         delivery_batch: 500,
         delivery_retry_max: 1,
         orphan_timeout: 60,
@@ -344,7 +369,7 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
         wake: None,
         stop: Arc::default(),
         log_socket: o.log_socket.clone().unwrap_or_else(|| DEV_LOG.into()),
-        aaa: None,
+        aaa: make_client,
         tables: None,
         owed: None,
         only_what_is_there: Some(Duration::from_secs(o.seconds.unwrap_or(SECONDS))),

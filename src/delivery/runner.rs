@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::sinks::AnySink;
 use super::tail::{Batch, Tail};
+use crate::acc::clock::Moment;
 use crate::backend::{Commit, Entry, Fate, Positions, Sink, SinkId, Trouble};
 use crate::journal::{DeadLetters, Dir, Segment, SegmentName};
 use crate::stats::{self, Counter};
@@ -128,6 +129,7 @@ impl Runner {
     /// this process was started anew.
     async fn begin(&mut self) -> Result<Tail, Ended> {
         let state = self.id.state();
+        state.set_outage(None);
         let first = state.begins(self.dir.boot());
         // While the sink does not tell how far it is, its file does: entries delivered already may
         // be among those counted.
@@ -371,6 +373,7 @@ impl Runner {
     async fn trouble(&mut self, reason: String) -> Result<(), Ended> {
         if self.outage.since.is_none() {
             self.outage.since = Some(Instant::now());
+            self.id.state().set_outage(Some(Moment::now()));
             self.outage.pause = FIRST_PAUSE;
             stats::add(self.id.counters().outages, 1);
         }
@@ -413,6 +416,7 @@ impl Runner {
 
     fn recovered(&mut self) {
         if let Some(since) = self.outage.since.take() {
+            self.id.state().set_outage(None);
             log::warn!("{}: delivers again after {} s", self.id.name(), since.elapsed().as_secs());
             self.outage.said.clear();
         }

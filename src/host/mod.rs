@@ -11,6 +11,7 @@ pub mod capi;
 pub mod entry;
 pub mod guard;
 pub mod kamailio;
+pub mod management;
 pub mod opensips;
 pub mod outcome;
 pub mod process;

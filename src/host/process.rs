@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use once_cell::sync::{Lazy, OnceCell};
 
 use super::{Host, arena, guard, revival, shared, supervisor, tables};
-use crate::backend::RecordSender;
-use crate::backend::radius::{Radius, RadiusClient, client::Options};
+use crate::backend::radius;
 use crate::backend::syslog::{DEV_LOG, SyslogSocket};
-use crate::config::{Config, aaa_names};
+use crate::config::Config;
 use crate::delivery::{self, Delivery, MakeSender};
 use crate::journal::{self, Dir};
 use crate::worker::{self, Module};
@@ -139,7 +138,7 @@ fn deliver_once(module: &'static Module, dir: &Dir) {
         wake: module.wake.try_clone().ok(),
         stop: Arc::clone(&STOP),
         log_socket: DEV_LOG.into(),
-        aaa: radius(module),
+        aaa: make_client(module),
         tables: Some(tables::publish),
         owed: Some(owed),
         only_what_is_there: None,
@@ -156,10 +155,7 @@ fn owed() -> u64 {
 }
 
 /// How the delivery process makes its RADIUS client, when there is RADIUS.
-fn radius(module: &'static Module) -> Option<MakeSender> {
+fn make_client(module: &'static Module) -> Option<MakeSender> {
     let aaa = module.config.aaa.as_ref()?;
-    Some(Box::new(move || {
-        let radius = Radius::open(aaa, &aaa_names(&module.config.fields))?;
-        Ok(Box::new(RadiusClient::new(radius, Options { nas_port: None, retry: aaa.retry })?) as Box<dyn RecordSender>)
-    }))
+    Some(Box::new(move || radius::sender(aaa, &module.config.fields)))
 }

@@ -47,6 +47,7 @@ pub fn config(url: Option<&str>, journal: &Path) -> Config {
         journal_sync: JournalSync::Batch,
         limits: Limits::default(),
         drop_mode: DropMode::Documented,
+        backlog_threshold: 0,
         delivery_batch: 50,
         delivery_retry_max: 1,
         orphan_timeout: 60,

@@ -227,7 +227,7 @@ fn attributes_of(line: &[(String, String)], status: &str) -> Vec<String> {
     let text = |name: &str, pair: &str| Some(get(line, pair)).filter(|v| !v.is_empty()).map(|v| format!("{name} = \"{v}\""));
     let number = |name: &str, pair: &str| Some(format!("{name} = {}", get(line, pair)));
     let of_call = |a| if is_cdr { a } else { None };
-    let own = ["Acct-Delay-Time = 0".into(), "NAS-IP-Address = 127.0.0.1".into()];
+    let own = ["NAS-Port = 5060".into(), "Acct-Delay-Time = 0".into(), "NAS-IP-Address = 127.0.0.1".into()];
     [
         Some(format!("Acct-Status-Type = {status}")),
         Some("Service-Type = Sip-Session".into()),

@@ -7,6 +7,7 @@ mod calls;
 #[path = "../common/mod.rs"]
 mod common;
 mod load;
+mod management;
 mod phones;
 mod restarts;
 mod server;

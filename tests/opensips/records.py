@@ -118,7 +118,7 @@ def from_radius(packets):
                 if number == 204:
                     value = METHODS.get(value, value)
                 pairs.append((ATTRIBUTES[number], value))
-            elif number not in (4, 6, 41):
+            elif number not in (4, 5, 6, 41):
                 pairs.append((f"attribute {number}", value))
         record = _named(pairs, "aaa")
         record["code"] = str(record.get("code"))

@@ -12,7 +12,8 @@ A scenario is a table of a TOML file, its name FILE/TABLE:
     params, dialog    more modparam lines
     dialog_database   true: dialogs are kept in SQLite (db_mode 1)
     tables            further SQL tables that are read
-    during            things done meanwhile: { at = seconds, do = "mi" | "restart" | "kill" | "kill-delivery" }
+    during            things done meanwhile (the answer to an MI command, without blanks, has every pattern of
+                      `answer`; "sums" looks at statistics): { at = seconds, do = "mi" | "sums" | "restart" | "kill" | "kill-delivery" }
     tolerance         other tolerances than those of records.py
     expect            the records, in the order in which one backend gets them. kind: transaction, missed, manual, cdr.
                       What is not said is an INVITE of ann-1 to desk-1 with 200, created at 0, setup 0 s. `setup` (s) is

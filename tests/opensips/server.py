@@ -297,8 +297,12 @@ class Stage:
             if act["do"] == "mi":
                 params = {k: v.replace("@callid@", self.callid) for k, v in act.get("params", {}).items()}
                 answer = self.mi(act["method"], **params)
-                if '"result"' not in answer:
+                said = re.sub(r"\s", "", answer)
+                parts = [p.replace("@callid@", re.escape(self.callid)) for p in act.get("answer", [])]
+                if '"result"' not in answer or not all(re.search(p, said) for p in parts):
                     self.notes.append(f"MI {act['method']}: {answer or 'no answer'}")
+            elif act["do"] == "sums":
+                self._sums()
             elif act["do"] == "kill-delivery":
                 os.kill(self.delivery_process(), signal.SIGKILL)
             else:
@@ -314,6 +318,20 @@ class Stage:
             if status != 0:
                 self.notes.append(f"SIPp, {name}: ended with {status}: {self._sipp_error(name)}")
         self.t0 = self._first_message(begin)
+
+    def _sums(self):
+        """Asks for the counters again and again while records are delivered: the sums are right each time."""
+        for _ in range(50):
+            answer = self.mi("get_statistics", statistics=["acc:"])
+            try:
+                c = json.loads(answer)["result"]
+                for sink in ("db", "aaa", "log"):
+                    of = {w: int(c[f"acc:{sink}_{w}"]) for w in ("accepted", "delivered", "dead", "pending")}
+                    if of["accepted"] != of["delivered"] + of["dead"] + of["pending"]:
+                        self.notes.append(f"statistics of {sink}: {of}")
+            except (KeyError, ValueError):
+                self.notes.append(f"get_statistics: {answer or 'no answer'}")
+                return
 
     def _sipp_error(self, name):
         try:

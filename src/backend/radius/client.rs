@@ -64,7 +64,7 @@ const NAS_IPV6_ADDRESS: u8 = 95;
 /// What the host knows and the configuration file does not.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// The port that the SIP server listens on, sent as NAS-Port; `None` = not sent.
+    /// Sent as NAS-Port; `None` = not sent.
     pub nas_port: Option<u16>,
     /// Parameter `aaa_retry`: how often a record is offered to the server list before it is given
     /// up; `None` = forever. An offer is one [`RadiusClient::send_all`] in which the record was

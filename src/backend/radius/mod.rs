@@ -17,7 +17,9 @@ pub mod packet;
 
 use std::path::Path;
 
-use crate::config::Aaa;
+use crate::acc::fields::Fields;
+use crate::backend::RecordSender;
+use crate::config::{Aaa, aaa_names};
 use conf::Conf;
 use dictionary::Dictionary;
 use packet::Encoder;
@@ -51,6 +53,19 @@ impl Radius {
         };
         Ok(Radius { encoder: Encoder::new(dictionary, aaa.service_type, names)?, conf })
     }
+}
+
+/// NAS-Port of every packet: the port of SIP, which the original sends too, whatever the server
+/// listens on.
+const SIP_PORT: u16 = 5060;
+
+/// Makes the client, in the runtime of who will use it.
+///
+/// # Errors
+/// As [`Radius::open`], and when no socket can be had.
+pub fn sender(aaa: &Aaa, fields: &Fields) -> Result<Box<dyn RecordSender>, String> {
+    let radius = Radius::open(aaa, &aaa_names(fields))?;
+    Ok(Box::new(RadiusClient::new(radius, client::Options { nas_port: Some(SIP_PORT), retry: aaa.retry })?))
 }
 
 /// Checks what [`Radius::open`] will read, for the host process before it forks.

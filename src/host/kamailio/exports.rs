@@ -6,7 +6,7 @@ use std::ptr;
 use super::abi::*;
 use super::{arguments, functions, load, rpc, variables};
 use crate::acc::record::Backend;
-use crate::module::{FUNCTIONS, PARAMS, ParamType, Routes, VARIABLES};
+use crate::module::{COMMANDS, FUNCTIONS, PARAMS, ParamType, Routes, VARIABLES};
 
 fn name(s: &str) -> *const c_char {
     CString::new(s).map_or(ptr::null(), |c| c.into_raw().cast_const())
@@ -37,12 +37,12 @@ pub fn fill() -> Export {
         dlflags: 0,
         cmds: table(commands()),
         params: table(parameters()),
-        rpc_methods: table([km_rpc_export {
-            name: c"acc.status".as_ptr(),
-            function: Some(rpc::status),
-            doc_str: rpc::STATUS_DOC.as_ptr().cast_mut().cast(),
+        rpc_methods: table(COMMANDS.iter().zip(rpc::ENTRIES).map(|(c, function)| km_rpc_export {
+            name: name(c.rpc),
+            function: Some(function),
+            doc_str: Box::leak(Box::new([name(c.help), ptr::null()])).as_mut_ptr(),
             flags: 0,
-        }]),
+        })),
         pv_items: table(pseudo_variables()),
         response_f: None,
         init_mod_f: Some(load::init),
@@ -96,8 +96,8 @@ macro_rules! setters {
 /// the wrong type is answered by us, with a sentence that names parameter and cure. So are the
 /// parameters of Kamailio's own accounting module, which have no meaning here.
 fn parameters() -> impl Iterator<Item = km_param_export> {
-    let setters = setters!(set_param 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
-    const { assert!(PARAMS.len() == 32, "one setter for each parameter") };
+    let setters = setters!(set_param 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32);
+    const { assert!(PARAMS.len() == 33, "one setter for each parameter") };
     let refusals = setters!(refuse_param 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34);
     const { assert!(load::FOREIGN.len() == 35, "one refusal for each foreign parameter") };
     let ours = PARAMS.iter().zip(setters).map(|(p, setter)| (p.name, p.kind, setter));

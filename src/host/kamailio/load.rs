@@ -12,6 +12,7 @@ use super::{arguments, attached, calls, versions};
 use crate::config::{ConfigError, RawValue};
 use crate::host::{arena, guard, process, revival};
 use crate::module::{DELIVERY_SUPERVISOR, PARAMS};
+use crate::stats::Counter;
 use crate::worker;
 
 const OK: c_int = 0;
@@ -156,6 +157,12 @@ fn initialise() -> Result<(), String> {
     }
 
     let journal = process::open_journal(&config, symbols.later_user(), |seconds| symbols.every(seconds, end_orphans))?;
+    if config.backlog_threshold > 0 && !symbols.every(1, watch_backlog) {
+        return Err("the host refused the timer for backlog_threshold".into());
+    }
+    if !Counter::ALL.iter().all(|c| symbols.register_counter(*c)) {
+        return Err("the host refused the counters of the group acc".into());
+    }
     if journal.is_some() && !symbols.announce_process() {
         return Err("the host has no room for the delivery process".into());
     }
@@ -172,6 +179,11 @@ fn initialise() -> Result<(), String> {
 /// `orphan_timeout` is over, or over once more: calls claimed or ended meanwhile are left alone.
 unsafe extern "C" fn end_orphans(_ticks: c_uint, _param: *mut c_void) {
     guard::entry("orphan timer", (), revival::end_orphans);
+}
+
+/// Every second, with `backlog_threshold`.
+unsafe extern "C" fn watch_backlog(_ticks: c_uint, _param: *mut c_void) {
+    guard::entry("backlog timer", (), worker::watch_backlog);
 }
 
 /// In every process of the host, and in the main one before and after the fork.

@@ -48,11 +48,11 @@ pub struct Api {
     pub rr: Option<Rr>,
     pub specs: Specs,
     /// In the order of [`Event`].
-    pub routes: [Option<EventRoute>; 3],
+    pub routes: [Option<EventRoute>; Event::ALL.len()],
 }
 
 /// Names of the event routes, in the order of [`Event`].
-pub const ROUTES: [&CStr; 3] = [c"acc:event", c"acc:missed", c"acc:cdr"];
+pub const ROUTES: [&CStr; Event::ALL.len()] = [c"acc:event", c"acc:missed", c"acc:cdr", c"acc:backlog"];
 
 /// Set at the end of initialisation.
 pub static API: OnceCell<Api> = OnceCell::new();

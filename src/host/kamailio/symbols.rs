@@ -1,15 +1,18 @@
 //! Every symbol of the host, resolved once at load, so that what is missing is named in one line
 //! and `cargo test` links without a host.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint, c_void};
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use super::abi::*;
+use super::rpc;
 use crate::host::LogSettings;
+use crate::stats::Counter;
 
 type AnyFn = unsafe extern "C" fn();
 /// A callback of the host's script: before or after a route.
 pub type ScriptCb = unsafe extern "C" fn(*mut km_sip_msg, c_uint, *mut c_void) -> c_int;
+type CounterCb = unsafe extern "C" fn(km_counter_handle, *mut c_void) -> c_long;
 type TimerCb = unsafe extern "C" fn(c_uint, *mut c_void);
 
 /// The host's functions and variables.
@@ -37,6 +40,7 @@ pub struct Symbols {
     faked_msg: unsafe extern "C" fn() -> *mut km_sip_msg,
     route_lookup: unsafe extern "C" fn(*mut km_route_list, *const c_char) -> c_int,
     run_top_route: unsafe extern "C" fn(*mut km_action, *mut km_sip_msg, *mut km_run_ctx) -> c_int,
+    counter_register: unsafe extern "C" fn(*mut km_counter_handle, *const c_char, *const c_char, c_int, CounterCb, *mut c_void, *const c_char, c_int) -> c_int,
     register_timer: unsafe extern "C" fn(TimerCb, *mut c_void, c_uint) -> c_int,
 }
 
@@ -98,6 +102,7 @@ impl Symbols {
             find!(c"route_lookup"),
             find!(c"run_top_route"),
             find!(c"register_timer"),
+            find!(c"counter_register"),
         ];
         if !missing.is_empty() {
             return Err(format!(
@@ -136,6 +141,10 @@ impl Symbols {
                 run_top_route: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_action, *mut km_sip_msg, *mut km_run_ctx) -> c_int>(
                     functions[14],
                 ),
+                counter_register: std::mem::transmute::<
+                    *mut c_void,
+                    unsafe extern "C" fn(*mut km_counter_handle, *const c_char, *const c_char, c_int, CounterCb, *mut c_void, *const c_char, c_int) -> c_int,
+                >(functions[16]),
                 register_timer: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(TimerCb, *mut c_void, c_uint) -> c_int>(functions[15]),
             })
         }
@@ -259,6 +268,26 @@ impl Symbols {
             if msg.is_null() { -1 } else { (self.run_top_route)(route, msg, std::ptr::null_mut()) }
         };
         self.route_type.store(before, Ordering::Relaxed);
+        rc >= 0
+    }
+
+    /// Announces a counter of ours.
+    pub fn register_counter(&self, counter: Counter) -> bool {
+        let Ok(name) = CString::new(counter.name()) else { return false };
+        let mut handle = km_counter_handle::default();
+        // SAFETY: called in mod_init; the name lives for ever, the rest is constant (promise 2).
+        let rc = unsafe {
+            (self.counter_register)(
+                &raw mut handle,
+                rpc::GROUP,
+                name.into_raw(),
+                KM_CNT_F_NO_RESET as c_int,
+                rpc::counter,
+                counter as usize as *mut c_void,
+                c"see README.md, Counters".as_ptr(),
+                0,
+            )
+        };
         rc >= 0
     }
 

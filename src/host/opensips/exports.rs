@@ -55,6 +55,9 @@ pub fn fill() -> os_module_exports {
     e.params = table(parameters());
     e.items = table(pseudo_variables());
     e.stats = table(statistics());
+    if let Some(server) = super::state::server() {
+        e.mi_cmds = super::management::table(&server.row);
+    }
     e.procs = processes;
     e.preinit_f = Some(load::preinit);
     e.init_f = Some(load::init);
@@ -114,8 +117,8 @@ macro_rules! setters {
 /// Each parameter stands there twice, with its own type and with the other one, so that a value of
 /// the wrong type is answered by us, with a sentence that names parameter and cure.
 fn parameters() -> impl Iterator<Item = os_param_export> {
-    let setters = setters!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31);
-    const { assert!(PARAMS.len() == 32, "one setter for each parameter") };
+    let setters = setters!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32);
+    const { assert!(PARAMS.len() == 33, "one setter for each parameter") };
     PARAMS.iter().zip(setters).flat_map(|(p, setter)| {
         let kinds = match p.kind {
             ParamType::Int => [OS_INT_PARAM, OS_STR_PARAM],

@@ -173,6 +173,9 @@ fn initialise() -> Result<(), String> {
     api.tm.register_global(Some(calls::on_request_in))?;
 
     let journal = process::open_journal(&config, symbols.later_user(), |seconds| symbols.every(c"acc-orphans", seconds, Some(end_orphans)))?;
+    if config.backlog_threshold > 0 && !symbols.every(c"acc-backlog", 1, Some(watch_backlog)) {
+        return Err("the host refused the timer for backlog_threshold".into());
+    }
     super::exports::set_delivery_processes(u32::from(journal.is_some()));
     process::take_records(config, &OpenSips, journal)?;
     let _ = API.set(api);
@@ -187,6 +190,11 @@ fn initialise() -> Result<(), String> {
 /// `orphan_timeout` is over, or over once more: calls claimed or ended meanwhile are left alone.
 unsafe extern "C" fn end_orphans(_ticks: std::ffi::c_uint, _param: *mut c_void) {
     guard::entry("orphan timer", (), revival::end_orphans);
+}
+
+/// Every second, with `backlog_threshold`.
+unsafe extern "C" fn watch_backlog(_ticks: std::ffi::c_uint, _param: *mut c_void) {
+    guard::entry("backlog timer", (), worker::watch_backlog);
 }
 
 /// The delivery process.

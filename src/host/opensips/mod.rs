@@ -7,6 +7,7 @@ mod contexts;
 mod exports;
 mod functions;
 mod load;
+mod management;
 mod message;
 mod state;
 mod symbols;

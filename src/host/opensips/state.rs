@@ -37,7 +37,7 @@ pub struct Api {
     pub tm: Tm,
     pub rr: Option<Rr>,
     pub specs: Specs,
-    pub events: [os_event_id; 3],
+    pub events: [os_event_id; Event::ALL.len()],
     /// Processing context: the accounting context in force.
     pub here: i32,
     /// Processing context: the marks of an in-dialog request of its own (D13).
@@ -140,8 +140,8 @@ fn node(name: &str, value: &EventValue<'_>) -> os_evi_param {
 }
 
 /// Announces the events to the host; called in initialisation.
-pub fn publish_events(symbols: &Symbols) -> Result<[os_event_id; 3], String> {
-    let mut ids = [0; 3];
+pub fn publish_events(symbols: &Symbols) -> Result<[os_event_id; Event::ALL.len()], String> {
+    let mut ids = [0; Event::ALL.len()];
     for e in event::Event::ALL {
         let name = module::EVENTS[e as usize];
         // SAFETY: the host copies the name (promise 8).

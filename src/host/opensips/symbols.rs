@@ -31,6 +31,11 @@ pub struct Symbols {
     pub evi_publish_event: unsafe extern "C" fn(os_str) -> os_event_id,
     pub evi_probe_event: unsafe extern "C" fn(os_event_id) -> c_int,
     pub evi_raise_event: unsafe extern "C" fn(os_event_id, *mut os_evi_params) -> c_int,
+    pub(super) init_mi_result_object: unsafe extern "C" fn(*mut *mut os_mi_item) -> *mut os_mi_response,
+    pub(super) add_mi_array: unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int) -> *mut os_mi_item,
+    pub(super) add_mi_object: unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int) -> *mut os_mi_item,
+    pub(super) add_mi_string: unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int, *const c_char, c_int) -> c_int,
+    pub(super) add_mi_number: unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int, f64) -> c_int,
     register_timer: unsafe extern "C" fn(*mut c_char, os_timer_fn, *mut c_void, c_uint, std::ffi::c_ushort) -> c_int,
 }
 
@@ -86,6 +91,7 @@ impl Symbols {
             find!(c"user2uid"),
             find!(c"group2gid"),
         );
+        let answers = (find!(c"init_mi_result_object"), find!(c"add_mi_array"), find!(c"add_mi_object"), find!(c"add_mi_string"), find!(c"add_mi_number"));
         if !missing.is_empty() {
             return Err(format!(
                 "this server does not offer {}, which this acc module needs: it is not one of the supported OpenSIPS versions",
@@ -119,6 +125,13 @@ impl Symbols {
                 evi_publish_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_str) -> os_event_id>(functions.4),
                 evi_probe_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_event_id) -> c_int>(functions.5),
                 evi_raise_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_event_id, *mut os_evi_params) -> c_int>(functions.6),
+                init_mi_result_object: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut *mut os_mi_item) -> *mut os_mi_response>(answers.0),
+                add_mi_array: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int) -> *mut os_mi_item>(answers.1),
+                add_mi_object: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int) -> *mut os_mi_item>(answers.2),
+                add_mi_string: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int, *const c_char, c_int) -> c_int>(
+                    answers.3,
+                ),
+                add_mi_number: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int, f64) -> c_int>(answers.4),
                 register_timer: std::mem::transmute::<
                     *mut c_void,
                     unsafe extern "C" fn(*mut c_char, os_timer_fn, *mut c_void, c_uint, std::ffi::c_ushort) -> c_int,

@@ -15,6 +15,13 @@ pub struct Row {
     pub t_ctx_register_ptr: usize,
 }
 
+impl Row {
+    /// Size of a management command's export.
+    pub fn mi_export(&self) -> usize {
+        if self.from < (4, 0, 0) { abi::OS_MI_EXPORT_SIZE_3_4_7 as usize } else { abi::OS_MI_EXPORT_SIZE_4_0_0 as usize }
+    }
+}
+
 const LAST: u16 = u16::MAX;
 
 /// Every supported row.
