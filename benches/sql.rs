@@ -62,6 +62,7 @@ pub fn delivery(config: Config, dir: &Dir) -> Delivery {
         wake: None,
         stop: Arc::new(AtomicBool::new(false)),
         aaa: None,
+        database: None,
         tables: None,
         owed: None,
         only_what_is_there: Some(Duration::from_secs(600)),

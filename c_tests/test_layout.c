@@ -52,6 +52,9 @@ int main(void)
 	AT(os_tm_binds, t_gett, 168);
 	AT(os_rr_binds, is_direction, 16);
 	AT(os_rr_binds, append_fromtag, 72);
+	SIZE(os_db_val, 32);
+	AT(os_db_val, val, 16);
+	AT(os_db_func, insert, 64);
 	SIZE(os_evi_param, 48);
 	SIZE(os_evi_params, 24);
 	printf("1..%d\n", n);

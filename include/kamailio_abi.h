@@ -311,4 +311,13 @@ typedef struct km_rr_binds {
 
 #define KM_RR_FLOW_UPSTREAM 2
 
+/* ---- databases ------------------------------------------------------------------------------------------------ */
+
+/* The functions of a database module and their values have the types of opensips_abi.h (os_db_...). They stand at these
+ * offsets of its table, which has less than OS_DB_FUNC_ROOM bytes. */
+#define KM_DB_FUNC_USE_TABLE 8
+#define KM_DB_FUNC_INIT 16
+#define KM_DB_FUNC_CLOSE 32
+#define KM_DB_FUNC_INSERT 72
+
 #endif /* KM_KAMAILIO_ABI_H */

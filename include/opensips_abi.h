@@ -41,6 +41,7 @@ typedef struct os_trans_export os_trans_export;
 typedef struct os_mi_export os_mi_export; /* see OS_MI_EXPORT_* */
 typedef struct os_sr_module_dep os_sr_module_dep;
 typedef struct os_stat_var os_stat_var;
+typedef struct os_db_con os_db_con; /* a connection to a database */
 
 /* a string with a length; not necessarily terminated */
 typedef struct os_str {
@@ -77,6 +78,8 @@ typedef struct os_tm_binds os_tm_binds;
 typedef struct os_dlg_binds os_dlg_binds;
 typedef struct os_rr_binds os_rr_binds;
 typedef struct os_module_exports os_module_exports;
+typedef struct os_db_val os_db_val;
+typedef struct os_db_func os_db_func;
 
 #endif /* OS_ABI_HOST_TYPES */
 
@@ -150,7 +153,14 @@ typedef int os_load_dlg_fn(os_dlg_binds *);
 typedef int os_is_direction_fn(os_sip_msg *, int direction);
 typedef int os_load_rr_fn(os_rr_binds *);
 
+/* databases: the connection keeps the address of the table's name until the next use_table */
+typedef int os_db_use_table_fn(os_db_con *, const os_str *table);
+typedef os_db_con *os_db_init_fn(const os_str *url);
+typedef void os_db_close_fn(os_db_con *);
+typedef int os_db_insert_fn(const os_db_con *, os_str *const *columns, const os_db_val *, int n);
+
 /* symbols of the server that we look up by name */
+typedef int os_db_bind_mod_fn(const os_str *url, os_db_func *);
 typedef os_cmd_fn *os_find_export_fn(const char *name, int flags);
 typedef char *os_pv_parse_spec_fn(const os_str *in, os_pv_spec *);
 typedef int os_pv_get_spec_value_fn(os_sip_msg *, os_pv_spec *, os_pv_value *);
@@ -308,6 +318,11 @@ typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsign
 #define OS_EVI_INT_VAL 1
 #define OS_EVI_STR_VAL 2
 
+/* os_db_val.type */
+#define OS_DB_INT 0u
+#define OS_DB_STR 4u
+#define OS_DB_DATETIME 5u
+
 /* contexts: first index of type_offsets, type_sizes; and the kinds of values in them: the second index */
 #define OS_CONTEXT_GLOBAL 0
 #define OS_CONTEXT_TRAN 1
@@ -353,6 +368,9 @@ typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsign
 #define OS_MI_EXPORT_SIZE_4_0_0 8128
 #define OS_MI_RECIPE_SIZE_3_4_7 88
 #define OS_MI_RECIPE_SIZE_4_0_0 168
+
+/* struct db_func: 3.5 has one more function at the end */
+#define OS_DB_FUNC_ROOM 512 /* what we reserve for the table; the real one has at most 144 bytes */
 
 /* struct acmd_export_, in case somebody wants to walk one */
 #define OS_ACMD_EXPORT_SIZE 232
@@ -565,6 +583,28 @@ struct os_rr_binds {
 	int append_fromtag;
 };
 
+/* a value of a row */
+struct os_db_val {
+	unsigned int type; /* OS_DB_* */
+	int nul;           /* 1: there is no value */
+	int free;
+	union {
+		int int_val;
+		long time_val; /* seconds since 1970 */
+		os_str str_val;
+	} val;
+};
+
+/* the head of a database module's table */
+struct os_db_func {
+	unsigned int cap;
+	os_db_use_table_fn *use_table;
+	os_db_init_fn *init;
+	os_db_close_fn *close;
+	void *others1[4];
+	os_db_insert_fn *insert;
+};
+
 #endif /* OS_ABI_HOST_TYPES */
 
 /* ---- symbols of the server ---------------------------------------------------------------------------------- */
@@ -602,6 +642,7 @@ extern os_add_mi_string_fn add_mi_string;
 extern os_add_mi_number_fn add_mi_number;
 extern os_user2uid_fn user2uid;
 extern os_group2gid_fn group2gid;
+extern os_db_bind_mod_fn db_bind_mod;
 #endif
 
 #endif /* OS_OPENSIPS_ABI_H */

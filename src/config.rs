@@ -360,12 +360,16 @@ impl Draft {
             self.identifier("acc_sip_code_column", "sip_code")?,
             self.identifier("acc_sip_reason_column", "sip_reason")?,
         ];
+        let time = self.choice("db_time", DbTime::Local, &DbTime::NAMES)?;
+        if time == DbTime::Utc && crate::backend::sql::is_foreign(url) {
+            return Err(bad("db_time", "utc is for sqlite:, mysql: and postgres: only: the server's own database modules write local time".into()));
+        }
         Ok(Db {
             url: url.into(),
             table_acc: self.identifier("db_table_acc", "acc")?,
             table_missed: self.identifier("db_table_missed_calls", "missed_calls")?,
             columns: Columns { core, time: self.identifier("acc_time_column", "time")? },
-            time: self.choice("db_time", DbTime::Local, &DbTime::NAMES)?,
+            time,
         })
     }
 }
@@ -436,6 +440,7 @@ mod tests {
             (vec![("db_url", s("sqlite:x")), ("db_table_acc", s("a;b"))], ["parameter db_table_acc", "no name of a table"]),
             (vec![("db_url", s("sqlite:x")), ("acc_time_column", s("1t"))], ["parameter acc_time_column", "no name of a table"]),
             (vec![("db_url", s("sqlite:x")), ("db_time", s("Mars"))], ["parameter db_time", "local, utc"]),
+            (vec![("db_url", s("text:/x")), ("db_time", s("utc"))], ["parameter db_time", "local time"]),
             (vec![("db_url", s("nonsense"))], ["parameter db_url", "sqlite:"]),
         ] {
             let e = draft(&lines).unwrap_err().to_string();

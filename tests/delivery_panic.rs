@@ -33,6 +33,7 @@ fn a_panic_ends_the_delivery_and_loses_nothing() {
         stop: Arc::default(),
         log_socket: tmp.path().join("log"),
         aaa: Some(Box::new(|| Ok(Box::new(Broken) as Box<dyn RecordSender>))),
+        database: None,
         tables: None,
         owed: None,
         only_what_is_there: None,

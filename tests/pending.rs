@@ -47,6 +47,7 @@ fn delivery(dir: &Dir, config: Config, calls: &Arc<AtomicUsize>, stop: &Arc<Atom
         wake: None,
         stop: stop.clone(),
         aaa: Some(Box::new(move || Ok(Box::new(Moody { calls }) as Box<dyn RecordSender>))),
+        database: None,
         tables: None,
         owed: None,
         only_what_is_there: None,

@@ -134,6 +134,7 @@ fn aaa_url_without_a_client_is_refused() {
         stop: Arc::default(),
         log_socket: tmp.path().join("log"),
         aaa: None,
+        database: None,
         tables: None,
         owed: None,
         only_what_is_there: None,

@@ -11,6 +11,7 @@ pub mod syslog;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use crate::acc::record::{Record, Wall};
 use crate::journal::{DeadLetters, SegmentName};
@@ -158,4 +159,26 @@ pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 pub trait RecordSender {
     /// Sends records; one fate for each, in order.
     fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>>;
+}
+
+/// A value for a row of a [`HostDatabase`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostValue {
+    /// No value.
+    Null,
+    /// Bytes of text.
+    Text(Vec<u8>),
+    /// A moment, in seconds since 1970.
+    Time(i64),
+    /// A number.
+    Int(i32),
+}
+
+/// A database behind one of the host's own database modules. Its functions block.
+pub trait HostDatabase: Send {
+    /// Connects, after giving up an earlier connection.
+    fn connect(&mut self) -> Result<(), String>;
+
+    /// Stores one row; false when it is refused, for whatever reason.
+    fn insert(&mut self, table: &str, columns: &[Arc<str>], values: &[HostValue]) -> bool;
 }

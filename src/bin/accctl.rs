@@ -370,6 +370,7 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
         stop: Arc::default(),
         log_socket: o.log_socket.clone().unwrap_or_else(|| DEV_LOG.into()),
         aaa: make_client,
+        database: None,
         tables: None,
         owed: None,
         only_what_is_there: Some(Duration::from_secs(o.seconds.unwrap_or(SECONDS))),

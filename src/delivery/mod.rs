@@ -24,9 +24,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::acc::clock::Moment;
-use crate::backend::sql::SqlSink;
+use crate::backend::sql::{ForeignSink, SqlSink};
 use crate::backend::syslog::SyslogSink;
-use crate::backend::{RecordSender, SinkId};
+use crate::backend::{HostDatabase, RecordSender, SinkId};
 use crate::config::{Config, JournalSync};
 use crate::journal::calls::Tracker;
 use crate::journal::limit::{self, Found, Limits};
@@ -74,6 +74,8 @@ pub struct Delivery {
     pub log_socket: PathBuf,
     /// The RADIUS client; needed when `aaa_url` is set.
     pub aaa: Option<MakeSender>,
+    /// The server's own database module, when `db_url` is left to one.
+    pub database: Option<Box<dyn HostDatabase>>,
     /// Told which tables the SQL database has.
     pub tables: Option<fn(&[String])>,
     /// Asked how many bytes the records of requests and calls accepted already may take yet.
@@ -135,10 +137,10 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
     // What is not there now is gone for good: the runners forget its cursors.
     let (publish, view) = watch::channel(View { segments: Arc::new(delivery.dir.segments()?), closing, ..View::default() });
 
-    let mut aaa = delivery.aaa.take();
+    let (mut aaa, mut database) = (delivery.aaa.take(), delivery.database.take());
     let mut runners = Vec::new();
     for id in SinkId::ALL {
-        let (sink, max) = make_sink(id, &delivery, &mut aaa)?;
+        let (sink, max) = make_sink(id, &delivery, &mut aaa, &mut database)?;
         let retry_max = Duration::from_secs(u64::from(delivery.config.delivery_retry_max));
         let runner = Runner::new(id, sink, &delivery.dir, view.clone(), directory.finished.clone(), max, retry_max);
         runners.push((id, tokio::task::spawn_local(runner.run())));
@@ -195,15 +197,23 @@ async fn wait(wake: Option<&AsyncFd<OwnedFd>>) {
     }
 }
 
-fn make_sink(id: SinkId, delivery: &Delivery, aaa: &mut Option<MakeSender>) -> Result<(AnySink, usize), DeliveryError> {
+fn make_sink(
+    id: SinkId,
+    delivery: &Delivery,
+    aaa: &mut Option<MakeSender>,
+    database: &mut Option<Box<dyn HostDatabase>>,
+) -> Result<(AnySink, usize), DeliveryError> {
     let batch = delivery.config.delivery_batch.max(1);
     // A server without the parameter will never deliver them; a tool that was not given it may.
     let off = |parameter| if delivery.only_what_is_there.is_some() { AnySink::Held(parameter) } else { AnySink::Off(parameter) };
     let sender = if id == SinkId::Aaa { aaa.take() } else { None };
     Ok(match id {
-        SinkId::Db => match &delivery.config.db {
-            Some(db) => (AnySink::Sql(Box::new(SqlSink::new(db, &delivery.config.fields).map_err(DeliveryError::Db)?.announcing(delivery.tables))), batch),
-            None => (off("db_url"), batch),
+        SinkId::Db => match (&delivery.config.db, database.take()) {
+            (Some(db), Some(database)) => (AnySink::Foreign(Box::new(ForeignSink::new(db, database))), batch),
+            (Some(db), None) => {
+                (AnySink::Sql(Box::new(SqlSink::new(db, &delivery.config.fields).map_err(DeliveryError::Db)?.announcing(delivery.tables))), batch)
+            }
+            (None, _) => (off("db_url"), batch),
         },
         SinkId::Aaa => match (&delivery.config.aaa, sender) {
             (None, _) => (off("aaa_url"), batch),

@@ -1,7 +1,7 @@
 //! The kinds of sinks behind one type.
 #![forbid(unsafe_code)]
 
-use crate::backend::sql::SqlSink;
+use crate::backend::sql::{ForeignSink, SqlSink};
 use crate::backend::syslog::SyslogSink;
 use crate::backend::{Commit, Entry, Fate, Payload, Positions, RecordSender, Sink, Trouble};
 
@@ -9,6 +9,8 @@ use crate::backend::{Commit, Entry, Fate, Payload, Positions, RecordSender, Sink
 pub enum AnySink {
     /// `db_url`.
     Sql(Box<SqlSink>),
+    /// `db_url` through the server's own database module.
+    Foreign(Box<ForeignSink>),
     /// A sender of single records: RADIUS.
     Records(Box<dyn RecordSender>),
     /// The syslog socket.
@@ -31,6 +33,7 @@ impl Sink for AnySink {
     async fn open(&mut self, journal: u64) -> Result<Option<Positions>, String> {
         match self {
             AnySink::Sql(s) => s.open(journal).await,
+            AnySink::Foreign(s) => s.open(journal).await,
             AnySink::Syslog(s) => s.open(journal).await,
             AnySink::Records(_) | AnySink::Off(_) | AnySink::Held(_) => Ok(None),
         }
@@ -39,6 +42,7 @@ impl Sink for AnySink {
     async fn deliver(&mut self, batch: &[Entry], commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble> {
         match self {
             AnySink::Sql(s) => s.deliver(batch, commit).await,
+            AnySink::Foreign(s) => s.deliver(batch, commit).await,
             AnySink::Syslog(s) => s.deliver(batch, commit).await,
             AnySink::Records(sender) => {
                 let records: Vec<_> = batch

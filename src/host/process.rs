@@ -139,6 +139,7 @@ fn deliver_once(module: &'static Module, dir: &Dir) {
         stop: Arc::clone(&STOP),
         log_socket: DEV_LOG.into(),
         aaa: make_client(module),
+        database: module.host.database(),
         tables: Some(tables::publish),
         owed: Some(owed),
         only_what_is_there: None,

@@ -104,7 +104,8 @@ impl Running {
         let log_socket = dir.path().join("no-syslog-here");
         let thread = std::thread::spawn(move || {
             let config = Arc::new(config(None, dir.path()));
-            let mut delivery = Delivery { config, dir, wake: None, stop: flag, log_socket, aaa: None, tables: None, owed: None, only_what_is_there: None };
+            let mut delivery =
+                Delivery { config, dir, wake: None, stop: flag, log_socket, aaa: None, database: None, tables: None, owed: None, only_what_is_there: None };
             change(&mut delivery);
             delivery::run(delivery)
         });

@@ -76,6 +76,7 @@ fn deliver(dir: &Dir, below: &Path, log: &Path, sent: impl Fn(&str) + 'static) -
         stop: Arc::default(),
         log_socket: log.into(),
         aaa: Some(Box::new(|| Ok(Box::new(Sender(sent)) as Box<dyn RecordSender>))),
+        database: None,
         tables: None,
         owed: None,
         only_what_is_there: Some(PATIENCE),

@@ -293,3 +293,35 @@ fn freeradius_has_every_record() {
     assert_eq!(stored, due);
     assert_eq!((server.status("aaa_dead"), server.status("panics")), (Some(0), Some(0)));
 }
+
+#[test]
+fn a_database_of_the_servers_own_modules_gets_the_rows() {
+    if skipped() {
+        return;
+    }
+    if !std::fs::read_dir("/usr/lib").unwrap().flatten().any(|d| d.path().join("kamailio/modules/db_text.so").is_file()) {
+        eprintln!("skipped: Kamailio's db_text is not installed");
+        return;
+    }
+    let text = tempfile::tempdir().unwrap();
+    let core = ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(|c| format!("{c}(string)")).join(" ");
+    let fields = ["caller", "callee", "agent", "answered_by", "ended_by", "end_cause", "end_side", "target"].map(|c| format!("{c}(string)")).join(" ");
+    let head = format!("id(int,auto) {core} time(int) {fields} setuptime(int) created(int)");
+    std::fs::write(text.path().join("acc"), format!("{head} duration(int) ms_duration(int)\n")).unwrap();
+    std::fs::write(text.path().join("missed_calls"), format!("{head}\n")).unwrap();
+    let mut server = Server::start(2, &[define("TEXT_DB", format_args!("text://{}", text.path().display()))]);
+    play(&server, vec![call("answered", "a", "caller", &["callee"]), call("busy", "a", "caller_refused", &["callee_486"])]);
+    // Only then the module writes its files.
+    server.stop();
+    let rows = |table: &str| -> Vec<Vec<String>> {
+        let file = std::fs::read_to_string(text.path().join(table)).unwrap();
+        file.lines().skip(1).map(|l| l.replace("\\:", " ").split(':').map(str::to_string).collect()).collect()
+    };
+    let (acc, missed) = (rows("acc"), rows("missed_calls"));
+    assert_eq!((acc.len(), missed.len()), (2, 1), "{acc:?} {missed:?}");
+    let cdr = acc.iter().find(|r| r[5] == "200").unwrap();
+    assert!(cdr[4].starts_with("answered-") && cdr[6] == "OK" && cdr[8] == "caller1" && cdr[13] == "bye", "{cdr:?}");
+    let line = &server.lines("call ended", "answered")[0];
+    assert_eq!((cdr[7].as_str(), cdr[17].as_str(), cdr[19].as_str()), (get(line, "call_start_time"), get(line, "created"), get(line, "ms_duration")));
+    assert!(missed[0][4].starts_with("busy-") && missed[0][5] == "486", "{missed:?}");
+}

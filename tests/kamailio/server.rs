@@ -246,7 +246,7 @@ impl Server {
         Server::start_in(dir, database, port, 4, more)
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         if !matches!(self.child.try_wait(), Ok(None)) {
             return;
         }

@@ -52,6 +52,7 @@ fn mistakes_are_named_at_startup() {
         (good.replace("\"cdr|missed|failed\"", "\"cdr|mist\""), "\"mist\" is no accounting flag"),
         (good.replace("\"main.acc\"", "\"main.acc.x\""), "\"main.acc.x\" is no table name"),
         (good.replace("\"log|db|evi\"", "\"aaa\""), "set the parameter aaa_url"),
+        (good.replace("\"db_url\", DB_URL", "\"db_url\", \"text:///x\""), "parameter db_url: the server has no database module for text: load db_text.so"),
         (good.replace("$acc_extra(agent)", "$acc_extra(nobody)"), "the tag \"nobody\" is not declared"),
         (
             "loadmodule \"pv.so\"\nloadmodule ACC_MODULE\nloadmodule \"tm.so\"\nmodparam(\"acc\", \"journal_dir\", JOURNAL)\nrequest_route { exit; }\n".into(),

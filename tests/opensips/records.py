@@ -7,6 +7,7 @@ A record is a dictionary: `what` (text of the log line, table, event, Acct-Statu
 import calendar
 import json
 import math
+import os
 import re
 import sqlite3
 import time
@@ -94,6 +95,39 @@ def from_sqlite(path, tables):
     except sqlite3.OperationalError as e:
         if "unable to open" not in str(e):
             raise
+    return records
+
+
+# tables of db_text: what is no number is text; the column `remark` takes no NULL
+TEXT_CORE = [(c, "string") for c in ("method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason")] + [("time", "int")]
+TEXT_FIELDS = [(NAMES["sqlite"][t], "string" if t == "note" else "string,null") for t in EXTRAS + LEGS]
+TEXT_END = [("setuptime", "int"), ("created", "int,null")]
+TEXT_DURATIONS = [("duration", "int"), ("ms_duration", "int")]
+
+
+def make_text(directory):
+    """The tables for db_text, empty."""
+    os.makedirs(directory)
+    for table, more in ("acc", TEXT_DURATIONS), ("missed_calls", []):
+        columns = [("id", "int,auto"), *TEXT_CORE, *TEXT_FIELDS, *TEXT_END, *more]
+        with open(os.path.join(directory, table), "w") as f:
+            f.write(" ".join(f"{name}({kind})" for name, kind in columns) + "\n")
+
+
+def from_text(directory, tables):
+    records = []
+    for table in tables:
+        with open(os.path.join(directory, table)) as f:
+            head, *lines = f.read().split("\n")
+        columns = [c.split("(") for c in head.split()]
+        for line in filter(None, lines):
+            values = [re.sub(r"\\(.)", r"\1", v) for v in re.split(r"(?<!\\):", line)]
+            pairs = [(IN_SQL.get(name, name), int(v) if kind.startswith("int") and v else v or None)
+                     for (name, kind), v in zip(columns, values) if name != "id"]
+            record = _named(pairs, "sqlite")
+            # a column that was not declared is empty, and so is one without a value
+            kept = {k: v for k, v in record.items() if v is not None or k in EXTRAS}
+            records.append({"what": table, **dict.fromkeys(CORE, ""), **kept})
     return records
 
 

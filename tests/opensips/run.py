@@ -10,6 +10,7 @@ A scenario is a table of a TOML file, its name FILE/TABLE:
                       the same line several times in a row once
     legs              true: leg fields are declared
     params, dialog    more modparam lines
+    text_database     true: SQL goes through the server's module db_text instead of into SQLite
     dialog_database   true: dialogs are kept in SQLite (db_mode 1)
     tables            further SQL tables that are read
     during            things done meanwhile (the answer to an MI command, without blanks, has every pattern of
@@ -41,7 +42,8 @@ from server import Children, Failed, Installation, Stage
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KEYS = {"about", "caller", "callee", "callee2", "callee3", "start", "before", "within", "cancel", "failure", "reply",
-        "core", "routes", "says", "legs", "params", "dialog", "dialog_database", "tables", "during", "tolerance", "expect"}
+        "core", "routes", "says", "legs", "params", "dialog", "dialog_database", "text_database", "tables", "during",
+        "tolerance", "expect"}
 
 
 def scenarios():
@@ -116,10 +118,10 @@ def main():
         raise SystemExit(f"no scenario {o.only}")
     root = os.path.abspath(o.keep) if o.keep else tempfile.mkdtemp(prefix="acc-e2e-")
     children, out, count = Children(), threading.Lock(), {"passed": 0, "failed": 0, "skipped": 0}
-    databases = installation.keeps_dialogs()
 
     def one(name, sc):
-        if sc.get("dialog_database") and not databases:
+        lacking = installation.lacks(sc)
+        if lacking:
             lines = {b: None for b in records.BACKENDS}
         else:
             try:
@@ -131,7 +133,7 @@ def main():
         with out:
             for backend, differences in lines.items():
                 if differences is None:
-                    print(f"skipped - {name} {backend}: the server has no db_sqlite")
+                    print(f"skipped - {name} {backend}: the server has no {lacking}")
                     count["skipped"] += 1
                     continue
                 count["failed" if differences else "passed"] += 1

@@ -68,9 +68,13 @@ class Installation:
         self.version = tuple(int(x) for x in m.groups())
         self.schemas = os.path.join(prefix, "share", "opensips", "sqlite")
 
-    def keeps_dialogs(self):
-        files = os.path.join(self.mpath, "db_sqlite.so"), os.path.join(self.schemas, "dialog-create.sql")
-        return all(os.path.exists(f) for f in files)
+    def lacks(self, scenario):
+        """The module that a scenario needs and this server has not; None when it has all."""
+        needed = {"db_sqlite": ("dialog_database", os.path.join(self.schemas, "dialog-create.sql")),
+                  "db_text": ("text_database", self.mpath)}
+        for module, (key, file) in needed.items():
+            if scenario.get(key) and not all(map(os.path.exists, (os.path.join(self.mpath, module + ".so"), file))):
+                return module
 
 
 def _children(pid):
@@ -158,7 +162,7 @@ class Stage:
         words = {
             "proxy": f"127.0.0.1:{self.proxy}", "mpath": self.inst.mpath, "dir": self.dir, "module": self.inst.module,
             "events": f"127.0.0.1:{self.events.port}", "fields": records.parameters(self.sc.get("legs")),
-            "database": "", "dialog": self.sc.get("dialog", ""), "params": self.sc.get("params", ""),
+            "database": "", "db_url": f"sqlite://{self.dir}/acc.sqlite", "dialog": self.sc.get("dialog", ""), "params": self.sc.get("params", ""),
             "all": "|".join(records.TYPES.values()),
             "append_branch": "append_msg_branch" if self.inst.version >= (3, 6) else "append_branch",
             "bye_on_timeout": "bye-on-timeout" if modern else "B",
@@ -172,6 +176,11 @@ class Stage:
             words["database"] = 'loadmodule "db_sqlite.so"'
             words["dialog"] += (f'\nmodparam("dialog", "db_url", "sqlite://{self.dir}/dialog.sqlite")'
                                 '\nmodparam("dialog", "db_mode", 1)')
+        if self.sc.get("text_database"):
+            records.make_text(os.path.join(self.dir, "text"))
+            # without its cache the module writes each row to the file at once
+            words["database"] = 'loadmodule "db_text.so"\nmodparam("db_text", "db_mode", 1)'
+            words["db_url"] = f"text://{self.dir}/text"
         for route in ("start", "before", "within", "cancel", "failure", "reply", "routes", "core"):
             words[route] = self.sc.get(route, "")
         with open(os.path.join(HERE, "opensips.cfg")) as f:
@@ -351,8 +360,12 @@ class Stage:
     # ---- the records
     def records(self):
         tables = ["acc", "missed_calls", *self.sc.get("tables", [])]
+        if self.sc.get("text_database"):
+            rows = records.from_text(os.path.join(self.dir, "text"), tables)
+        else:
+            rows = records.from_sqlite(os.path.join(self.dir, "acc.sqlite"), tables)
         return {"log": records.from_log(self.log_lines()),
-                "sqlite": records.from_sqlite(os.path.join(self.dir, "acc.sqlite"), tables),
+                "sqlite": rows,
                 "evi": records.from_events(list(self.events.got)), "aaa": records.from_radius(list(self.radius.got))}
 
     def close(self):

@@ -1,4 +1,5 @@
-//! SQL: rows of records in SQLite, MySQL/MariaDB and PostgreSQL, each exactly once.
+//! SQL: rows of records in SQLite, MySQL/MariaDB and PostgreSQL, each exactly once; in other
+//! databases through the server ([`ForeignSink`]).
 //!
 //! Rows and the cursor (table `acc_delivery`) are committed in one transaction. The cursor moves
 //! only from where this process left it, so that a transaction whose outcome was never heard
@@ -6,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod conn;
+mod foreign;
 mod rows;
 pub mod schema;
 mod url;
@@ -17,7 +19,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use conn::{Class, Conn, Dialect, Failure};
-pub use url::{Target, parse, validate_url};
+pub use foreign::ForeignSink;
+pub use url::{Target, is_foreign, parse, scheme, validate_url};
 
 use super::{Commit, Entry, Fate, Payload, Positions, Sink, Trouble};
 use crate::acc::fields::Fields;
@@ -278,7 +281,7 @@ impl SqlSink {
                     groups.len() - 1
                 }
             };
-            let clipped = groups[at].add(index, record);
+            let clipped = groups[at].add(index, record, &self.db);
             for column in clipped {
                 crate::stats::add(crate::stats::Counter::Clipped, 1);
                 if self.clipped.insert((table_name.clone(), column.clone())) {

@@ -1,6 +1,7 @@
 //! Records as rows.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use once_cell::sync::Lazy;
 use super::conn::{Dialect, Value, escape_invalid};
 use super::schema::Table;
 use super::{BINDS, INSERT_BYTES, ROWS};
-use crate::acc::record::{ACC_ID, END_CAUSE, END_SIDE, Kind, Record, Wall};
+use crate::acc::record::{ACC_ID, END_CAUSE, END_SIDE, Field, Kind, Record, Wall};
 use crate::config::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Db, DbTime};
 
 static SETUPTIME: Lazy<Arc<str>> = Lazy::new(|| COLUMN_SETUPTIME.into());
@@ -66,16 +67,64 @@ pub fn columns_of(record: &Record, db: &Db) -> Vec<Arc<str>> {
     // All legs of a record have the same fields.
     columns.extend(record.legs.first().into_iter().flatten().map(|f| f.name.clone()));
     columns.extend([SETUPTIME.clone(), CREATED.clone()]);
-    let durations = match record.kind {
-        Kind::Cdr => true,
-        Kind::Transaction | Kind::Manual => *table_of(record, db) != db.table_missed,
-        Kind::Missed => false,
-    };
-    if durations {
+    if has_durations(record, db) {
         columns.extend([DURATION.clone(), MS_DURATION.clone()]);
     }
     columns.extend(own_columns(record).iter().map(|c| Arc::from(*c)));
     columns
+}
+
+/// Durations have no place in the table of missed calls.
+fn has_durations(record: &Record, db: &Db) -> bool {
+    match record.kind {
+        Kind::Cdr => true,
+        Kind::Transaction | Kind::Manual => *table_of(record, db) != db.table_missed,
+        Kind::Missed => false,
+    }
+}
+
+/// Columns at the end of [`columns_of`] for values that a record has of its own; a table need not
+/// have them.
+pub fn own_count(record: &Record) -> usize {
+    if record.times.is_some() { own_columns(record).len() } else { 0 }
+}
+
+/// How many rows a record makes. Without context there are no legs, and no columns for them.
+pub fn rows_of(record: &Record) -> usize {
+    if record.times.is_some() { record.rows() } else { 1 }
+}
+
+/// A value of a row, before the rules of any database.
+pub enum Cell<'a> {
+    /// No value.
+    Null,
+    /// Bytes of text.
+    Text(Cow<'a, [u8]>),
+    /// A moment.
+    Time(Wall),
+    /// A number that every database's INT takes.
+    Number(i64),
+}
+
+/// Values of one of a record's rows, in the order of [`columns_of`].
+pub fn cells_of<'a>(record: &'a Record, leg: usize, db: &Db) -> Vec<Cell<'a>> {
+    let text = |v: &'a [u8]| Cell::Text(Cow::Borrowed(v));
+    let field = |f: &'a Field| f.value.as_deref().map_or(Cell::Null, text);
+    let number = |n: i64| Cell::Number(n.clamp(0, INT_MAX));
+    let mut cells = Vec::with_capacity(16 + record.extras.len());
+    cells.extend(record.core.values().map(text));
+    cells.push(Cell::Time(record.time));
+    let Some(times) = record.times else { return cells };
+    cells.extend(record.extras.iter().map(field));
+    cells.extend(record.legs.get(leg).into_iter().flatten().map(field));
+    cells.push(number(record.setup_seconds()));
+    cells.push(Cell::Time(times.created));
+    if has_durations(record, db) {
+        cells.push(number(record.duration_seconds()));
+        cells.push(number(record.duration_ms.unwrap_or(0)));
+    }
+    cells.extend(own_columns(record).iter().map(|c| record.own_value(c).map_or(Cell::Null, |v| Cell::Text(Cow::Owned(v)))));
+    cells
 }
 
 /// Rows of one record in a group.
@@ -97,6 +146,8 @@ struct Target {
     cast: Option<String>,
     last_char: Option<char>,
     number: bool,
+    /// It holds a zone with its times, so they bring their own.
+    zoned: bool,
 }
 
 /// Rows of one table with the same columns.
@@ -115,18 +166,37 @@ pub struct Group {
     inserts: std::cell::RefCell<HashMap<usize, Arc<str>>>,
     rows_max: usize,
     bytes: usize,
-    clock: DbTime,
-    /// The columns of time and arrival hold a zone: their values bring their own.
-    zoned: [bool; 2],
-    /// Seconds and text, with zone, of the time last formatted: most rows of a batch share it.
-    last_time: (i64, Vec<u8>),
+    clock: Clock,
+}
+
+/// Writes times.
+struct Clock {
+    shows: DbTime,
+    /// Seconds and text, with zone, of the time last written: most rows of a batch share it.
+    last: (i64, Vec<u8>),
+}
+
+impl Clock {
+    /// A time as text. Local time honours `TZ` like everything else in the host.
+    fn text(&mut self, wall: Wall, zoned: bool) -> Vec<u8> {
+        let seconds = wall.seconds();
+        if self.last.0 != seconds {
+            let utc = DateTime::from_timestamp(seconds, 0).unwrap_or_default();
+            let text = match self.shows {
+                DbTime::Local => utc.with_timezone(&Local).format(TIME_FORMAT).to_string(),
+                DbTime::Utc => utc.format(TIME_FORMAT).to_string(),
+            };
+            self.last = (seconds, text.into_bytes());
+        }
+        let text = &self.last.1;
+        if zoned { text.clone() } else { text[..text.len() - ZONE].to_vec() }
+    }
 }
 
 impl Group {
     /// A group without rows. Columns that the table lacks are left out: the caller has seen to it
     /// that these are only optional ones.
     pub fn new(name: Arc<str>, wanted: Vec<Arc<str>>, table: Arc<Table>, dialect: Dialect, db: &Db) -> Group {
-        let zoned = [&*db.columns.time, COLUMN_CREATED].map(|c| table.column(c).is_some_and(|c| c.cast.as_deref() == Some(TYPE_WITH_ZONE)));
         let mut targets: Vec<Target> = Vec::new();
         for (source, column) in wanted.iter().enumerate() {
             let Some(found) = table.column(column) else { continue };
@@ -144,6 +214,7 @@ impl Group {
                 cast: found.cast.clone(),
                 last_char: found.last_char,
                 number,
+                zoned: found.cast.as_deref() == Some(TYPE_WITH_ZONE),
             });
         }
         let rows_max = ROWS.min(BINDS / targets.len().max(1)).max(1);
@@ -158,37 +229,24 @@ impl Group {
             inserts: Default::default(),
             rows_max,
             bytes: 0,
-            clock: db.time,
-            zoned,
-            last_time: (i64::MIN, Vec::new()),
+            clock: Clock { shows: db.time, last: (i64::MIN, Vec::new()) },
         }
     }
 
     /// Adds a record's rows; returns the columns whose values were clipped.
-    pub fn add(&mut self, entry: usize, record: &Record) -> Vec<Arc<str>> {
+    pub fn add(&mut self, entry: usize, record: &Record, db: &Db) -> Vec<Arc<str>> {
         self.records.push(Place { entry, first: self.rows.len() });
         let mut clipped = Vec::new();
-        // Without context there are no legs, and no columns for them.
-        let rows = if record.times.is_some() { record.rows() } else { 1 };
-        for leg in 0..rows {
-            let mut values: Vec<Value> = Vec::with_capacity(self.wanted.len());
-            values.extend(record.core.values().iter().map(|v| Value::Text(v.to_vec())));
-            values.push(self.time(record.time, self.zoned[0]));
-            if let Some(times) = record.times {
-                let field = |f: &crate::acc::record::Field| f.value.clone().map_or(Value::Null, Value::Text);
-                values.extend(record.extras.iter().map(field));
-                values.extend(record.legs.get(leg).into_iter().flatten().map(field));
-                values.push(number(record.setup_seconds()));
-                values.push(self.time(times.created, self.zoned[1]));
-                if self.wanted.contains(&*DURATION) {
-                    values.push(number(record.duration_seconds()));
-                    values.push(number(record.duration_ms.unwrap_or(0)));
-                }
-                values.extend(own_columns(record).iter().map(|c| record.own_value(c).map_or(Value::Null, Value::Text)));
-            }
+        for leg in 0..rows_of(record) {
+            let cells = cells_of(record, leg, db);
             let mut row = Vec::with_capacity(self.targets.len());
             for target in &self.targets {
-                let mut value = values.get_mut(target.source).map_or(Value::Null, |v| std::mem::replace(v, Value::Null));
+                let mut value = match cells.get(target.source) {
+                    None | Some(Cell::Null) => Value::Null,
+                    Some(Cell::Number(n)) => Value::Int(*n),
+                    Some(Cell::Time(at)) => Value::Text(self.clock.text(*at, target.zoned)),
+                    Some(Cell::Text(bytes)) => Value::Text(bytes.to_vec()),
+                };
                 if let Value::Text(bytes) = &mut value {
                     if let Some(last) = target.last_char {
                         escape_above(bytes, last);
@@ -203,21 +261,6 @@ impl Group {
             self.rows.push(row);
         }
         clipped
-    }
-
-    /// A time as text. Local time honours `TZ` like everything else in the host.
-    fn time(&mut self, wall: Wall, zoned: bool) -> Value {
-        let seconds = wall.seconds();
-        if self.last_time.0 != seconds {
-            let utc = DateTime::from_timestamp(seconds, 0).unwrap_or_default();
-            let text = match self.clock {
-                DbTime::Local => utc.with_timezone(&Local).format(TIME_FORMAT).to_string(),
-                DbTime::Utc => utc.format(TIME_FORMAT).to_string(),
-            };
-            self.last_time = (seconds, text.into_bytes());
-        }
-        let text = &self.last_time.1;
-        Value::Text(if zoned { text.clone() } else { text[..text.len() - ZONE].to_vec() })
     }
 
     /// Rows of some records.
@@ -274,10 +317,6 @@ impl Group {
         }
         sql
     }
-}
-
-fn number(n: i64) -> Value {
-    Value::Int(n.clamp(0, INT_MAX))
 }
 
 /// Characters that the column's character set lacks, as `\xNN`: a telephone with an emoji in its

@@ -34,7 +34,22 @@ pub struct Server {
 /// Checks `db_url` at startup. The error names the parameter and the cure, and never the URL
 /// itself, which may hold a password.
 pub fn validate_url(url: &str) -> Result<(), String> {
+    if is_foreign(url) {
+        // As the host's own limit.
+        return if url.len() <= 255 { Ok(()) } else { Err("db_url is longer than the 255 bytes that the server's database modules take".into()) };
+    }
     parse(url).map(drop)
+}
+
+/// What stands before the colon; empty when it is no name.
+pub fn scheme(url: &str) -> &str {
+    let name = url.trim().split_once(':').map_or("", |(s, _)| s);
+    if name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') { name } else { "" }
+}
+
+/// This module leaves the URL to the host's database modules.
+pub fn is_foreign(url: &str) -> bool {
+    !["", "sqlite", "sqlite3", "mysql", "postgres", "postgresql"].contains(&scheme(url).to_ascii_lowercase().as_str())
 }
 
 /// Reads `db_url`.
@@ -54,10 +69,7 @@ pub fn parse(url: &str) -> Result<Target, String> {
         }
         "mysql" => server(rest).map(Target::MySql),
         "postgres" | "postgresql" => server(rest).map(Target::Postgres),
-        other => {
-            let other: String = other.chars().filter(char::is_ascii_alphanumeric).take(20).collect();
-            Err(format!("db_url begins with {other}:, which this module does not write to: use sqlite:, mysql: or postgres:"))
-        }
+        _ => Err(format!("db_url begins with {}:, which only a running server writes to: use sqlite:, mysql: or postgres:", self::scheme(url))),
     }
 }
 
@@ -125,11 +137,20 @@ mod tests {
     }
 
     #[test]
+    fn the_rest_is_left_to_the_host() {
+        for (url, name) in [("text:///var/db", "text"), ("http:host/x", "http"), ("virtual://set", "virtual"), ("db_x:y", "db_x")] {
+            assert!(is_foreign(url) && validate_url(url).is_ok() && parse(url).is_err() && scheme(url) == name, "{url}");
+        }
+        assert!(validate_url(&format!("text:{}", "x".repeat(255))).unwrap_err().starts_with("db_url "));
+        assert!(!is_foreign("SQLite:x") && !is_foreign("postgresql://h/d"));
+    }
+
+    #[test]
     fn refusals_name_the_parameter_and_never_the_password() {
         for url in [
             "",
             "secret",
-            "text:///secret",
+            "se cret:///x",
             "mysql:secret",
             "mysql://u:secret@h",
             "mysql://u:secret@h/",

@@ -9,7 +9,9 @@ use super::message::Specs;
 use super::state::{API, Api, DIALOGS, DRAFT, EventRoute, Kamailio, ROUTES, SERVER, Server, server};
 use super::symbols::{self, Symbols};
 use super::{arguments, attached, calls, versions};
+use crate::backend::sql;
 use crate::config::{ConfigError, RawValue};
+use crate::host::database::{self, Places};
 use crate::host::{arena, guard, process, revival};
 use crate::module::{DELIVERY_SUPERVISOR, PARAMS};
 use crate::stats::Counter;
@@ -139,6 +141,10 @@ fn initialise() -> Result<(), String> {
         log::warn!("{w}");
     }
     let config = draft.finish(None).map_err(|e: ConfigError| e.to_string())?;
+    if let Some(db) = config.db.as_ref().filter(|db| sql::is_foreign(&db.url)) {
+        let [use_table, init, close, insert] = [KM_DB_FUNC_USE_TABLE, KM_DB_FUNC_INIT, KM_DB_FUNC_CLOSE, KM_DB_FUNC_INSERT].map(|n| n as usize);
+        database::bind(&db.url, symbols::db_bind_mod(), &Places { use_table, init, close, insert })?;
+    }
     arena::install(config.arena_mib).map_err(|e| format!("parameter arena_size: {} MiB of address space cannot be had: {e}", config.arena_mib))?;
     attached::install()?;
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use super::abi::*;
 use super::rpc;
 use crate::host::LogSettings;
+use crate::host::database::BindMod;
 use crate::stats::Counter;
 
 type AnyFn = unsafe extern "C" fn();
@@ -53,6 +54,17 @@ unsafe impl Sync for Symbols {}
 fn address(name: &CStr) -> *mut c_void {
     // SAFETY: dlsym with a terminated name; RTLD_DEFAULT searches the program first.
     unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
+}
+
+/// What binds database modules. It stands in a library of theirs: not there, none is loaded.
+pub fn db_bind_mod() -> Option<BindMod> {
+    // SAFETY: terminated names; a library that is not loaded is not loaded now. The symbol has this
+    // type (promise 11), and stays as long as the modules that brought it.
+    unsafe {
+        let library = libc::dlopen(c"libsrdb1.so.1".as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
+        let p = if library.is_null() { address(c"db_bind_mod") } else { libc::dlsym(library, c"db_bind_mod".as_ptr()) };
+        if p.is_null() { None } else { Some(std::mem::transmute::<*mut c_void, BindMod>(p)) }
+    }
 }
 
 /// A constant text of the host; empty when it has none of that name.

@@ -27,6 +27,15 @@ pub fn set_delivery_processes(n: u32) {
     }
 }
 
+/// The modules' child_init is to run in the delivery process: it will use one of them.
+pub fn set_delivery_uses_modules() {
+    let p = PROCESSES.load(Ordering::Relaxed);
+    if !p.is_null() {
+        // SAFETY: as above.
+        unsafe { (*p).flags |= OS_PROC_FLAG_INITCHILD };
+    }
+}
+
 fn name(s: &str) -> *const c_char {
     CString::new(s).map_or(ptr::null(), |c| c.into_raw().cast_const())
 }
@@ -64,13 +73,15 @@ pub fn fill() -> os_module_exports {
     e
 }
 
-/// tm is needed; dialog and rr, when they are there, are initialised before us. So the order of
-/// the loadmodule lines does not matter.
+/// tm is needed; dialog, rr and all database modules, when they are there, are initialised before
+/// us. So the order of the loadmodule lines does not matter.
 fn dependencies() -> os_dep_export {
+    let named = |module, kind| os_module_dependency { mod_type: OS_MOD_TYPE_DEFAULT, mod_name: name(module).cast_mut(), type_: kind };
     let mut d = os_dep_export::default();
-    for (place, (module, kind)) in d.md.iter_mut().zip([("tm", OS_DEP_ABORT), ("dialog", OS_DEP_SILENT), ("rr", OS_DEP_SILENT)]) {
-        *place = os_module_dependency { mod_type: OS_MOD_TYPE_DEFAULT, mod_name: name(module).cast_mut(), type_: kind };
-    }
+    d.md[0] = named("tm", OS_DEP_ABORT);
+    d.md[1] = named("dialog", OS_DEP_SILENT);
+    d.md[2] = named("rr", OS_DEP_SILENT);
+    d.md[3] = os_module_dependency { mod_type: OS_MOD_TYPE_SQLDB, mod_name: ptr::null_mut(), type_: OS_DEP_SILENT };
     d
 }
 

@@ -1,6 +1,7 @@
 //! From dlopen to the delivery process: what runs at load, before the fork, and after it.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::mem::offset_of;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
@@ -8,10 +9,12 @@ use super::abi::*;
 use super::api::{Dialogs, Rr, Tm};
 use super::message::Specs;
 use super::state::{API, Api, DIALOGS, DRAFT, OpenSips, SERVER, Server, publish_events, server};
-use super::symbols::Symbols;
+use super::symbols::{self, Symbols};
 use super::versions;
 use super::{calls, contexts};
+use crate::backend::sql;
 use crate::config::{ConfigError, Draft, RawValue};
+use crate::host::database::{self, Places};
 use crate::host::{arena, guard, process, revival};
 use crate::module::PARAMS;
 use crate::worker;
@@ -152,6 +155,16 @@ fn initialise() -> Result<(), String> {
         log::warn!("{w}");
     }
     let config = draft.finish(symbols.default_db_url().as_deref()).map_err(|e: ConfigError| e.to_string())?;
+    if let Some(db) = config.db.as_ref().filter(|db| sql::is_foreign(&db.url)) {
+        let places = Places {
+            use_table: offset_of!(os_db_func, use_table),
+            init: offset_of!(os_db_func, init),
+            close: offset_of!(os_db_func, close),
+            insert: offset_of!(os_db_func, insert),
+        };
+        database::bind(&db.url, symbols::db_bind_mod(), &places)?;
+        super::exports::set_delivery_uses_modules();
+    }
     arena::install(config.arena_mib).map_err(|e| format!("parameter arena_size: {} MiB of address space cannot be had: {e}", config.arena_mib))?;
 
     let tm = Tm::load(symbols, server.row)?;

@@ -1,6 +1,6 @@
 //! The OpenSIPS family, 3.4 to 4.0 (docs/ARCHITECTURE.md, "Host families").
 
-mod abi;
+pub mod abi;
 mod api;
 mod calls;
 mod contexts;

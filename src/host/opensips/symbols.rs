@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use super::abi::*;
+use crate::host::database::BindMod;
 
 /// The host's functions and variables.
 pub struct Symbols {
@@ -48,6 +49,13 @@ unsafe impl Sync for Symbols {}
 fn address(name: &CStr) -> *mut c_void {
     // SAFETY: dlsym with a terminated name; RTLD_DEFAULT searches the program first.
     unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
+}
+
+/// What binds database modules; only needed when `db_url` is left to one of them.
+pub fn db_bind_mod() -> Option<BindMod> {
+    let p = address(c"db_bind_mod");
+    // SAFETY: the symbol has this type (promise 11).
+    if p.is_null() { None } else { Some(unsafe { std::mem::transmute::<*mut c_void, BindMod>(p) }) }
 }
 
 impl Symbols {
