@@ -1,0 +1,25 @@
+title killed after the BYE, before its reply; the dialog comes back as if nothing had happened
+include base.inc
+route request main {
+  do_accounting("log|db|evi", "cdr") -> 1
+  $acc_extra(caller) = $fu
+  $acc_extra(callee) = $ru
+  $acc_extra(num) = 42
+  $acc_extra(note) = "init"
+  $acc_leg(leg_src) = $fu
+  $acc_leg(leg_dst) = $ru
+  t_relay()
+}
+modparam orphan_timeout 1
+modparam extra_fields "log: end_cause"
+start
+recv 1 invite
+reply 2 invite 200 totag=bob-1 body
+recv 3 ack inside
+reap
+dlg_save
+recv 2 bye inside
+kill9
+expect within 10 log "ACC: call ended: *;{$CORE};*;end_cause=bye;*"
+expect no log "ACC: *"
+expect row "SELECT method, sip_code, x_note FROM acc" "INVITE|200|init"
