@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use once_cell::sync::OnceCell;
 
+use super::interprocess::{FreeList, Lock};
 use crate::stats;
 
 /// Blocks are cut in multiples of this, and named by their number in free lists (32 bits of it
@@ -22,10 +23,15 @@ const MAGIC: u32 = 0x41cc_b10c;
 /// Length of the table of SQL tables known to exist ([`Head::tables`]).
 pub(super) const KNOWN_TABLES: usize = 256;
 
+/// Each is held for some nanoseconds: enough that two transactions seldom share one.
+pub(super) const TRANSACTION_LOCKS: usize = 64;
+
 #[repr(C)]
 pub(super) struct Head {
     bump: AtomicU64,
-    free: [AtomicU64; CLASSES],
+    free: [FreeList; CLASSES],
+    /// For what hangs on transactions, by their address.
+    pub(super) transactions: [Lock; TRANSACTION_LOCKS],
     live_blocks: AtomicU64,
     live_bytes: AtomicU64,
     stats: stats::Shared,
@@ -97,43 +103,11 @@ impl Arena {
         unsafe { self.base.add(granule as usize * GRANULE).cast::<Block>().as_ref() }
     }
 
-    fn pop(&self, class: usize) -> Option<u32> {
-        let list = &self.head().free[class];
-        let mut top = list.load(Ordering::Acquire);
-        loop {
-            let granule = top as u32;
-            if granule == 0 {
-                return None;
-            }
-            // The block may be taken by another process meanwhile; then the tag in `top` has
-            // moved on and the exchange fails.
-            let next = self.block(granule).next.load(Ordering::Relaxed);
-            let new = (top >> 32).wrapping_add(1) << 32 | u64::from(next);
-            match list.compare_exchange_weak(top, new, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Some(granule),
-                Err(now) => top = now,
-            }
-        }
-    }
-
-    fn push(&self, class: usize, granule: u32) {
-        let list = &self.head().free[class];
-        let mut top = list.load(Ordering::Acquire);
-        loop {
-            self.block(granule).next.store(top as u32, Ordering::Relaxed);
-            let new = (top >> 32).wrapping_add(1) << 32 | u64::from(granule);
-            match list.compare_exchange_weak(top, new, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return,
-                Err(now) => top = now,
-            }
-        }
-    }
-
     /// Takes a block with room for `len` bytes; `None` when the arena is full.
     pub fn allocate(&self, len: usize) -> Option<NonNull<u8>> {
         let class = class_for(len)?;
         let bytes = class_size(class) as u64;
-        let granule = match self.pop(class) {
+        let granule = match self.head().free[class].pop(|g| &self.block(g).next) {
             Some(g) => g,
             None => {
                 let bump = &self.head().bump;
@@ -164,7 +138,7 @@ impl Arena {
         let head = self.head();
         head.live_blocks.fetch_sub(1, Ordering::Relaxed);
         head.live_bytes.fetch_sub(class_size(class) as u64, Ordering::Relaxed);
-        self.push(class, granule);
+        head.free[class].push(granule, &block.next);
     }
 
     /// Blocks in use.

@@ -11,6 +11,7 @@ pub mod capi;
 pub mod database;
 pub mod entry;
 pub mod guard;
+pub mod interprocess;
 pub mod kamailio;
 pub mod management;
 pub mod opensips;

@@ -69,6 +69,10 @@ pub trait AtHand: Copy {
     /// Replaces what a place holds. Without a transaction there is none to hold it.
     fn put(self, place: Place, ctx: &SharedContext);
 
+    /// Gives the transaction `ctx` unless it has one, which is then the answer. A reply route of
+    /// another branch may be doing the same at this moment.
+    fn offer(self, ctx: &SharedContext) -> Option<SharedContext>;
+
     /// The context of the message's dialog.
     fn of_dialog(self) -> Option<SharedContext>;
 
@@ -104,11 +108,9 @@ fn make(at: impl AtHand, has_leg_fields: bool) -> Result<SharedContext, String> 
     if !at.is_there() {
         return Err("no message is being processed here, so there is nothing to account".into());
     }
-    let ctx = SharedContext::new(&Context::new(at.arrival(), has_leg_fields)).map_err(text)?;
+    let new = SharedContext::new(&Context::new(at.arrival(), has_leg_fields)).map_err(text)?;
+    let ctx = at.offer(&new).unwrap_or(new);
     at.put(Place::Here, &ctx);
-    if at.get(Place::There).is_none() {
-        at.put(Place::There, &ctx);
-    }
     Ok(ctx)
 }
 

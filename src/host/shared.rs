@@ -10,17 +10,16 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use once_cell::sync::OnceCell;
 
 use super::arena::{self, Arena};
+use super::interprocess::{Content, Lock, Locked};
 use crate::acc::context::Context;
 use crate::stats::{self, Counter};
 
 #[repr(C)]
 struct Slot {
     refs: AtomicU32,
-    /// Process that holds the lock, 0 = free.
-    owner: AtomicU32,
-    /// Address of the encoded content (the same in every process).
-    content: AtomicU64,
-    len: AtomicU32,
+    lock: Lock,
+    /// Address of the encoded content (the same in every process) behind its length.
+    content: Content,
     /// A dialog claimed this call after a restart.
     claimed: AtomicU32,
     /// The context whose values are written for this one (D13), with a reference; 0 = itself.
@@ -50,47 +49,27 @@ pub enum SharedError {
     Damaged,
 }
 
-/// Rounds of spinning before the scheduler is asked: a lock is held for about a microsecond.
-const SPINS: u32 = 200;
-/// Rounds of yielding between looks whether the holder is still alive.
-const YIELDS: u32 = 1000;
+/// Room for the encoding of a common call.
+const CONTENT: usize = 512;
+/// Bytes of the length before a content.
+const LENGTH: usize = size_of::<u32>();
 
-struct Locked<'a>(&'a Slot);
-
-impl<'a> Locked<'a> {
-    fn new(slot: &'a Slot) -> Locked<'a> {
-        let me = std::process::id();
-        let mut round = 0u32;
-        loop {
-            match slot.owner.compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Locked(slot),
-                Err(holder) => {
-                    round = round.wrapping_add(1);
-                    if round < SPINS {
-                        std::hint::spin_loop();
-                        continue;
-                    }
-                    std::thread::yield_now();
-                    // A killed holder never comes back: its lock is taken over. Contents are
-                    // replaced whole, so what it left is the old or the new state.
-                    if round.is_multiple_of(YIELDS) && holder != 0 && !is_alive(holder) {
-                        let _ = slot.owner.compare_exchange(holder, 0, Ordering::Acquire, Ordering::Relaxed);
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        self.0.owner.store(0, Ordering::Release);
-    }
+/// Takes a lock of the arena, if need be from a process that was killed.
+pub(super) fn locked(lock: &Lock) -> Locked<'_> {
+    lock.lock(std::process::id(), is_alive)
 }
 
 fn is_alive(pid: u32) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) else { return false };
-    rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH)
+    rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH) && !is_zombie(pid)
+}
+
+/// Killed, and its parent has not asked yet how it ended.
+fn is_zombie(pid: rustix::process::Pid) -> bool {
+    let stat = std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+    // The name, which may hold anything, ends at the last parenthesis.
+    let state = stat.iter().rposition(|b| *b == b')').and_then(|at| stat.get(at + 2));
+    state == Some(&b'Z')
 }
 
 fn arena() -> Result<&'static Arena, SharedError> {
@@ -102,14 +81,7 @@ impl SharedContext {
     pub fn new(ctx: &Context) -> Result<SharedContext, SharedError> {
         let arena = arena()?;
         let p = arena.allocate(size_of::<Slot>()).ok_or(SharedError::Full).inspect_err(|_| stats::add(Counter::ArenaFull, 1))?.cast::<Slot>();
-        let slot = Slot {
-            refs: AtomicU32::new(1),
-            owner: AtomicU32::new(0),
-            content: AtomicU64::new(0),
-            len: AtomicU32::new(0),
-            claimed: AtomicU32::new(0),
-            call: AtomicU64::new(0),
-        };
+        let slot = Slot { refs: AtomicU32::new(1), lock: Lock::free(), content: Content::none(), claimed: AtomicU32::new(0), call: AtomicU64::new(0) };
         // SAFETY: the block is fresh, large enough and aligned to 16 bytes.
         unsafe { p.write(slot) };
         let shared = SharedContext(p);
@@ -123,18 +95,19 @@ impl SharedContext {
     }
 
     fn load(&self) -> Result<Context, SharedError> {
-        let slot = self.slot();
-        let (p, len) = (slot.content.load(Ordering::Relaxed) as *const u8, slot.len.load(Ordering::Relaxed) as usize);
-        // SAFETY: content and len belong together under the lock, which the caller holds; the
-        // block stays until it is replaced under the same lock.
-        let bytes = unsafe { std::slice::from_raw_parts(p, len) };
+        let p = NonNull::new(self.slot().content.get() as *mut u8).ok_or(SharedError::Damaged)?;
+        // SAFETY: `store` put a block there that begins with its length and has so many bytes; it
+        // stays until it is replaced under the lock, which the caller holds.
+        let bytes = unsafe { std::slice::from_raw_parts(p.add(LENGTH).as_ptr(), p.cast::<u32>().read() as usize) };
         Context::decode(bytes).ok_or(SharedError::Damaged)
     }
 
     fn store(&self, ctx: &Context) -> Result<(), SharedError> {
-        let slot = self.slot();
-        let mut bytes = Vec::with_capacity(slot.len.load(Ordering::Relaxed) as usize + 64);
+        let mut bytes = Vec::with_capacity(CONTENT);
+        bytes.extend_from_slice(&[0; LENGTH]);
         ctx.encode(&mut bytes);
+        let length = (bytes.len() - LENGTH) as u32;
+        bytes[..LENGTH].copy_from_slice(&length.to_ne_bytes());
         let arena = arena()?;
         let Some(p) = arena.allocate(bytes.len()) else {
             stats::add(Counter::ArenaFull, 1);
@@ -142,8 +115,7 @@ impl SharedContext {
         };
         // SAFETY: the fresh block has room for the bytes.
         unsafe { p.copy_from_nonoverlapping(NonNull::from(&bytes[..]).cast(), bytes.len()) };
-        slot.len.store(bytes.len() as u32, Ordering::Relaxed);
-        let old = slot.content.swap(p.as_ptr() as u64, Ordering::Release);
+        let old = self.slot().content.replace(p.as_ptr() as u64);
         self.release_content(old);
         Ok(())
     }
@@ -158,7 +130,7 @@ impl SharedContext {
     /// Looks at the context.
     pub fn read<R>(&self, f: impl FnOnce(&Context) -> R) -> Result<R, SharedError> {
         let ctx = {
-            let _locked = Locked::new(self.slot());
+            let _locked = locked(&self.slot().lock);
             self.load()?
         };
         Ok(f(&ctx))
@@ -166,7 +138,7 @@ impl SharedContext {
 
     /// Changes the context; what `f` did is kept only when it could be stored.
     pub fn update<R>(&self, f: impl FnOnce(&mut Context) -> R) -> Result<R, SharedError> {
-        let _locked = Locked::new(self.slot());
+        let _locked = locked(&self.slot().lock);
         let mut ctx = self.load()?;
         let before = ctx.clone();
         let r = f(&mut ctx);
@@ -246,7 +218,7 @@ impl Drop for SharedContext {
         if slot.refs.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
-        self.release_content(slot.content.swap(0, Ordering::AcqRel));
+        self.release_content(slot.content.replace(0));
         if let Some(call) = NonNull::new(slot.call.swap(0, Ordering::AcqRel) as *mut Slot) {
             drop(SharedContext(call));
         }
@@ -262,6 +234,8 @@ unsafe impl Send for SharedContext {}
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::acc::clock::Moment;
 
@@ -312,8 +286,25 @@ mod tests {
         assert_eq!(r, Err(SharedError::Full));
         assert_eq!(c.read(|c| c.extra.get(b"big").is_some()), Ok(false));
         // A lock whose holder is gone is taken over: no process has the largest number there is.
-        c.slot().owner.store(i32::MAX as u32, Ordering::Relaxed);
+        c.slot().lock.lock(i32::MAX as u32, |_| true).killed();
         assert_eq!(c.read(|c| c.legs.len()), Ok(1));
+        // So is that of a process which was killed and is still to be waited for.
+        // SAFETY: the child takes one lock, without memory of its own, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            locked(&c.slot().lock).killed();
+            // SAFETY: ends the child at once, without anything of the parent's.
+            unsafe { libc::_exit(0) };
+        }
+        assert!(child > 0);
+        let held = Instant::now();
+        while c.slot().lock.holder() == 0 && held.elapsed() < Duration::from_secs(30) {
+            std::thread::yield_now();
+        }
+        assert_eq!(c.slot().lock.holder(), child as u32);
+        assert_eq!(c.read(|c| c.legs.len()), Ok(1));
+        // SAFETY: waits for the child just made.
+        assert_eq!(unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) }, child);
         drop(c);
         assert_eq!(arena.live_blocks(), blocks);
     }

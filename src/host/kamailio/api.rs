@@ -113,6 +113,12 @@ impl Tm {
         }
     }
 
+    /// Attaches a context in force unless there is one, which is then the answer.
+    pub fn offer(&self, t: *mut km_cell, ctx: &SharedContext) -> Option<SharedContext> {
+        self.attach(t, None);
+        attached::table()?.offer(t.cast(), ctx)
+    }
+
     /// Calls `callback` for the transaction of `msg` (the one to be made, if there is none yet).
     pub fn register(&self, msg: *mut km_sip_msg, types: u32, callback: TransactionCb, ctx: SharedContext) -> Result<(), String> {
         let raw = ctx.into_raw();

@@ -4,22 +4,22 @@
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use once_cell::sync::OnceCell;
 
 use crate::acc::clock::Moment;
 use crate::acc::record::Wall;
 use crate::host::arena::{self, Arena};
-use crate::host::shared::SharedContext;
+use crate::host::interprocess::{Lock, Locked};
+use crate::host::shared::{SharedContext, locked};
 
 /// Chains of the table: with 100 000 transactions and dialogs at a time a chain has three.
 const CHAINS: usize = 1 << 15;
 
 #[repr(C)]
 struct Chain {
-    /// Process that holds the lock, 0 = free.
-    owner: AtomicU32,
+    lock: Lock,
     first: AtomicU64,
 }
 
@@ -67,13 +67,8 @@ pub fn table() -> Option<&'static Attached> {
     TABLE.get()
 }
 
-struct Locked<'a>(&'a Chain);
-
-impl Drop for Locked<'_> {
-    fn drop(&mut self) {
-        self.0.owner.store(0, Ordering::Release);
-    }
-}
+/// A chain that this process may use: its lock goes with it.
+struct Held<'a>(&'a Chain, #[expect(dead_code, reason = "dropped to unlock")] Locked<'a>);
 
 impl Attached {
     fn new(arena: &'static Arena) -> Result<Attached, String> {
@@ -81,29 +76,19 @@ impl Attached {
         let chains = room.cast::<Chain>();
         for i in 0..CHAINS {
             // SAFETY: the fresh block has room for all chains and is aligned to 16 bytes.
-            unsafe { chains.add(i).write(Chain { owner: AtomicU32::new(0), first: AtomicU64::new(0) }) };
+            unsafe { chains.add(i).write(Chain { lock: Lock::free(), first: AtomicU64::new(0) }) };
         }
         Ok(Attached { chains, arena })
     }
 
-    /// Locks the chain of an address. A holder that was killed is not waited for: the host ends
-    /// all its processes when one of them dies.
-    fn lock(&self, key: u64) -> Locked<'_> {
+    /// Locks the chain of an address. Chains are whole after every single step, so that the lock
+    /// of a killed process can be taken over.
+    fn lock(&self, key: u64) -> Held<'_> {
         // Addresses of the host's blocks differ little in their low bits.
         let i = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize % CHAINS;
         // SAFETY: i is inside the table, which `new` has written.
         let chain = unsafe { self.chains.add(i).as_ref() };
-        let me = std::process::id();
-        let mut round = 0u32;
-        while chain.owner.compare_exchange_weak(0, me, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            round += 1;
-            if round.is_multiple_of(200) {
-                std::thread::yield_now();
-            } else {
-                std::hint::spin_loop();
-            }
-        }
-        Locked(chain)
+        Held(chain, locked(&chain.lock))
     }
 
     fn node(address: u64) -> Option<&'static Node> {
@@ -112,12 +97,12 @@ impl Attached {
     }
 
     fn find(chain: &Chain, key: u64) -> Option<&'static Node> {
-        let mut at = chain.first.load(Ordering::Relaxed);
+        let mut at = chain.first.load(Ordering::Acquire);
         while let Some(node) = Self::node(at) {
             if node.key == key {
                 return Some(node);
             }
-            at = node.next.load(Ordering::Relaxed);
+            at = node.next.load(Ordering::Acquire);
         }
         None
     }
@@ -162,7 +147,8 @@ impl Attached {
         };
         // SAFETY: the fresh block has room for a node and is aligned to 16 bytes.
         unsafe { room.cast::<Node>().write(node) };
-        chain.0.first.store(room.as_ptr() as u64, Ordering::Relaxed);
+        // Complete for whoever sees it: this process may be killed before it unlocks.
+        chain.0.first.store(room.as_ptr() as u64, Ordering::Release);
         true
     }
 
@@ -178,19 +164,31 @@ impl Attached {
         true
     }
 
+    /// Gives an entry a context in force unless it has one, which is then the answer.
+    pub fn offer(&self, key: *const c_void, ctx: &SharedContext) -> Option<SharedContext> {
+        let chain = self.lock(key as u64);
+        let place = &Self::find(chain.0, key as u64)?.contexts[Which::InForce as usize];
+        let raw = place.load(Ordering::Relaxed);
+        if raw == 0 {
+            place.store(ctx.duplicate().into_raw() as u64, Ordering::Relaxed);
+        }
+        // SAFETY: as in `get`.
+        unsafe { SharedContext::borrow_raw(raw as *mut c_void) }
+    }
+
     /// The transaction or dialog ends.
     pub fn forget(&self, key: *const c_void) {
         let contexts = {
             let chain = self.lock(key as u64);
             let mut place = &chain.0.first;
             let node = loop {
-                let Some(node) = Self::node(place.load(Ordering::Relaxed)) else { return };
+                let Some(node) = Self::node(place.load(Ordering::Acquire)) else { return };
                 if node.key == key as u64 {
                     break node;
                 }
                 place = &node.next;
             };
-            place.store(node.next.load(Ordering::Relaxed), Ordering::Relaxed);
+            place.store(node.next.load(Ordering::Acquire), Ordering::Release);
             let contexts = [node.contexts[0].load(Ordering::Relaxed), node.contexts[1].load(Ordering::Relaxed)];
             // SAFETY: the node came from `allocate` and is in no chain any more.
             unsafe { self.arena.release(NonNull::from(node).cast()) };

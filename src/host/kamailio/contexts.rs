@@ -47,6 +47,10 @@ impl AtHand for Current {
         }
     }
 
+    fn offer(self, ctx: &SharedContext) -> Option<SharedContext> {
+        self.api.tm.offer(self.api.tm.current()?, ctx)
+    }
+
     fn of_dialog(self) -> Option<SharedContext> {
         let dialogs = DIALOGS.get()?;
         let dialog = dialogs.of(self.raw)?;

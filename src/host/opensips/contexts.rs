@@ -7,9 +7,9 @@ use super::calls;
 use super::state::{Api, DIALOGS, DOING, Server, message};
 use crate::acc::clock::Moment;
 use crate::acc::record::{Core, Wall};
-use crate::host::guard;
 use crate::host::script::{AtHand, Place};
-use crate::host::shared::SharedContext;
+use crate::host::shared::{SharedContext, locked};
+use crate::host::{arena, guard};
 
 /// A place in the host that holds one of our references.
 #[derive(Clone, Copy)]
@@ -20,14 +20,25 @@ pub enum Slot {
     There(*mut os_cell, i32),
 }
 
+/// Runs `f` while no other process looks at the places of the transaction or changes them. The
+/// host runs reply routes of several branches at the same time, with no lock on the transaction.
+fn alone<R>(t: *mut os_cell, f: impl FnOnce() -> R) -> R {
+    let Some(arena) = arena::get() else { return f() };
+    let locks = &arena.head().transactions;
+    // Transactions are some KiB apart.
+    let _locked = locked(&locks[(t as usize >> 10) % locks.len()]);
+    f()
+}
+
 /// The context a place holds.
 pub fn get(server: &Server, api: &Api, slot: Slot) -> Option<SharedContext> {
-    let raw = match slot {
-        Slot::Here(n) => server.symbols.processing_get(n),
-        Slot::There(t, n) => api.tm.get(t, n),
-    };
-    // SAFETY: only `put` fills these places, with references that the place owns (promise 3, 5).
-    unsafe { SharedContext::borrow_raw(raw) }
+    // SAFETY: only `put` and `offer` fill these places, with references that the place owns
+    // (promise 3, 5); that of a transaction stays while this process is alone with it.
+    let borrow = |raw| unsafe { SharedContext::borrow_raw(raw) };
+    match slot {
+        Slot::Here(n) => borrow(server.symbols.processing_get(n)),
+        Slot::There(t, n) => alone(t, || borrow(api.tm.get(t, n))),
+    }
 }
 
 /// Replaces what a place holds. False when there is no processing context.
@@ -35,11 +46,11 @@ pub fn put(server: &Server, api: &Api, slot: Slot, ctx: Option<SharedContext>) -
     let new = ctx.map_or(std::ptr::null_mut(), SharedContext::into_raw);
     let (old, done) = match slot {
         Slot::Here(n) => (server.symbols.processing_get(n), server.symbols.processing_put(n, new)),
-        Slot::There(t, n) => {
+        Slot::There(t, n) => alone(t, || {
             let old = api.tm.get(t, n);
             api.tm.put(t, n, new);
             (old, true)
-        }
+        }),
     };
     // SAFETY: the reference taken out of the place, or the one that found no place.
     drop(unsafe { SharedContext::from_raw(if done { old } else { new }) });
@@ -75,6 +86,18 @@ impl AtHand for Current {
         if let Some(slot) = self.slot(place) {
             put(self.server, self.api, slot, Some(ctx.duplicate()));
         }
+    }
+
+    fn offer(self, ctx: &SharedContext) -> Option<SharedContext> {
+        let (tm, t, n) = (&self.api.tm, self.api.tm.current()?, self.api.there);
+        alone(t, || {
+            let raw = tm.get(t, n);
+            if raw.is_null() {
+                tm.put(t, n, ctx.duplicate().into_raw());
+            }
+            // SAFETY: as in `get`.
+            unsafe { SharedContext::borrow_raw(raw) }
+        })
     }
 
     fn of_dialog(self) -> Option<SharedContext> {
