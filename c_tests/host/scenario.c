@@ -192,7 +192,25 @@ static struct route *read_block(int kind, const char *name)
 	wrong("no end of the block", name);
 }
 
-static void read_message(const char *name, const char *mark)
+/* \xNN in place; returns the length */
+static size_t unescape(char *text)
+{
+	char *o = text;
+
+	for (char *p = text; *p; p++) {
+		if (p[0] == '\\' && p[1] == 'x' && isxdigit((unsigned char)p[2]) && isxdigit((unsigned char)p[3])) {
+			char hex[3] = {p[2], p[3], 0};
+			*o++ = (char)strtol(hex, NULL, 16);
+			p += 3;
+		} else {
+			*o++ = *p;
+		}
+	}
+	*o = 0;
+	return (size_t)(o - text);
+}
+
+static void read_message(const char *name, const char *mark, bool bytes)
 {
 	struct message *m = calloc(1, sizeof *m);
 	char *l, *text = malloc(1);
@@ -209,8 +227,11 @@ static void read_message(const char *name, const char *mark)
 		}
 		if (!body && !strncasecmp(l, "Content-Length:", 15))
 			length = true;
-		text = realloc(text, n + strlen(l) + 3);
-		n += (size_t)sprintf(text + n, "%s\r\n", l);
+		size_t len = bytes ? unescape(l) : strlen(l);
+		text = realloc(text, n + len + 3);
+		memcpy(text + n, l, len);
+		memcpy(text + n + len, "\r\n", 3);
+		n += len + 2;
 		free(l);
 	}
 	if (!l)
@@ -383,10 +404,13 @@ static void parse_line(char *p)
 	} else if (!strcmp(key, "msg")) {
 		char name[64];
 		word(&p, name, sizeof name);
+		bool bytes = !strncmp(p, "bytes ", 6);
+		if (bytes)
+			p = skip(p + 6);
 		if (strncmp(p, "<<", 2))
 			wrong("<<END expected", p);
 		word(&p, w, sizeof w);
-		read_message(name, w + 2);
+		read_message(name, w + 2, bytes);
 	} else if (!strcmp(key, "start") || !strcmp(key, "restart") || !strcmp(key, "kill9")) {
 		word(&p, w, sizeof w);
 		s = add(key[0] == 'r' ? SP_RESTART : key[0] == 'k' ? SP_KILL9 : strcmp(w, "fails") ? SP_START : SP_START_FAILS);
@@ -592,7 +616,7 @@ static void include(const char *file)
 	const char *old_name = reading, *slash = strrchr(reading, '/');
 	char path[1024];
 
-	snprintf(path, sizeof path, "%.*s%s", slash ? (int)(slash - reading + 1) : 0, reading, file);
+	snprintf(path, sizeof path, "%.*s%s", slash && *file != '/' ? (int)(slash - reading + 1) : 0, reading, file);
 	read_file(path);
 	in = old;
 	line_no = old_line;

@@ -95,7 +95,7 @@ fn server(rest: &str) -> Result<Server, String> {
     };
     let port = match port {
         None | Some("") => None,
-        Some(p) => Some(p.parse().map_err(|_| "db_url has a port that is no number from 1 to 65535".to_string())?),
+        Some(p) => Some(p.parse().ok().filter(|p| *p != 0).ok_or("db_url has a port that is no number from 1 to 65535")?),
     };
     let mut socket = None;
     for option in options.split('&').filter(|o| !o.is_empty()) {

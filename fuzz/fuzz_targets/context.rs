@@ -1,0 +1,43 @@
+//! The codecs of contexts (shared memory, dialogs, journal) and of records (journal).
+#![no_main]
+
+use acc::acc::context::Context;
+use acc::acc::record::Record;
+use libfuzzer_sys::fuzz_target;
+use opensips_acc_fuzz::bounded;
+
+fuzz_target!(|input: &[u8]| bounded(input.len(), || {
+    if let Some(context) = Context::decode(input) {
+        let mut again = Vec::new();
+        context.encode(&mut again);
+        assert_eq!(Context::decode(&again).as_ref(), Some(&context));
+        assert_eq!(again.len(), input.len());
+        assert_eq!(Context::decode(&again[..again.len() - 1]), None);
+        let mut state = Vec::new();
+        context.encode_state(&mut state);
+        let kept = Context::decode(&state).expect("a state");
+        assert_eq!((kept.call_key(), kept.is_open_call()), (context.call_key(), context.is_open_call()));
+        assert_eq!(kept, Context { finals: Vec::new(), ..context.clone() });
+        // Values and legs of another context change nothing that is not a value.
+        let mut merged = kept.clone();
+        merged.merge_values(&context);
+        assert_eq!(merged.core, kept.core);
+        for index in [None, Some(0), Some(-1), Some(i64::MIN), Some(i64::MAX)] {
+            assert!(context.leg_index(index).is_none_or(|i| i < context.legs.len()));
+        }
+    }
+    if let Some(record) = Record::decode(input) {
+        let mut again = Vec::new();
+        record.encode(&mut again);
+        assert_eq!(Record::decode(&again).as_ref(), Some(&record));
+        assert_eq!(again.len(), input.len());
+        // Everything that formats a record takes any.
+        let line = acc::backend::log::line(&record);
+        assert!(!line.contains(&b'\n') && !line.contains(&0));
+        let json = acc::journal::json::record(&record).to_string();
+        assert!(!json.contains('\n'));
+        for params in acc::backend::event::params(&record) {
+            assert!(!params.is_empty());
+        }
+    }
+}));
