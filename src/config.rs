@@ -4,6 +4,7 @@
 //! error names the parameter and the cure.
 #![forbid(unsafe_code)]
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -47,7 +48,7 @@ impl DbTime {
 }
 
 /// Names of tables and columns of the SQL backend.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Db {
     /// Where the rows go, as given in `db_url`.
     pub url: String,
@@ -59,6 +60,13 @@ pub struct Db {
     pub columns: Columns,
     /// `db_time`.
     pub time: DbTime,
+}
+
+/// The URL may hold a password.
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Db").field("table_acc", &self.table_acc).field("table_missed", &self.table_missed).finish_non_exhaustive()
+    }
 }
 
 /// Column names of the core values, in record order, and of the times.
@@ -130,12 +138,22 @@ pub struct Config {
 }
 
 /// Value of one `modparam` line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum RawValue {
     /// A number.
     Int(i32),
     /// A string.
     Str(String),
+}
+
+/// One of them may be a URL with a password.
+impl fmt::Debug for RawValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RawValue::Int(n) => write!(f, "Int({n})"),
+            RawValue::Str(_) => f.write_str("Str(..)"),
+        }
+    }
 }
 
 /// What was wrong with the parameters.
