@@ -1,12 +1,13 @@
-//! Memory of a delivery process with a million records that cannot be delivered.
+//! Memory of a delivery process with the CDRs of a million calls, each with its state in progress.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use acc::backend::SinkId;
+use acc::config::JournalSync;
 use acc::delivery;
-use acc::journal::Dir;
+use acc::journal::{Dir, Writer};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::common::servers::free_port;
@@ -14,6 +15,8 @@ use super::common::wait_until;
 use super::{row, sql, table};
 
 const N: usize = 1_000_000;
+/// Bytes of a call's state with a few values.
+const STATE: usize = 300;
 /// Longer than reading all segments takes.
 const WATCH: Duration = Duration::from_secs(10);
 
@@ -62,8 +65,8 @@ pub fn run() {
     let tmp = tempfile::tempdir().unwrap();
     let journal = tmp.path().join("journal");
     // Closed before the process opens it: a server that was started anew, with all of it to count.
-    sql::fill(&Dir::open(&journal).unwrap(), SinkId::Db, N, sql::record);
-    table(&format!("Delivery process, {N} records in the journal"), &["database", "resident MB", "most MB"]);
+    fill(&Dir::open(&journal).unwrap());
+    table(&format!("Delivery process, CDRs of {N} calls in the journal"), &["database", "resident MB", "most MB"]);
 
     Deliverer::start(&journal, &format!("mysql://acc:secret@127.0.0.1:{}/acc", free_port())).watch("refuses connections from the beginning");
 
@@ -79,6 +82,20 @@ pub fn run() {
     child.watch("fails after the first rows");
     assert_eq!(rows(&database), there);
     assert!(there < N as i64 / 2, "{there} rows came before the lock");
+
+    runtime.block_on(lock.close()).unwrap();
+    wait_until("all rows", || rows(&database) == N as i64);
+    child.watch("takes all of them");
+}
+
+/// What two workers leave: one answers the calls, the other ends them.
+fn fill(dir: &Dir) {
+    let mut workers = [1, 2].map(|rank| Writer::new(dir, rank, std::process::id(), JournalSync::Batch, sql::SEGMENT));
+    for i in 0..N {
+        let call = (i as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        workers[0].append_call(call, &[b'x'; STATE]).unwrap();
+        workers[1].append_end(call, &[(SinkId::Db, sql::record(i))]).unwrap();
+    }
 }
 
 fn rows(database: &Path) -> i64 {

@@ -24,7 +24,7 @@ const N: usize = 100_000;
 const SINGLE: usize = 2_000;
 const ROUNDS: usize = 3;
 /// As the module's own.
-const SEGMENT: u64 = 16 << 20;
+pub const SEGMENT: u64 = 16 << 20;
 /// Rows in one INSERT of the bare loop, as in the module.
 const ROWS: usize = 64;
 /// The default of `delivery_batch`: rows in one transaction, of the module and of the bare loop.

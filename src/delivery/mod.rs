@@ -28,7 +28,7 @@ use crate::backend::sql::{ForeignSink, SqlSink};
 use crate::backend::syslog::SyslogSink;
 use crate::backend::{HostDatabase, RecordSender, SinkId};
 use crate::config::{Config, JournalSync};
-use crate::journal::calls::Tracker;
+use crate::journal::calls::{CARRY_RANK, Tracker};
 use crate::journal::limit::{self, Found, Limits};
 use crate::journal::{Dir, Segment, SegmentName, Writer};
 use crate::stats::{self, Counter};
@@ -49,8 +49,6 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Records on their way to RADIUS at the same time: an identifier has one byte, and a batch that
 /// is interrupted is sent again.
 const SENDER_BATCH: usize = 100;
-/// Stands for the host's process number in the names of segments with carried over calls.
-const CARRY_RANK: i32 = -3;
 /// Size of such a segment: they hold only calls in progress.
 const CARRY_SEGMENT: u64 = 4 << 20;
 /// Every sink has seen the end of a segment.
@@ -123,7 +121,7 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
         synced: Arc::default(),
         syncing: None,
         tracker: Tracker::new(&delivery.dir),
-        carry: Writer::new(&delivery.dir, CARRY_RANK, std::process::id(), sync, CARRY_SEGMENT),
+        carry: Writer::new(&delivery.dir, CARRY_RANK, std::process::id(), sync, CARRY_SEGMENT).syncing_at_end(),
         limits: delivery.config.limits,
         owed: delivery.owed,
         free: None,

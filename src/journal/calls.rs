@@ -8,14 +8,18 @@
 //! go only when nothing in it is needed any more; [`Tracker`] knows, and carries the rest over.
 #![forbid(unsafe_code)]
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 
-use super::{Dir, Item, KIND_CALL, Reader, Segment, SegmentName, Writer};
+use super::{Dir, Frame, Item, KIND_CALL, Reader, Segment, SegmentName, Writer};
 use crate::acc::record::Wall;
 
 /// Stands where other frames name their sink: no sink reads it.
 pub const NO_SINK: u8 = u8::MAX;
+
+/// Stands for the host's process number in the names of segments with carried over calls.
+pub const CARRY_RANK: i32 = -3;
 
 const OP_OPEN: u8 = 1;
 const OP_CLOSED: u8 = 2;
@@ -35,6 +39,14 @@ pub(super) fn put_closed(out: &mut Vec<u8>, call: u128) {
 enum Said<'a> {
     Open(u128, &'a [u8]),
     Closed(u128),
+}
+
+impl Said<'_> {
+    const fn call(&self) -> u128 {
+        match self {
+            Said::Open(call, _) | Said::Closed(call) => *call,
+        }
+    }
 }
 
 fn read_payload(payload: &[u8]) -> Option<Said<'_>> {
@@ -93,58 +105,69 @@ pub fn scan(dir: &Dir) -> io::Result<OpenCalls> {
     Ok(OpenCalls { calls, last_seen })
 }
 
-/// Where things said of one call stand.
-#[derive(Default)]
-struct Call {
-    /// Segment, offset and length of the last state.
-    last: Option<(Wall, SegmentName, u64, u64)>,
-    opened_in: HashSet<SegmentName>,
-    closed_in: HashSet<SegmentName>,
+/// How many frames of one call stand in the journal.
+#[derive(Clone, Copy, Default)]
+struct Frames {
+    opened: u32,
+    closed: u32,
+}
+
+impl Frames {
+    fn count(&mut self, said: &Said<'_>) {
+        match said {
+            Said::Open(..) => self.opened += 1,
+            Said::Closed(_) => self.closed += 1,
+        }
+    }
 }
 
 /// Follows the call frames of all segments, to keep what is still needed when a segment goes.
+///
+/// During a long outage of a sink it knows every call of the outage, so it only counts: 16 bytes
+/// and their share of the table for a call, about 40 MB for 10^6.
 pub struct Tracker {
     dir: Dir,
-    readers: BTreeMap<SegmentName, Reader>,
-    calls: HashMap<u128, Call>,
+    /// Up to where each segment was read.
+    positions: BTreeMap<SegmentName, u64>,
+    /// Frames of every call, by [`short`] key.
+    frames: HashMap<u64, Frames>,
+    /// Short key and length of each state in the segments of carried over calls.
+    carried: BTreeMap<SegmentName, Vec<(u64, u64)>>,
+}
+
+/// Half of a call's key, which is a hash: two calls of one journal do not share it in practice.
+const fn short(call: u128) -> u64 {
+    call as u64
 }
 
 impl Tracker {
     /// Knows nothing yet; the first [`Tracker::follow`] reads everything.
     pub fn new(dir: &Dir) -> Tracker {
-        Tracker { dir: dir.clone(), readers: BTreeMap::new(), calls: HashMap::new() }
+        Tracker { dir: dir.clone(), positions: BTreeMap::new(), frames: HashMap::new(), carried: BTreeMap::new() }
     }
 
     /// Reads what was appended since the last time.
     pub fn follow(&mut self, segments: &[Segment]) -> io::Result<()> {
-        self.readers.retain(|name, _| segments.binary_search_by_key(name, |s| s.name).is_ok());
+        self.positions.retain(|name, _| segments.binary_search_by_key(name, |s| s.name).is_ok());
         for segment in segments {
-            let name = segment.name;
-            let reader = match self.readers.entry(name) {
-                std::collections::btree_map::Entry::Occupied(o) => o.into_mut(),
-                std::collections::btree_map::Entry::Vacant(v) => match self.dir.read(name, 0) {
-                    Ok(reader) => v.insert(reader),
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                    Err(e) => return Err(e),
-                },
-            };
-            loop {
-                match reader.read()? {
-                    Item::Frame(f) if f.kind == KIND_CALL => match read_payload(f.payload) {
-                        Some(Said::Open(call, _)) => {
-                            let known = self.calls.entry(call).or_default();
-                            known.opened_in.insert(name);
-                            if known.last.is_none_or(|(wall, ..)| wall <= f.wall) {
-                                known.last = Some((f.wall, name, f.offset, f.end - f.offset));
-                            }
-                        }
-                        Some(Said::Closed(call)) => drop(self.calls.entry(call).or_default().closed_in.insert(name)),
-                        None => {}
-                    },
-                    Item::Frame(_) | Item::Corrupt { .. } => {}
-                    Item::Torn { .. } | Item::End => break,
-                }
+            let known = self.positions.get(&segment.name).copied().unwrap_or(0);
+            if known >= segment.size {
+                continue;
             }
+            let mut reader = match self.dir.read(segment.name, known) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let (frames, carried) = (&mut self.frames, &mut self.carried);
+            let result = each_call(&mut reader, |f, said| {
+                frames.entry(short(said.call())).or_default().count(&said);
+                if segment.name.rank == CARRY_RANK && matches!(said, Said::Open(..)) {
+                    carried.entry(segment.name).or_default().push((short(said.call()), f.end - f.offset));
+                }
+            });
+            // Also after an error: nothing may be counted twice.
+            self.positions.insert(segment.name, reader.position());
+            result?;
         }
         Ok(())
     }
@@ -152,18 +175,29 @@ impl Tracker {
     /// The segment is about to go: what is still needed of it is appended through `writer`, and
     /// synced, because its removal may reach the disk first. On `Err` it must stay.
     pub fn release(&mut self, gone: SegmentName, writer: &mut Writer) -> io::Result<()> {
-        let mut carried = false;
-        for (call, known) in &self.calls {
-            let (opened_here, closed_here) = (known.opened_in.contains(&gone), known.closed_in.contains(&gone));
-            if known.closed_in.is_empty() {
-                if let Some((_, segment, offset, _)) = known.last
-                    && segment == gone
-                {
-                    self.copy(*call, segment, offset, writer)?;
-                    carried = true;
-                }
-            } else if closed_here && known.closed_in.len() == 1 && known.opened_in.len() > usize::from(opened_here) {
-                // States of the call stand elsewhere: the end must stay as long as they do.
+        let known_to = self.positions.get(&gone).copied().unwrap_or(0);
+        let mut here: HashMap<u128, Frames> = HashMap::new();
+        // Last state here of each call without an end.
+        let mut states: HashMap<u128, (Wall, u64)> = HashMap::new();
+        each_call(&mut self.dir.read(gone, 0)?, |f, said| {
+            if f.end > known_to {
+                return;
+            }
+            let call = said.call();
+            here.entry(call).or_default().count(&said);
+            let open = self.frames.get(&short(call)).is_none_or(|all| all.closed == 0);
+            if open && states.get(&call).is_none_or(|(wall, _)| *wall <= f.wall) {
+                states.insert(call, (f.wall, f.offset));
+            }
+        })?;
+        let mut carried = !states.is_empty();
+        for (call, (wall, offset)) in states {
+            self.copy(call, wall, gone, offset, writer)?;
+        }
+        for (call, here) in &here {
+            let all = self.frames.get(&short(*call)).copied().unwrap_or_default();
+            // States of the call stand elsewhere: the end must stay as long as they do.
+            if all.closed > 0 && all.closed == here.closed && all.opened > here.opened {
                 writer.append_end(*call, &[])?;
                 carried = true;
             }
@@ -171,37 +205,54 @@ impl Tracker {
         if carried {
             writer.sync()?;
         }
-        self.readers.remove(&gone);
-        self.calls.retain(|_, known| {
-            known.opened_in.remove(&gone);
-            known.closed_in.remove(&gone);
-            if known.last.is_some_and(|(_, segment, ..)| segment == gone) {
-                known.last = None;
+        for (call, here) in here {
+            if let Entry::Occupied(mut known) = self.frames.entry(short(call)) {
+                let left = known.get_mut();
+                left.opened = left.opened.saturating_sub(here.opened);
+                left.closed = left.closed.saturating_sub(here.closed);
+                if left.opened == 0 && left.closed == 0 {
+                    known.remove();
+                }
             }
-            !known.opened_in.is_empty() || !known.closed_in.is_empty()
-        });
+        }
+        self.positions.remove(&gone);
+        self.carried.remove(&gone);
+        if self.frames.capacity() > 4 * self.frames.len() {
+            self.frames.shrink_to_fit();
+        }
         Ok(())
     }
 
-    /// Bytes of a segment that [`Tracker::release`] would append again.
+    /// Bytes of a segment of carried over calls that [`Tracker::release`] would append again.
     pub fn needed(&self, name: SegmentName) -> u64 {
-        let open = self.calls.values().filter(|c| c.closed_in.is_empty());
-        open.filter_map(|c| c.last).filter(|(_, segment, ..)| *segment == name).map(|(.., length)| length).sum()
+        let states = self.carried.get(&name).into_iter().flatten();
+        states.filter(|(call, _)| self.frames.get(call).is_some_and(|all| all.closed == 0)).map(|(_, length)| length).sum()
     }
 
-    fn copy(&self, call: u128, segment: SegmentName, offset: u64, writer: &mut Writer) -> io::Result<()> {
+    /// The state keeps its time: a newer one may stand elsewhere, or be appended at this moment.
+    fn copy(&self, call: u128, wall: Wall, segment: SegmentName, offset: u64, writer: &mut Writer) -> io::Result<()> {
         match self.dir.read(segment, offset)?.read()? {
             Item::Frame(f) => match read_payload(f.payload) {
-                Some(Said::Open(_, state)) => writer.append_call(call, state),
+                Some(Said::Open(_, state)) => writer.append_call_of(wall, call, state),
                 _ => Err(io::ErrorKind::InvalidData.into()),
             },
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
+}
 
-    /// Calls in progress, as far as the journal tells.
-    pub fn open_calls(&self) -> usize {
-        self.calls.values().filter(|c| c.closed_in.is_empty()).count()
+/// Reads to the end of what is there now, and shows every frame of a call.
+fn each_call(reader: &mut Reader, mut f: impl FnMut(&Frame<'_>, Said<'_>)) -> io::Result<()> {
+    loop {
+        match reader.read()? {
+            Item::Frame(frame) if frame.kind == KIND_CALL => {
+                if let Some(said) = read_payload(frame.payload) {
+                    f(&frame, said);
+                }
+            }
+            Item::Frame(_) | Item::Corrupt { .. } => {}
+            Item::Torn { .. } | Item::End => return Ok(()),
+        }
     }
 }
 
@@ -261,8 +312,23 @@ mod tests {
                 dir.remove(names[i]).unwrap();
                 assert_eq!(open(&dir), want, "{order:?} after {i}");
             }
-            tracker.follow(&dir.segments().unwrap()).unwrap();
-            assert_eq!(tracker.open_calls(), 2);
         }
+    }
+
+    /// A worker changes a call while its segment goes: the change is what stays.
+    #[test]
+    fn a_state_kept_for_a_segment_that_goes_is_no_newer_than_it_was() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(tmp.path()).unwrap();
+        let (mut a, mut b, mut carry) = (writer(&dir, 1), writer(&dir, 2), writer(&dir, 9));
+        a.append_call(1, b"old").unwrap();
+        let gone = dir.segments().unwrap()[0].name;
+        let mut tracker = Tracker::new(&dir);
+        tracker.follow(&dir.segments().unwrap()).unwrap();
+        b.append_call(1, b"new").unwrap();
+        tracker.release(gone, &mut carry).unwrap();
+        dir.remove(gone).unwrap();
+        assert_eq!(open(&dir), [(1, b"new".to_vec())]);
+        assert_eq!(dir.segments().unwrap().len(), 2);
     }
 }

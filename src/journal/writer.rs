@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::{Dir, FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_RECORD, SegmentName, calls, frame};
-use crate::acc::record::Record;
+use crate::acc::record::{Record, Wall};
 use crate::backend::{Payload, SinkId};
 use crate::config::JournalSync;
 use crate::stats;
@@ -32,6 +32,7 @@ pub struct Writer {
     name: SegmentName,
     sync: JournalSync,
     segment_max: u64,
+    sync_at_end: bool,
     open: Option<Open>,
     buffer: Vec<u8>,
 }
@@ -45,9 +46,16 @@ impl Writer {
             name: SegmentName { boot: dir.boot(), rank, pid, seq: 0 },
             sync,
             segment_max,
+            sync_at_end: false,
             open: None,
             buffer: Vec::with_capacity(BUFFER),
         }
+    }
+
+    /// Syncs a segment before it is closed for a new one, so that [`Writer::sync`] is enough for
+    /// all that was appended.
+    pub fn syncing_at_end(self) -> Writer {
+        Writer { sync_at_end: true, ..self }
     }
 
     /// Appends an entry and counts it as accepted. On `Err` the entry is not in the journal, and
@@ -75,8 +83,13 @@ impl Writer {
 
     /// Appends the state of a call in progress, see [`super::calls`].
     pub fn append_call(&mut self, call: u128, state: &[u8]) -> io::Result<()> {
+        self.append_call_of(now(), call, state)
+    }
+
+    /// [`Writer::append_call`] of a state that held at `wall`.
+    pub(super) fn append_call_of(&mut self, wall: Wall, call: u128, state: &[u8]) -> io::Result<()> {
         self.buffer.clear();
-        self.frame(calls::NO_SINK, KIND_CALL, |out| calls::put_open(out, call, state))?;
+        self.frame_of(wall, calls::NO_SINK, KIND_CALL, |out| calls::put_open(out, call, state))?;
         self.write(&[])
     }
 
@@ -99,9 +112,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds a frame to the buffer.
+    /// Adds a frame of now to the buffer.
     fn frame(&mut self, sink: u8, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
+        self.frame_of(now(), sink, kind, payload)
+    }
+
+    fn frame_of(&mut self, Wall(wall): Wall, sink: u8, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let start = self.buffer.len();
         self.buffer.extend_from_slice(&[0; frame::PREFIX]);
         self.buffer.extend_from_slice(&[sink, kind]);
@@ -139,6 +155,9 @@ impl Writer {
     fn write_buffer(&mut self) -> io::Result<()> {
         let size = self.buffer.len() as u64;
         if self.open.as_ref().is_some_and(|o| o.len + size > self.segment_max && o.len > frame::HEADER.len() as u64) {
+            if self.sync_at_end {
+                self.sync()?;
+            }
             self.open = None;
         }
         if self.open.is_none() {
@@ -188,6 +207,10 @@ impl Writer {
             }
         }
     }
+}
+
+fn now() -> Wall {
+    Wall(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64))
 }
 
 /// One `write` in all but failing cases: the kernel takes a whole buffer or runs out of space.
