@@ -1044,8 +1044,12 @@ static struct levels levels(void)
 }
 
 /* the host's allocator and caches settle at the first calls; afterwards a process may take this much more,
- * in KiB: SQLite fills its page cache of 2 MiB */
+ * in KiB: SQLite fills its page cache of 2 MiB, and the sanitizer keeps freed memory of 256 MiB from being used again */
+#ifdef __SANITIZE_ADDRESS__
+#define MEMORY_ROOM (256 << 10)
+#else
 #define MEMORY_ROOM 4096
+#endif
 
 static bool same_levels(const struct levels *now)
 {
