@@ -234,7 +234,8 @@ impl Reader {
         // The tail may have been read while its writer took it back: read it again.
         self.buffer.clear();
         have = 0;
-        let goal = wanted.max(CHUNK);
+        // A damaged length may claim far more than there is.
+        let goal = if wanted > CHUNK { wanted.min(self.file.metadata()?.len().saturating_sub(self.base) as usize).max(CHUNK) } else { CHUNK };
         self.buffer.resize(goal, 0);
         while have < goal {
             match self.file.read_at(&mut self.buffer[have..], self.base + have as u64) {
