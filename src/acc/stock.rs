@@ -113,6 +113,10 @@ fn extra(fields: &Fields, v: &[u8]) -> Option<Values> {
 fn legs(fields: &Fields, v: &[u8]) -> Option<Vec<Values>> {
     let mut r = Reader(v);
     let (per_leg, n) = (usize::from(r.u16()?), usize::from(r.u16()?));
+    // Legs without fields take no bytes: a damaged number would make 65 535 rows of them.
+    if per_leg == 0 {
+        return Some(Vec::new());
+    }
     let mut out = Vec::with_capacity(n.min(r.0.len() / 2));
     for _ in 0..n {
         out.push(positional(&mut r, &fields.leg.tags, per_leg)?);

@@ -69,7 +69,7 @@ pub fn parse(url: &str) -> Result<Target, String> {
         }
         "mysql" => server(rest).map(Target::MySql),
         "postgres" | "postgresql" => server(rest).map(Target::Postgres),
-        _ => Err(format!("db_url begins with {}:, which only a running server writes to: use sqlite:, mysql: or postgres:", self::scheme(url))),
+        _ => Err(format!("db_url begins with {:.20}:, which only a running server writes to: use sqlite:, mysql: or postgres:", self::scheme(url))),
     }
 }
 
