@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::wait_until;
 
 /// Of the user `acc`, with characters that need care in a URL.
@@ -26,6 +28,7 @@ pub fn is_root() -> bool {
 /// A database server that ends with its test, also when that panics.
 pub struct Server {
     child: Child,
+    command: Box<dyn Fn() -> Command + Send + Sync>,
     tmp: tempfile::TempDir,
     /// Where it listens on 127.0.0.1.
     pub port: u16,
@@ -34,17 +37,33 @@ pub struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // SIGINT: both servers end at once, and take their children along.
-        if let Some(pid) = rustix::process::Pid::from_raw(self.child.id() as i32) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let end = Instant::now() + Duration::from_secs(15);
-        while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.resume();
+        self.stop();
+    }
+}
+
+/// A process and all below it.
+fn family(pid: u32) -> Vec<u32> {
+    let parent = |pid: u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok();
+    let all: Vec<(u32, u32)> = std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Some((pid, parent(pid)?)))
+        .collect();
+    let mut found = vec![pid];
+    let mut at = 0;
+    while at < found.len() {
+        let parent = found[at];
+        found.extend(all.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    found
+}
+
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid as i32) {
+        let _ = kill_process(pid, signal);
     }
 }
 
@@ -52,6 +71,60 @@ impl Server {
     /// Runs statements with the server's own client.
     pub fn sql(&self, text: &str) -> String {
         (self.sql)(self, text).unwrap()
+    }
+
+    /// The same for statements that may fail.
+    pub fn try_sql(&self, text: &str) -> Result<String, String> {
+        (self.sql)(self, text)
+    }
+
+    /// Stops the server in good order.
+    pub fn stop(&mut self) {
+        // SIGINT: both servers end at once, and take their children along.
+        signal(self.child.id(), Signal::INT);
+        signal(self.child.id(), Signal::TERM);
+        let end = Instant::now() + Duration::from_secs(15);
+        while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.kill();
+    }
+
+    /// Kills all its processes.
+    pub fn kill(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            for pid in family(self.child.id()) {
+                signal(pid, Signal::KILL);
+            }
+        }
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again, on the same data and port.
+    pub fn start(&mut self) {
+        // What was killed may still be going.
+        wait_until("the server runs again", || {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                self.child = (self.command)().spawn().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(200));
+            (self.sql)(self, "SELECT 1").is_ok()
+        });
+    }
+
+    /// Stops all its processes where they are, until [`Server::resume`].
+    pub fn pause(&self) {
+        family(self.child.id()).into_iter().for_each(|pid| signal(pid, Signal::STOP));
+    }
+
+    /// Undoes [`Server::pause`].
+    pub fn resume(&self) {
+        family(self.child.id()).into_iter().for_each(|pid| signal(pid, Signal::CONT));
+    }
+
+    /// Directory that the server can read.
+    pub fn dir(&self) -> &Path {
+        self.tmp.path()
     }
 
     /// Rows of a table; 0 when it is not there.
@@ -79,6 +152,11 @@ fn which(names: &[&str]) -> Option<PathBuf> {
 
 /// With a database `acc`; `None` where it is not installed.
 pub fn mariadb() -> Option<Server> {
+    mariadb_with(vec![])
+}
+
+/// The same with more options.
+pub fn mariadb_with(options: Vec<String>) -> Option<Server> {
     let (daemon, install) = (which(&["mariadbd"])?, which(&["mariadb-install-db"])?);
     which(&["mariadb"])?;
     let tmp = tempfile::tempdir().unwrap();
@@ -91,16 +169,21 @@ pub fn mariadb() -> Option<Server> {
         .status()
         .unwrap();
     assert!(installed.success());
-    let child = quiet(Command::new(daemon).arg("--no-defaults").arg(format!("--datadir={}", data.display())))
-        .arg(format!("--socket={}", tmp.path().join("sock").display()))
-        .arg(format!("--port={port}"))
-        .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=32M"])
-        .args(&user)
-        .env("TMPDIR", tmp.path())
-        .spawn()
-        .unwrap();
+    let dir = tmp.path().to_path_buf();
+    let command = Box::new(move || {
+        let mut c = Command::new(&daemon);
+        quiet(c.arg("--no-defaults").arg(format!("--datadir={}", data.display())))
+            .arg(format!("--socket={}", dir.join("sock").display()))
+            .arg(format!("--port={port}"))
+            .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--innodb-buffer-pool-size=32M"])
+            .args(&user)
+            .args(&options)
+            .env("TMPDIR", &dir);
+        c
+    });
     let server = Server {
-        child,
+        child: command().spawn().unwrap(),
+        command,
         tmp,
         port,
         sql: |s, text| {
@@ -125,6 +208,11 @@ pub fn mariadb() -> Option<Server> {
 
 /// With a database `postgres`; `None` where it is not installed.
 pub fn postgres() -> Option<Server> {
+    postgres_with(vec![])
+}
+
+/// The same with more options.
+pub fn postgres_with(options: Vec<String>) -> Option<Server> {
     let (daemon, initdb) = (which(&["postgres"])?, which(&["initdb"])?);
     which(&["psql"])?;
     let tmp = tempfile::tempdir().unwrap();
@@ -150,12 +238,15 @@ pub fn postgres() -> Option<Server> {
     .status()
     .unwrap();
     assert!(made.success());
-    let child = quiet(as_user(&daemon).arg("-D").arg(&data).arg("-p").arg(port.to_string()).args(["-c", "listen_addresses=127.0.0.1", "-k"]).arg(tmp.path()))
-        .current_dir(tmp.path())
-        .spawn()
-        .unwrap();
+    let dir = tmp.path().to_path_buf();
+    let command = Box::new(move || {
+        let mut c = as_user(&daemon);
+        quiet(c.arg("-D").arg(&data).arg("-p").arg(port.to_string()).args(["-c", "listen_addresses=127.0.0.1", "-k"]).arg(&dir)).args(&options).current_dir(&dir);
+        c
+    });
     let server = Server {
-        child,
+        child: command().spawn().unwrap(),
+        command,
         tmp,
         port,
         sql: |s, text| {

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlDatabaseError};
-use sqlx::postgres::{PgArguments, PgConnectOptions};
+use sqlx::mysql::{MySqlArguments, MySqlConnectOptions, MySqlDatabaseError, MySqlSslMode};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgSslMode};
 use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions};
 use sqlx::{Arguments, AssertSqlSafe, ConnectOptions, Connection, MySqlConnection, PgConnection, Row, SqliteConnection};
 
-use super::url::{Server, Target};
+use super::url::{Server, Target, TlsMode};
 
 /// How long a writer waits for another one's lock inside SQLite, before the batch is tried again
 /// later. Short, so that the process still ends in time.
@@ -298,7 +298,20 @@ fn mysql_options(server: &Server) -> MySqlConnectOptions {
         .timezone(None)
         .username(&server.user)
         .database(&server.database)
+        .ssl_mode(match server.tls.mode {
+            TlsMode::Off => MySqlSslMode::Disabled,
+            TlsMode::Preferred => MySqlSslMode::Preferred,
+            TlsMode::Required => MySqlSslMode::Required,
+            TlsMode::VerifyCa => MySqlSslMode::VerifyCa,
+            TlsMode::VerifyHost => MySqlSslMode::VerifyIdentity,
+        })
         .disable_statement_logging();
+    if let Some(ca) = &server.tls.ca {
+        options = options.ssl_ca(ca);
+    }
+    if let (Some(cert), Some(key)) = (&server.tls.cert, &server.tls.key) {
+        options = options.ssl_client_cert(cert).ssl_client_key(key);
+    }
     if let Some(password) = &server.password {
         options = options.password(password);
     }
@@ -321,7 +334,20 @@ fn postgres_options(server: &Server) -> PgConnectOptions {
         .database(&server.database)
         .application_name("acc")
         .host(server.host.as_deref().unwrap_or("localhost"))
+        .ssl_mode(match server.tls.mode {
+            TlsMode::Off => PgSslMode::Disable,
+            TlsMode::Preferred => PgSslMode::Prefer,
+            TlsMode::Required => PgSslMode::Require,
+            TlsMode::VerifyCa => PgSslMode::VerifyCa,
+            TlsMode::VerifyHost => PgSslMode::VerifyFull,
+        })
         .disable_statement_logging();
+    if let Some(ca) = &server.tls.ca {
+        options = options.ssl_root_cert(ca);
+    }
+    if let (Some(cert), Some(key)) = (&server.tls.cert, &server.tls.key) {
+        options = options.ssl_client_cert(cert).ssl_client_key(key);
+    }
     if !server.user.is_empty() {
         options = options.username(&server.user);
     }

@@ -14,6 +14,60 @@ pub enum Target {
     Postgres(Server),
 }
 
+/// How far a connection is protected. The names of MySQL and PostgreSQL differ, the steps do not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    /// Never TLS.
+    Off,
+    /// TLS when the server offers it.
+    #[default]
+    Preferred,
+    /// TLS or no connection; anybody's certificate.
+    Required,
+    /// The certificate comes from an authority that is trusted.
+    VerifyCa,
+    /// And it names the host of the URL.
+    VerifyHost,
+}
+
+/// Options for TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tls {
+    /// What is asked of the server.
+    pub mode: TlsMode,
+    /// Authorities to trust, PEM; `None` are those of the system.
+    pub ca: Option<PathBuf>,
+    /// Our own certificate and its key, PEM.
+    pub cert: Option<PathBuf>,
+    /// See `cert`.
+    pub key: Option<PathBuf>,
+}
+
+/// What a server's client calls its options, and the values of the first.
+struct TlsNames {
+    mode: &'static str,
+    ca: &'static str,
+    cert: &'static str,
+    key: &'static str,
+    modes: [&'static str; 5],
+}
+
+const MODES: [TlsMode; 5] = [TlsMode::Off, TlsMode::Preferred, TlsMode::Required, TlsMode::VerifyCa, TlsMode::VerifyHost];
+const MYSQL: TlsNames = TlsNames {
+    mode: "ssl-mode",
+    ca: "ssl-ca",
+    cert: "ssl-cert",
+    key: "ssl-key",
+    modes: ["disabled", "preferred", "required", "verify_ca", "verify_identity"],
+};
+const POSTGRES: TlsNames = TlsNames {
+    mode: "sslmode",
+    ca: "sslrootcert",
+    cert: "sslcert",
+    key: "sslkey",
+    modes: ["disable", "prefer", "require", "verify-ca", "verify-full"],
+};
+
 /// A database server. No `Debug`: it holds the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Server {
@@ -29,6 +83,8 @@ pub struct Server {
     pub database: String,
     /// Unix socket instead of host and port (`?socket=/path`).
     pub socket: Option<PathBuf>,
+    /// Protection of the connection.
+    pub tls: Tls,
 }
 
 /// Checks `db_url` at startup. The error names the parameter and the cure, and never the URL
@@ -38,7 +94,12 @@ pub fn validate_url(url: &str) -> Result<(), String> {
         // As the host's own limit.
         return if url.len() <= 255 { Ok(()) } else { Err("db_url is longer than the 255 bytes that the server's database modules take".into()) };
     }
-    parse(url).map(drop)
+    if let Target::MySql(server) | Target::Postgres(server) = parse(url)? {
+        for file in [&server.tls.ca, &server.tls.cert, &server.tls.key].into_iter().flatten() {
+            std::fs::File::open(file).map_err(|e| format!("db_url names a file for TLS, {}, that cannot be read: {e}", file.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// What stands before the colon; empty when it is no name.
@@ -67,13 +128,13 @@ pub fn parse(url: &str) -> Result<Target, String> {
                 _ => Ok(Target::Sqlite(path.into())),
             }
         }
-        "mysql" => server(rest).map(Target::MySql),
-        "postgres" | "postgresql" => server(rest).map(Target::Postgres),
+        "mysql" => server(rest, &MYSQL).map(Target::MySql),
+        "postgres" | "postgresql" => server(rest, &POSTGRES).map(Target::Postgres),
         _ => Err(format!("db_url begins with {:.20}:, which only a running server writes to: use sqlite:, mysql: or postgres:", self::scheme(url))),
     }
 }
 
-fn server(rest: &str) -> Result<Server, String> {
+fn server(rest: &str, names: &TlsNames) -> Result<Server, String> {
     let rest = rest.strip_prefix("//").ok_or("db_url needs // after the scheme: write mysql://user:password@host/database")?;
     // As the host does, from the right: a password may hold any character but the last '@'.
     let (login, place) = rest.rsplit_once('@').map_or((None, rest), |(l, p)| (Some(l), p));
@@ -97,14 +158,31 @@ fn server(rest: &str) -> Result<Server, String> {
         None | Some("") => None,
         Some(p) => Some(p.parse().ok().filter(|p| *p != 0).ok_or("db_url has a port that is no number from 1 to 65535")?),
     };
-    let mut socket = None;
+    let (mut socket, mut mode, mut tls) = (None, None, Tls::default());
     for option in options.split('&').filter(|o| !o.is_empty()) {
         match option.split_once('=') {
             Some(("socket", path)) if path.starts_with('/') => socket = Some(path.into()),
-            _ => return Err("db_url has an option this module does not know: only ?socket=/path is supported".into()),
+            Some((name, value)) if name == names.mode => {
+                let at = names.modes.iter().position(|m| m.eq_ignore_ascii_case(value));
+                mode = Some(MODES[at.ok_or_else(|| format!("db_url has a {} that is none of {}", names.mode, names.modes.join(", ")))?]);
+            }
+            Some((name, path)) if name == names.ca && path.starts_with('/') => tls.ca = Some(path.into()),
+            Some((name, path)) if name == names.cert && path.starts_with('/') => tls.cert = Some(path.into()),
+            Some((name, path)) if name == names.key && path.starts_with('/') => tls.key = Some(path.into()),
+            _ => {
+                let TlsNames { mode, ca, cert, key, .. } = names;
+                return Err(format!("db_url has an option this module does not know: write ?socket=/path, {mode}=..., {ca}=/file, {cert}=/file or {key}=/file"));
+            }
         }
     }
-    Ok(Server { host: (!host.is_empty()).then(|| host.to_string()), port, user: user.into(), password, database: database.into(), socket })
+    tls.mode = mode.unwrap_or_default();
+    if tls.ca.is_some() && !matches!(tls.mode, TlsMode::VerifyCa | TlsMode::VerifyHost) {
+        return Err(format!("db_url has {} but does not verify: add {}={} or {}", names.ca, names.mode, names.modes[3], names.modes[4]));
+    }
+    if tls.cert.is_some() != tls.key.is_some() {
+        return Err(format!("db_url has only one of {} and {}: write both", names.cert, names.key));
+    }
+    Ok(Server { host: (!host.is_empty()).then(|| host.to_string()), port, user: user.into(), password, database: database.into(), socket, tls })
 }
 
 #[cfg(test)]
@@ -143,6 +221,31 @@ mod tests {
         }
         assert!(validate_url(&format!("text:{}", "x".repeat(255))).unwrap_err().starts_with("db_url "));
         assert!(!is_foreign("SQLite:x") && !is_foreign("postgresql://h/d"));
+    }
+
+    #[test]
+    fn tls_has_the_names_of_each_client() {
+        let tls = |url: &str| match parse(url) {
+            Ok(Target::MySql(s) | Target::Postgres(s)) => s.tls,
+            _ => panic!("{url}"),
+        };
+        assert_eq!(tls("mysql://h/d").mode, TlsMode::Preferred);
+        assert_eq!(tls("mysql://h/d?ssl-mode=REQUIRED").mode, TlsMode::Required);
+        let full = tls("mysql://h/d?ssl-mode=verify_identity&ssl-ca=/ca&ssl-cert=/c&ssl-key=/k");
+        assert_eq!((full.mode, full.ca, full.cert, full.key), (TlsMode::VerifyHost, Some("/ca".into()), Some("/c".into()), Some("/k".into())));
+        assert_eq!(tls("postgres://h/d?sslmode=disable").mode, TlsMode::Off);
+        assert_eq!(tls("postgres://h/d?sslmode=verify-ca&sslrootcert=/ca").ca, Some("/ca".into()));
+        for (url, said) in [
+            ("mysql://h/d?sslmode=require", "ssl-mode=..."),
+            ("mysql://h/d?ssl-mode=secret", "none of disabled, preferred"),
+            ("postgres://h/d?sslrootcert=/secret", "add sslmode=verify-ca or verify-full"),
+            ("postgres://h/d?sslmode=require&sslcert=/secret", "write both"),
+            ("mysql://h/d?ssl-mode=verify_ca&ssl-ca=secret", "ssl-ca=/file"),
+        ] {
+            let e = validate_url(url).unwrap_err();
+            assert!(e.starts_with("db_url ") && e.contains(said) && !e.contains("secret"), "{url}: {e}");
+        }
+        assert!(validate_url("mysql://h/d?ssl-mode=verify_ca&ssl-ca=/no/such/file").unwrap_err().contains("/no/such/file"));
     }
 
     #[test]
