@@ -241,7 +241,9 @@ pub fn postgres_with(options: Vec<String>) -> Option<Server> {
     let dir = tmp.path().to_path_buf();
     let command = Box::new(move || {
         let mut c = as_user(&daemon);
-        quiet(c.arg("-D").arg(&data).arg("-p").arg(port.to_string()).args(["-c", "listen_addresses=127.0.0.1", "-k"]).arg(&dir)).args(&options).current_dir(&dir);
+        quiet(c.arg("-D").arg(&data).arg("-p").arg(port.to_string()).args(["-c", "listen_addresses=127.0.0.1", "-k"]).arg(&dir))
+            .args(&options)
+            .current_dir(&dir);
         c
     });
     let server = Server {

@@ -53,20 +53,10 @@ struct TlsNames {
 }
 
 const MODES: [TlsMode; 5] = [TlsMode::Off, TlsMode::Preferred, TlsMode::Required, TlsMode::VerifyCa, TlsMode::VerifyHost];
-const MYSQL: TlsNames = TlsNames {
-    mode: "ssl-mode",
-    ca: "ssl-ca",
-    cert: "ssl-cert",
-    key: "ssl-key",
-    modes: ["disabled", "preferred", "required", "verify_ca", "verify_identity"],
-};
-const POSTGRES: TlsNames = TlsNames {
-    mode: "sslmode",
-    ca: "sslrootcert",
-    cert: "sslcert",
-    key: "sslkey",
-    modes: ["disable", "prefer", "require", "verify-ca", "verify-full"],
-};
+const MYSQL: TlsNames =
+    TlsNames { mode: "ssl-mode", ca: "ssl-ca", cert: "ssl-cert", key: "ssl-key", modes: ["disabled", "preferred", "required", "verify_ca", "verify_identity"] };
+const POSTGRES: TlsNames =
+    TlsNames { mode: "sslmode", ca: "sslrootcert", cert: "sslcert", key: "sslkey", modes: ["disable", "prefer", "require", "verify-ca", "verify-full"] };
 
 /// A database server. No `Debug`: it holds the password.
 #[derive(Clone, PartialEq, Eq)]
@@ -171,7 +161,9 @@ fn server(rest: &str, names: &TlsNames) -> Result<Server, String> {
             Some((name, path)) if name == names.key && path.starts_with('/') => tls.key = Some(path.into()),
             _ => {
                 let TlsNames { mode, ca, cert, key, .. } = names;
-                return Err(format!("db_url has an option this module does not know: write ?socket=/path, {mode}=..., {ca}=/file, {cert}=/file or {key}=/file"));
+                return Err(format!(
+                    "db_url has an option this module does not know: write ?socket=/path, {mode}=..., {ca}=/file, {cert}=/file or {key}=/file"
+                ));
             }
         }
     }
