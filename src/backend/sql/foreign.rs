@@ -15,13 +15,13 @@ use crate::backend::{Commit, Entry, Fate, HostDatabase, HostValue, Payload, Posi
 use crate::config::Db;
 use crate::journal::SegmentName;
 
-/// Refused records after which a pass in which none was taken ends: the database is in trouble,
-/// and each attempt may cost its time-out.
+/// Records refused one after another that end a pass: so many speak of the database, not of
+/// themselves, and each attempt may cost its time-out.
 const REFUSALS: usize = 16;
-/// How long a record that waits all alone is refused before it is given up. Alone it shows nothing
-/// about the others, and must not hold them up for ever; an outage that begins with it costs no
-/// more than this one dead letter.
-const ALONE: Duration = Duration::from_secs(300);
+/// How long a batch of which nothing is taken waits before its first record is given up. It shows
+/// nothing about what is behind it, and must not hold that up for ever; an outage costs no more
+/// than one dead letter in this time.
+const STUCK: Duration = Duration::from_secs(300);
 /// Reason of a record that is given up, and of one that is not yet.
 const REFUSED: &str = "the server's database module refuses it: see its own message in the server's log";
 
@@ -51,6 +51,8 @@ struct Writer {
     begun: HashMap<Place, usize>,
     /// Tables that take empty text, but not NULL.
     without_null: HashSet<Arc<str>>,
+    /// The first record of a batch of which nothing is taken, and since when.
+    stuck: Option<(Place, Instant)>,
 }
 
 impl Writer {
@@ -95,26 +97,38 @@ impl Writer {
     /// twice, it is dead.
     fn store_all(&mut self, jobs: &[Job]) -> Vec<Fate> {
         let mut fates = vec![Fate::Retry(REFUSED.into()); jobs.len()];
-        let (mut taken, mut refused) = (0, Vec::new());
+        let (mut taken, mut refused, mut in_a_row) = (false, Vec::new(), 0);
         for (i, job) in jobs.iter().enumerate() {
             match self.store(job) {
                 Stored::Yes => {
                     fates[i] = Fate::Delivered;
-                    taken += 1;
+                    (taken, in_a_row) = (true, 0);
                 }
                 Stored::Refused => {
                     refused.push(i);
-                    if taken == 0 && refused.len() >= REFUSALS {
-                        return fates;
+                    in_a_row += 1;
+                    if in_a_row == REFUSALS {
+                        refused.truncate(refused.len() - REFUSALS);
+                        break;
                     }
                 }
                 Stored::NoConnection(reason) => {
+                    self.stuck = None;
                     fates[i..].fill(Fate::Retry(reason));
                     return fates;
                 }
             }
         }
-        for i in refused.into_iter().filter(|_| taken > 0) {
+        if !taken {
+            if let Some(first) = jobs.first()
+                && self.stuck_since(first.place).elapsed() > STUCK
+            {
+                fates[0] = self.give_up(first.place);
+            }
+            return fates;
+        }
+        self.stuck = None;
+        for i in refused {
             fates[i] = match self.store(&jobs[i]) {
                 Stored::Yes => Fate::Delivered,
                 Stored::Refused => self.give_up(jobs[i].place),
@@ -122,6 +136,13 @@ impl Writer {
             };
         }
         fates
+    }
+
+    fn stuck_since(&mut self, first: Place) -> Instant {
+        match self.stuck {
+            Some((place, since)) if place == first => since,
+            _ => self.stuck.insert((first, Instant::now())).1,
+        }
     }
 
     fn give_up(&mut self, place: Place) -> Fate {
@@ -135,16 +156,14 @@ pub struct ForeignSink {
     db: Db,
     /// Away while it works.
     writer: Option<Writer>,
-    /// The record that waits alone, and since when.
-    alone: Option<(Place, Instant)>,
     noticed: bool,
 }
 
 impl ForeignSink {
     /// A sink for the database that the server's module serves; connects later.
     pub fn new(db: &Db, database: Box<dyn HostDatabase>) -> ForeignSink {
-        let writer = Writer { database, connected: false, begun: HashMap::new(), without_null: HashSet::new() };
-        ForeignSink { db: db.clone(), writer: Some(writer), alone: None, noticed: false }
+        let writer = Writer { database, connected: false, begun: HashMap::new(), without_null: HashSet::new(), stuck: None };
+        ForeignSink { db: db.clone(), writer: Some(writer), noticed: false }
     }
 
     fn job(&self, entry: &Entry, record: &Record) -> Job {
@@ -189,21 +208,10 @@ impl Sink for ForeignSink {
             let stored = writer.store_all(&jobs);
             (writer, stored)
         });
-        let (mut writer, mut stored) = match working.await {
+        let (writer, stored) = match working.await {
             Ok(done) => done,
             Err(e) => std::panic::resume_unwind(e.into_panic()),
         };
-        match (batch, &mut stored[..]) {
-            ([entry], [fate @ Fate::Retry(_)]) if writer.begun.contains_key(&(entry.segment, entry.offset)) => {
-                let place = (entry.segment, entry.offset);
-                let since = self.alone.filter(|(p, _)| *p == place).map_or_else(Instant::now, |(_, since)| since);
-                self.alone = Some((place, since));
-                if since.elapsed() > ALONE {
-                    *fate = writer.give_up(place);
-                }
-            }
-            _ => self.alone = None,
-        }
         self.writer = Some(writer);
         for (i, fate) in indices.into_iter().zip(stored) {
             fates[i] = fate;
@@ -214,44 +222,111 @@ impl Sink for ForeignSink {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::acc::clock::Moment;
     use crate::acc::decide::{self, Request};
     use crate::acc::record::{Backend, Core, Wall};
     use crate::journal::{DeadLetters, Dir};
 
-    struct Refusing;
+    /// Takes as many rows as it has room for, but none of the Call-ID "bad".
+    #[derive(Clone, Default)]
+    struct Database {
+        room: Arc<AtomicUsize>,
+        attempts: Arc<AtomicUsize>,
+    }
 
-    impl HostDatabase for Refusing {
+    impl HostDatabase for Database {
         fn connect(&mut self) -> Result<(), String> {
             Ok(())
         }
 
-        fn insert(&mut self, _table: &str, _columns: &[Arc<str>], _values: &[HostValue]) -> bool {
-            false
+        fn insert(&mut self, _table: &str, _columns: &[Arc<str>], values: &[HostValue]) -> bool {
+            self.attempts.fetch_add(1, Ordering::Relaxed);
+            !values.contains(&HostValue::Text(b"bad".into())) && self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
         }
     }
 
+    /// A sink, and what it delivers to.
+    struct Setup {
+        _tmp: tempfile::TempDir,
+        dead: DeadLetters,
+        config: crate::config::Config,
+        database: Database,
+        sink: ForeignSink,
+    }
+
+    impl Setup {
+        fn new() -> Setup {
+            let tmp = tempfile::tempdir().unwrap();
+            let dead = DeadLetters::new(&Dir::open(tmp.path()).unwrap(), crate::backend::SinkId::Db);
+            let mut draft = crate::config::Draft::default();
+            draft.set("db_url", crate::config::RawValue::Str("text:x".into())).unwrap();
+            let config = draft.finish(None).unwrap();
+            let database = Database::default();
+            let sink = ForeignSink::new(config.db.as_ref().unwrap(), Box::new(database.clone()));
+            Setup { _tmp: tmp, dead, config, database, sink }
+        }
+
+        fn entry(&self, offset: u64, callid: &str) -> Entry {
+            let core = Core { callid: callid.into(), ..Core::default() };
+            let request = Request { core, in_dialog: false, arrived: Moment::now(), upstream: false };
+            let record = decide::manual(&self.config, Backend::Db, None, &request, b"403", b"refused", Moment::now());
+            let segment = "0000000000000001-1-1-00000001.seg".parse().unwrap();
+            Entry { segment, offset, end: offset + 1, wall: Wall(0), payload: Payload::Record(Box::new(record)) }
+        }
+
+        async fn deliver(&mut self, batch: &[Entry]) -> Vec<Fate> {
+            let mut commit = Commit { positions: &[], retired: &[], dead: &mut self.dead, stored: false };
+            self.sink.deliver(batch, &mut commit).await.unwrap()
+        }
+
+        /// As if what is stuck were so for longer than it may.
+        fn wait(&mut self) {
+            let stuck = &mut self.sink.writer.as_mut().unwrap().stuck;
+            *stuck = stuck.map(|(place, since)| (place, since.checked_sub(STUCK).unwrap()));
+        }
+    }
+
+    fn waits() -> Fate {
+        Fate::Retry(REFUSED.into())
+    }
+
+    fn dead() -> Fate {
+        Fate::Dead(REFUSED.into())
+    }
+
     #[tokio::test]
-    async fn a_record_refused_all_alone_does_not_hold_the_others_up_for_ever() {
-        let tmp = tempfile::tempdir().unwrap();
-        let mut dead = DeadLetters::new(&Dir::open(tmp.path()).unwrap(), crate::backend::SinkId::Db);
-        let mut draft = crate::config::Draft::default();
-        draft.set("db_url", crate::config::RawValue::Str("text:x".into())).unwrap();
-        let config = draft.finish(None).unwrap();
-        let mut sink = ForeignSink::new(config.db.as_ref().unwrap(), Box::new(Refusing));
-        let request = Request { core: Core::default(), in_dialog: false, arrived: Moment::now(), upstream: false };
-        let record = decide::manual(&config, Backend::Db, None, &request, b"403", b"refused", Moment::now());
-        let segment = "0000000000000001-1-1-00000001.seg".parse().unwrap();
-        let entry = |offset| Entry { segment, offset, end: offset + 1, wall: Wall(0), payload: Payload::Record(Box::new(record.clone())) };
-        let mut commit = Commit { positions: &[], retired: &[], dead: &mut dead, stored: false };
-        let (two, one) = ([entry(8), entry(9)], [entry(8)]);
-        let waits = Fate::Retry(REFUSED.into());
-        assert_eq!(sink.deliver(&one, &mut commit).await.unwrap(), std::slice::from_ref(&waits));
-        sink.alone = sink.alone.map(|(place, since)| (place, since.checked_sub(ALONE).unwrap()));
-        assert_eq!(sink.deliver(&one, &mut commit).await.unwrap(), [Fate::Dead(REFUSED.into())]);
-        // Refused together with others they may wait for the database.
-        assert_eq!(sink.deliver(&two, &mut commit).await.unwrap(), [waits.clone(), waits]);
-        assert_eq!(sink.alone, None);
+    async fn refused_records_do_not_hold_the_others_up_for_ever() {
+        let mut setup = Setup::new();
+        setup.database.room.store(usize::MAX, Ordering::Relaxed);
+        let two = [setup.entry(8, "bad"), setup.entry(9, "bad")];
+        assert_eq!(setup.deliver(&two).await, [waits(), waits()]);
+        assert_eq!(setup.deliver(&two).await, [waits(), waits()]);
+        setup.wait();
+        assert_eq!(setup.deliver(&two).await, [dead(), waits()]);
+        // The next one has a time of its own.
+        assert_eq!(setup.deliver(&two[1..]).await, [waits()]);
+        setup.wait();
+        assert_eq!(setup.deliver(&two[1..]).await, [dead()]);
+        assert_eq!(setup.deliver(&[setup.entry(10, "good")]).await, [Fate::Delivered]);
+        assert_eq!(setup.sink.writer.unwrap().stuck, None);
+    }
+
+    #[tokio::test]
+    async fn an_outage_inside_a_batch_leaves_the_rest_waiting() {
+        let mut setup = Setup::new();
+        setup.database.room.store(3, Ordering::Relaxed);
+        let batch: Vec<_> = (0..40).map(|n| setup.entry(n, if n == 1 { "bad" } else { "good" })).collect();
+        let mut expected = vec![waits(); batch.len()];
+        expected[..4].fill(Fate::Delivered);
+        // Others were taken behind it.
+        expected[1] = dead();
+        assert_eq!(setup.deliver(&batch).await, expected);
+        assert_eq!(setup.database.attempts.load(Ordering::Relaxed), 4 + REFUSALS + 1);
+        assert_eq!(setup.deliver(&batch[4..]).await, vec![waits(); 36]);
+        setup.database.room.store(usize::MAX, Ordering::Relaxed);
+        assert_eq!(setup.deliver(&batch[4..]).await, vec![Fate::Delivered; 36]);
     }
 }
