@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::acc::fields::{Fields, is_identifier};
 use crate::acc::record::Backend;
 use crate::journal::limit::{Limits, WhenFull};
-use crate::module::{PARAMS, ParamType};
+use crate::module::{CORE_COLUMNS, PARAMS, ParamType, default_of};
 
 /// When a journal append counts as safe (parameter `journal_sync`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +76,12 @@ pub struct Columns {
     pub core: [Arc<str>; 6],
     /// `acc_time_column`.
     pub time: Arc<str>,
+}
+
+impl Default for Columns {
+    fn default() -> Columns {
+        Columns { core: CORE_COLUMNS.map(Arc::from), time: default_of("acc_time_column").into() }
+    }
 }
 
 /// Column of the setup time; not configurable, as in the original.
@@ -276,8 +282,18 @@ impl Draft {
         })
     }
 
-    fn ranged(&self, name: &'static str, default: i32, range: std::ops::RangeInclusive<i32>) -> Result<i32, ConfigError> {
-        let v = self.int(name).unwrap_or(default);
+    /// As given, else its default, which is a number.
+    fn number(&self, name: &'static str) -> i32 {
+        self.int(name).unwrap_or_else(|| default_of(name).parse().unwrap_or_default())
+    }
+
+    /// As given, else its default, which is a value.
+    fn word(&self, name: &'static str) -> &str {
+        self.text(name).unwrap_or(default_of(name))
+    }
+
+    fn ranged(&self, name: &'static str, range: std::ops::RangeInclusive<i32>) -> Result<i32, ConfigError> {
+        let v = self.number(name);
         if range.contains(&v) {
             return Ok(v);
         }
@@ -285,20 +301,20 @@ impl Draft {
     }
 
     /// A number of MiB, in bytes.
-    fn mib(&self, name: &'static str, default: i32) -> Result<u64, ConfigError> {
-        Ok((self.ranged(name, default, 0..=MIB_MAX)? as u64) << 20)
+    fn mib(&self, name: &'static str) -> Result<u64, ConfigError> {
+        Ok((self.ranged(name, 0..=MIB_MAX)? as u64) << 20)
     }
 
-    fn identifier(&self, name: &'static str, default: &str) -> Result<Arc<str>, ConfigError> {
-        let v = self.text(name).unwrap_or(default);
+    fn identifier(&self, name: &'static str) -> Result<Arc<str>, ConfigError> {
+        let v = self.word(name);
         if is_identifier(v) {
             return Ok(Arc::from(v));
         }
         Err(bad(name, format!("\"{v}\" is no name of a table or column: use letters, digits and '_', not beginning with a digit")))
     }
 
-    fn choice<T: Copy>(&self, name: &'static str, default: T, choices: &[(&str, T)]) -> Result<T, ConfigError> {
-        let Some(v) = self.text(name) else { return Ok(default) };
+    fn choice<T: Copy>(&self, name: &'static str, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+        let v = self.word(name);
         choices.iter().find(|(n, _)| n.eq_ignore_ascii_case(v)).map(|(_, c)| *c).ok_or_else(|| {
             let names: Vec<_> = choices.iter().map(|(n, _)| *n).collect();
             bad(name, format!("\"{v}\" is none of {}", names.join(", ")))
@@ -307,12 +323,9 @@ impl Draft {
 
     /// The whole, checked. `default_db_url` is the host's own default database.
     pub fn finish(&self, default_db_url: Option<&str>) -> Result<Config, ConfigError> {
-        let log_facility = match self.text("log_facility") {
-            None => facility("LOG_DAEMON").unwrap_or_default(),
-            Some(f) => {
-                facility(f).ok_or_else(|| bad("log_facility", format!("\"{f}\" is no syslog facility: use LOG_DAEMON, LOG_LOCAL0 to LOG_LOCAL7, ...")))?
-            }
-        };
+        let log_facility = self.word("log_facility");
+        let log_facility = facility(log_facility)
+            .ok_or_else(|| bad("log_facility", format!("\"{log_facility}\" is no syslog facility: use LOG_DAEMON, LOG_LOCAL0 to LOG_LOCAL7, ...")))?;
         let db = match self.text("db_url").or(default_db_url.filter(|u| !u.is_empty())) {
             None => None,
             Some(url) => {
@@ -329,40 +342,34 @@ impl Draft {
             return Err(bad("aaa_url", "extra_fields or leg_fields name attributes for aaa, but there is no RADIUS: set aaa_url or remove them".into()));
         }
         Ok(Config {
-            early_media: self.int("early_media").unwrap_or(0) != 0,
-            report_cancels: self.int("report_cancels").unwrap_or(0) != 0,
-            detect_direction: self.int("detect_direction").unwrap_or(0) != 0,
+            early_media: self.number("early_media") != 0,
+            report_cancels: self.number("report_cancels") != 0,
+            detect_direction: self.number("detect_direction") != 0,
             fields: self.fields.clone(),
-            log_level: self.int("log_level").unwrap_or(LEVEL_NOTICE),
+            log_level: self.number("log_level"),
             log_facility,
             db,
             aaa,
-            journal_dir: PathBuf::from(self.text("journal_dir").unwrap_or(DEFAULT_JOURNAL_DIR)),
-            journal_sync: self.choice(
-                "journal_sync",
-                JournalSync::Batch,
-                &[("os", JournalSync::Os), ("batch", JournalSync::Batch), ("always", JournalSync::Always)],
-            )?,
+            journal_dir: PathBuf::from(self.word("journal_dir")),
+            journal_sync: self.choice("journal_sync", &[("os", JournalSync::Os), ("batch", JournalSync::Batch), ("always", JournalSync::Always)])?,
             limits: Limits {
-                max_bytes: self.mib("journal_max_size", 0)?,
-                min_free: self.mib("journal_min_free", JOURNAL_MIN_FREE)?,
-                when_full: self.choice("journal_full", WhenFull::default(), &WhenFull::NAMES)?,
+                max_bytes: self.mib("journal_max_size")?,
+                min_free: self.mib("journal_min_free")?,
+                when_full: self.choice("journal_full", &WhenFull::NAMES)?,
             },
-            drop_mode: self.choice("drop_accounting_mode", DropMode::Documented, &[("documented", DropMode::Documented), ("stock", DropMode::Stock)])?,
-            backlog_threshold: self.ranged("backlog_threshold", 0, 0..=i32::MAX)? as u32,
-            delivery_batch: self.ranged("delivery_batch", 500, 1..=BATCH_MAX)? as usize,
-            delivery_retry_max: self.ranged("delivery_retry_max", 30, 1..=3600)? as u32,
-            orphan_timeout: self.ranged("orphan_timeout", 20, 1..=86_400)? as u32,
-            arena_mib: self.ranged("arena_size", 1024, 16..=65_536)? as u32,
+            drop_mode: self.choice("drop_accounting_mode", &[("documented", DropMode::Documented), ("stock", DropMode::Stock)])?,
+            backlog_threshold: self.ranged("backlog_threshold", 0..=i32::MAX)? as u32,
+            delivery_batch: self.ranged("delivery_batch", 1..=BATCH_MAX)? as usize,
+            delivery_retry_max: self.ranged("delivery_retry_max", 1..=3600)? as u32,
+            orphan_timeout: self.ranged("orphan_timeout", 1..=86_400)? as u32,
+            arena_mib: self.ranged("arena_size", 16..=65_536)? as u32,
         })
     }
 
     fn aaa(&self, url: &str) -> Result<Aaa, ConfigError> {
-        let retry = match self.text("aaa_retry") {
-            None | Some("forever") => None,
-            Some(n) => {
-                Some(n.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("aaa_retry", format!("\"{n}\" is neither \"forever\" nor a number from 1 on")))?)
-            }
+        let retry = match self.word("aaa_retry") {
+            "forever" => None,
+            n => Some(n.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("aaa_retry", format!("\"{n}\" is neither \"forever\" nor a number from 1 on")))?),
         };
         let aaa = Aaa { url: url.into(), service_type: self.int("service_type").and_then(|v| u32::try_from(v).ok()), retry };
         crate::backend::radius::validate(&aaa, &aaa_names(&self.fields)).map_err(|e| bad("aaa_url", e))?;
@@ -371,22 +378,22 @@ impl Draft {
 
     fn db(&self, url: &str) -> Result<Db, ConfigError> {
         let core = [
-            self.identifier("acc_method_column", "method")?,
-            self.identifier("acc_from_tag_column", "from_tag")?,
-            self.identifier("acc_to_tag_column", "to_tag")?,
-            self.identifier("acc_callid_column", "callid")?,
-            self.identifier("acc_sip_code_column", "sip_code")?,
-            self.identifier("acc_sip_reason_column", "sip_reason")?,
+            self.identifier("acc_method_column")?,
+            self.identifier("acc_from_tag_column")?,
+            self.identifier("acc_to_tag_column")?,
+            self.identifier("acc_callid_column")?,
+            self.identifier("acc_sip_code_column")?,
+            self.identifier("acc_sip_reason_column")?,
         ];
-        let time = self.choice("db_time", DbTime::Local, &DbTime::NAMES)?;
+        let time = self.choice("db_time", &DbTime::NAMES)?;
         if time == DbTime::Utc && crate::backend::sql::is_foreign(url) {
             return Err(bad("db_time", "utc is for sqlite:, mysql: and postgres: only: the server's own database modules write local time".into()));
         }
         Ok(Db {
             url: url.into(),
-            table_acc: self.identifier("db_table_acc", "acc")?,
-            table_missed: self.identifier("db_table_missed_calls", "missed_calls")?,
-            columns: Columns { core, time: self.identifier("acc_time_column", "time")? },
+            table_acc: self.identifier("db_table_acc")?,
+            table_missed: self.identifier("db_table_missed_calls")?,
+            columns: Columns { core, time: self.identifier("acc_time_column")? },
             time,
         })
     }
@@ -401,13 +408,6 @@ pub fn aaa_names(fields: &Fields) -> Vec<&str> {
 const BATCH_MAX: i32 = 5000;
 /// Greatest size in MiB: a TiB is more than a disk of records anybody keeps.
 const MIB_MAX: i32 = 1 << 20;
-/// `journal_min_free` without a line: cursors, dead letters and the ends of calls have room, and a
-/// log on the same disk can still tell what is wrong.
-const JOURNAL_MIN_FREE: i32 = 16;
-/// The host's level "notice".
-const LEVEL_NOTICE: i32 = 2;
-/// Where the journal lies without `journal_dir`.
-const DEFAULT_JOURNAL_DIR: &str = "/var/lib/opensips-acc";
 
 #[cfg(test)]
 mod tests {
@@ -431,6 +431,30 @@ mod tests {
         assert_eq!((c.log_level, c.log_facility), (2, 24));
         assert!(c.db.is_none() && c.aaa.is_none() && !c.early_media);
         assert_eq!(c.journal_sync, JournalSync::Batch);
+        let db = Draft::default().finish(Some("sqlite:x")).unwrap().db.unwrap();
+        assert_eq!((&*db.table_acc, &*db.table_missed, db.columns), ("acc", "missed_calls", Columns::default()));
+    }
+
+    /// What the documentation gives as the default is the value without a line.
+    #[test]
+    fn a_default_set_explicitly_changes_nothing() {
+        let text = |d: &Draft| {
+            let config = d.finish(Some("sqlite:x")).unwrap();
+            format!("{config:?} {:?}", config.db.as_ref().map(|db| (&db.table_missed, &db.columns, db.time)))
+        };
+        let mut all = Draft::default();
+        let without = text(&all);
+        // These have none: what happens without a line depends on what else there is.
+        let none = ["extra_fields", "leg_fields", "aaa_url", "service_type", "db_url", "db_table_avp"];
+        for p in PARAMS.iter().filter(|p| !none.contains(&p.name)) {
+            let value = default_of(p.name);
+            let value = match p.kind {
+                ParamType::Int => RawValue::Int(value.parse().unwrap_or_else(|_| panic!("{}: {value}", p.name))),
+                ParamType::Str => RawValue::Str(value.into()),
+            };
+            all.set(p.name, value).unwrap();
+        }
+        assert_eq!(text(&all), without);
     }
 
     #[test]

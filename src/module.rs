@@ -23,7 +23,7 @@ pub struct Param {
     pub name: &'static str,
     /// Type of the value.
     pub kind: ParamType,
-    /// Default as the documentation shows it.
+    /// Default as the documentation shows it: its first word is the value, where there is one.
     pub default: &'static str,
     /// First version that has it.
     pub since: &'static str,
@@ -36,6 +36,10 @@ const fn int(name: &'static str, default: &'static str) -> Param {
 const fn text(name: &'static str, default: &'static str) -> Param {
     Param { name, kind: ParamType::Str, default, since: "0.1.0" }
 }
+
+/// Names of method, From tag, To tag, Call-ID, code and reason, in that order: SQL columns without a
+/// line, and parameters of events.
+pub const CORE_COLUMNS: [&str; 6] = ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"];
 
 /// Every parameter.
 pub const PARAMS: &[Param] = &[
@@ -53,17 +57,18 @@ pub const PARAMS: &[Param] = &[
     text("db_table_acc", "acc"),
     text("db_table_missed_calls", "missed_calls"),
     text("db_table_avp", "none (not used)"),
-    text("acc_method_column", "method"),
-    text("acc_from_tag_column", "from_tag"),
-    text("acc_to_tag_column", "to_tag"),
-    text("acc_callid_column", "callid"),
-    text("acc_sip_code_column", "sip_code"),
-    text("acc_sip_reason_column", "sip_reason"),
+    text("acc_method_column", CORE_COLUMNS[0]),
+    text("acc_from_tag_column", CORE_COLUMNS[1]),
+    text("acc_to_tag_column", CORE_COLUMNS[2]),
+    text("acc_callid_column", CORE_COLUMNS[3]),
+    text("acc_sip_code_column", CORE_COLUMNS[4]),
+    text("acc_sip_reason_column", CORE_COLUMNS[5]),
     text("acc_time_column", "time"),
     text("db_time", "local"),
     text("journal_dir", "/var/lib/opensips-acc"),
     text("journal_sync", "batch"),
     int("journal_max_size", "0 (as much as the disk takes)"),
+    // Cursors, dead letters and the ends of calls have room, and a log on the same disk can still tell what is wrong.
     int("journal_min_free", "16"),
     text("journal_full", "drop-new"),
     text("drop_accounting_mode", "documented"),
@@ -73,6 +78,11 @@ pub const PARAMS: &[Param] = &[
     int("orphan_timeout", "20"),
     int("arena_size", "1024"),
 ];
+
+/// Value that a parameter has without a line; empty for a name that is none.
+pub fn default_of(name: &str) -> &'static str {
+    PARAMS.iter().find(|p| p.name == name).and_then(|p| p.default.split(' ').next()).unwrap_or_default()
+}
 
 /// Where a function may be called from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

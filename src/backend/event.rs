@@ -4,6 +4,7 @@
 use crate::acc::record::{Field, Kind, Record};
 use crate::backend::SinkId;
 use crate::host::EventValue;
+use crate::module::CORE_COLUMNS;
 use crate::stats::Snapshot;
 
 /// The events, in the order of [`crate::module::EVENTS`].
@@ -24,8 +25,6 @@ impl Event {
     /// Every event.
     pub const ALL: [Event; 4] = [Event::Acc, Event::Missed, Event::Cdr, Event::Backlog];
 }
-
-const CORE_NAMES: [&str; 6] = ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"];
 
 /// The event that reports a record.
 pub fn event_of(record: &Record) -> Event {
@@ -66,7 +65,7 @@ pub fn backlog_params(sink: SinkId, counters: &Snapshot, begins: bool) -> [(&'st
 fn params_of<'a>(record: &'a Record, leg: &'a [Field]) -> Vec<(&'a str, EventValue<'a>)> {
     let mut out = Vec::with_capacity(11 + record.extras.len() + leg.len());
     // An absent core value is null, as an unset extra is.
-    out.extend(CORE_NAMES.into_iter().zip(record.core.values()).map(|(n, v)| (n, EventValue::Text((!v.is_empty()).then_some(v)))));
+    out.extend(CORE_COLUMNS.into_iter().zip(record.core.values()).map(|(n, v)| (n, EventValue::Text((!v.is_empty()).then_some(v)))));
     out.push(("time", int(record.time.seconds())));
     out.extend(record.extras.iter().chain(leg).map(|f| (&*f.name, EventValue::Text(f.value.as_deref()))));
     let event = event_of(record);

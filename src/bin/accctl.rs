@@ -16,10 +16,11 @@ use acc::backend::radius;
 use acc::backend::sql::{Conn, Dialect, Target, parse, schema};
 use acc::backend::syslog::DEV_LOG;
 use acc::backend::{Payload, SinkId};
-use acc::config::{Aaa, Columns, Config, Db, DbTime, DropMode, JournalSync, aaa_names};
+use acc::config::{Aaa, Columns, Config, Db, DbTime, Draft, JournalSync, aaa_names};
 use acc::delivery::{self, Delivery, MakeSender};
 use acc::journal::limit::Limits;
 use acc::journal::{DeadLetters, Dir, Item, KIND_LOG_LINE, KIND_RECORD, SegmentName, Writer, json};
+use acc::module::default_of;
 
 const USAGE: &str = "\
 usage: accctl COMMAND [OPTIONS] [DIR]
@@ -171,15 +172,15 @@ impl Options {
     }
 
     fn tables(&self, url: String) -> Result<Db, String> {
-        let table = |name: &Option<String>, default: &str| -> Result<Arc<str>, String> {
-            let name = name.as_deref().unwrap_or(default);
+        let table = |name: &Option<String>, parameter: &str| -> Result<Arc<str>, String> {
+            let name = name.as_deref().unwrap_or(default_of(parameter));
             if schema::is_table_name(name) { Ok(name.into()) } else { Err(format!("\"{name}\" is no table name")) }
         };
         Ok(Db {
             url,
-            table_acc: table(&self.table_acc, "acc")?,
-            table_missed: table(&self.table_missed, "missed_calls")?,
-            columns: Columns { core: ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(Arc::from), time: "time".into() },
+            table_acc: table(&self.table_acc, "db_table_acc")?,
+            table_missed: table(&self.table_missed, "db_table_missed_calls")?,
+            columns: Columns::default(),
             time: self.db_time.unwrap_or(DbTime::Local),
         })
     }
@@ -345,23 +346,14 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
     let dir = Dir::open(&path).map_err(|e| e.to_string())?;
     let journal = dir.clone();
     let config = Config {
-        early_media: false,
-        report_cancels: false,
-        detect_direction: false,
         fields: o.fields.clone(),
-        log_level: 0,
-        log_facility: 0,
         db,
         aaa,
         journal_dir: path,
         journal_sync: JournalSync::Os,
         limits: Limits::default(),
-        drop_mode: DropMode::Documented,
-        backlog_threshold: 0,
-        delivery_batch: 500,
         delivery_retry_max: 1,
-        orphan_timeout: 60,
-        arena_mib: 16,
+        ..Draft::default().finish(None).map_err(|e| e.to_string())?
     };
     delivery::run(Delivery {
         config: Arc::new(config),

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use acc::acc::fields::Fields;
 use acc::acc::record::{Backend, Core, Field, Kind, Record, Times, Wall};
 use acc::backend::SinkId;
-use acc::config::{Columns, Config, Db, DbTime, DropMode, JournalSync};
+use acc::config::{Columns, Config, Db, DbTime, Draft, JournalSync};
 use acc::delivery::{self, Delivery, DeliveryError};
 use acc::journal::limit::Limits;
 use acc::journal::{Dir, Writer};
@@ -29,29 +29,19 @@ pub fn config(url: Option<&str>, journal: &Path) -> Config {
     fields.extra.add("db: caller->caller_uri; note->x_note").unwrap();
     fields.leg.add("db: src->leg_src; dst->leg_dst").unwrap();
     Config {
-        early_media: false,
-        report_cancels: false,
-        detect_direction: false,
         fields,
-        log_level: 5,
-        log_facility: 24,
         db: url.map(|url| Db {
             url: url.to_string(),
             table_acc: "acc".into(),
             table_missed: "missed_calls".into(),
-            columns: Columns { core: ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"].map(Arc::from), time: "time".into() },
+            columns: Columns::default(),
             time: DbTime::Local,
         }),
-        aaa: None,
         journal_dir: journal.into(),
-        journal_sync: JournalSync::Batch,
         limits: Limits::default(),
-        drop_mode: DropMode::Documented,
-        backlog_threshold: 0,
         delivery_batch: 50,
         delivery_retry_max: 1,
-        orphan_timeout: 60,
-        arena_mib: 16,
+        ..Draft::default().finish(None).unwrap()
     }
 }
 
