@@ -5,9 +5,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::mpsc::{Sender, channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use acc::acc::record::{Backend, Record, Wall};
+use acc::acc::clock::Moment;
+use acc::acc::record::{Backend, Record};
 use acc::backend::radius::client::{Options, RadiusClient};
 use acc::backend::radius::{Radius, conf};
 use acc::backend::{Fate, RecordSender, SinkId};
@@ -108,10 +109,6 @@ fn record(n: usize) -> Record {
     r
 }
 
-fn now() -> Wall {
-    Wall(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64)
-}
-
 fn open(port: u16) -> Radius {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("client.conf");
@@ -130,7 +127,7 @@ fn send(port: u16, n: usize, at_once: usize) -> f64 {
         let mut client = RadiusClient::new(open(port), Options::default()).unwrap();
         let begin = Instant::now();
         for batch in records.chunks(at_once) {
-            let list: Vec<_> = batch.iter().map(|r| (r, now())).collect();
+            let list: Vec<_> = batch.iter().map(|r| (r, Moment::wall_now())).collect();
             let fates = client.send_all(&list).await;
             assert!(fates.iter().all(|f| *f == Fate::Delivered), "{fates:?}");
         }

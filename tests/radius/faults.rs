@@ -215,7 +215,7 @@ async fn acct_delay_time_counts_from_the_making_of_the_record() {
     let server = Responder::start("127.0.0.1", |_, _| vec![Answer::Good]).await;
     let mut c = client(&server.line(), |_| {}, None);
     let r = record(1);
-    assert_eq!(c.send_all(&[(&r, Wall(now().0 - 3_600_500_000))]).await, [Fate::Delivered]);
+    assert_eq!(c.send_all(&[(&r, Wall(Moment::wall_now().0 - 3_600_500_000))]).await, [Fate::Delivered]);
     assert!((3600..3700).contains(&server.seen()[0].delay()));
 }
 

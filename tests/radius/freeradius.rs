@@ -114,7 +114,7 @@ async fn nothing_is_lost_when_the_server_restarts_under_load() {
     let mut c = client(&server.line(SECRET), |c| (c.timeout, c.deadtime) = (Duration::from_millis(300), Duration::ZERO), None);
     until_delivered(&mut c, &[record(0)], &mut server).await;
     let records: Vec<_> = (1..=5000).map(record).collect();
-    let made = now();
+    let made = Moment::wall_now();
     let list: Vec<_> = records.iter().map(|r| (r, made)).collect();
     let (fates, ()) = tokio::join!(c.send_all(&list), async {
         // In the middle: some records are stored, the rest is not.

@@ -7,8 +7,9 @@ mod faults;
 mod freeradius;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use acc::acc::clock::Moment;
 use acc::acc::record::{Backend, Core, Field, Kind, Record, Times, Wall};
 use acc::backend::Fate;
 use acc::backend::radius::client::{Options, RadiusClient};
@@ -42,10 +43,6 @@ fn client(lines: &str, tune: impl FnOnce(&mut conf::Conf), retry: Option<u32>) -
     RadiusClient::new(radius, Options { nas_port: Some(5060), retry }).unwrap()
 }
 
-fn now() -> Wall {
-    Wall(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as i64)
-}
-
 /// An answered call, told apart by its Call-ID.
 fn record(n: usize) -> Record {
     Record {
@@ -76,7 +73,7 @@ fn field(name: &str, value: &str) -> Field {
 }
 
 async fn send(client: &mut RadiusClient, records: &[Record]) -> Vec<Fate> {
-    let made = now();
+    let made = Moment::wall_now();
     let list: Vec<_> = records.iter().map(|r| (r, made)).collect();
     client.send_all(&list).await
 }

@@ -18,7 +18,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::Poll;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
@@ -27,6 +27,7 @@ use tokio::time::{Instant, sleep_until};
 use super::Radius;
 use super::conf::{Conf, Secret};
 use super::packet::{self, Avp, Encoder, HEADER, MAX_PACKET, Refused};
+use crate::acc::clock::Moment;
 use crate::acc::record::{Record, Wall};
 use crate::backend::{Fate, LocalFuture, RecordSender};
 use crate::stats::{self, Counter};
@@ -559,8 +560,7 @@ fn next_wait(last: Duration, first: Duration) -> Duration {
 
 /// Acct-Delay-Time of a record made at `made`: whole seconds, 0 if the clock was set back.
 fn seconds_since(made: Wall) -> u32 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64);
-    u32::try_from((now.saturating_sub(made.0) / 1_000_000).max(0)).unwrap_or(u32::MAX)
+    u32::try_from((Moment::wall_now().0.saturating_sub(made.0) / 1_000_000).max(0)).unwrap_or(u32::MAX)
 }
 
 fn unspecified(server: &SocketAddr) -> IpAddr {
