@@ -1,7 +1,7 @@
 //! accctl: looks after a journal without a SIP server.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -206,17 +206,11 @@ fn walk(dir: &Dir, mut each: impl FnMut(SegmentName, &Item<'_>)) -> Result<(), S
     Ok(())
 }
 
-/// Where a sink's cursor file says it is.
-fn cursor(dir: &Dir, sink: SinkId) -> BTreeMap<SegmentName, u64> {
-    let text = dir.content(&format!("cursor-{}", sink.name())).unwrap_or_default();
-    text.lines().filter_map(|l| l.split_once(' ')).filter_map(|(n, p)| Some((n.parse().ok()?, p.parse().ok()?))).collect()
-}
-
 fn status(o: &Options) -> Result<(String, ExitCode), String> {
     let dir = o.open()?;
     let segments = dir.segments().map_err(|e| e.to_string())?;
     let mut out = format!("segments {} bytes {}\n", segments.len(), segments.iter().map(|s| s.size).sum::<u64>());
-    let cursors = SinkId::ALL.map(|s| cursor(&dir, s));
+    let cursors = SinkId::ALL.map(|s| dir.cursor(s).unwrap_or_default());
     let mut waiting = [0u64; SinkId::ALL.len()];
     let mut damaged = 0;
     walk(&dir, |name, item| match item {

@@ -3,7 +3,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -135,7 +134,7 @@ impl Runner {
         // be among those counted.
         let mut counted = None;
         let segments = self.view.borrow().segments.clone();
-        let mut tail = Tail::new(&self.dir, self.id, self.read_cursor().unwrap_or_default(), &segments);
+        let mut tail = Tail::new(&self.dir, self.id, self.dir.cursor(self.id).unwrap_or_default(), &segments);
         let settled = loop {
             let reason = match self.try_open().await {
                 Ok(positions) => break positions,
@@ -206,7 +205,7 @@ impl Runner {
         match self.sink.open(self.dir.id()).await? {
             Some(stored) if !stored.is_empty() => Ok(stored),
             // The file also counts for a sink that keeps its own cursor now, but did not before.
-            _ => self.read_cursor().map_err(|e| format!("{} cannot be read ({e}): check its permissions", self.cursor_path())),
+            _ => self.dir.cursor(self.id).map_err(|e| format!("{} cannot be read ({e}): check its permissions", self.dir.cursor_path(self.id))),
         }
     }
 
@@ -286,8 +285,8 @@ impl Runner {
         self.done(tail, &batch);
         tail.forget(&retired);
         if !stored {
-            while let Err(e) = self.write_cursor(tail.settled()) {
-                self.trouble(format!("{} cannot be written ({e}): give journal_dir space and permissions", self.cursor_path())).await?;
+            while let Err(e) = self.dir.set_cursor(self.id, tail.settled()) {
+                self.trouble(format!("{} cannot be written ({e}): give journal_dir space and permissions", self.dir.cursor_path(self.id))).await?;
             }
         }
         self.dead.committed();
@@ -341,31 +340,9 @@ impl Runner {
             first.entry(entry.segment).or_insert(entry.offset);
         }
         positions.extend(first);
-        if let Err(e) = self.write_cursor(&positions) {
-            log::error!("{} cannot be written ({e}): some entries will be sent twice", self.cursor_path());
+        if let Err(e) = self.dir.set_cursor(self.id, &positions) {
+            log::error!("{} cannot be written ({e}): some entries will be sent twice", self.dir.cursor_path(self.id));
         }
-    }
-
-    fn cursor_name(&self) -> String {
-        format!("cursor-{}", self.id.name())
-    }
-
-    fn cursor_path(&self) -> String {
-        self.dir.path().join(self.cursor_name()).display().to_string()
-    }
-
-    fn read_cursor(&self) -> std::io::Result<Positions> {
-        let text = self.dir.content(&self.cursor_name())?;
-        // A line that cannot be read costs a repetition, no loss.
-        Ok(text.lines().filter_map(|line| line.split_once(' ')).filter_map(|(n, p)| Some((n.parse().ok()?, p.parse().ok()?))).collect())
-    }
-
-    fn write_cursor(&self, positions: &Positions) -> std::io::Result<()> {
-        let mut text = String::new();
-        for (name, position) in positions {
-            let _ = writeln!(text, "{name} {position}");
-        }
-        self.dir.replace(&self.cursor_name(), &text)
     }
 
     /// An attempt failed: says so once, and waits. `Err`: the process is ending, and this was the

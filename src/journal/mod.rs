@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod calls;
+mod cursor;
 mod dead;
 mod frame;
 pub mod json;

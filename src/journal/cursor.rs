@@ -1,0 +1,35 @@
+//! How far a sink is, for one that does not keep it itself: `cursor-SINK`, a line for each segment.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write as _;
+use std::io;
+
+use super::Dir;
+use crate::backend::{Positions, SinkId};
+
+fn file_name(sink: SinkId) -> String {
+    format!("cursor-{}", sink.name())
+}
+
+impl Dir {
+    /// Where the cursor of `sink` is kept, for messages.
+    pub(crate) fn cursor_path(&self, sink: SinkId) -> String {
+        self.path().join(file_name(sink)).display().to_string()
+    }
+
+    /// The cursor of `sink`; empty when there is none.
+    pub fn cursor(&self, sink: SinkId) -> io::Result<Positions> {
+        let text = self.content(&file_name(sink))?;
+        // A line that cannot be read costs a repetition, no loss.
+        Ok(text.lines().filter_map(|line| line.split_once(' ')).filter_map(|(n, p)| Some((n.parse().ok()?, p.parse().ok()?))).collect())
+    }
+
+    /// Stores it.
+    pub(crate) fn set_cursor(&self, sink: SinkId, positions: &Positions) -> io::Result<()> {
+        let mut text = String::new();
+        for (name, position) in positions {
+            let _ = writeln!(text, "{name} {position}");
+        }
+        self.replace(&file_name(sink), &text)
+    }
+}
