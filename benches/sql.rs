@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use acc::acc::record::{Kind, Record};
@@ -55,18 +54,7 @@ pub fn config(url: Option<&str>, journal: &Path) -> Config {
 
 /// The delivery of everything in the journal.
 pub fn delivery(config: Config, dir: &Dir) -> Delivery {
-    Delivery {
-        log_socket: dir.path().join("no-syslog-here"),
-        config: Arc::new(config),
-        dir: dir.clone(),
-        wake: None,
-        stop: Arc::new(AtomicBool::new(false)),
-        aaa: None,
-        database: None,
-        tables: None,
-        owed: None,
-        only_what_is_there: Some(Duration::from_secs(600)),
-    }
+    Delivery { log_socket: dir.path().join("no-syslog-here"), only_what_is_there: Some(Duration::from_secs(600)), ..Delivery::new(config, dir.clone()) }
 }
 
 fn deliver(url: &str) -> f64 {

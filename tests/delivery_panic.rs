@@ -3,8 +3,6 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use acc::acc::record::{Kind, Record, Wall};
 use acc::backend::{Fate, LocalFuture, RecordSender, SinkId};
 use acc::config::Aaa;
@@ -27,16 +25,9 @@ fn a_panic_ends_the_delivery_and_loses_nothing() {
     let mut config = config(None, tmp.path());
     config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
     let delivery = acc::delivery::Delivery {
-        config: Arc::new(config),
-        dir: dir.clone(),
-        wake: None,
-        stop: Arc::default(),
         log_socket: tmp.path().join("log"),
         aaa: Some(Box::new(|| Ok(Box::new(Broken) as Box<dyn RecordSender>))),
-        database: None,
-        tables: None,
-        owed: None,
-        only_what_is_there: None,
+        ..acc::delivery::Delivery::new(config, dir.clone())
     };
     let mut w = writer(&dir, 1);
     w.append_record(SinkId::Aaa, &record(Kind::Cdr, "kept")).unwrap();

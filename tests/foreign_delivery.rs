@@ -55,7 +55,7 @@ impl HostDatabase for Database {
 fn start(dir: &Dir, state: &Arc<Mutex<State>>) -> Running {
     let (state, journal) = (state.clone(), dir.path().to_path_buf());
     Running::start_with(dir, move |delivery| {
-        delivery.config = Arc::new(config(Some("text:///somewhere"), &journal));
+        delivery.config = config(Some("text:///somewhere"), &journal);
         delivery.database = Some(Box::new(Database(state)));
     })
 }

@@ -42,15 +42,9 @@ fn delivery(dir: &Dir, config: Config, calls: &Arc<AtomicUsize>, stop: &Arc<Atom
     let calls = calls.clone();
     delivery::Delivery {
         log_socket: dir.path().join("no-syslog-here"),
-        config: Arc::new(config),
-        dir: dir.clone(),
-        wake: None,
         stop: stop.clone(),
         aaa: Some(Box::new(move || Ok(Box::new(Moody { calls }) as Box<dyn RecordSender>))),
-        database: None,
-        tables: None,
-        owed: None,
-        only_what_is_there: None,
+        ..delivery::Delivery::new(config, dir.clone())
     }
 }
 

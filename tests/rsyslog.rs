@@ -70,7 +70,7 @@ impl Daemon {
 fn start(dir: &Dir, journal: &Path, socket: PathBuf) -> Running {
     let journal = journal.to_path_buf();
     Running::start_with(dir, move |delivery| {
-        delivery.config = std::sync::Arc::new(config(None, &journal));
+        delivery.config = config(None, &journal);
         delivery.log_socket = socket;
     })
 }

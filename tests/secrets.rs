@@ -226,7 +226,7 @@ fn journal_files_are_the_owners_and_no_links() {
     let url = format!("sqlite://{}", tmp.path().join("acc.sqlite").display());
     let (url, place) = (url.clone(), journal.clone());
     let running = Running::start_with(&dir, move |delivery| {
-        delivery.config = std::sync::Arc::new(config(Some(&url), &place));
+        delivery.config = config(Some(&url), &place);
         delivery.log_socket = socket;
     });
     let dead = DeadLetters::file_name(SinkId::Db);

@@ -60,7 +60,7 @@ fn sinks_do_not_wait_for_each_other_and_nothing_is_unaccounted_for() {
         Running::start_with(dir, move |delivery| {
             let mut config = config(Some(&url), &journal);
             config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
-            delivery.config = Arc::new(config);
+            delivery.config = config;
             delivery.log_socket = socket;
             delivery.wake = Some(wake);
             delivery.aaa = Some(Box::new(move || Ok(Box::new(Sender { answers, got }) as Box<dyn RecordSender>)));
@@ -127,17 +127,6 @@ fn aaa_url_without_a_client_is_refused() {
     let dir = Dir::open(tmp.path()).unwrap();
     let mut config = config(None, tmp.path());
     config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
-    let delivery = acc::delivery::Delivery {
-        config: Arc::new(config),
-        dir,
-        wake: None,
-        stop: Arc::default(),
-        log_socket: tmp.path().join("log"),
-        aaa: None,
-        database: None,
-        tables: None,
-        owed: None,
-        only_what_is_there: None,
-    };
+    let delivery = acc::delivery::Delivery::new(config, dir);
     assert!(acc::delivery::run(delivery).unwrap_err().to_string().starts_with("aaa_url cannot be used"));
 }

@@ -350,16 +350,10 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
         ..Draft::default().finish(None).map_err(|e| e.to_string())?
     };
     delivery::run(Delivery {
-        config: Arc::new(config),
-        dir,
-        wake: None,
-        stop: Arc::default(),
         log_socket: o.log_socket.clone().unwrap_or_else(|| DEV_LOG.into()),
         aaa: make_client,
-        database: None,
-        tables: None,
-        owed: None,
         only_what_is_there: Some(Duration::from_secs(o.seconds.unwrap_or(SECONDS))),
+        ..Delivery::new(config, dir)
     })
     .map_err(|e| e.to_string())?;
     let mut out = String::new();

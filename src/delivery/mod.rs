@@ -25,7 +25,7 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use crate::acc::clock::Moment;
 use crate::backend::sql::{ForeignSink, SqlSink};
-use crate::backend::syslog::SyslogSink;
+use crate::backend::syslog::{DEV_LOG, SyslogSink};
 use crate::backend::{HostDatabase, RecordSender, SinkId};
 use crate::config::{Config, JournalSync};
 use crate::journal::calls::{CARRY_RANK, Tracker};
@@ -60,7 +60,7 @@ pub type MakeSender = Box<dyn FnOnce() -> Result<Box<dyn RecordSender>, String>>
 /// What the delivery process needs.
 pub struct Delivery {
     /// Parameters.
-    pub config: Arc<Config>,
+    pub config: Config,
     /// The journal, opened before the fork.
     pub dir: Dir,
     /// An eventfd made before the fork; workers add to it after an append, so that delivery starts
@@ -81,6 +81,25 @@ pub struct Delivery {
     /// Deliver what is there, for at most this long, then return (for `accctl deliver`). Entries
     /// of sinks that are not configured then stay in the journal.
     pub only_what_is_there: Option<Duration>,
+}
+
+impl Delivery {
+    /// Of this journal until told to stop, to SQL databases that this module serves itself and to
+    /// the machine's syslog.
+    pub fn new(config: Config, dir: Dir) -> Delivery {
+        Delivery {
+            config,
+            dir,
+            wake: None,
+            stop: Arc::default(),
+            log_socket: DEV_LOG.into(),
+            aaa: None,
+            database: None,
+            tables: None,
+            owed: None,
+            only_what_is_there: None,
+        }
+    }
 }
 
 /// Why the delivery process cannot work at all.

@@ -133,16 +133,13 @@ fn deliver_once(module: &'static Module, dir: &Dir) {
     let _ = WAKE_FD.set(module.wake.as_raw_fd());
     supervisor::on_terminate(on_terminate);
     let delivery = Delivery {
-        config: Arc::new(module.config.clone()),
-        dir: dir.clone(),
         wake: module.wake.try_clone().ok(),
         stop: Arc::clone(&STOP),
-        log_socket: DEV_LOG.into(),
         aaa: make_client(module),
         database: module.host.database(),
         tables: Some(tables::publish),
         owed: Some(owed),
-        only_what_is_there: None,
+        ..Delivery::new(module.config.clone(), dir.clone())
     };
     if let Err(e) = guard::entry("delivery", Ok(()), || delivery::run(delivery)) {
         log::error!("{e}");

@@ -84,7 +84,7 @@ pub struct Running {
 impl Running {
     /// With sinks as configured; no RADIUS.
     pub fn start(config: Config, dir: &Dir) -> Running {
-        Running::start_with(dir, move |delivery| delivery.config = Arc::new(config))
+        Running::start_with(dir, move |delivery| delivery.config = config)
     }
 
     /// With whatever `change` makes of an empty configuration, in the delivery's own thread.
@@ -93,9 +93,7 @@ impl Running {
         let (dir, flag) = (dir.clone(), stop.clone());
         let log_socket = dir.path().join("no-syslog-here");
         let thread = std::thread::spawn(move || {
-            let config = Arc::new(config(None, dir.path()));
-            let mut delivery =
-                Delivery { config, dir, wake: None, stop: flag, log_socket, aaa: None, database: None, tables: None, owed: None, only_what_is_there: None };
+            let mut delivery = Delivery { stop: flag, log_socket, ..Delivery::new(config(None, dir.path()), dir) };
             change(&mut delivery);
             delivery::run(delivery)
         });

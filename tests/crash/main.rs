@@ -16,7 +16,6 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use acc::acc::record::{Kind, Record, Wall};
 use acc::backend::{Fate, LocalFuture, RecordSender, SinkId};
@@ -70,16 +69,10 @@ fn deliver(dir: &Dir, below: &Path, log: &Path, sent: impl Fn(&str) + 'static) -
     let mut config = common::config(Some(&format!("sqlite://{}", below.join("acc.sqlite").display())), dir.path());
     config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
     delivery::run(Delivery {
-        config: Arc::new(config),
-        dir: dir.clone(),
-        wake: None,
-        stop: Arc::default(),
         log_socket: log.into(),
         aaa: Some(Box::new(|| Ok(Box::new(Sender(sent)) as Box<dyn RecordSender>))),
-        database: None,
-        tables: None,
-        owed: None,
         only_what_is_there: Some(PATIENCE),
+        ..Delivery::new(config, dir.clone())
     })
 }
 
