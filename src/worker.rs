@@ -10,7 +10,6 @@ use std::sync::{Mutex, PoisonError};
 
 use once_cell::sync::OnceCell;
 
-use crate::acc::context::Context;
 use crate::acc::decide::CallEnd;
 use crate::acc::marks::{Marks, Types};
 use crate::acc::record::{Backend, Record};
@@ -18,6 +17,7 @@ use crate::backend::event::Event;
 use crate::backend::syslog::{DEV_LOG, Sent, SyslogSocket};
 use crate::backend::{SinkId, event, log as line};
 use crate::config::Config;
+use crate::host::shared::Change;
 use crate::host::{Host, LogSettings};
 use crate::journal::limit::Append;
 use crate::journal::{Dir, Writer};
@@ -97,22 +97,28 @@ pub fn emit_end(module: &Module, end: CallEnd) {
 
 /// Keeps the state of a call in progress in the journal, so that it survives a crash. Called for
 /// every change of a context, under its lock: states stand in the journal in their order.
-pub fn call_changed(before: &Context, after: &Context) {
+pub fn call_changed(change: &Change<'_>) {
     let Some(module) = module() else { return };
     let limits = &module.config.limits;
-    let result = if after.is_open_call() {
+    let now = change.now;
+    let result = if now.is_open_call() {
         if !limits.admits(Append::State) {
             return;
         }
-        let mut state = Vec::with_capacity(512);
-        after.encode_state(&mut state);
-        with_process(module, |p| p.journal.as_mut().map(|j| j.append_call(after.call_key(), &state)))
-    } else if before.is_open_call() && !after.closed {
+        let mut without_replies = Vec::new();
+        let state = if now.finals.is_empty() {
+            change.encoded
+        } else {
+            now.encode_state(&mut without_replies);
+            &without_replies
+        };
+        with_process(module, |p| p.journal.as_mut().map(|j| j.append_call(now.call_key(), state)))
+    } else if change.was_open && !now.closed {
         // Its CDR was dropped: nothing is owed any more.
-        if !limits.admits(Append::End(after.answered)) {
+        if !limits.admits(Append::End(now.answered)) {
             return;
         }
-        with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(after.call_key(), &[])))
+        with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(now.call_key(), &[])))
     } else {
         return;
     };

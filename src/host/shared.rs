@@ -30,11 +30,21 @@ struct Slot {
 #[derive(Debug)]
 pub struct SharedContext(NonNull<Slot>);
 
-/// Told of every change of a context, before and after, while its lock is held.
-static ON_CHANGE: OnceCell<fn(&Context, &Context)> = OnceCell::new();
+/// A context was changed.
+pub struct Change<'a> {
+    /// It was a call in progress before, see [`Context::is_open_call`].
+    pub was_open: bool,
+    /// What it is now.
+    pub now: &'a Context,
+    /// The same, encoded.
+    pub encoded: &'a [u8],
+}
+
+/// Told of every change of a context, while its lock is held.
+static ON_CHANGE: OnceCell<fn(&Change<'_>)> = OnceCell::new();
 
 /// Sets who is told of changes; once, before the fork.
-pub fn on_change(f: fn(&Context, &Context)) {
+pub fn on_change(f: fn(&Change<'_>)) {
     let _ = ON_CHANGE.set(f);
 }
 
@@ -53,6 +63,24 @@ pub enum SharedError {
 const CONTENT: usize = 512;
 /// Bytes of the length before a content.
 const LENGTH: usize = size_of::<u32>();
+
+/// A content as it stands in the arena, behind its length.
+struct Encoded(Vec<u8>);
+
+impl Encoded {
+    fn of(ctx: &Context) -> Encoded {
+        let mut bytes = Vec::with_capacity(CONTENT);
+        bytes.extend_from_slice(&[0; LENGTH]);
+        ctx.encode(&mut bytes);
+        let length = (bytes.len() - LENGTH) as u32;
+        bytes[..LENGTH].copy_from_slice(&length.to_ne_bytes());
+        Encoded(bytes)
+    }
+
+    fn content(&self) -> &[u8] {
+        &self.0[LENGTH..]
+    }
+}
 
 /// Takes a lock of the arena, if need be from a process that was killed.
 pub(super) fn locked(lock: &Lock) -> Locked<'_> {
@@ -85,7 +113,7 @@ impl SharedContext {
         // SAFETY: the block is fresh, large enough and aligned to 16 bytes.
         unsafe { p.write(slot) };
         let shared = SharedContext(p);
-        shared.store(ctx)?;
+        shared.store(&Encoded::of(ctx))?;
         Ok(shared)
     }
 
@@ -94,20 +122,20 @@ impl SharedContext {
         unsafe { self.0.as_ref() }
     }
 
-    fn load(&self) -> Result<Context, SharedError> {
+    /// The encoded content; for the holder of the lock, until it stores another.
+    fn content(&self) -> Result<&[u8], SharedError> {
         let p = NonNull::new(self.slot().content.get() as *mut u8).ok_or(SharedError::Damaged)?;
         // SAFETY: `store` put a block there that begins with its length and has so many bytes; it
         // stays until it is replaced under the lock, which the caller holds.
-        let bytes = unsafe { std::slice::from_raw_parts(p.add(LENGTH).as_ptr(), p.cast::<u32>().read() as usize) };
-        Context::decode(bytes).ok_or(SharedError::Damaged)
+        Ok(unsafe { std::slice::from_raw_parts(p.add(LENGTH).as_ptr(), p.cast::<u32>().read() as usize) })
     }
 
-    fn store(&self, ctx: &Context) -> Result<(), SharedError> {
-        let mut bytes = Vec::with_capacity(CONTENT);
-        bytes.extend_from_slice(&[0; LENGTH]);
-        ctx.encode(&mut bytes);
-        let length = (bytes.len() - LENGTH) as u32;
-        bytes[..LENGTH].copy_from_slice(&length.to_ne_bytes());
+    fn load(&self) -> Result<Context, SharedError> {
+        Context::decode(self.content()?).ok_or(SharedError::Damaged)
+    }
+
+    fn store(&self, encoded: &Encoded) -> Result<(), SharedError> {
+        let bytes = &encoded.0;
         let arena = arena()?;
         let Some(p) = arena.allocate(bytes.len()) else {
             stats::add(Counter::ArenaFull, 1);
@@ -140,12 +168,14 @@ impl SharedContext {
     pub fn update<R>(&self, f: impl FnOnce(&mut Context) -> R) -> Result<R, SharedError> {
         let _locked = locked(&self.slot().lock);
         let mut ctx = self.load()?;
-        let before = ctx.clone();
+        let was_open = ctx.is_open_call();
         let r = f(&mut ctx);
-        if ctx != before {
-            self.store(&ctx)?;
+        let encoded = Encoded::of(&ctx);
+        // Equal contexts have equal bytes, and others have others.
+        if encoded.content() != self.content()? {
+            self.store(&encoded)?;
             if let Some(tell) = ON_CHANGE.get() {
-                tell(&before, &ctx);
+                tell(&Change { was_open, now: &ctx, encoded: encoded.content() });
             }
         }
         Ok(r)
