@@ -18,7 +18,7 @@ use crate::backend::syslog::{DEV_LOG, Sent, SyslogSocket};
 use crate::backend::{SinkId, event, log as line};
 use crate::config::Config;
 use crate::host::shared::Change;
-use crate::host::{Host, LogSettings};
+use crate::host::{Host, LogSettings, process};
 use crate::journal::limit::Append;
 use crate::journal::{Dir, Writer};
 use crate::stats::{self, Counter, Snapshot};
@@ -59,7 +59,7 @@ static PROCESS: Mutex<Option<Process>> = Mutex::new(None);
 /// Runs `f` with the parts of this process, made anew after a fork.
 fn with_process<R>(module: &Module, f: impl FnOnce(&mut Process) -> R) -> R {
     let mut guard = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
-    let pid = std::process::id();
+    let pid = process::id();
     let fresh = || Process {
         pid,
         journal: module
@@ -243,7 +243,7 @@ pub fn print(module: &Module, level: i32, facility: Option<i32>, text: &[u8]) {
         message.extend_from_slice(line::level_name(level).as_bytes());
         message.push(b':');
         message.extend_from_slice(text);
-        let datagram = line::datagram(level, facility, &settings.name, std::process::id(), &message);
+        let datagram = line::datagram(level, facility, &settings.name, process::id(), &message);
         let clipped = with_process(module, |p| {
             let sent = p.syslog.try_send(&datagram);
             match sent {
@@ -269,5 +269,5 @@ static CLIPPED_SAID: AtomicBool = AtomicBool::new(false);
 /// Prints a line on stderr in the host's format.
 pub fn print_stderr(level: i32, settings: &LogSettings, text: &[u8]) {
     // One write, so that lines of several processes do not mix; nobody to tell when it fails.
-    let _ = std::io::stderr().write_all(&line::stderr_line(level, &settings.prefix, std::process::id(), text));
+    let _ = std::io::stderr().write_all(&line::stderr_line(level, &settings.prefix, process::id(), text));
 }

@@ -4,7 +4,7 @@
 use std::ffi::c_int;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use once_cell::sync::{Lazy, OnceCell};
 
@@ -15,6 +15,37 @@ use crate::config::Config;
 use crate::delivery::{self, Delivery, MakeSender};
 use crate::journal::{self, Dir};
 use crate::worker::{self, Module};
+
+/// Number of this process, 0 = not asked for yet.
+static ID: AtomicU32 = AtomicU32::new(0);
+
+/// Number of this process. The system is asked once in each process: every lock and every append
+/// needs it, and the call would cost more than what they do.
+pub fn id() -> u32 {
+    match ID.load(Ordering::Relaxed) {
+        0 => ask_id(),
+        id => id,
+    }
+}
+
+#[cold]
+fn ask_id() -> u32 {
+    static FORGOTTEN_AT_FORK: OnceCell<bool> = OnceCell::new();
+    // SAFETY: the handler only stores a number, which is allowed in a child of any process; the C
+    // library forgets it when this object is unloaded.
+    let forgotten = *FORGOTTEN_AT_FORK.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(forget_id)) } == 0);
+    let id = std::process::id();
+    // Kept only now: whoever is forked from here on asks anew.
+    if forgotten {
+        ID.store(id, Ordering::Relaxed);
+    }
+    id
+}
+
+/// Runs in a child, before fork() returns there.
+unsafe extern "C" fn forget_id() {
+    ID.store(0, Ordering::Relaxed);
+}
 
 /// Levels as OpenSIPS counts them, which the crate does everywhere.
 const fn level_of(level: log::Level) -> i32 {
@@ -58,7 +89,7 @@ impl Logger {
         }
         if settings.syslog {
             let message = [settings.prefix.as_bytes(), crate::backend::log::level_name(level).as_bytes(), b":", text].concat();
-            let datagram = crate::backend::log::datagram(level, settings.facility, &settings.name, std::process::id(), &message);
+            let datagram = crate::backend::log::datagram(level, settings.facility, &settings.name, id(), &message);
             SyslogSocket::new(DEV_LOG.as_ref()).try_send(&datagram);
         }
     }
@@ -156,4 +187,27 @@ fn owed() -> u64 {
 fn make_client(module: &'static Module) -> Option<MakeSender> {
     let aaa = module.config.aaa.as_ref()?;
     Some(Box::new(move || radius::sender(aaa, &module.config.fields)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forked_process_has_a_number_of_its_own() {
+        assert_eq!(id(), std::process::id());
+        // SAFETY: the child only looks at numbers, and ends without anything of the parent's.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let good = id() == std::process::id() && id() == std::process::id();
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(if good { 0 } else { 1 }) };
+        }
+        assert!(child > 0);
+        let mut status = -1;
+        // SAFETY: waits for the child just made; the status lives through the call.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status}");
+        assert_eq!(id(), std::process::id());
+    }
 }

@@ -11,6 +11,7 @@ use once_cell::sync::OnceCell;
 
 use super::arena::{self, Arena};
 use super::interprocess::{Content, Lock, Locked};
+use super::process;
 use crate::acc::context::Context;
 use crate::stats::{self, Counter};
 
@@ -84,7 +85,7 @@ impl Encoded {
 
 /// Takes a lock of the arena, if need be from a process that was killed.
 pub(super) fn locked(lock: &Lock) -> Locked<'_> {
-    lock.lock(std::process::id(), is_alive)
+    lock.lock(process::id(), is_alive)
 }
 
 fn is_alive(pid: u32) -> bool {
