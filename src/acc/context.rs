@@ -153,6 +153,24 @@ impl EndCause {
     }
 }
 
+/// How far a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// See [`Context::answered`].
+    pub answered: bool,
+    /// See [`Context::ended`].
+    pub ended: bool,
+    /// See [`Context::closed`].
+    pub closed: bool,
+}
+
+impl Progress {
+    /// Its CDR is due: answered, ended, and not closed.
+    pub const fn is_due(self) -> bool {
+        self.answered && self.ended && !self.closed
+    }
+}
+
 /// What a context knows. Its parts come in the order of a call's life.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
@@ -229,6 +247,14 @@ impl Context {
                 self.legs.push(Values::default());
             }
             self.legs[i].merge(leg);
+        }
+    }
+
+    /// How far the call is, of an encoded context; `None` for what is none.
+    pub fn progress_of(encoded: &[u8]) -> Option<Progress> {
+        match encoded {
+            [VERSION, flags, ..] => Some(Progress { answered: flags & ANSWERED != 0, ended: flags & ENDED != 0, closed: flags & CLOSED != 0 }),
+            _ => None,
         }
     }
 
@@ -402,6 +428,10 @@ mod tests {
         fn decode_reverses_encode(c in context()) {
             let mut out = Vec::new();
             c.encode(&mut out);
+            prop_assert_eq!(
+                Context::progress_of(&out),
+                Some(Progress { answered: c.answered.is_some(), ended: c.ended.is_some(), closed: c.closed })
+            );
             let decoded = Context::decode(&out);
             prop_assert_eq!(decoded.as_ref(), Some(&c));
             // Equal bytes are equal contexts: changes are found by comparing bytes.

@@ -19,8 +19,23 @@ pub fn attempt_failed(module: &Module, ctx: &SharedContext, reply: impl FnOnce(&
     Ok(())
 }
 
+/// Can a reply with this code make a record or start a call? A provisional one only with
+/// `early_media`.
+pub fn matters(module: &Module, code: u16) -> bool {
+    code >= 200 || module.config.early_media
+}
+
+/// A negative final reply came in: kept until the transaction has chosen one. One that comes after
+/// the answer of a call is of a branch that lost.
+pub fn failure_came(ctx: &SharedContext, reply: Reply) -> Result<(), SharedError> {
+    if ctx.progress()?.answered { Ok(()) } else { ctx.update(|c| c.keep_final(reply)) }
+}
+
 /// A reply with this code went out.
 pub fn reply_went(module: &Module, ctx: &SharedContext, code: u16, reply: impl FnOnce(&[Reply]) -> Reply) -> Result<(), SharedError> {
+    if !matters(module, code) {
+        return Ok(());
+    }
     let call = call_values(ctx)?;
     let now = Moment::now();
     let (records, end) = ctx.update(|c| {
@@ -56,7 +71,8 @@ pub fn reply_leaves(module: &Module, ctx: &SharedContext, code: u16, reply: impl
 /// Writes the CDR of a call that was answered and ended, unless it is written already.
 pub fn write_cdr(ctx: &SharedContext) {
     let Some(module) = worker::module() else { return };
-    match ctx.update(|c| decide::cdr(&module.config, c)) {
+    let written = ctx.progress().and_then(|p| if p.is_due() { ctx.update(|c| decide::cdr(&module.config, c)) } else { Ok(None) });
+    match written {
         Ok(end) => finish(module, end),
         Err(e) => log::error!("a call's end could not be accounted: {e}"),
     }

@@ -12,7 +12,7 @@ use once_cell::sync::OnceCell;
 use super::arena::{self, Arena};
 use super::interprocess::{Content, Lock, Locked};
 use super::process;
-use crate::acc::context::Context;
+use crate::acc::context::{Context, Progress};
 use crate::stats::{self, Counter};
 
 #[repr(C)]
@@ -163,6 +163,12 @@ impl SharedContext {
             self.load()?
         };
         Ok(f(&ctx))
+    }
+
+    /// How far its call is, without reading more than that.
+    pub fn progress(&self) -> Result<Progress, SharedError> {
+        let _locked = locked(&self.slot().lock);
+        Context::progress_of(self.content()?).ok_or(SharedError::Damaged)
     }
 
     /// Changes the context; what `f` did is kept only when it could be stored.

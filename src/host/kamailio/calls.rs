@@ -140,7 +140,7 @@ fn reply_came(api: &Api, t: *mut km_cell, rpl: *mut km_sip_msg, ctx: &SharedCont
         }
     }
     if reply.code >= 300 {
-        ctx.update(|c| c.keep_final(reply.clone()))?;
+        outcome::failure_came(ctx, reply.clone())?;
     }
     // In failure routes and for our own table the transaction is that of the reply.
     api.tm.attach(t, None);

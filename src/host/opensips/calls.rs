@@ -129,7 +129,7 @@ fn reply_came(server: &Server, api: &Api, t: *mut os_cell, rpl: *mut os_sip_msg,
     }
     if code >= 300 {
         let reply = reply_of(t, rpl, code, &[]);
-        ctx.update(|c| c.keep_final(reply))?;
+        outcome::failure_came(ctx, reply)?;
     }
     Ok(())
 }
