@@ -177,12 +177,14 @@ fn no_room(module: &Module) {
     }
 }
 
-/// May a request be accounted to these backends, when it (or its call) has these marks already? Not
-/// while a full journal refuses new ones.
-pub fn admit(module: &Module, types: Types, marks: Option<Marks>) -> Result<(), String> {
+/// May a request be accounted to these backends, when it (or its call) has `marks` already, which are
+/// asked for last? Not while a full journal refuses new ones.
+pub fn admit(module: &Module, types: Types, marks: impl FnOnce() -> Option<Marks>) -> Result<(), String> {
     let through_journal = [Backend::Db, Backend::Aaa];
-    let accepted = marks.is_some_and(|m| through_journal.iter().any(|b| m.on(*b)));
-    if accepted || !through_journal.iter().any(|b| types.has(*b)) || !module.config.limits.refuses() {
+    if !through_journal.iter().any(|b| types.has(*b)) || !module.config.limits.refuses() {
+        return Ok(());
+    }
+    if marks().is_some_and(|m| through_journal.iter().any(|b| m.on(*b))) {
         return Ok(());
     }
     stats::add(Counter::JournalRefused, 1);

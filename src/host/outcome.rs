@@ -79,7 +79,7 @@ pub fn write_cdr(ctx: &SharedContext) {
 }
 
 fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {
-    ctx.call().map(|call| call.read(Context::clone)).transpose()
+    ctx.call().map(|call| call.copy()).transpose()
 }
 
 fn finish(module: &Module, end: Option<CallEnd>) {

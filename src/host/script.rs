@@ -103,20 +103,25 @@ pub fn find(at: impl AtHand) -> Option<SharedContext> {
     at.get(Place::Here).or_else(|| at.get(Place::There)).or_else(|| at.of_dialog())
 }
 
-/// A new context for the message and its transaction.
-fn make(at: impl AtHand, has_leg_fields: bool) -> Result<SharedContext, String> {
+/// Changes a context that was found, else a new one for the message and its transaction, which is
+/// stored once, with the change in it.
+fn change<R>(at: impl AtHand, found: Option<SharedContext>, has_leg_fields: bool, f: impl Fn(&mut Context) -> R) -> Result<(SharedContext, R), String> {
+    let update = |ctx: SharedContext| ctx.update(&f).map(|r| (ctx, r)).map_err(text);
+    if let Some(ctx) = found {
+        return update(ctx);
+    }
     if !at.is_there() {
         return Err("no message is being processed here, so there is nothing to account".into());
     }
-    let new = SharedContext::new(&Context::new(at.arrival(), has_leg_fields)).map_err(text)?;
-    let ctx = at.offer(&new).unwrap_or(new);
+    let mut ctx = Context::new(at.arrival(), has_leg_fields);
+    let r = f(&mut ctx);
+    let new = SharedContext::new(&ctx).map_err(text)?;
+    let (ctx, r) = match at.offer(&new) {
+        Some(other) => update(other)?,
+        None => (new, r),
+    };
     at.put(Place::Here, &ctx);
-    Ok(ctx)
-}
-
-/// The context in force, else a new one.
-fn find_or_make(at: impl AtHand, has_leg_fields: bool) -> Result<SharedContext, String> {
-    find(at).map_or_else(|| make(at, has_leg_fields), Ok)
+    Ok((ctx, r))
 }
 
 /// The call `call` is known now: what the script set on this message before goes into it (D22),
@@ -127,7 +132,7 @@ pub fn join(at: impl AtHand, call: &SharedContext) {
         return;
     }
     if let Some(own) = before {
-        let joined = own.read(Context::clone).and_then(|values| {
+        let joined = own.copy().and_then(|values| {
             let marks = call.update(|c| {
                 c.merge_values(&values);
                 c.marks
@@ -214,13 +219,15 @@ pub fn mark(at: impl AtHand, module: &Module, types: Types, flags: Flags, table:
     let in_dialog = !core.to_tag.is_empty();
     // A CANCEL is a transaction of its own: never the call's.
     let found = if is_cancel { at.get(Place::Here) } else { find(at) };
-    worker::admit(module, types, found.as_ref().and_then(|c| c.read(|c| c.marks).ok()))?;
-    let snapshot = |c: &mut Context, in_dialog: bool| {
+    worker::admit(module, types, || found.as_ref()?.read(|c| c.marks).ok())?;
+    // The server is asked before the context is locked.
+    let (arrived, upstream) = (at.arrival(), is_upstream(at, module));
+    let snapshot = |c: &mut Context| {
         c.marked = true;
         c.in_dialog = in_dialog;
         c.core = core.clone();
-        c.arrived = at.arrival();
-        c.upstream = is_upstream(at, module);
+        c.arrived = arrived;
+        c.upstream = upstream;
     };
     let name_table = |c: &mut Context| {
         if types.has(Backend::Db) && !table.is_empty() {
@@ -238,42 +245,32 @@ pub fn mark(at: impl AtHand, module: &Module, types: Types, flags: Flags, table:
         if flags.has(Flag::Cdr) || marks.is_empty() {
             return Ok(());
         }
-        let known = own(at);
-        let is_new = known.is_none();
-        let own = match known {
-            Some(own) => own,
-            None => {
-                let own = SharedContext::new(&Context::default()).map_err(text)?;
-                own.update(|c| snapshot(c, true)).map_err(text)?;
-                own.set_call(call);
-                at.put(Place::HereOwn, &own);
-                at.put(Place::ThereOwn, &own);
-                own
-            }
-        };
-        own.update(|c| {
+        let add = |c: &mut Context| {
             c.marks = c.marks.union(marks);
             name_table(c);
-        })
-        .map_err(text)?;
-        return if is_new { at.watch(own) } else { Ok(()) };
+        };
+        if let Some(own) = own(at) {
+            return own.update(add).map_err(text);
+        }
+        let mut ctx = Context::default();
+        snapshot(&mut ctx);
+        add(&mut ctx);
+        let own = SharedContext::new(&ctx).map_err(text)?;
+        own.set_call(call);
+        at.put(Place::HereOwn, &own);
+        at.put(Place::ThereOwn, &own);
+        return at.watch(own);
     }
 
-    let ctx = match found {
-        Some(ctx) => ctx,
-        None => make(at, has_leg_fields(module))?,
-    };
-    let (is_new, is_cdr_call) = ctx
-        .update(|c| {
-            let is_new = !c.marked;
-            if is_new {
-                snapshot(c, in_dialog);
-            }
-            c.marks = c.marks.add(types, flags);
-            name_table(c);
-            (is_new, decide::is_cdr_call(c))
-        })
-        .map_err(text)?;
+    let (ctx, (is_new, is_cdr_call)) = change(at, found, has_leg_fields(module), |c| {
+        let is_new = !c.marked;
+        if is_new {
+            snapshot(c);
+        }
+        c.marks = c.marks.add(types, flags);
+        name_table(c);
+        (is_new, decide::is_cdr_call(c))
+    })?;
     if is_cdr_call {
         at.follow(&ctx)?;
     }
@@ -305,7 +302,7 @@ pub fn drop_marks(at: impl AtHand, module: &Module, types: Option<Types>, flags:
 /// The four manual functions: a record at once.
 pub fn manual(at: impl AtHand, module: &Module, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
     configured(Types(1 << backend as u8))?;
-    worker::admit(module, Types(1 << backend as u8), None)?;
+    worker::admit(module, Types(1 << backend as u8), || None)?;
     if backend == Backend::Db {
         check_table(table)?;
         let name = String::from_utf8_lossy(table);
@@ -315,7 +312,7 @@ pub fn manual(at: impl AtHand, module: &Module, backend: Backend, comment: &[u8]
     }
     let core = at.core().ok_or("there is no SIP message here")?;
     let request = decide::Request { in_dialog: !core.to_tag.is_empty(), core, arrived: at.arrival(), upstream: is_upstream(at, module) };
-    let values = find(at).map(|c| c.read(Context::clone)).transpose().map_err(text)?;
+    let values = find(at).map(|c| c.copy()).transpose().map_err(text)?;
     let record = decide::manual(&module.config, backend, values.as_ref(), &request, comment, table, Moment::now());
     worker::emit(module, vec![record]);
     Ok(())
@@ -324,7 +321,7 @@ pub fn manual(at: impl AtHand, module: &Module, backend: Backend, comment: &[u8]
 /// `acc_new_leg()`.
 pub fn new_leg(at: impl AtHand) -> Result<(), String> {
     // In a new context the leg asked for is the first (D22).
-    find_or_make(at, false)?.update(|c| c.legs.push(Values::default())).map_err(text)
+    change(at, find(at), false, |c| c.legs.push(Values::default())).map(drop)
 }
 
 /// Number of a tag in a variable's name.
@@ -401,7 +398,7 @@ pub fn current_leg(at: impl AtHand, module: &Module) -> Result<i32, String> {
 
 /// Assigns `$acc_extra(tag)`; no value = `$null`.
 pub fn set_extra(at: impl AtHand, module: &Module, tag: &[u8], value: Option<&[u8]>) -> Result<(), String> {
-    find_or_make(at, has_leg_fields(module))?.update(|c| c.extra.set(tag, value)).map_err(text)
+    change(at, find(at), has_leg_fields(module), |c| c.extra.set(tag, value)).map(drop)
 }
 
 /// Assigns `$(acc_leg(tag)[index])`.
@@ -411,7 +408,7 @@ pub fn set_leg(at: impl AtHand, module: &Module, tag: &[u8], index: Option<i64>,
         c.legs[i].set(tag, value);
         Ok(())
     };
-    find_or_make(at, has_leg_fields(module))?.update(set).map_err(text)?
+    change(at, find(at), has_leg_fields(module), set)?.1
 }
 
 /// Names of the variables, for their error lines.

@@ -156,13 +156,15 @@ impl SharedContext {
         }
     }
 
+    /// The context as it is now.
+    pub fn copy(&self) -> Result<Context, SharedError> {
+        let _locked = locked(&self.slot().lock);
+        self.load()
+    }
+
     /// Looks at the context.
     pub fn read<R>(&self, f: impl FnOnce(&Context) -> R) -> Result<R, SharedError> {
-        let ctx = {
-            let _locked = locked(&self.slot().lock);
-            self.load()?
-        };
-        Ok(f(&ctx))
+        self.copy().map(|ctx| f(&ctx))
     }
 
     /// How far its call is, without reading more than that.

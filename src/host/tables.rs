@@ -43,6 +43,9 @@ pub fn may_exist(name: &str) -> bool {
     match head.tables_len.load(Ordering::Acquire) {
         0 => true,
         _ if age > VALID * 1_000_000 || name.contains('.') => true,
-        n => head.tables.iter().take(n as usize - 1).any(|t| t.load(Ordering::Relaxed) == hash(name)),
+        n => {
+            let name = hash(name);
+            head.tables.iter().take(n as usize - 1).any(|t| t.load(Ordering::Relaxed) == name)
+        }
     }
 }

@@ -10,7 +10,7 @@ use super::contexts::{self, Current};
 use super::present;
 use super::state::{Api, DIALOGS, message, ready};
 use crate::acc::clock::Moment;
-use crate::acc::context::{Context, EndCause, Reply};
+use crate::acc::context::{EndCause, Reply};
 use crate::acc::decide;
 use crate::host::outcome::write_cdr;
 use crate::host::shared::{SharedContext, SharedError};
@@ -133,7 +133,7 @@ fn reply_came(api: &Api, t: *mut km_cell, rpl: *mut km_sip_msg, ctx: &SharedCont
     if let Some(set_before) = present::get(rpl, Which::InForce)
         && !set_before.same(&values)
     {
-        let other = set_before.read(Context::clone)?;
+        let other = set_before.copy()?;
         if !other.marked {
             values.update(|c| c.merge_values(&other))?;
             present::put(rpl, Which::InForce, Some(values));

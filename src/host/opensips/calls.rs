@@ -120,7 +120,7 @@ fn reply_came(server: &Server, api: &Api, t: *mut os_cell, rpl: *mut os_sip_msg,
     if let Some(set_before) = contexts::get(server, api, here)
         && !set_before.same(&values)
     {
-        let other = set_before.read(Context::clone)?;
+        let other = set_before.copy()?;
         // A marked one belongs to another message of this process.
         if !other.marked {
             values.update(|c| c.merge_values(&other))?;
