@@ -15,6 +15,7 @@ use crate::acc::decide;
 use crate::host::outcome::write_cdr;
 use crate::host::shared::{SharedContext, SharedError};
 use crate::host::{guard, outcome, revival, script};
+use crate::worker::Module;
 
 /// Dialog variable that holds the call's name, to find it again after a restart.
 const CALL: &str = "acc_call";
@@ -97,11 +98,9 @@ pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params
             return;
         }
         // SAFETY: as in `on_transaction`.
-        let (rpl, code) = unsafe { ((*params).rpl, (*params).code) };
-        if code >= 300
-            && let Some(msg) = message(rpl)
-        {
-            present::keep_reply(t as usize, rpl as usize, msg.reply());
+        let (rpl, code) = unsafe { ((*params).rpl, (*params).code as u16) };
+        if code >= 300 {
+            reply_seen(t, rpl, code);
         }
     });
 }
@@ -113,7 +112,7 @@ pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *m
         let (rpl, code, ctx) = unsafe { ((*params).rpl, (*params).code, parameter((*params).param)) };
         let (Some((_, api, module)), Some(ctx), Ok(code)) = (ready(), ctx, u16::try_from(code)) else { return };
         let result = match kind as u32 {
-            KM_TMCB_RESPONSE_IN => reply_came(api, t, rpl, &ctx),
+            KM_TMCB_RESPONSE_IN => reply_came(api, module, t, rpl, code, &ctx),
             KM_TMCB_RESPONSE_READY => outcome::reply_leaves(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)),
             KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, |kept| reply_of(t, rpl, code, kept)),
             _ => outcome::reply_went(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)),
@@ -126,9 +125,10 @@ pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *m
 
 /// A reply came in. It is private still: take what a record may need, and what a global reply
 /// route set on it.
-fn reply_came(api: &Api, t: *mut km_cell, rpl: *mut km_sip_msg, ctx: &SharedContext) -> Result<(), SharedError> {
-    let Some(msg) = message(rpl) else { return Ok(()) };
-    let reply = msg.reply();
+fn reply_came(api: &Api, module: &Module, t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
+    if message(rpl).is_none() {
+        return Ok(());
+    }
     let values = ctx.call().unwrap_or_else(|| ctx.duplicate());
     if let Some(set_before) = present::get(rpl, Which::InForce)
         && !set_before.same(&values)
@@ -139,13 +139,24 @@ fn reply_came(api: &Api, t: *mut km_cell, rpl: *mut km_sip_msg, ctx: &SharedCont
             present::put(rpl, Which::InForce, Some(values));
         }
     }
-    if reply.code >= 300 {
-        outcome::failure_came(ctx, reply.clone())?;
+    if outcome::matters(module, code) {
+        reply_seen(t, rpl, code);
+    }
+    if code >= 300 {
+        outcome::failure_came(ctx, reply_of(t, rpl, code, &[]))?;
     }
     // In failure routes and for our own table the transaction is that of the reply.
     api.tm.attach(t, None);
-    present::keep_reply(t as usize, rpl as usize, reply);
     Ok(())
+}
+
+/// A reply came in, which is private still: take what a record may need, once for both callbacks.
+fn reply_seen(t: *mut km_cell, rpl: *mut km_sip_msg, code: u16) {
+    if let Some(msg) = message(rpl)
+        && !present::has_reply(t as usize, rpl)
+    {
+        present::keep_reply(t as usize, rpl, msg.reply(code));
+    }
 }
 
 /// The transaction of a BYE that ended a call: its final reply completes the CDR; when there was

@@ -117,7 +117,6 @@ pub struct Specs {
     from_tag: Spec,
     to_tag: Spec,
     callid: Spec,
-    status: Spec,
     reason: Spec,
     content_length: Spec,
 }
@@ -131,7 +130,6 @@ impl Specs {
             from_tag: parse("$ft")?,
             to_tag: parse("$tt")?,
             callid: parse("$ci")?,
-            status: parse("$rs")?,
             reason: parse("$rr")?,
             content_length: parse("$cl")?,
         })
@@ -171,14 +169,8 @@ impl Message<'_> {
         }
     }
 
-    /// What a record needs of a reply.
-    pub fn reply(&self) -> Reply {
-        let number = |spec| String::from_utf8(self.get(spec)).ok().and_then(|t| t.parse::<u16>().ok()).unwrap_or(0);
-        Reply {
-            code: number(self.specs.status),
-            reason: self.get(self.specs.reason),
-            to_tag: self.to_tag(),
-            has_body: self.get(self.specs.content_length).iter().any(|b| *b != b'0'),
-        }
+    /// What a record needs of a reply with this code.
+    pub fn reply(&self, code: u16) -> Reply {
+        Reply { code, reason: self.get(self.specs.reason), to_tag: self.to_tag(), has_body: self.get(self.specs.content_length).iter().any(|b| *b != b'0') }
     }
 }

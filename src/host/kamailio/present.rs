@@ -28,7 +28,7 @@ struct Entry {
 struct Doing {
     messages: Vec<Entry>,
     /// The last reply seen, by transaction and message.
-    reply: Option<(usize, usize, Reply)>,
+    reply: Option<(usize, (usize, u32), Reply)>,
 }
 
 thread_local! {
@@ -147,14 +147,19 @@ pub fn got_transaction(msg: *mut km_sip_msg) {
 }
 
 /// Keeps the reply this process just received.
-pub fn keep_reply(t: usize, rpl: usize, reply: Reply) {
-    DOING.with(|d| d.borrow_mut().reply = Some((t, rpl, reply)));
+pub fn keep_reply(t: usize, rpl: *mut km_sip_msg, reply: Reply) {
+    DOING.with(|d| d.borrow_mut().reply = Some((t, name(rpl), reply)));
+}
+
+/// Is it the reply kept already?
+pub fn has_reply(t: usize, rpl: *mut km_sip_msg) -> bool {
+    DOING.with(|d| d.borrow().reply.as_ref().is_some_and(|(rt, rr, _)| *rt == t && *rr == name(rpl)))
 }
 
 /// The reply kept, if it is that one.
 pub fn kept_reply(t: usize, rpl: usize, code: u16) -> Option<Reply> {
     DOING.with(|d| match &d.borrow().reply {
-        Some((rt, rr, reply)) if *rt == t && *rr == rpl && reply.code == code => Some(reply.clone()),
+        Some((rt, (rr, _), reply)) if *rt == t && *rr == rpl && reply.code == code => Some(reply.clone()),
         _ => None,
     })
 }

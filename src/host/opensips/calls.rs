@@ -64,9 +64,9 @@ pub unsafe extern "C" fn on_request_in(t: *mut os_cell, _kind: c_int, _params: *
 unsafe extern "C" fn on_any_reply(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
     guard::entry("any reply", (), || {
         // SAFETY: as in `on_transaction`.
-        let (rpl, code) = unsafe { ((*params).rpl, (*params).code) };
-        if code >= 300 {
-            reply_matched(t, rpl);
+        let (rpl, code) = unsafe { ((*params).rpl, (*params).code as u16) };
+        if let (300.., Some((server, api, _))) = (code, ready()) {
+            reply_matched(server, api, t, rpl, code);
         }
     });
 }
@@ -92,7 +92,9 @@ pub unsafe extern "C" fn on_transaction(t: *mut os_cell, kind: c_int, params: *m
         let (Some((server, api, module)), Some(ctx)) = (ready(), ctx) else { return };
         let result = match kind as u32 {
             OS_TMCB_MSG_MATCHED_IN => {
-                reply_matched(t, rpl);
+                if outcome::matters(module, code) {
+                    reply_matched(server, api, t, rpl, code);
+                }
                 Ok(())
             }
             OS_TMCB_RESPONSE_IN => reply_came(server, api, t, rpl, code, &ctx),
@@ -105,10 +107,15 @@ pub unsafe extern "C" fn on_transaction(t: *mut os_cell, kind: c_int, params: *m
     });
 }
 
-/// A message of the transaction came in. A reply is private still: take what a record may need.
-fn reply_matched(t: *mut os_cell, rpl: *mut os_sip_msg) {
+/// A message of the transaction came in. A reply is private still: take what a record may need, once
+/// for both callbacks. A reply has a processing context of its own, which says whether it was read.
+fn reply_matched(server: &Server, api: &Api, t: *mut os_cell, rpl: *mut os_sip_msg, code: u16) {
     let Some(msg) = message(rpl) else { return };
-    let reply = msg.reply();
+    if server.symbols.processing_get(api.here_reply) == t.cast() {
+        return;
+    }
+    let reply = msg.reply(code);
+    server.symbols.processing_put(api.here_reply, t.cast());
     DOING.with(|d| d.borrow_mut().reply = Some((t as usize, rpl as usize, reply)));
 }
 

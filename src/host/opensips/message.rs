@@ -52,7 +52,6 @@ pub struct Specs {
     from_tag: Box<Spec>,
     to_tag: Box<Spec>,
     callid: Box<Spec>,
-    status: Box<Spec>,
     reason: Box<Spec>,
     content_length: Box<Spec>,
     end_reason: Option<Box<Spec>>,
@@ -69,7 +68,6 @@ impl Specs {
             from_tag: parse("$ft")?,
             to_tag: parse("$tt")?,
             callid: parse("$ci")?,
-            status: parse("$rs")?,
             reason: parse("$rr")?,
             content_length: parse("$cl")?,
             end_reason: if has_dialogs { Some(parse("$DLG_end_reason")?) } else { None },
@@ -116,14 +114,8 @@ impl Message<'_> {
         self.specs.end_reason.as_ref().map_or_else(Vec::new, |spec| self.get(spec))
     }
 
-    /// What a record needs of a reply.
-    pub fn reply(&self) -> Reply {
-        let number = |spec| String::from_utf8(self.get(spec)).ok().and_then(|t| t.parse::<u16>().ok()).unwrap_or(0);
-        Reply {
-            code: number(&self.specs.status),
-            reason: self.get(&self.specs.reason),
-            to_tag: self.to_tag(),
-            has_body: self.get(&self.specs.content_length).iter().any(|b| *b != b'0'),
-        }
+    /// What a record needs of a reply with this code.
+    pub fn reply(&self, code: u16) -> Reply {
+        Reply { code, reason: self.get(&self.specs.reason), to_tag: self.to_tag(), has_body: self.get(&self.specs.content_length).iter().any(|b| *b != b'0') }
     }
 }

@@ -42,7 +42,9 @@ pub struct Api {
     pub here: i32,
     /// Processing context: the marks of an in-dialog request of its own (D13).
     pub here_own: i32,
-    /// The same two in a transaction.
+    /// Processing context of a reply: the transaction for which it was read.
+    pub here_reply: i32,
+    /// The first two in a transaction.
     pub there: i32,
     pub there_own: i32,
     /// Transaction: monotonic arrival time in microseconds, as a number in the pointer.

@@ -215,9 +215,9 @@ impl Symbols {
     }
 
     /// Reserves a place for a pointer in every processing context.
-    pub fn register_processing_slot(&self, destroy: unsafe extern "C" fn(*mut c_void)) -> i32 {
+    pub fn register_processing_slot(&self, destroy: Option<unsafe extern "C" fn(*mut c_void)>) -> i32 {
         // SAFETY: called in mod_init, the phase the host asks for (promise 2).
-        unsafe { (self.context_register_ptr)(OS_CONTEXT_GLOBAL as os_context, Some(destroy)) }
+        unsafe { (self.context_register_ptr)(OS_CONTEXT_GLOBAL as os_context, destroy) }
     }
 
     /// The place of our pointer in the present processing context; null when there is none. It need
