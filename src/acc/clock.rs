@@ -15,7 +15,7 @@ pub struct Moment {
     pub wall: Wall,
     /// Microseconds of the monotonic clock of the machine's present boot.
     pub mono: i64,
-    /// Which boot of the machine `mono` belongs to.
+    /// Which boot of the machine `mono` belongs to; 0 = none, only the wall clock is known.
     pub boot: u64,
 }
 
@@ -45,7 +45,7 @@ impl Moment {
     /// Microseconds from `earlier` to this moment, never negative. Within one boot of the
     /// machine a stepped wall clock does not matter.
     pub fn micros_since(self, earlier: Moment) -> i64 {
-        let d = if self.boot == earlier.boot { self.mono - earlier.mono } else { self.wall.0 - earlier.wall.0 };
+        let d = if self.boot == earlier.boot && self.boot != 0 { self.mono - earlier.mono } else { self.wall.0 - earlier.wall.0 };
         d.max(0)
     }
 
@@ -73,6 +73,12 @@ mod tests {
     fn after_a_reboot_the_wall_clock_counts_and_is_never_negative() {
         assert_eq!(at(1010, 3, 2).millis_since(at(1000, 100, 1)), 10_000);
         assert_eq!(at(990, 3, 2).millis_since(at(1000, 100, 1)), 0);
+    }
+
+    #[test]
+    fn without_a_boot_the_wall_clock_counts() {
+        assert_eq!(at(1010, 0, 0).millis_since(at(1000, 0, 0)), 10_000);
+        assert_eq!(at(1010, 5, 1).millis_since(at(1000, 0, 0)), 10_000);
     }
 
     #[test]
