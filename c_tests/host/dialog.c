@@ -353,6 +353,10 @@ int dlg_create(os_sip_msg *m, bool bye_on_timeout)
 		LM_ERR("invalid request -> callid (%d) or from TAG (%d) empty", m->callid.len, m->from_tag.len);
 		return -1;
 	}
+	if (settings.dialog_full) {
+		LM_ERR("no more shm memory for a dialog");
+		return -1;
+	}
 	d = shm_new(K_DIALOG, sizeof *d);
 	if (context_sizes[OS_CONTEXT_DIALOG] > sizeof d->ctx)
 		host_abort("the dialog context is too small");
@@ -598,7 +602,7 @@ static int fetch_value(os_dlg_cell *d, const os_str *name, int *type, os_int_str
 }
 
 /* a value comes from outside: another node (with the callback) or a test */
-int dlg_set(const char *name, const char *value, const char *text, bool replicated)
+int dlg_set(const char *name, const char *value, os_str text, bool replicated)
 {
 	os_dlg_cell *d = find(name);
 	os_str n = {(char *)value, (int)strlen(value)};
@@ -606,7 +610,7 @@ int dlg_set(const char *name, const char *value, const char *text, bool replicat
 
 	if (!d)
 		return -1;
-	v.s = (os_str){(char *)text, (int)strlen(text)};
+	v.s = text;
 	store_value(d, &n, &v, OS_DLG_VAL_TYPE_STR);
 	if (replicated)
 		run(OS_DLGCB_PROCESS_VARS, d, NULL, OS_DLG_DIR_NONE, -1, &n);

@@ -220,7 +220,7 @@ bool route_in_force(struct route *r);
 struct settings {
 	char module[512];
 	int workers, log_level;
-	bool to_stderr, to_syslog, dialog, dialog_first, rr, append_fromtag, tm, early_check;
+	bool to_stderr, to_syslog, dialog, dialog_first, dialog_full, rr, append_fromtag, tm, early_check;
 	char subscribed[512];
 	char db_default_url[512];
 	char env[256]; /* NAME=VALUE for the server */
@@ -341,7 +341,7 @@ void dlg_cleanup(void);
 void dlg_timeout(const char *name);
 void dlg_end(const char *name);
 void dlg_save_all(bool on_shutdown);
-int dlg_set(const char *name, const char *value, const char *text, bool replicated);
+int dlg_set(const char *name, const char *value, os_str text, bool replicated);
 void dlg_unref_cell(os_dlg_cell *d, int n);
 
 /* ---- server and runner ---- */

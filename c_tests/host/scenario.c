@@ -123,7 +123,7 @@ static bool word(char **p, char *out, size_t room)
 	return n > 0;
 }
 
-static char *string(char **p)
+static char *string_of(char **p, int *len)
 {
 	char *out, *o;
 
@@ -148,8 +148,16 @@ static char *string(char **p)
 	if (**p != '"')
 		wrong("no closing quote", out);
 	*o = 0;
+	*len = (int)(o - out);
 	*p = skip(*p + 1);
 	return out;
+}
+
+static char *string(char **p)
+{
+	int len;
+
+	return string_of(p, &len);
 }
 
 static int route_kind(const char *name)
@@ -303,7 +311,7 @@ static void set_host(char *p)
 	else if (!strcmp(key, "syslog")) parsing.to_syslog = on;
 	else if (!strcmp(key, "tm")) parsing.tm = on;
 	else if (!strcmp(key, "rr")) parsing.rr = on || !strcmp(v, "nofromtag"), parsing.append_fromtag = on;
-	else if (!strcmp(key, "dialog")) parsing.dialog = strcmp(v, "off"), parsing.dialog_first = strcmp(v, "after");
+	else if (!strcmp(key, "dialog")) parsing.dialog = strcmp(v, "off"), parsing.dialog_first = strcmp(v, "after"), parsing.dialog_full = !strcmp(v, "full");
 	else if (!strcmp(key, "persist")) parsing.persist = on;
 	else if (!strcmp(key, "alone")) parsing.foreign = on;
 	else wrong("no such setting of the host", key);
@@ -479,7 +487,7 @@ static void parse_line(char *p)
 		s = add(SP_DLG_SET);
 		word(&p, s->name, sizeof s->name);
 		word(&p, s->text, sizeof s->text);
-		s->arg = string(&p);
+		s->arg = string_of(&p, &s->count);
 		s->negative = key[4] == 'r';
 	} else if (!strcmp(key, "reap")) {
 		add(SP_REAP)->worker = 0;

@@ -260,7 +260,7 @@ static void do_step(const struct command *c)
 		break;
 	case SP_DLG_SAVE: dlg_save_all(false); break;
 	case SP_DLG_SET:
-		if (dlg_set(s->name, s->text, s->arg, s->negative) < 0)
+		if (dlg_set(s->name, s->text, (os_str){s->arg, s->count}, s->negative) < 0)
 			report(false, s->line, "no dialog %s", s->name);
 		break;
 	case SP_REAP: tm_reap(false); break;

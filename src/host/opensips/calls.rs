@@ -279,7 +279,8 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params:
         if dialogs.context(dlg).is_some() {
             return;
         }
-        if let Some(ctx) = revival::claim(&dialogs.name(dlg)) {
+        let name = dialogs.name(dlg);
+        if let Some(ctx) = revival::claim(&name) {
             // The journal's state is the latest: every change went there.
             if ctx.read(|c| !c.closed).unwrap_or(false)
                 && let Err(e) = attach(dlg, &ctx)
@@ -293,7 +294,7 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params:
             Some(v) => Context::decode(v),
             None => stock::import(&module.config.fields, |name| dialogs.fetch(dlg, name)),
         };
-        let Some(ctx) = state else {
+        let Some(mut ctx) = state else {
             if ours.is_some() {
                 log::error!("the accounting state of a restored dialog cannot be read: no CDR can be written for this call");
             }
@@ -302,6 +303,8 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params:
         if ctx.closed {
             return;
         }
+        // The original's state has no name: the journal is to find the call again under this one.
+        ctx.dialog = name;
         match SharedContext::new(&ctx) {
             Ok(shared) => {
                 if let Err(e) = attach(dlg, &shared) {
