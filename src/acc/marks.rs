@@ -175,6 +175,12 @@ impl Marks {
         Marks(self.0 & !Marks::bit(backend, Flag::Missed))
     }
 
+    /// Without this flag for any backend.
+    #[must_use]
+    pub fn without(self, flag: Flag) -> Marks {
+        Backend::ALL.into_iter().fold(self, |m, b| Marks(m.0 & !Marks::bit(b, flag)))
+    }
+
     /// Without the backends that get a CDR in `call` (D13).
     #[must_use]
     pub fn outside_cdr_of(self, call: Marks) -> Marks {

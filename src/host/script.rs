@@ -271,8 +271,9 @@ pub fn mark(at: impl AtHand, module: &Module, types: Types, flags: Flags, table:
         name_table(c);
         (is_new, decide::is_cdr_call(c))
     })?;
-    if is_cdr_call {
-        at.follow(&ctx)?;
+    if is_cdr_call && let Err(e) = at.follow(&ctx) {
+        log::error!("do_accounting(): the flag cdr: {e}; this request is accounted without it");
+        ctx.update(|c| c.marks = c.marks.without(Flag::Cdr)).map_err(text)?;
     }
     if is_new { at.watch(ctx) } else { Ok(()) }
 }
