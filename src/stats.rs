@@ -10,6 +10,7 @@ use once_cell::sync::OnceCell;
 
 use crate::acc::clock::Moment;
 use crate::acc::record::Wall;
+use crate::host::interprocess::Bell;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $id:ident = $name:literal;)+) => {
@@ -210,6 +211,8 @@ pub struct Shared {
     full_since: AtomicU64,
     /// How often somebody asked for delivery at once.
     flushes: AtomicU64,
+    /// Rung by workers, heard by the delivery process.
+    bell: Bell,
 }
 
 static LOCAL: Shared = Shared {
@@ -217,6 +220,7 @@ static LOCAL: Shared = Shared {
     sinks: [const { SinkState::new() }; SINKS.len()],
     full_since: AtomicU64::new(0),
     flushes: AtomicU64::new(0),
+    bell: Bell::quiet(),
 };
 static SHARED: OnceCell<&'static Shared> = OnceCell::new();
 
@@ -271,6 +275,11 @@ pub fn flush() {
 /// How often that was asked for.
 pub fn flushes() -> u64 {
     shared().flushes.load(Ordering::Acquire)
+}
+
+/// Tells the delivery process that there is something for it.
+pub fn bell() -> &'static Bell {
+    &shared().bell
 }
 
 /// The present value.

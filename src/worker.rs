@@ -200,9 +200,12 @@ fn lost(module: &Module, sink: SinkId, why: &str) {
     log::error!("a {} record could not be written to the journal in {} and is lost: {why}", sink.name(), module.config.journal_dir.display());
 }
 
-/// Wakes the delivery process; a full counter means that it is awake already.
+/// Tells the delivery process that there is something for it, and wakes it if it waits; a full
+/// counter means that it is awake already.
 fn wake(module: &Module) {
-    let _ = rustix::io::write(module.wake.as_fd(), &1u64.to_ne_bytes());
+    if stats::bell().ring() {
+        let _ = rustix::io::write(module.wake.as_fd(), &1u64.to_ne_bytes());
+    }
 }
 
 /// Delivery begins at once, whatever it is waiting for.

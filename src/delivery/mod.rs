@@ -1,8 +1,8 @@
 //! The delivery process: brings the journal's entries to their sinks.
 //!
 //! One task per sink follows all segments at its own pace, so that a dead SQL server delays
-//! neither syslog nor RADIUS. The coordinator looks at the directory (when woken, and ten times a
-//! second), syncs what `journal_sync=batch` promises, and removes segments that every sink is past.
+//! neither syslog nor RADIUS. The coordinator looks at the directory (ten times a second, and when
+//! woken by the first record after a pause), syncs what `journal_sync=batch` promises, and removes segments that every sink is past.
 //! This is the only place that runs tokio, and it starts it after the fork.
 #![forbid(unsafe_code)]
 
@@ -36,10 +36,11 @@ use runner::{Finished, Runner, View};
 use sinks::AnySink;
 
 /// Longest time between two looks at the directory. It is also the loss window of
-/// `journal_sync=batch` after a power cut, which its documentation gives as 100 ms.
+/// `journal_sync=batch` after a power cut, which its documentation gives as 100 ms. While records
+/// come it is the shortest time as well: they go in batches, and workers need not wake anybody.
 const LOOK: Duration = Duration::from_millis(100);
-/// Shortest time between two looks: appends that come in a burst become one batch.
-const GATHER: Duration = Duration::from_millis(50);
+/// How long a database that does not answer may keep the process that is ending.
+const LET_GO: Duration = Duration::from_millis(50);
 /// How often the free space of the disk is asked for, and a sign of life left: the disk of a busy
 /// server does not fill much in that time, and a call that a crash cuts off is billed this exactly.
 const SECOND: Duration = Duration::from_secs(1);
@@ -63,8 +64,8 @@ pub struct Delivery {
     pub config: Config,
     /// The journal, opened before the fork.
     pub dir: Dir,
-    /// An eventfd made before the fork; workers add to it after an append, so that delivery starts
-    /// at once. Without it (or without their adding) it starts within 100 ms.
+    /// An eventfd made before the fork; workers whose ring of the bell says so add to it, so that
+    /// delivery starts at once. Without it (or without their adding) it starts within 100 ms.
     pub wake: Option<OwnedFd>,
     /// Set by the handler of SIGTERM: deliver what can be delivered in 2 s, then return.
     pub stop: Arc<AtomicBool>,
@@ -123,8 +124,7 @@ pub enum DeliveryError {
 pub fn run(delivery: Delivery) -> Result<(), DeliveryError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = LocalSet::new().block_on(&runtime, coordinate(delivery));
-    // A database that does not answer must not keep the process.
-    runtime.shutdown_timeout(GATHER);
+    runtime.shutdown_timeout(LET_GO);
     result
 }
 
@@ -167,9 +167,14 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
     let end = match delivery.only_what_is_there {
         Some(limit) => Instant::now() + limit,
         None => {
+            let mut records_come = false;
             while !delivery.stop.load(Ordering::Relaxed) {
-                tokio::time::sleep(GATHER).await;
-                wait(wake.as_ref()).await;
+                if records_come {
+                    tokio::time::sleep(LOOK).await;
+                } else {
+                    wait(wake.as_ref()).await;
+                }
+                records_come = stats::bell().hear();
                 if let Some((id, _)) = runners.iter().find(|(_, runner)| runner.is_finished()) {
                     return Err(DeliveryError::Task(id.name()));
                 }
@@ -207,6 +212,9 @@ async fn wait(wake: Option<&AsyncFd<OwnedFd>>) {
         tokio::time::sleep(LOOK).await;
         return;
     };
+    if !stats::bell().wait() {
+        return;
+    }
     if let Ok(Ok(mut ready)) = tokio::time::timeout(LOOK, fd.readable()).await {
         let mut count = [0; 8];
         let _ = rustix::io::read(fd.get_ref(), &mut count);

@@ -1,4 +1,5 @@
-//! What processes do with shared memory beside each other: locks, replacing a content, free lists.
+//! What processes do with shared memory beside each other: locks, replacing a content, free lists,
+//! and a bell.
 //! A process may be killed between any two steps; the others go on.
 //!
 //! No unsafe code and nothing of this crate is used here: `tests/loom` compiles this file with
@@ -101,6 +102,47 @@ impl Content {
     /// Puts a complete content in the place of the present one, which is returned.
     pub fn replace(&self, with: u64) -> u64 {
         self.0.swap(with, Ordering::AcqRel)
+    }
+}
+
+/// Tells one listener that something is there, without waking it while it will look anyway: waking
+/// a process costs both sides more than anything else that is done for a record.
+#[repr(transparent)]
+pub struct Bell(AtomicU64);
+
+impl Bell {
+    const QUIET: u64 = 0;
+    const RUNG: u64 = 1;
+    const WAITED_FOR: u64 = 2;
+
+    /// One that nobody rang.
+    #[cfg(not(loom))]
+    pub const fn quiet() -> Bell {
+        Bell(AtomicU64::new(Bell::QUIET))
+    }
+
+    /// One that nobody rang.
+    #[cfg(loom)]
+    pub fn quiet() -> Bell {
+        Bell(AtomicU64::new(Bell::QUIET))
+    }
+
+    /// Something is there. True when the listener waits and has to be woken.
+    #[must_use]
+    pub fn ring(&self) -> bool {
+        self.0.swap(Bell::RUNG, Ordering::AcqRel) == Bell::WAITED_FOR
+    }
+
+    /// The listener is about to wait until woken. False when the bell was rung and not heard yet:
+    /// then it must not wait.
+    #[must_use]
+    pub fn wait(&self) -> bool {
+        self.0.compare_exchange(Bell::QUIET, Bell::WAITED_FOR, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// The listener is about to look. Returns whether the bell was rung since it last looked.
+    pub fn hear(&self) -> bool {
+        self.0.swap(Bell::QUIET, Ordering::AcqRel) == Bell::RUNG
     }
 }
 

@@ -17,7 +17,7 @@ mod tests {
     use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use loom::thread;
 
-    use super::interprocess::{Content, FreeList, Lock};
+    use super::interprocess::{Bell, Content, FreeList, Lock};
 
     /// A number that only the holder of the lock changes, in two steps.
     fn count(number: &AtomicU32) {
@@ -123,6 +123,33 @@ mod tests {
                 thread.join().unwrap();
             }
             assert_eq!(shared.1.load(Ordering::Relaxed), 2);
+        });
+    }
+
+    #[test]
+    fn a_listener_that_waits_is_woken_and_sees_what_is_there() {
+        loom::model(|| {
+            let shared = Arc::new((Bell::quiet(), AtomicBool::new(false), AtomicBool::new(false)));
+            let other = shared.clone();
+            let thread = thread::spawn(move || {
+                let (bell, there, woken) = &*other;
+                there.store(true, Ordering::Relaxed);
+                if bell.ring() {
+                    woken.store(true, Ordering::Relaxed);
+                }
+            });
+            let (bell, there, woken) = &*shared;
+            bell.hear();
+            if !there.load(Ordering::Relaxed) {
+                if bell.wait() {
+                    while !woken.load(Ordering::Relaxed) {
+                        thread::yield_now();
+                    }
+                }
+                assert!(bell.hear());
+                assert!(there.load(Ordering::Relaxed), "woken for nothing");
+            }
+            thread.join().unwrap();
         });
     }
 
