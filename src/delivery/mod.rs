@@ -279,7 +279,8 @@ struct Directory {
 impl Directory {
     fn publish(&mut self, to: &watch::Sender<View>, closing: bool) {
         self.remove_finished();
-        let segments = match self.dir.segments() {
+        let before = to.borrow().segments.clone();
+        let segments = match self.dir.segments_after(&before) {
             Ok(segments) => {
                 self.look_failed = false;
                 self.judge(&segments);
@@ -373,9 +374,14 @@ impl Directory {
         if complete.is_empty() {
             return;
         }
+        if let Err(e) = self.dir.segments().and_then(|segments| self.tracker.follow(&segments)) {
+            if !std::mem::replace(&mut self.remove_failed, true) {
+                log::error!("journal_dir {} cannot be read ({e}), so delivered segments stay: check the disk and its permissions", self.dir.path().display());
+            }
+            return;
+        }
         for name in complete {
-            let released = self.dir.segments().and_then(|segments| self.tracker.follow(&segments)).and_then(|()| self.tracker.release(name, &mut self.carry));
-            match released.and_then(|()| self.dir.remove(name)) {
+            match self.tracker.release(name, &mut self.carry).and_then(|()| self.dir.remove(name)) {
                 Ok(()) => {
                     finished.remove(&name);
                     self.remove_failed = false;

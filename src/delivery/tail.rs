@@ -182,6 +182,10 @@ impl Tail {
                 Err(e) => return Err(e),
             },
         };
+        // It has not grown since it was read to its end.
+        if !segment.sealed && reader.position() >= segment.size {
+            return Ok(());
+        }
         let mut taken = false;
         let mut ended = false;
         while batch.entries.len() < max && *bytes < BATCH_BYTES {

@@ -226,11 +226,17 @@ impl Dir {
 
     /// The segments, oldest server start first.
     pub fn segments(&self) -> io::Result<Vec<Segment>> {
+        self.segments_after(&[])
+    }
+
+    /// [`Dir::segments`], given an earlier answer: what was sealed then is as it was.
+    pub fn segments_after(&self, before: &[Segment]) -> io::Result<Vec<Segment>> {
+        let known = |name| before.binary_search_by_key(&name, |s| s.name).ok().map(|at| before[at]).filter(|s| s.sealed);
         let mut found = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.0.fd)? {
             let entry = entry?;
             let Some(name) = entry.file_name().to_str().ok().and_then(|s| s.parse::<SegmentName>().ok()) else { continue };
-            match self.look_at(name) {
+            match known(name).map_or_else(|| self.look_at(name), Ok) {
                 Ok(segment) => found.push(segment),
                 // Removed since it was listed.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}

@@ -5,6 +5,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+
 use super::{FRAME_MAX, frame};
 use crate::acc::record::{Record, Wall};
 use crate::backend::{Payload, SinkId};
@@ -236,19 +239,15 @@ impl Reader {
         have = 0;
         // A damaged length may claim far more than there is.
         let goal = if wanted > CHUNK { wanted.min(self.file.metadata()?.len().saturating_sub(self.base) as usize).max(CHUNK) } else { CHUNK };
-        self.buffer.resize(goal, 0);
-        while have < goal {
-            match self.file.read_at(&mut self.buffer[have..], self.base + have as u64) {
+        self.buffer.reserve(goal);
+        while have < wanted {
+            match rustix::io::pread(&self.file, spare_capacity(&mut self.buffer), self.base + have as u64) {
                 Ok(0) => break,
                 Ok(n) => have += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => {
-                    self.buffer.truncate(have);
-                    return Err(e);
-                }
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
             }
         }
-        self.buffer.truncate(have);
         if self.buffer.capacity() > 4 * CHUNK && goal <= CHUNK {
             self.buffer.shrink_to(CHUNK);
         }
