@@ -26,12 +26,15 @@ use super::{Commit, Entry, Fate, Payload, Positions, Sink, Trouble};
 use crate::acc::fields::Fields;
 use crate::acc::record::Kind;
 use crate::config::Db;
+use crate::journal::SegmentName;
 use conn::{Outcome, Value};
 use rows::Group;
 use schema::Table;
 
 /// Most rows in one INSERT. More gain nothing measurable, and SQLite's parser takes time by the row.
 const ROWS: usize = 64;
+/// Cursor rows moved by one UPDATE: there is one for every worker that wrote since the last batch.
+const MOVED_AT_ONCE: usize = 16;
 /// Most bytes of values in one INSERT: far below the least `max_allowed_packet` in use (4 MiB).
 const INSERT_BYTES: usize = 1 << 20;
 /// Most bound values: SQLite's limit, the least of the three.
@@ -298,41 +301,46 @@ impl SqlSink {
         let stored = std::mem::take(&mut self.stored);
         let result = async {
             let conn = self.conn()?;
-            let p = |n: usize, text: bool| match (conn.dialect(), text) {
+            let dialect = conn.dialect();
+            let p = |n: usize, text: bool| match (dialect, text) {
                 (Dialect::Sqlite, true) => "CAST(? AS TEXT)".to_string(),
                 (Dialect::Postgres, _) => format!("${n}"),
                 _ => "?".to_string(),
             };
-            let update: Arc<str> = format!(
-                "UPDATE acc_delivery SET reached = {} WHERE journal = {} AND segment = {} AND reached = {}",
-                p(1, false),
-                p(2, true),
-                p(3, true),
-                p(4, false)
-            )
-            .into();
             let insert: Arc<str> =
                 format!("INSERT INTO acc_delivery (reached, journal, segment) VALUES ({}, {}, {})", p(1, false), p(2, true), p(3, true)).into();
             let delete: Arc<str> = format!("DELETE FROM acc_delivery WHERE journal = {} AND segment = {}", p(1, true), p(2, true)).into();
-            for (segment, position) in commit.positions {
-                let name = Value::Text(segment.to_string().into_bytes());
-                let mut values = vec![Value::Int(*position as i64), journal.clone(), name];
-                match stored.get(segment) {
-                    Some(old) => {
-                        values.push(Value::Int(*old as i64));
-                        if conn.execute(update.clone(), values).await.map_err(cursor_trouble)? != 1 {
-                            return Err(Trouble::Stale);
-                        }
-                    }
-                    None => match conn.execute(insert.clone(), values).await {
-                        Ok(_) => {}
-                        Err(e) if e.unique => return Err(Trouble::Stale),
-                        Err(e) => return Err(cursor_trouble(e)),
-                    },
+            let text = |segment: &SegmentName| Value::Text(segment.to_string().into_bytes());
+            let (known, new): (Vec<(SegmentName, u64)>, Vec<_>) = commit.positions.iter().copied().partition(|(segment, _)| stored.contains_key(segment));
+            for moved in known.chunks(MOVED_AT_ONCE) {
+                // One statement for all of them: `reached` goes from where it was to where it is.
+                let (mut cases, mut places, mut values) = (String::new(), String::new(), Vec::new());
+                for (segment, position) in moved {
+                    let n = values.len();
+                    cases.push_str(&format!(" WHEN {} THEN {}", p(n + 1, true), p(n + 2, false)));
+                    values.extend([text(segment), Value::Int(*position as i64)]);
+                }
+                let n = values.len() + 1;
+                values.push(journal.clone());
+                for (segment, _) in moved {
+                    let n = values.len();
+                    places.push_str(&format!("{}segment = {} AND reached = {}", if places.is_empty() { "" } else { " OR " }, p(n + 1, true), p(n + 2, false)));
+                    values.extend([text(segment), Value::Int(stored[segment] as i64)]);
+                }
+                let update = format!("UPDATE acc_delivery SET reached = CASE segment{cases} END WHERE journal = {} AND ({places})", p(n, true));
+                if conn.execute(update.into(), values).await.map_err(cursor_trouble)? != moved.len() as u64 {
+                    return Err(Trouble::Stale);
+                }
+            }
+            for (segment, position) in &new {
+                match conn.execute(insert.clone(), vec![Value::Int(*position as i64), journal.clone(), text(segment)]).await {
+                    Ok(_) => {}
+                    Err(e) if e.unique => return Err(Trouble::Stale),
+                    Err(e) => return Err(cursor_trouble(e)),
                 }
             }
             for segment in commit.retired {
-                conn.execute(delete.clone(), vec![journal.clone(), Value::Text(segment.to_string().into_bytes())]).await?;
+                conn.execute(delete.clone(), vec![journal.clone(), text(segment)]).await?;
             }
             Ok(())
         }

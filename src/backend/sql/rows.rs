@@ -19,6 +19,8 @@ static SETUPTIME: Lazy<Arc<str>> = Lazy::new(|| COLUMN_SETUPTIME.into());
 static CREATED: Lazy<Arc<str>> = Lazy::new(|| COLUMN_CREATED.into());
 static DURATION: Lazy<Arc<str>> = Lazy::new(|| COLUMN_DURATION.into());
 static MS_DURATION: Lazy<Arc<str>> = Lazy::new(|| COLUMN_MS_DURATION.into());
+/// Columns for values that a record has of its own; those of its end only when it has one.
+static OWN: Lazy<[Arc<str>; 3]> = Lazy::new(|| [ACC_ID, END_CAUSE, END_SIDE].map(Arc::from));
 
 /// Date, time and zone.
 const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S%:z";
@@ -27,6 +29,9 @@ const ZONE: usize = "+00:00".len();
 /// PostgreSQL's type of a time that holds its zone; text without one would count in the session's.
 const TYPE_WITH_ZONE: &str = "timestamp with time zone";
 
+/// Rows that go in one INSERT of just this length: on a server with a few hundred calls a second a
+/// batch is one statement.
+const ANY_LENGTH: usize = 32;
 /// Greatest number that every database's INT takes.
 const INT_MAX: i64 = i32::MAX as i64;
 
@@ -51,8 +56,8 @@ pub fn optional_columns(record: &Record, table: &Arc<str>, db: &Db) -> usize {
 }
 
 /// Columns for values that a record has of its own.
-fn own_columns(record: &Record) -> &'static [&'static str] {
-    if record.end.is_some() { &[ACC_ID, END_CAUSE, END_SIDE] } else { &[ACC_ID] }
+fn own_columns(record: &Record) -> &'static [Arc<str>] {
+    if record.end.is_some() { &OWN[..] } else { &OWN[..1] }
 }
 
 /// Columns of a record's rows, in order.
@@ -70,7 +75,7 @@ pub fn columns_of(record: &Record, db: &Db) -> Vec<Arc<str>> {
     if has_durations(record, db) {
         columns.extend([DURATION.clone(), MS_DURATION.clone()]);
     }
-    columns.extend(own_columns(record).iter().map(|c| Arc::from(*c)));
+    columns.extend(own_columns(record).iter().cloned());
     columns
 }
 
@@ -269,8 +274,8 @@ impl Group {
         first(records.start)..first(records.end)
     }
 
-    /// Ranges of rows that fit in one INSERT. Their lengths are powers of two, so that a handful
-    /// of prepared statements serves every batch.
+    /// Ranges of rows that fit in one INSERT. Lengths over [`ANY_LENGTH`] are powers of two, so that
+    /// a handful of prepared statements serves every batch.
     pub fn parts(&self, rows: Range<usize>) -> Vec<Range<usize>> {
         let by_size = if self.bytes > INSERT_BYTES { (INSERT_BYTES / (self.bytes / self.rows.len().max(1)).max(1)).max(1) } else { self.rows_max };
         let mut most = self.rows_max.min(by_size);
@@ -278,7 +283,8 @@ impl Group {
         let mut parts = Vec::new();
         let mut at = rows.start;
         while at < rows.end {
-            let length = most.min(1 << (rows.end - at).ilog2());
+            let left = rows.end - at;
+            let length = most.min(if left <= ANY_LENGTH { left } else { 1 << left.ilog2() });
             parts.push(at..at + length);
             at += length;
         }
@@ -398,10 +404,10 @@ mod tests {
     }
 
     #[test]
-    fn parts_cover_all_rows_in_powers_of_two() {
+    fn parts_cover_all_rows_in_few_lengths() {
         let g = group(Dialect::Sqlite, vec![column("a", None, None)]);
         let parts = g.parts(3..3 + 64 + 32 + 5);
-        assert_eq!(parts.iter().map(|p| p.len()).collect::<Vec<_>>(), [64, 32, 4, 1]);
+        assert_eq!(parts.iter().map(|p| p.len()).collect::<Vec<_>>(), [64, 32, 5]);
         assert!(parts.windows(2).all(|w| w[0].end == w[1].start) && parts[0].start == 3);
         assert!(g.parts(5..5).is_empty());
     }
