@@ -18,7 +18,7 @@ use crate::module::{CORE_COLUMNS, PARAMS, ParamType, default_of};
 pub enum JournalSync {
     /// Written to the kernel: survives the death of every process, not of the machine.
     Os,
-    /// As `Os`, and fdatasync by the delivery process at most every 100 ms.
+    /// As `Os`, and fdatasync by the delivery process at most every 200 ms.
     Batch,
     /// fdatasync before the append returns.
     Always,

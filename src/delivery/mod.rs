@@ -1,7 +1,7 @@
 //! The delivery process: brings the journal's entries to their sinks.
 //!
 //! One task per sink follows all segments at its own pace, so that a dead SQL server delays
-//! neither syslog nor RADIUS. The coordinator looks at the directory (ten times a second, and when
+//! neither syslog nor RADIUS. The coordinator looks at the directory (five times a second, and when
 //! woken by the first record after a pause), syncs what `journal_sync=batch` promises, and removes segments that every sink is past.
 //! This is the only place that runs tokio, and it starts it after the fork.
 #![forbid(unsafe_code)]
@@ -36,9 +36,9 @@ use runner::{Finished, Runner, View};
 use sinks::AnySink;
 
 /// Longest time between two looks at the directory. It is also the loss window of
-/// `journal_sync=batch` after a power cut, which its documentation gives as 100 ms. While records
+/// `journal_sync=batch` after a power cut, which its documentation gives as 200 ms. While records
 /// come it is the shortest time as well: they go in batches, and workers need not wake anybody.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(200);
 /// How long a database that does not answer may keep the process that is ending.
 const LET_GO: Duration = Duration::from_millis(50);
 /// How often the free space of the disk is asked for, and a sign of life left: the disk of a busy
@@ -65,7 +65,7 @@ pub struct Delivery {
     /// The journal, opened before the fork.
     pub dir: Dir,
     /// An eventfd made before the fork; workers whose ring of the bell says so add to it, so that
-    /// delivery starts at once. Without it (or without their adding) it starts within 100 ms.
+    /// delivery starts at once. Without it (or without their adding) it starts within 200 ms.
     pub wake: Option<OwnedFd>,
     /// Set by the handler of SIGTERM: deliver what can be delivered in 2 s, then return.
     pub stop: Arc<AtomicBool>,
