@@ -1,23 +1,5 @@
 title answered call with a CDR, the caller hangs up
-include base.inc
-route request main {
-  do_accounting("log|db|evi", "cdr|missed|failed") -> 1
-  $acc_extra(caller) = $fu -> 1
-  $acc_extra(callee) = $ru -> 1
-  $acc_extra(num) = 42 -> 1
-  $acc_extra(note) = "init" -> 1
-  $acc_leg(leg_src) = $fu -> 1
-  $acc_leg(leg_dst) = $ru -> 1
-  t_relay() -> 1
-}
-start
-recv 1 invite
-reply 2 invite 180 totag=bob-1
-reply 3 invite 200 totag=bob-1 body
-recv 2 ack inside
-reap
-expect no log "ACC: *"
-sleep 300
+include ans_cdr.inc
 recv 3 bye inside
 reply 1 bye 200
 expect log "{$CDR};{$CORE};{$X};{$L}"

@@ -1,29 +1,5 @@
 title transaction records of the INVITE and of the BYE of the caller
-include base.inc
-route request main {
-  do_accounting("log|db|evi") -> 1
-  $acc_extra(caller) = $fu
-  $acc_extra(callee) = $ru
-  $acc_extra(num) = 42
-  $acc_extra(note) = "init"
-  $acc_leg(leg_src) = $fu
-  $acc_leg(leg_dst) = $ru
-  t_relay()
-}
-route request end {
-  loose_route()
-  do_accounting("log|db|evi") -> 1
-  $acc_extra(note) = "bye"
-  t_relay()
-}
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 2 ack inside
-expect log "{$TRAN};{$CORE};{$X};{$L}"
-expect event "E_ACC_EVENT {$ECORE} {$EX} {$EL}"
-reap
-expect live 0
+include ans_trans.inc
 recv 3 bye end
 reply 1 bye 200
 expect log "{$TRAN};method=BYE;from_tag=alice-1;to_tag=bob-1;call_id=call-1@test;code=200;reason=OK;x_caller=;callee=;x_num=;x_note=bye;x_unset=;{$L0}"

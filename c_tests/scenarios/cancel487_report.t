@@ -1,26 +1,6 @@
 title cancelled, CANCELs reported: their own record, with an empty To tag
-include base.inc
 modparam report_cancels 1
-route request main {
-  do_accounting("log|db|evi", "missed|failed") -> 1
-  $acc_extra(caller) = $fu
-  $acc_extra(callee) = $ru
-  $acc_extra(num) = 42
-  $acc_extra(note) = "init"
-  $acc_leg(leg_src) = $fu
-  $acc_leg(leg_dst) = $ru
-  t_relay()
-}
-route request cancel {
-  t_check_trans() -> 1
-  do_accounting("log|db|evi", "missed|failed") -> 1
-  t_relay()
-}
-start
-recv 1 invite
-reply 2 invite 180 totag=bob-1
-recv 3 cancel cancel
-reply 2 invite 487 totag=bob-1
+include cancel487.inc
 expect log "{$TRAN};method=CANCEL;from_tag=alice-1;to_tag=;call_id=call-1@test;code=200;reason=OK;{$X0};{$L0}"
 expect log "{$MISSED};method=INVITE;from_tag=alice-1;to_tag=bob-1;call_id=call-1@test;code=487;reason=Request Terminated;{$X};{$L}"
 expect log "{$TRAN};method=INVITE;from_tag=alice-1;to_tag=bob-1;call_id=call-1@test;code=487;reason=Request Terminated;{$X};{$L}"

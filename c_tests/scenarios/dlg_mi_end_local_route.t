@@ -1,15 +1,5 @@
 title ended by management, the BYEs go through the local route
 include base.inc
-route request main {
-  do_accounting("log|db|evi", "cdr") -> 1
-  $acc_extra(caller) = $fu
-  $acc_extra(callee) = $ru
-  $acc_extra(num) = 42
-  $acc_extra(note) = "init"
-  $acc_leg(leg_src) = $fu
-  $acc_leg(leg_dst) = $ru
-  t_relay()
-}
 route local {
   $var(x) = $rm
 }

@@ -2,16 +2,6 @@ title early_media and cdr: the call starts at the 200
 needs speed
 include base.inc
 modparam early_media 1
-route request main {
-  do_accounting("log|db|evi", "cdr") -> 1
-  $acc_extra(caller) = $fu
-  $acc_extra(callee) = $ru
-  $acc_extra(num) = 42
-  $acc_extra(note) = "init"
-  $acc_leg(leg_src) = $fu
-  $acc_leg(leg_dst) = $ru
-  t_relay()
-}
 start
 recv 1 invite
 reply 2 invite 183 totag=bob-1 body

@@ -1,42 +1,12 @@
 title a full journal refuses new requests and keeps the records of those it accepted
-include base.inc
-modparam db_url "sqlite://{dir}/later/acc.db"
-modparam delivery_retry_max 1
-modparam journal_max_size 1
 modparam journal_full "refuse"
-msg n_message <<END
-MESSAGE sip:bob@example.com SIP/2.0
-Via: SIP/2.0/UDP 127.0.0.1:5070;branch=z9hG4bK-big-%n
-From: <sip:alice@example.com>;tag=alice-%n
-To: <sip:bob@example.com>
-Call-ID: big-%n@test
-CSeq: 1 MESSAGE
-END
-route request main {
-  do_accounting("db", "cdr") -> 1
-  t_relay()
-}
-route request big {
-  do_accounting("db")
-  $acc_extra(note) = "{x*60000}"
-  t_relay()
-}
 route request refused {
   do_accounting("log") -> 1
   do_accounting("db", "cdr") -> -1
   acc_db_request("404", "acc") -> -1
   t_relay()
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1
-reap
-loop 18
-recv 1 n_message big
-reply 2 n_message 200
-reap
-end
-expect stat journal_full 1
+include full.inc
 expect log "*the journal in {dir}/journal is full: *do_accounting() refuses new requests"
 recv 3 message refused
 reply 1 message 200

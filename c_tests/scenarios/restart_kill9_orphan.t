@@ -1,15 +1,5 @@
 title a server killed without saved dialogs: the call still gets its record
 include base.inc
-route request main {
-  do_accounting("log|db|evi", "cdr") -> 1
-  $acc_extra(caller) = $fu
-  $acc_extra(callee) = $ru
-  $acc_extra(num) = 42
-  $acc_extra(note) = "init"
-  $acc_leg(leg_src) = $fu
-  $acc_leg(leg_dst) = $ru
-  t_relay()
-}
 host persist off
 modparam orphan_timeout 1
 modparam extra_fields "log: end_cause"

@@ -1,32 +1,5 @@
 title the statistics that the module exports
-include base.inc
-host workers 4
-msg n_invite <<END
-INVITE sip:bob@example.com SIP/2.0
-Via: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bK-n-%n
-From: <sip:alice@example.com>;tag=alice-%n
-To: <sip:bob@example.com>
-Call-ID: call-%n@test
-CSeq: 1 INVITE
-END
-msg n_bye <<END
-BYE sip:bob@example.com SIP/2.0
-Via: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bK-b-%n
-From: <sip:alice@example.com>;tag=alice-%n
-To: <sip:bob@example.com>;tag=bob-1
-Call-ID: call-%n@test
-CSeq: 2 BYE
-END
-route request main {
-  do_accounting("log|db|evi", "cdr") -> 1
-  $acc_extra(caller) = $fu
-  $acc_extra(callee) = $ru
-  $acc_extra(num) = 42
-  $acc_extra(note) = "init"
-  $acc_leg(leg_src) = $fu
-  $acc_leg(leg_dst) = $ru
-  t_relay()
-}
+include many.inc
 start
 loop 10
 recv 1 n_invite

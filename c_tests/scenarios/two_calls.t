@@ -8,16 +8,6 @@ To: <sip:carol@example.com>
 Call-ID: call-2@test
 CSeq: 1 INVITE
 END
-route request main {
-  do_accounting("log|db|evi", "cdr") -> 1
-  $acc_extra(caller) = $fu
-  $acc_extra(callee) = $ru
-  $acc_extra(num) = 42
-  $acc_extra(note) = "init"
-  $acc_leg(leg_src) = $fu
-  $acc_leg(leg_dst) = $ru
-  t_relay()
-}
 route request other {
   do_accounting("log|db|evi", "missed") -> 1
   t_relay()
