@@ -74,6 +74,26 @@ fn a_journal_is_shown_verified_delivered_and_put_back() {
     assert!(text(&out).contains("damaged from 8 to"), "{}", text(&out));
 }
 
+/// A file may have 512 bytes, then writing fails: the third record does not fit.
+#[test]
+fn an_interrupted_requeue_says_where_the_rest_is() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut dead = acc::journal::DeadLetters::new(&dir, SinkId::Db);
+    for n in 1..=3 {
+        let payload = Payload::Record(Box::new(record(Kind::Cdr, &n.to_string())));
+        let segment = "0000000000000001-1-1-00000001.seg".parse().unwrap();
+        dead.add(&acc::backend::Entry { segment, offset: n, end: n + 1, wall: acc::acc::record::Wall(0), payload }, "refused").unwrap();
+    }
+    drop((dead, dir));
+    let limited = "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"";
+    let out = Command::new("sh").args(["-c", limited, env!("CARGO_BIN_EXE_accctl"), "requeue", "--sink", "db"]).arg(tmp.path()).output().unwrap();
+    let kept = std::fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).find(|n| n.starts_with("requeued-db-")).unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(text(&out).contains(&format!("2 entries were put back, the others are still in {kept}")), "{}", text(&out));
+    assert_eq!(std::fs::read_to_string(tmp.path().join(kept)).unwrap().lines().count(), 3);
+}
+
 #[test]
 fn doubles_and_gaps_are_found() {
     let tmp = tempfile::tempdir().unwrap();

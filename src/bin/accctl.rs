@@ -47,8 +47,6 @@ For deliver with --aaa-url:
   --aaa-extra 'tag->attribute; ...'  --aaa-leg 'tag->attribute; ...'   without \"aaa:\"
   --service-type N  --aaa-retry N   as in the parameters";
 
-/// Segments written by `requeue` begin anew at this size.
-const SEGMENT_MAX: u64 = 64 << 20;
 /// Stands for the server's process number in their names.
 const REQUEUE_RANK: i32 = -1;
 /// How long `deliver` tries when not told: enough for a large backlog.
@@ -241,18 +239,19 @@ fn dump(o: &Options) -> Result<(String, ExitCode), String> {
     walk(&dir, |name, item| {
         let Item::Frame(f) = item else { return };
         let sink = f.sink_id().map_or_else(|| f.sink.to_string(), |s| s.name().to_string());
-        let mut line = match f.decode() {
-            Some(Ok(payload)) => json::payload(&payload),
-            _ => serde_json::json!({ "kind_number": f.kind, "payload": json::hex(f.payload) }),
-        };
+        let payload = f.decode();
         let text = if o.json {
+            let mut line = match &payload {
+                Some(Ok(payload)) => json::payload(payload),
+                _ => serde_json::json!({ "kind_number": f.kind, "payload": json::hex(f.payload) }),
+            };
             line["sink"] = sink.into();
             line["segment"] = name.to_string().into();
             line["offset"] = f.offset.into();
             line["wall"] = f.wall.0.into();
             line.to_string()
         } else {
-            let body = match f.decode() {
+            let body = match payload {
                 Some(Ok(Payload::LogLine(l))) => String::from_utf8_lossy(&l).escape_debug().to_string(),
                 Some(Ok(Payload::Record(r))) => {
                     let core: Vec<_> = r.core.values().iter().map(|v| String::from_utf8_lossy(v).escape_debug().to_string()).collect();
@@ -377,17 +376,19 @@ fn requeue(o: &Options) -> Result<(String, ExitCode), String> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(("0 entries put back\n".into(), ExitCode::SUCCESS)),
         other => other.map_err(failed)?,
     }
-    let mut writer = Writer::new(&dir, REQUEUE_RANK, std::process::id(), JournalSync::Always, SEGMENT_MAX);
+    let mut writer = Writer::new(&dir, REQUEUE_RANK, std::process::id(), JournalSync::Always, Limits::default().segment_max());
     let mut seen = HashSet::new();
     let (mut back, mut unreadable) = (0, 0);
-    for line in dir.content(&taken).map_err(failed)?.lines() {
+    // A second run would find nothing to put back: say where the rest is.
+    let stopped = |e, back: u64| format!("{}: {back} entries were put back, the others are still in {taken}", failed(e));
+    for line in dir.content(&taken).map_err(|e| stopped(e, 0))?.lines() {
         let Some((place, payload)) = dead_entry(line) else {
             unreadable += 1;
             continue;
         };
         // A crash may have written a line twice.
         if seen.insert(place) {
-            writer.append(sink, &payload).map_err(failed)?;
+            writer.append(sink, &payload).map_err(|e| stopped(e, back))?;
             back += 1;
         }
     }
