@@ -4,7 +4,7 @@
 use std::ffi::{c_int, c_void};
 use std::mem::transmute;
 use std::ptr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use once_cell::sync::OnceCell;
 
@@ -41,8 +41,6 @@ struct Bound {
 }
 
 static BOUND: OnceCell<Bound> = OnceCell::new();
-/// The server's functions are made for processes with one thread.
-static CALLING: Mutex<()> = Mutex::new(());
 
 /// Binds the module that serves `url`; in initialisation. Without `bind_mod` the server has none.
 pub fn bind(url: &str, bind_mod: Option<BindMod>, places: &Places) -> Result<(), String> {
@@ -89,7 +87,8 @@ struct Connection {
     handle: *mut os_db_con,
 }
 
-// SAFETY: the handle belongs to this process, and every call is made under a lock (promise 11).
+// SAFETY: the handle belongs to this process, not to a thread. `process::deliver_once` opens the only
+// connection, and every call has it mutably, so that there is one at a time (promise 11).
 unsafe impl Send for Connection {}
 
 fn text(bytes: &[u8]) -> os_str {
@@ -117,9 +116,8 @@ fn value(v: &HostValue) -> os_db_val {
 impl HostDatabase for Connection {
     fn connect(&mut self) -> Result<(), String> {
         self.disconnect();
-        let _one = CALLING.lock().unwrap_or_else(PoisonError::into_inner);
         let url = os_str::borrow(&self.module.url[..self.module.url.len() - 1]);
-        // SAFETY: after the fork, in one thread at a time; the module copies the URL (promise 11).
+        // SAFETY: after the fork, one call at a time; the module copies the URL (promise 11).
         self.handle = unsafe { (self.module.init)(&raw const url) };
         if self.handle.is_null() { Err("db_url: the server's database module cannot connect: see its own message in the server's log".into()) } else { Ok(()) }
     }
@@ -128,7 +126,6 @@ impl HostDatabase for Connection {
         if self.handle.is_null() || columns.len() != values.len() {
             return false;
         }
-        let _one = CALLING.lock().unwrap_or_else(PoisonError::into_inner);
         let table = os_str::borrow(table.as_bytes());
         let mut names: Vec<os_str> = columns.iter().map(|c| os_str::borrow(c.as_bytes())).collect();
         let keys: Vec<*mut os_str> = names.iter_mut().map(|n| &raw mut *n).collect();
@@ -148,7 +145,6 @@ impl Connection {
         if self.handle.is_null() {
             return;
         }
-        let _one = CALLING.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the connection is open, and nobody has it any more (promise 11).
         unsafe { (self.module.close)(std::mem::replace(&mut self.handle, ptr::null_mut())) }
     }
