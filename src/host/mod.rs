@@ -1,9 +1,10 @@
 //! The boundary to the SIP server, and the only place with `unsafe`.
 //!
 //! [`Host`] is what the safe side may ask of whichever server loaded the module. The families
-//! (`opensips`, `kamailio`) hold entry points, layouts by version row and callbacks; `entry`, `arena`,
-//! `shared`, `process`, `script`, `supervisor` and `guard` are the parts they have in common. docs/SAFETY.md lists the promises that the SAFETY
-//! notes lean on, by number.
+//! (`opensips`, `kamailio`) hold entry points, layouts by version row and callbacks. Common to them
+//! is what they do alike (`entry`, `script`, `outcome`, `process`, `management`, `database`), what
+//! processes share (`arena`, `shared`, `interprocess`, `revival`, `tables`), and `supervisor`,
+//! `guard` and `capi`. docs/SAFETY.md lists the promises that the SAFETY notes lean on, by number.
 #![allow(unsafe_code)]
 
 pub mod arena;

@@ -67,9 +67,9 @@ pub struct SqlSink {
     stored: Positions,
     /// Tables as they were when last looked at; asked again after any trouble.
     tables: HashMap<Arc<str>, Arc<Table>>,
-    /// Columns whose clipping was logged.
     announce: Option<fn(&[String])>,
     announced: Option<Instant>,
+    /// Columns whose clipping was logged.
     clipped: HashSet<(Arc<str>, Arc<str>)>,
 }
 
