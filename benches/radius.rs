@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
-use std::process::{Child, Command};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -17,50 +15,15 @@ use acc::delivery;
 use acc::journal::Dir;
 use tokio::runtime::Runtime;
 
-use super::common::servers::quiet;
+use super::common::freeradius::{FreeRadius, SECRET};
 use super::common::wait_until;
 use super::{median, rate, row, say, sql, table};
 
-const BINARY: &str = "/usr/sbin/freeradius";
-const SECRET: &str = "testing123";
 /// Added to the way there and back together.
 const DELAY: Duration = Duration::from_millis(20);
 /// Records at once, as the delivery gives them to the client.
 const BATCH: usize = 100;
 const ROUNDS: usize = 3;
-
-/// FreeRADIUS on a loopback port; it writes what it gets to its detail file.
-struct Server {
-    child: Child,
-    port: u16,
-    dir: tempfile::TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn freeradius() -> Option<Server> {
-    if !Path::new(BINARY).exists() {
-        return None;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let port = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let d = dir.path().display();
-    let conf = format!(
-        "prefix = /usr\nlogdir = {d}\nrun_dir = {d}\nlibdir = /usr/lib/freeradius\npidfile = {d}/pid\nmax_requests = 65536\n\
-         log {{\n destination = files\n file = {d}/log\n}}\nsecurity {{\n max_attributes = 0\n status_server = no\n}}\n\
-         client here {{\n ipaddr = 127.0.0.1\n secret = {SECRET}\n}}\n\
-         modules {{\n detail {{\n filename = {d}/detail\n header = \"%t\"\n }}\n}}\n\
-         server default {{\n listen {{\n type = acct\n ipaddr = 127.0.0.1\n port = {port}\n }}\n accounting {{\n detail\n }}\n}}\n"
-    );
-    std::fs::write(dir.path().join("radiusd.conf"), conf).unwrap();
-    let child = quiet(Command::new(BINARY).args(["-f", "-n", "radiusd", "-d"]).arg(dir.path())).spawn().unwrap();
-    Some(Server { child, port, dir })
-}
 
 /// Sends each datagram on when it is old enough.
 fn delayed(socket: UdpSocket) -> Sender<(Instant, Vec<u8>, SocketAddr)> {
@@ -169,8 +132,8 @@ fn measure(name: &str, port: u16, many: usize, few: usize) {
 }
 
 pub fn run() {
-    let Some(server) = freeradius() else { return say("FreeRADIUS is not installed") };
-    wait_until("FreeRADIUS runs", || std::fs::read_to_string(server.dir.path().join("log")).is_ok_and(|l| l.contains("Ready to process requests")));
+    let Some(server) = FreeRadius::start("", "") else { return say("FreeRADIUS is not installed") };
+    wait_until("FreeRADIUS runs", || server.log().contains("Ready to process requests"));
     table("RADIUS, FreeRADIUS on this machine, records a second", &["way", "one at a time", "pipelined client", "ratio", "journal to server", "ratio"]);
     measure("loopback", server.port, 20_000, 5_000);
     measure(&format!("{} ms away", DELAY.as_millis()), relay(server.port), 20_000, 200);

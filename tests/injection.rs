@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::io::Write as _;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
@@ -147,10 +146,6 @@ fn postgresql_stores_the_text() {
 }
 
 /// Tells why a test did nothing, where the harness does not swallow it.
-fn skip(what: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {what} is not installed");
-}
-
 /// The documented form in a log line: control characters as `\xNN`.
 fn escaped(bytes: &[u8]) -> Vec<u8> {
     bytes.iter().flat_map(|b| if *b < 0x20 || *b == 0x7f { format!("\\x{b:02x}").into_bytes() } else { vec![*b] }).collect()

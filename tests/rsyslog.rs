@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
@@ -78,7 +77,7 @@ fn start(dir: &Dir, journal: &Path, socket: PathBuf) -> Running {
 #[test]
 fn lines_reach_rsyslogd_at_once_or_when_it_is_back() {
     let Some(mut daemon) = Daemon::new() else {
-        let _ = writeln!(std::io::stderr(), "skipped: rsyslogd is not installed");
+        skip("rsyslogd");
         return;
     };
     let datagram = |text: &str| line::datagram(2, FACILITY, "opensips", 4711, text.as_bytes());

@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use acc::acc::record::Kind;
@@ -13,10 +12,6 @@ use common::servers::{COLUMNS, PASSWORD, Server, mariadb, postgres};
 use common::*;
 
 /// Tells why a test did nothing, where the harness does not swallow it.
-fn skip(what: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {what} is not installed");
-}
-
 /// Everything that has to be the same on both servers.
 fn exercise(server: &Server, url: &str, id: &str, time: &str) {
     let tmp = tempfile::tempdir().unwrap();

@@ -372,7 +372,7 @@ fn mariadb_and_postgresql_lose_and_double_nothing() {
         for (dialect, start, name) in [(&MARIADB, mariadb as fn() -> Option<Server>, "MariaDB"), (&POSTGRES, postgres, "PostgreSQL")] {
             s.spawn(move || match start() {
                 Some(server) => all_faults(dialect, server),
-                None => drop(writeln!(std::io::stderr(), "skipped: {name} is not installed")),
+                None => skip(name),
             });
         }
     });

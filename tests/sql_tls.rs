@@ -3,7 +3,6 @@
 
 mod common;
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -60,10 +59,6 @@ fn exercise(server: &Server, url: &str, authorities: &Path, mode: &str, ca: &str
     assert!(said.to_lowercase().contains("certificate"), "{said}");
     // The server wants TLS.
     refused(&format!("{url}?{mode}={off}"));
-}
-
-fn skip(what: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {what} is not installed");
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! A private FreeRADIUS: what it writes to its detail file is what was sent.
 #![forbid(unsafe_code)]
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -22,7 +21,7 @@ impl FreeRadius {
     /// is not installed.
     pub fn start(dictionary: &str, accounting: &str) -> Option<FreeRadius> {
         if !Path::new(BINARY).exists() {
-            let _ = writeln!(std::io::stderr(), "skipped: {BINARY} is not installed");
+            super::skip(BINARY);
             return None;
         }
         let dir = tempfile::tempdir().unwrap();

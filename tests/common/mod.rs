@@ -5,6 +5,7 @@
 pub mod freeradius;
 pub mod servers;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -111,6 +112,11 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// Says that a test cannot play here.
+pub fn skip(what: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {what} is not installed");
 }
 
 /// Waits for what must come.
