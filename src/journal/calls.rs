@@ -4,13 +4,16 @@
 //! records and the end itself in one write. A call whose last state is followed by no end is open:
 //! after a restart it is given back to its dialog, or reported as lost.
 //!
-//! A frame of kind [`super::KIND_CALL`] has the payload `op u8 | call u128 | state`. A segment may
-//! go only when nothing in it is needed any more; [`Tracker`] knows, and carries the rest over.
+//! A frame of kind [`super::KIND_CALL`] has the payload `op u8 | call u128`, and for a state also
+//! `start u64 | monotonic u64 | state`. A segment may go only when nothing in it is needed any more;
+//! [`Tracker`] knows, and carries the rest over.
 #![forbid(unsafe_code)]
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::{Dir, Frame, Item, KIND_CALL, Reader, Segment, SegmentName, Writer};
 use crate::acc::record::Wall;
@@ -24,9 +27,30 @@ pub const CARRY_RANK: i32 = -3;
 const OP_OPEN: u8 = 1;
 const OP_CLOSED: u8 = 2;
 
-pub(super) fn put_open(out: &mut Vec<u8>, call: u128, state: &[u8]) {
+/// When a state was first written, by what no change of the machine's time touches: states of one
+/// call are written under its lock, so that a later one is greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Order {
+    /// Start of the server, see [`Dir::boot`].
+    start: u64,
+    /// Nanoseconds of the monotonic clock: it begins again only when the machine does, and then the
+    /// server does too.
+    monotonic: u64,
+}
+
+impl Order {
+    /// Now, in the server that was started at `start`.
+    pub(super) fn now(start: u64) -> Order {
+        let t = clock_gettime(ClockId::Monotonic);
+        Order { start, monotonic: t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64 }
+    }
+}
+
+pub(super) fn put_open(out: &mut Vec<u8>, call: u128, order: Order, state: &[u8]) {
     out.push(OP_OPEN);
     out.extend_from_slice(&call.to_le_bytes());
+    out.extend_from_slice(&order.start.to_le_bytes());
+    out.extend_from_slice(&order.monotonic.to_le_bytes());
     out.extend_from_slice(state);
 }
 
@@ -37,24 +61,28 @@ pub(super) fn put_closed(out: &mut Vec<u8>, call: u128) {
 
 /// What a frame says of a call.
 enum Said<'a> {
-    Open(u128, &'a [u8]),
+    Open(u128, Order, &'a [u8]),
     Closed(u128),
 }
 
 impl Said<'_> {
     const fn call(&self) -> u128 {
         match self {
-            Said::Open(call, _) | Said::Closed(call) => *call,
+            Said::Open(call, ..) | Said::Closed(call) => *call,
         }
     }
 }
 
 fn read_payload(payload: &[u8]) -> Option<Said<'_>> {
     let (op, rest) = payload.split_first()?;
-    let (call, state) = rest.split_first_chunk::<16>()?;
+    let (call, rest) = rest.split_first_chunk::<16>()?;
     let call = u128::from_le_bytes(*call);
     match *op {
-        OP_OPEN => Some(Said::Open(call, state)),
+        OP_OPEN => {
+            let (start, rest) = rest.split_first_chunk::<8>()?;
+            let (monotonic, state) = rest.split_first_chunk::<8>()?;
+            Some(Said::Open(call, Order { start: u64::from_le_bytes(*start), monotonic: u64::from_le_bytes(*monotonic) }, state))
+        }
         OP_CLOSED => Some(Said::Closed(call)),
         _ => None,
     }
@@ -70,9 +98,9 @@ pub struct OpenCalls {
     pub last_seen: Option<Wall>,
 }
 
-/// Reads all segments of earlier starts.
+/// Reads all segments.
 pub fn scan(dir: &Dir) -> io::Result<OpenCalls> {
-    let mut open: HashMap<u128, (Wall, Vec<u8>)> = HashMap::new();
+    let mut open: HashMap<u128, (Order, Vec<u8>)> = HashMap::new();
     let mut closed = HashSet::new();
     let mut last_seen = dir.last_alive().ok();
     for segment in dir.segments()? {
@@ -85,15 +113,12 @@ pub fn scan(dir: &Dir) -> io::Result<OpenCalls> {
                         continue;
                     }
                     match read_payload(f.payload) {
-                        Some(Said::Open(call, state)) => {
-                            let newer = open.get(&call).is_none_or(|(wall, _)| *wall <= f.wall);
-                            if newer {
-                                open.insert(call, (f.wall, state.to_vec()));
-                            }
+                        Some(Said::Open(call, order, state)) if open.get(&call).is_none_or(|(known, _)| *known <= order) => {
+                            drop(open.insert(call, (order, state.to_vec())))
                         }
                         // An end is final, wherever it stands.
                         Some(Said::Closed(call)) => drop(closed.insert(call)),
-                        None => {}
+                        Some(Said::Open(..)) | None => {}
                     }
                 }
                 Item::Corrupt { .. } => {}
@@ -178,21 +203,22 @@ impl Tracker {
         let known_to = self.positions.get(&gone).copied().unwrap_or(0);
         let mut here: HashMap<u128, Frames> = HashMap::new();
         // Last state here of each call without an end.
-        let mut states: HashMap<u128, (Wall, u64)> = HashMap::new();
+        let mut states: HashMap<u128, (Order, u64)> = HashMap::new();
         each_call(&mut self.dir.read(gone, 0)?, |f, said| {
             if f.end > known_to {
                 return;
             }
             let call = said.call();
             here.entry(call).or_default().count(&said);
+            let Said::Open(_, order, _) = said else { return };
             let open = self.frames.get(&short(call)).is_none_or(|all| all.closed == 0);
-            if open && states.get(&call).is_none_or(|(wall, _)| *wall <= f.wall) {
-                states.insert(call, (f.wall, f.offset));
+            if open && states.get(&call).is_none_or(|(known, _)| *known <= order) {
+                states.insert(call, (order, f.offset));
             }
         })?;
         let mut carried = !states.is_empty();
-        for (call, (wall, offset)) in states {
-            self.copy(call, wall, gone, offset, writer)?;
+        for (call, (_, offset)) in states {
+            self.copy(call, gone, offset, writer)?;
         }
         for (call, here) in &here {
             let all = self.frames.get(&short(*call)).copied().unwrap_or_default();
@@ -229,11 +255,11 @@ impl Tracker {
         states.filter(|(call, _)| self.frames.get(call).is_some_and(|all| all.closed == 0)).map(|(_, length)| length).sum()
     }
 
-    /// The state keeps its time: a newer one may stand elsewhere, or be appended at this moment.
-    fn copy(&self, call: u128, wall: Wall, segment: SegmentName, offset: u64, writer: &mut Writer) -> io::Result<()> {
+    /// The state keeps its order: a newer one may stand elsewhere, or be appended at this moment.
+    fn copy(&self, call: u128, segment: SegmentName, offset: u64, writer: &mut Writer) -> io::Result<()> {
         match self.dir.read(segment, offset)?.read()? {
             Item::Frame(f) => match read_payload(f.payload) {
-                Some(Said::Open(_, state)) => writer.append_call_of(wall, call, state),
+                Some(Said::Open(_, order, state)) => writer.append_call_of(order, call, state),
                 _ => Err(io::ErrorKind::InvalidData.into()),
             },
             _ => Err(io::ErrorKind::InvalidData.into()),
@@ -259,7 +285,9 @@ fn each_call(reader: &mut Reader, mut f: impl FnMut(&Frame<'_>, Said<'_>)) -> io
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::acc::clock::Moment;
     use crate::config::JournalSync;
+    use crate::journal::frame;
 
     fn writer(dir: &Dir, pid: u32) -> Writer {
         Writer::new(dir, 1, pid, JournalSync::Os, 1 << 20)
@@ -286,6 +314,49 @@ mod tests {
         a.append_call(1, b"late").unwrap();
         assert_eq!(open(&dir), [(2, b"other".to_vec())]);
         assert!(scan(&dir).unwrap().last_seen.is_some());
+    }
+
+    /// The time was set back an hour between two states, and before the next start.
+    #[test]
+    fn the_time_of_day_does_not_decide_which_state_is_the_last() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(tmp.path()).unwrap();
+        let (mut a, mut b) = (writer(&dir, 1), writer(&dir, 2));
+        a.append_call(1, b"first").unwrap();
+        b.append_call(1, b"second").unwrap();
+        // The frame of the first state says a later time than that of the second.
+        let old = dir.segments().unwrap()[0].name;
+        let mut later = std::fs::read(tmp.path().join(old.to_string())).unwrap();
+        let (header, frame) = later.split_at_mut(frame::HEADER.len());
+        assert_eq!(header, frame::HEADER);
+        frame[frame::PREFIX + 2..frame::PREFIX + frame::BODY_MIN].copy_from_slice(&(Moment::wall_now().0 + 3_600_000_000).to_le_bytes());
+        let crc = frame::crc(*frame.first_chunk().unwrap(), &frame[frame::PREFIX..]);
+        frame[4..frame::PREFIX].copy_from_slice(&crc.to_le_bytes());
+        std::fs::write(tmp.path().join(old.to_string()), &later).unwrap();
+        assert_eq!(open(&dir), [(1, b"second".to_vec())]);
+
+        // Nor for a copy.
+        let mut tracker = Tracker::new(&dir);
+        tracker.follow(&dir.segments().unwrap()).unwrap();
+        tracker.release(old, &mut Writer::new(&dir, CARRY_RANK, 9, JournalSync::Os, 1 << 20)).unwrap();
+        dir.remove(old).unwrap();
+        assert_eq!(open(&dir), [(1, b"second".to_vec())]);
+
+        // The last start was in an hour, and has left no segment that says so.
+        let ahead = dir.boot() + (3_600_000_000 << 12);
+        std::fs::write(tmp.path().join("start"), format!("{ahead:016x}\n")).unwrap();
+        drop((a, b, tracker, dir));
+        let next = Dir::open(tmp.path()).unwrap();
+        assert!(next.boot() > ahead);
+        writer(&next, 3).append_call(1, b"third").unwrap();
+        assert_eq!(open(&next), [(1, b"third".to_vec())]);
+        // A tool beside the server puts entries back, which the server must not take for those of an earlier start.
+        assert!(Dir::open_to_read(tmp.path()).unwrap().boot() > next.boot());
+        // A segment tells as well as the file.
+        let name = SegmentName { boot: next.boot() + (3_600_000_000 << 12), rank: 1, pid: 1, seq: 0 };
+        std::fs::write(tmp.path().join(name.to_string()), frame::HEADER).unwrap();
+        drop(next);
+        assert!(Dir::open(tmp.path()).unwrap().boot() > name.boot);
     }
 
     /// Segments go in any order, one by one: open calls stay open, ended ones stay ended.

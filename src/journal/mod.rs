@@ -7,6 +7,7 @@
 //! | file | what |
 //! |---|---|
 //! | `lock` | held by the server that uses the directory (flock, inherited by its children); its time is the last sign of life |
+//! | `start` | number of the last start of the server, 16 hexadecimal digits |
 //! | `id` | random name of this journal, 16 hexadecimal digits; keeps servers apart in `acc_delivery` |
 //! | `BOOT-RANK-PID-SEQ.seg` | a segment, see `frame` |
 //! | `BOOT-RANK-PID-SEQ-OFFSET.bad` | bytes of a segment that are no entry |
@@ -185,7 +186,14 @@ impl Dir {
             log::warn!("journal_dir \"{}\" can be written by others (mode {:03o}): make it 0700", path.display(), mode & 0o777);
         }
         let id = journal_id(&fd).map_err(not_writable)?;
-        Ok(Dir(Arc::new(Inner { path: path.into(), fd, _lock: Some(lock), boot: boot_id(), id })))
+        let boot = boot_id(last_start(&fd).map_err(not_writable)?);
+        let start = rustix::fs::openat(&fd, START, OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)
+            .map_err(|e| not_writable(e.into()))?;
+        // In place, which a full disk allows. Without it segments still tell; only a clock that is set back while there are none goes unnoticed.
+        if let Err(e) = rustix::io::pwrite(&start, format!("{boot:016x}\n").as_bytes(), 0) {
+            log::warn!("the file {START} in journal_dir \"{}\" cannot be written: {e}", path.display());
+        }
+        Ok(Dir(Arc::new(Inner { path: path.into(), fd, _lock: Some(lock), boot, id })))
     }
 
     /// Gives the directory and all its files to the user and group (0 = leave) that the server will
@@ -206,7 +214,8 @@ impl Dir {
     pub fn open_to_read(path: &Path) -> Result<Dir, JournalError> {
         let fd = open_dir(path).map_err(|e| JournalError::Open { path: path.into(), source: e.into() })?;
         let id = read_small(&fd, "id").ok().and_then(|s| u64::from_str_radix(s.trim(), 16).ok()).unwrap_or(0);
-        Ok(Dir(Arc::new(Inner { path: path.into(), fd, _lock: None, boot: boot_id(), id })))
+        let last = last_start(&fd).map_err(|source| JournalError::Open { path: path.into(), source })?;
+        Ok(Dir(Arc::new(Inner { path: path.into(), fd, _lock: None, boot: boot_id(last), id })))
     }
 
     /// Where it is.
@@ -214,7 +223,8 @@ impl Dir {
         &self.0.path
     }
 
-    /// Number of this start of the server: unique, and larger than those before it.
+    /// Number of this start of the server: unique, and larger than those before it, also when the
+    /// machine's time was set back.
     pub fn boot(&self) -> u64 {
         self.0.boot
     }
@@ -354,6 +364,8 @@ impl Dir {
 
 /// Name of the lock file.
 const LOCK: &str = "lock";
+/// Name of the file with the number of the last start.
+const START: &str = "start";
 /// Accounting data is for the server alone.
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 
@@ -368,11 +380,22 @@ fn read_small(dir: &OwnedFd, name: &str) -> io::Result<String> {
     Ok(text)
 }
 
-/// Microseconds since 1970 above 12 bits of process id: grows from start to start, and two
-/// servers started in the same microsecond still differ.
-fn boot_id() -> u64 {
+/// Microseconds since 1970, but at least one more than in `last`, above 12 bits of process id: grows
+/// from start to start, and two servers started in the same microsecond still differ.
+fn boot_id(last: u64) -> u64 {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64);
-    micros << 12 | u64::from(std::process::id() & 0xfff)
+    micros.max((last >> 12) + 1).min(u64::MAX >> 12) << 12 | u64::from(std::process::id() & 0xfff)
+}
+
+/// The largest number that any start had: of the file for it and of the segments.
+fn last_start(dir: &OwnedFd) -> io::Result<u64> {
+    let mut last = read_small(dir, START).ok().and_then(|s| u64::from_str_radix(s.trim(), 16).ok()).unwrap_or(0);
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        if let Some(name) = entry?.file_name().to_str().ok().and_then(|s| s.parse::<SegmentName>().ok()) {
+            last = last.max(name.boot);
+        }
+    }
+    Ok(last)
 }
 
 fn journal_id(dir: &OwnedFd) -> io::Result<u64> {
@@ -394,7 +417,7 @@ fn journal_id(dir: &OwnedFd) -> io::Result<u64> {
 pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();
-    hasher.write_u64(boot_id());
+    hasher.write_u64(boot_id(0));
     hasher.finish()
 }
 

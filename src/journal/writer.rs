@@ -3,13 +3,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::{Dir, FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_RECORD, SegmentName, calls, frame};
-use crate::acc::record::{Record, Wall};
+use crate::acc::clock::Moment;
+use crate::acc::record::Record;
 use crate::backend::{Payload, SinkId};
 use crate::config::JournalSync;
 use crate::stats;
@@ -83,13 +83,13 @@ impl Writer {
 
     /// Appends the state of a call in progress, see [`super::calls`].
     pub fn append_call(&mut self, call: u128, state: &[u8]) -> io::Result<()> {
-        self.append_call_of(now(), call, state)
+        self.append_call_of(calls::Order::now(self.dir.boot()), call, state)
     }
 
-    /// [`Writer::append_call`] of a state that held at `wall`.
-    pub(super) fn append_call_of(&mut self, wall: Wall, call: u128, state: &[u8]) -> io::Result<()> {
+    /// [`Writer::append_call`] of a state that was first written at `order`.
+    pub(super) fn append_call_of(&mut self, order: calls::Order, call: u128, state: &[u8]) -> io::Result<()> {
         self.buffer.clear();
-        self.frame_of(wall, calls::NO_SINK, KIND_CALL, |out| calls::put_open(out, call, state))?;
+        self.frame(calls::NO_SINK, KIND_CALL, |out| calls::put_open(out, call, order, state))?;
         self.write(&[])
     }
 
@@ -112,16 +112,12 @@ impl Writer {
         Ok(())
     }
 
-    /// Adds a frame of now to the buffer.
+    /// Adds a frame to the buffer.
     fn frame(&mut self, sink: u8, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
-        self.frame_of(now(), sink, kind, payload)
-    }
-
-    fn frame_of(&mut self, Wall(wall): Wall, sink: u8, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let start = self.buffer.len();
         self.buffer.extend_from_slice(&[0; frame::PREFIX]);
         self.buffer.extend_from_slice(&[sink, kind]);
-        self.buffer.extend_from_slice(&wall.to_le_bytes());
+        self.buffer.extend_from_slice(&Moment::wall_now().0.to_le_bytes());
         payload(&mut self.buffer);
         let body = self.buffer.len() - start - frame::PREFIX;
         if body > FRAME_MAX {
@@ -207,10 +203,6 @@ impl Writer {
             }
         }
     }
-}
-
-fn now() -> Wall {
-    Wall(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as i64))
 }
 
 /// One `write` in all but failing cases: the kernel takes a whole buffer or runs out of space.
