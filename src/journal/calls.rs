@@ -98,36 +98,61 @@ pub struct OpenCalls {
     pub last_seen: Option<Wall>,
 }
 
-/// Reads all segments.
+/// Most looks at the directory in one [`scan`]; each reads only what is new since the one before.
+const LOOKS: usize = 20;
+
+/// Reads all segments. A delivery process may remove some meanwhile: what is still needed of them is
+/// then read where it was carried to.
 pub fn scan(dir: &Dir) -> io::Result<OpenCalls> {
-    let mut open: HashMap<u128, (Order, Vec<u8>)> = HashMap::new();
+    scan_with(dir, || dir.segments(), |name, from| dir.read(name, from))
+}
+
+/// [`scan`], with its ways to list the segments and to open one.
+fn scan_with(
+    dir: &Dir,
+    mut list: impl FnMut() -> io::Result<Vec<Segment>>,
+    mut read: impl FnMut(SegmentName, u64) -> io::Result<Reader>,
+) -> io::Result<OpenCalls> {
+    let mut open: HashMap<u128, (Order, SegmentName, Vec<u8>)> = HashMap::new();
     let mut closed = HashSet::new();
     let mut last_seen = dir.last_alive().ok();
-    for segment in dir.segments()? {
-        let mut reader = dir.read(segment.name, 0)?;
-        loop {
-            match reader.read()? {
-                Item::Frame(f) => {
-                    last_seen = last_seen.max(Some(f.wall));
-                    if f.kind != KIND_CALL {
-                        continue;
-                    }
-                    match read_payload(f.payload) {
-                        Some(Said::Open(call, order, state)) if open.get(&call).is_none_or(|(known, _)| *known <= order) => {
-                            drop(open.insert(call, (order, state.to_vec())))
-                        }
-                        // An end is final, wherever it stands.
-                        Some(Said::Closed(call)) => drop(closed.insert(call)),
-                        Some(Said::Open(..)) | None => {}
-                    }
+    // Up to where each segment was read, at which look.
+    let mut read_to: HashMap<SegmentName, (usize, u64)> = HashMap::new();
+    for look in 0..LOOKS {
+        let mut all_there = true;
+        for Segment { name, .. } in list()? {
+            // Those of carried over calls are read again as a whole: a state may have gone from elsewhere since.
+            let known = if name.rank == CARRY_RANK { 0 } else { read_to.get(&name).map_or(0, |(_, position)| *position) };
+            let mut reader = match read(name, known) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    all_there = false;
+                    continue;
                 }
-                Item::Corrupt { .. } => {}
-                Item::Torn { .. } | Item::End => break,
-            }
+                other => other?,
+            };
+            each_frame(&mut reader, |f| {
+                last_seen = last_seen.max(Some(f.wall));
+                match if f.kind == KIND_CALL { read_payload(f.payload) } else { None } {
+                    Some(Said::Open(call, order, state)) if open.get(&call).is_none_or(|(known, ..)| *known <= order) => {
+                        drop(open.insert(call, (order, name, state.to_vec())))
+                    }
+                    // An end is final, wherever it stands.
+                    Some(Said::Closed(call)) => drop(closed.insert(call)),
+                    Some(Said::Open(..)) | None => {}
+                }
+            })?;
+            read_to.insert(name, (look, reader.position()));
+        }
+        // Nothing was carried to where this look did not see it.
+        let same = |s: &Segment| s.name.rank != CARRY_RANK || read_to.get(&s.name).is_some_and(|(seen, _)| *seen == look);
+        if all_there && list()?.iter().all(same) {
+            // A state that went with its segment, and was not carried, is one of a call that ended.
+            let is_open = |call: &u128, name: &SegmentName| !closed.contains(call) && read_to.get(name).is_some_and(|(seen, _)| *seen == look);
+            let calls = open.into_iter().filter(|(call, (_, name, _))| is_open(call, name)).map(|(call, (_, _, state))| (call, state)).collect();
+            return Ok(OpenCalls { calls, last_seen });
         }
     }
-    let calls = open.into_iter().filter(|(call, _)| !closed.contains(call)).map(|(call, (_, state))| (call, state)).collect();
-    Ok(OpenCalls { calls, last_seen })
+    Err(io::Error::other("segments are removed faster than they can be read"))
 }
 
 /// How many frames of one call stand in the journal.
@@ -269,14 +294,20 @@ impl Tracker {
 
 /// Reads to the end of what is there now, and shows every frame of a call.
 fn each_call(reader: &mut Reader, mut f: impl FnMut(&Frame<'_>, Said<'_>)) -> io::Result<()> {
+    each_frame(reader, |frame| {
+        if frame.kind == KIND_CALL
+            && let Some(said) = read_payload(frame.payload)
+        {
+            f(frame, said);
+        }
+    })
+}
+
+fn each_frame(reader: &mut Reader, mut f: impl FnMut(&Frame<'_>)) -> io::Result<()> {
     loop {
         match reader.read()? {
-            Item::Frame(frame) if frame.kind == KIND_CALL => {
-                if let Some(said) = read_payload(frame.payload) {
-                    f(&frame, said);
-                }
-            }
-            Item::Frame(_) | Item::Corrupt { .. } => {}
+            Item::Frame(frame) => f(&frame),
+            Item::Corrupt { .. } => {}
             Item::Torn { .. } | Item::End => return Ok(()),
         }
     }
@@ -357,6 +388,63 @@ mod tests {
         std::fs::write(tmp.path().join(name.to_string()), frame::HEADER).unwrap();
         drop(next);
         assert!(Dir::open(tmp.path()).unwrap().boot() > name.boot);
+    }
+
+    /// A delivery process removes segments while somebody reads them all.
+    #[test]
+    fn reading_while_segments_go_finds_every_open_call_and_no_ended_one() {
+        let orders = [vec![0], vec![1], vec![2], vec![0, 1], vec![1, 0], vec![2, 0], vec![0, 2], vec![0, 1, 2], vec![2, 1, 0]];
+        // Before which step of the scan, a listing or an opening, the first is carried over, and before which they go.
+        let steps = (0..6).flat_map(|at| (0..4).map(move |later| (at, at + later)));
+        // A listing may be in the middle when they go.
+        for (gone, (at, then), middle) in orders.iter().flat_map(|o| steps.clone().flat_map(move |s| [(o, s, false), (o, s, true)])) {
+            let tmp = tempfile::tempdir().unwrap();
+            let dir = Dir::open(tmp.path()).unwrap();
+            let mut w: Vec<_> = (1..4).map(|pid| writer(&dir, pid)).collect();
+            for call in [1, 2, 3] {
+                w[0].append_call(call, b"old").unwrap();
+            }
+            w[1].append_call(2, b"new").unwrap();
+            w[2].append_end(3, &[]).unwrap();
+            drop(w);
+            let names: Vec<_> = dir.segments().unwrap().iter().map(|s| s.name).collect();
+            let new_carry = || Writer::new(&dir, CARRY_RANK, 9, JournalSync::Os, 1 << 20);
+            let mut carry = new_carry();
+            // The first segment is carried over to one that was there before, the others to new ones.
+            carry.append_call(4, b"carried").unwrap();
+            let delivery = std::cell::RefCell::new((Tracker::new(&dir), carry, 0));
+            let step = || {
+                let (tracker, carry, steps) = &mut *delivery.borrow_mut();
+                for (n, i) in gone.iter().enumerate() {
+                    if *steps == if n == 0 { at } else { then } {
+                        tracker.follow(&dir.segments().unwrap()).unwrap();
+                        tracker.release(names[*i], carry).unwrap();
+                        *carry = new_carry();
+                    }
+                    if *steps == then {
+                        dir.remove(names[*i]).unwrap();
+                    }
+                }
+                *steps += 1;
+            };
+            let list = || {
+                let before = dir.segments()?;
+                step();
+                let mut now = dir.segments()?;
+                if middle {
+                    now.retain(|s| before.iter().any(|b| b.name == s.name));
+                }
+                Ok(now)
+            };
+            let read = |name, from| {
+                step();
+                dir.read(name, from)
+            };
+            let mut calls: Vec<_> = scan_with(&dir, list, read).unwrap().calls.into_iter().collect();
+            calls.sort();
+            let want = [(1, "old"), (2, "new"), (4, "carried")].map(|(call, state)| (call, state.as_bytes().to_vec()));
+            assert_eq!(calls, want, "{gone:?} at steps {at} and {then}, {middle}");
+        }
     }
 
     /// Segments go in any order, one by one: open calls stay open, ended ones stay ended.
