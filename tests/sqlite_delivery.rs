@@ -274,6 +274,84 @@ fn a_database_file_moved_away_is_made_anew() {
     assert_eq!(query(&moved, "SELECT callid FROM acc"), [["before"]]);
 }
 
+/// Runs a command line, with a path as `$1`.
+fn sh(command: &str, path: &Path) -> bool {
+    std::process::Command::new("sh").args(["-c", command, "sh"]).arg(path).output().unwrap().status.success()
+}
+
+#[test]
+fn permission_lost_while_the_server_runs_costs_only_what_is_refused() {
+    /// Gives it back, however the test ends.
+    struct Undo<'a>(&'a str, &'a Path);
+    impl Drop for Undo<'_> {
+        fn drop(&mut self) {
+            sh(self.0, self.1);
+        }
+    }
+    let p = place();
+    std::fs::create_dir(&p.journal).unwrap();
+    // No mode forbids anything to root.
+    let (close, open) =
+        if rustix::process::geteuid().is_root() { ("chattr +i \"$1\"", "chattr -i \"$1\"") } else { ("chmod 0500 \"$1\"", "chmod 0700 \"$1\"") };
+    let _undo = Undo(open, &p.journal);
+    if !sh(close, &p.journal) || std::fs::write(p.journal.join("x"), "").is_ok() {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"skipped: no directory can be closed here\n");
+        return;
+    }
+    assert!(sh(open, &p.journal));
+    let dir = Dir::open(&p.journal).unwrap();
+    let (mut w, mut other) = (writer(&dir, 1), writer(&dir, 2));
+    for n in 0..200 {
+        w.append_record(SinkId::Db, &record(Kind::Cdr, &format!("before-{n}"))).unwrap();
+    }
+    let made = segments(&p.journal);
+    assert!(made > 1, "some are sealed");
+    assert!(sh(close, &p.journal));
+    // The database is somewhere else: it gets what was accepted.
+    let running = Running::start(config(&p.database, &p.journal), &dir);
+    wait_until("the rows", || count(&p.database, "acc") == 200);
+    // A writer that needs a file is refused, one that has one goes on.
+    assert!(other.append_record(SinkId::Db, &record(Kind::Cdr, "refused")).is_err());
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "meanwhile")).unwrap();
+    wait_until("the next row", || count(&p.database, "acc") == 201);
+    assert_eq!(segments(&p.journal), made, "none can be removed");
+    assert!(sh(open, &p.journal));
+    other.append_record(SinkId::Db, &record(Kind::Cdr, "after")).unwrap();
+    drop((w, other));
+    wait_until("the segments go", || segments(&p.journal) == 0);
+    running.stop();
+    assert_eq!(query(&p.database, "SELECT count(*), count(DISTINCT callid), sum(callid = 'refused') FROM acc"), [["202", "202", "0"]]);
+}
+
+#[test]
+fn a_segment_that_cannot_be_read_is_delivered_when_it_can() {
+    const ALONE: &str = "ACC_TEST_UNREADABLE";
+    if std::env::var_os(ALONE).is_none() {
+        // Whether there is an outage is known for the whole process.
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let out = alone.args(["--exact", "a_segment_that_cannot_be_read_is_delivered_when_it_can"]).env(ALONE, "1").output().unwrap();
+        assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        return;
+    }
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    for rank in [1, 2] {
+        writer(&dir, rank).append_record(SinkId::Db, &record(Kind::Cdr, &format!("of {rank}"))).unwrap();
+    }
+    // What a read of it fails with, as one of a broken disk does: EISDIR.
+    let name = dir.segments().unwrap()[0].name.to_string();
+    let kept = p.journal.join("kept");
+    std::fs::rename(p.journal.join(&name), &kept).unwrap();
+    std::fs::create_dir(p.journal.join(&name)).unwrap();
+    let running = Running::start(config(&p.database, &p.journal), &dir);
+    wait_until("the outage", || SinkId::Db.state().outage_seconds().is_some());
+    std::fs::remove_dir(p.journal.join(&name)).unwrap();
+    std::fs::rename(&kept, p.journal.join(&name)).unwrap();
+    wait_until("the rows", || count(&p.database, "acc") == 2);
+    wait_until("the segments go", || segments(&p.journal) == 0);
+    running.stop();
+}
+
 /// Not a test: the process that the next one kills.
 #[test]
 fn a_delivery_process_to_be_killed() {
