@@ -19,7 +19,7 @@ use acc::backend::{Payload, SinkId};
 use acc::config::{Aaa, Columns, Config, Db, DbTime, Draft, JournalSync, aaa_names};
 use acc::delivery::{self, Delivery, MakeSender};
 use acc::journal::limit::Limits;
-use acc::journal::{DeadLetters, Dir, Item, KIND_LOG_LINE, KIND_RECORD, SegmentName, Writer, json};
+use acc::journal::{DeadLetters, Dir, Item, KIND_LOG_LINE, KIND_RECORD, REQUEUE_RANK, SegmentName, Writer, json};
 use acc::module::default_of;
 
 const USAGE: &str = "\
@@ -47,8 +47,6 @@ For deliver with --aaa-url:
   --aaa-extra 'tag->attribute; ...'  --aaa-leg 'tag->attribute; ...'   without \"aaa:\"
   --service-type N  --aaa-retry N   as in the parameters";
 
-/// Stands for the server's process number in their names.
-const REQUEUE_RANK: i32 = -1;
 /// How long `deliver` tries when not told: enough for a large backlog.
 const SECONDS: u64 = 600;
 

@@ -15,7 +15,7 @@ use std::io;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::{Dir, Frame, Item, KIND_CALL, Reader, Segment, SegmentName, Writer};
+use super::{Dir, Frame, Item, KIND_CALL, REQUEUE_RANK, Reader, Segment, SegmentName, Writer};
 use crate::acc::record::Wall;
 
 /// Stands where other frames name their sink: no sink reads it.
@@ -93,7 +93,7 @@ fn read_payload(payload: &[u8]) -> Option<Said<'_>> {
 pub struct OpenCalls {
     /// Last state of each open call, by its key.
     pub calls: HashMap<u128, Vec<u8>>,
-    /// The server was alive then: time of the last entry of any kind, or of the last sign of life
+    /// The server was alive then: time of the last entry of its workers, or of the last sign of life
     /// of its delivery process.
     pub last_seen: Option<Wall>,
 }
@@ -130,8 +130,10 @@ fn scan_with(
                 }
                 other => other?,
             };
+            // accctl writes the others while no server runs.
+            let by_worker = ![CARRY_RANK, REQUEUE_RANK].contains(&name.rank);
             each_frame(&mut reader, |f| {
-                last_seen = last_seen.max(Some(f.wall));
+                last_seen = last_seen.max(by_worker.then_some(f.wall));
                 match if f.kind == KIND_CALL { read_payload(f.payload) } else { None } {
                     Some(Said::Open(call, order, state)) if open.get(&call).is_none_or(|(known, ..)| *known <= order) => {
                         drop(open.insert(call, (order, name, state.to_vec())))
@@ -317,6 +319,7 @@ fn each_frame(reader: &mut Reader, mut f: impl FnMut(&Frame<'_>)) -> io::Result<
 mod tests {
     use super::*;
     use crate::acc::clock::Moment;
+    use crate::backend::SinkId;
     use crate::config::JournalSync;
     use crate::journal::frame;
 
@@ -388,6 +391,23 @@ mod tests {
         std::fs::write(tmp.path().join(name.to_string()), frame::HEADER).unwrap();
         drop(next);
         assert!(Dir::open(tmp.path()).unwrap().boot() > name.boot);
+    }
+
+    /// `accctl deliver` and `accctl requeue` write while no server runs.
+    #[test]
+    fn what_accctl_writes_is_no_sign_of_life_of_the_server() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(tmp.path()).unwrap();
+        writer(&dir, 1).append_call(1, b"state").unwrap();
+        let name = dir.segments().unwrap()[0].name;
+        assert!(scan(&dir).unwrap().last_seen > Some(dir.last_alive().unwrap()));
+        let mut tracker = Tracker::new(&dir);
+        tracker.follow(&dir.segments().unwrap()).unwrap();
+        tracker.release(name, &mut Writer::new(&dir, CARRY_RANK, 9, JournalSync::Os, 1 << 20)).unwrap();
+        dir.remove(name).unwrap();
+        Writer::new(&dir, REQUEUE_RANK, 9, JournalSync::Os, 1 << 20).append_line(SinkId::Log, b"line").unwrap();
+        assert_eq!(open(&dir), [(1, b"state".to_vec())]);
+        assert_eq!(scan(&dir).unwrap().last_seen, Some(dir.last_alive().unwrap()));
     }
 
     /// A delivery process removes segments while somebody reads them all.

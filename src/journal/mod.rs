@@ -85,6 +85,9 @@ pub enum JournalError {
     },
 }
 
+/// Stands for the host's process number in the names of segments that `accctl requeue` writes.
+pub const REQUEUE_RANK: i32 = -1;
+
 /// Name of a segment. Names sort by start of the server, so that older entries come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SegmentName {
