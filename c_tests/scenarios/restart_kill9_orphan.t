@@ -14,3 +14,5 @@ kill9
 expect within 10 log "ACC: call ended: *;ms_duration={n:2000..9000};*;{$CORE};*;end_cause=orphan;*"
 expect no log "ACC: *"
 expect row "SELECT method, sip_code, x_note FROM acc" "INVITE|200|init"
+# nobody needs it any more
+expect within 10 stat acc_live_blocks 0

@@ -41,6 +41,10 @@ pub(super) struct Head {
     pub(super) tables_len: AtomicU32,
     /// Monotonic time in microseconds at which they were listed.
     pub(super) tables_time: AtomicU64,
+    /// For the references of `revival`.
+    pub(super) revival: Lock,
+    /// 1 once they are given up.
+    pub(super) revival_over: AtomicU32,
 }
 
 #[repr(C)]

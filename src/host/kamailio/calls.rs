@@ -13,8 +13,9 @@ use crate::acc::clock::Moment;
 use crate::acc::context::{EndCause, Reply};
 use crate::acc::decide;
 use crate::host::outcome::write_cdr;
+use crate::host::revival::{self, Claim};
 use crate::host::shared::{SharedContext, SharedError};
-use crate::host::{guard, outcome, revival, script};
+use crate::host::{guard, outcome, script};
 use crate::worker::Module;
 
 /// Dialog variable that holds the call's name, to find it again after a restart.
@@ -253,13 +254,12 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut km_dlg_cell, _kind: c_int, _params:
         }
         let Some(name) = dialogs.fetch(dlg, CALL) else { return };
         match revival::claim(&name) {
-            Some(ctx) => {
-                if ctx.read(|c| !c.closed).unwrap_or(false)
-                    && let Err(e) = attach(dlg, &ctx)
-                {
+            Some(Claim::Open(ctx)) => {
+                if let Err(e) = attach(dlg, &ctx) {
                     log::error!("a restored call cannot be followed: {e}");
                 }
             }
+            Some(Claim::Over) => {}
             None => log::error!("a restored dialog has an accounted call that the journal does not know: no CDR can be written for it"),
         }
     });

@@ -11,8 +11,9 @@ use crate::acc::context::{Context, EndCause, Reply};
 use crate::acc::decide::CallEnd;
 use crate::acc::{decide, stock};
 use crate::host::outcome::write_cdr;
+use crate::host::revival::{self, Claim};
 use crate::host::shared::{SharedContext, SharedError};
-use crate::host::{guard, outcome, revival, script};
+use crate::host::{guard, outcome, script};
 use crate::worker::{self, Module};
 
 /// The dialog module's end reason of a dialog whose lifetime ran out.
@@ -196,6 +197,12 @@ fn attach(dlg: *mut os_dlg_cell, ctx: &SharedContext) -> Result<(), String> {
     Ok(())
 }
 
+fn follow_restored(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
+    if let Err(e) = attach(dlg, ctx) {
+        log::error!("a restored call cannot be followed: {e}");
+    }
+}
+
 /// Events of a call's dialog.
 unsafe extern "C" fn on_dialog(dlg: *mut os_dlg_cell, kind: c_int, params: *mut os_dlg_cb_params) {
     guard::entry("dialog callback", (), || {
@@ -280,14 +287,11 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params:
             return;
         }
         let name = dialogs.name(dlg);
-        if let Some(ctx) = revival::claim(&name) {
-            // The journal's state is the latest: every change went there.
-            if ctx.read(|c| !c.closed).unwrap_or(false)
-                && let Err(e) = attach(dlg, &ctx)
-            {
-                log::error!("a restored call cannot be followed: {e}");
-            }
-            return;
+        // The journal's state is the latest: every change went there.
+        match revival::claim(&name) {
+            Some(Claim::Open(ctx)) => return follow_restored(dlg, &ctx),
+            Some(Claim::Over) => return,
+            None => {}
         }
         let ours = dialogs.fetch(dlg, STATE);
         let state = match &ours {
@@ -306,11 +310,7 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params:
         // The original's state has no name: the journal is to find the call again under this one.
         ctx.dialog = name;
         match SharedContext::new(&ctx) {
-            Ok(shared) => {
-                if let Err(e) = attach(dlg, &shared) {
-                    log::error!("a restored call cannot be followed: {e}");
-                }
-            }
+            Ok(shared) => follow_restored(dlg, &shared),
             Err(e) => say("a restored call cannot be followed", &e),
         }
     });

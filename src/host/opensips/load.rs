@@ -201,7 +201,7 @@ fn initialise() -> Result<(), String> {
     Ok(())
 }
 
-/// `orphan_timeout` is over, or over once more: calls claimed or ended meanwhile are left alone.
+/// `orphan_timeout` is over, or over once more.
 unsafe extern "C" fn end_orphans(_ticks: std::ffi::c_uint, _param: *mut c_void) {
     guard::entry("orphan timer", (), revival::end_orphans);
 }
