@@ -121,7 +121,7 @@ impl Limits {
             (WhenFull::Refuse, Append::Record | Append::State | Append::End(_)) => true,
             // The end of a call of which the journal knows must be in it, or a start of the server
             // would take the call for one that a crash cut off.
-            (_, Append::End(answered)) => answered.is_none_or(|a| a.mono < since),
+            (_, Append::End(answered)) => is_known(answered, Moment { mono: since, ..Moment::now() }),
             (_, Append::Record | Append::Line | Append::State) => false,
         }
     }
@@ -130,6 +130,12 @@ impl Limits {
     pub fn refuses(&self) -> bool {
         self.when_full == WhenFull::Refuse && stats::full_since().is_some()
     }
+}
+
+/// Does the journal know of a call that was answered then, when it became full at `since`? Of one
+/// answered in another boot of the machine it does, whose monotonic clock tells nothing here.
+fn is_known(answered: Option<Moment>, since: Moment) -> bool {
+    answered.is_none_or(|a| a.boot != since.boot || a.mono < since.mono)
 }
 
 /// Which segments go: the oldest of `sealed` (each with its time of the last append and its size)
@@ -194,6 +200,15 @@ mod tests {
         assert_eq!(oldest(sealed.clone(), 0), []);
         assert_eq!(oldest(sealed.clone(), 11), [name(2), name(3)]);
         assert_eq!(oldest(sealed, 1000).len(), 3);
+    }
+
+    #[test]
+    fn calls_answered_before_the_journal_was_full_are_known() {
+        let at = |mono, boot| Moment { mono, boot, ..Moment::default() };
+        assert!(is_known(None, at(100, 1)));
+        assert!(is_known(Some(at(99, 1)), at(100, 1)) && !is_known(Some(at(100, 1)), at(100, 1)));
+        // Restored after a reboot, or taken over from the original module (no boot).
+        assert!(is_known(Some(at(5000, 7)), at(100, 1)) && is_known(Some(at(5000, 0)), at(100, 1)));
     }
 
     #[test]
