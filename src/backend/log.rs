@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::Local;
@@ -93,31 +94,59 @@ pub const fn level_name(level: i32) -> &'static str {
     }
 }
 
+/// Head of a datagram: up to the message, with room for the time.
+struct Head {
+    of: (i32, i32, String, u32),
+    text: Vec<u8>,
+    /// Where the time stands.
+    stamp: usize,
+}
+
+thread_local! {
+    /// Of the last line: the next one mostly differs in the time alone.
+    static HEAD: RefCell<Option<Head>> = const { RefCell::new(None) };
+}
+
+impl Head {
+    fn new(level: i32, facility: i32, name: &str, pid: u32) -> Head {
+        let mut formatter = Formatter3164 { facility: facility_of(facility), hostname: None, process: name.into(), pid };
+        let mut text = Vec::with_capacity(64);
+        // Writing to a Vec cannot fail.
+        let _ = match level {
+            ..=-3 => formatter.alert(&mut text, ""),
+            -2 => formatter.crit(&mut text, ""),
+            -1 | 0 => formatter.err(&mut text, ""),
+            1 => formatter.warning(&mut text, ""),
+            2 => formatter.notice(&mut text, ""),
+            3 => formatter.info(&mut text, ""),
+            4.. => formatter.debug(&mut text, ""),
+        };
+        let stamp = text.iter().position(|b| *b == b'>').map_or(0, |p| p + 1);
+        Head { of: (level, facility, name.into(), pid), text, stamp }
+    }
+
+    fn is_of(&self, level: i32, facility: i32, name: &str, pid: u32) -> bool {
+        (self.of.0, self.of.1, &*self.of.2, self.of.3) == (level, facility, name, pid)
+    }
+}
+
 /// A syslog datagram (RFC 3164) for `message`, which may hold any bytes. `facility` as in
 /// `<syslog.h>`.
 pub fn datagram(level: i32, facility: i32, name: &str, pid: u32, message: &[u8]) -> Vec<u8> {
-    let mut formatter = Formatter3164 { facility: facility_of(facility), hostname: None, process: name.into(), pid };
-    let mut out = Vec::with_capacity(message.len() + 64);
-    // Writing to a Vec cannot fail.
-    let _ = match level {
-        ..=-3 => formatter.alert(&mut out, ""),
-        -2 => formatter.crit(&mut out, ""),
-        -1 | 0 => formatter.err(&mut out, ""),
-        1 => formatter.warning(&mut out, ""),
-        2 => formatter.notice(&mut out, ""),
-        3 => formatter.info(&mut out, ""),
-        4.. => formatter.debug(&mut out, ""),
-    };
-    // The formatter stamps UTC with a zero before a short day; RFC 3164 §4.1.2 wants local time
-    // and a blank.
-    if let Some(after_priority) = out.iter().position(|b| *b == b'>').map(|p| p + 1) {
+    HEAD.with(|h| {
+        let mut kept = h.borrow_mut();
+        let head = match &mut *kept {
+            Some(head) if head.is_of(level, facility, name, pid) => head,
+            other => other.insert(Head::new(level, facility, name, pid)),
+        };
+        // The formatter stamps UTC with a zero before a short day; RFC 3164 §4.1.2 wants local time
+        // and a blank.
         let stamp = Local::now().format("%b %e %H:%M:%S").to_string();
-        if let Some(place) = out.get_mut(after_priority..after_priority + stamp.len()) {
+        if let Some(place) = head.text.get_mut(head.stamp..head.stamp + stamp.len()) {
             place.copy_from_slice(stamp.as_bytes());
         }
-    }
-    out.extend_from_slice(message);
-    out
+        [&head.text, message].concat()
+    })
 }
 
 fn facility_of(facility: i32) -> Facility {
@@ -204,5 +233,9 @@ mod tests {
         assert!(d.starts_with("<29>") && d.ends_with(" opensips[42]: NOTICE:ACC: x"), "{d}");
         assert!(String::from_utf8(datagram(-1, 21 << 3, "o", 1, b"")).unwrap().starts_with("<171>"));
         assert_eq!(d.as_bytes()[19], b' ', "the stamp takes 15 characters: {d}");
+        let again = String::from_utf8(datagram(2, 3 << 3, "opensips", 42, b"NOTICE:other")).unwrap();
+        assert!(again.starts_with("<29>") && again.ends_with(" opensips[42]: NOTICE:other"), "{again}");
+        let other = String::from_utf8(datagram(2, 3 << 3, "opensips", 43, b"x")).unwrap();
+        assert!(other.ends_with(" opensips[43]: x"), "{other}");
     }
 }
