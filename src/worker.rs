@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use once_cell::sync::OnceCell;
 
+use crate::acc::clock::Moment;
 use crate::acc::decide::CallEnd;
 use crate::acc::marks::{Marks, Types};
 use crate::acc::record::{Backend, Record};
@@ -74,24 +75,46 @@ fn with_process<R>(module: &Module, f: impl FnOnce(&mut Process) -> R) -> R {
     }
 }
 
-/// The end of a call: lines and events at once, then its journal entries and the end itself in one
-/// write, so that a crash neither loses nor repeats a row.
+/// Hands the records of an event to their backends, each independent of the others (D8): lines and
+/// events at once, then what goes to the journal in one write.
+pub fn emit(module: &Module, records: Vec<Record>) {
+    emit_all(module, records, None);
+}
+
+/// [`emit`] for the end of a call, which goes into the journal with its entries, so that a crash
+/// neither loses nor repeats a row.
 pub fn emit_end(module: &Module, end: CallEnd) {
-    let (now, later): (Vec<_>, Vec<_>) = end.records.into_iter().partition(|r| matches!(r.backend, Backend::Log | Backend::Evi));
-    emit(module, now);
-    let mut later: Vec<_> = later.into_iter().map(|r| (if r.backend == Backend::Db { SinkId::Db } else { SinkId::Aaa }, r)).collect();
+    emit_all(module, end.records, Some((end.call, end.answered)));
+}
+
+fn emit_all(module: &Module, records: Vec<Record>, mut end: Option<(u128, Option<Moment>)>) {
+    let mut later = Vec::new();
+    for record in records {
+        match SinkId::of(record.backend) {
+            Some(sink) => later.push((sink, record)),
+            None if record.backend == Backend::Log => print(module, module.config.log_level, Some(module.config.log_facility), &line::line(&record)),
+            None => raise(module, &record),
+        }
+    }
     let limits = &module.config.limits;
     if !limits.admits(Append::Record) {
         later.drain(..).for_each(|_| no_room(module));
-        if !limits.admits(Append::End(end.answered)) {
-            return;
-        }
+        end = end.filter(|(_, answered)| limits.admits(Append::End(*answered)));
     }
-    match with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(end.call, &later))) {
-        Some(Ok(())) if later.is_empty() => {}
+    if !later.is_empty() || end.is_some() {
+        keep(module, &later, end.map(|(call, _)| call));
+    }
+}
+
+/// Puts records, and the end of a call if they are its last, into the journal.
+fn keep(module: &Module, records: &[(SinkId, Record)], end: Option<u128>) {
+    match with_process(module, |p| p.journal.as_mut().map(|j| j.append_all(records, end))) {
+        Some(Ok(())) if records.is_empty() => {}
         Some(Ok(())) => wake(module),
-        Some(Err(e)) => later.iter().for_each(|(sink, _)| lost(module, *sink, &e.to_string())),
-        None => later.iter().for_each(|(sink, _)| lost(module, *sink, "there is no journal")),
+        // One may be too large, or there is room for some only.
+        Some(Err(_)) if records.len() > 1 && end.is_none() => records.chunks(1).for_each(|one| keep(module, one, None)),
+        Some(Err(e)) => records.iter().for_each(|(sink, _)| lost(module, *sink, &e.to_string())),
+        None => records.iter().for_each(|(sink, _)| lost(module, *sink, "there is no journal")),
     }
 }
 
@@ -128,18 +151,6 @@ pub fn call_changed(change: &Change<'_>) {
     }
 }
 
-/// Hands records to their backends, each independent of the others (D8).
-pub fn emit(module: &Module, records: Vec<Record>) {
-    for record in records {
-        match record.backend {
-            Backend::Log => print(module, module.config.log_level, Some(module.config.log_facility), &line::line(&record)),
-            Backend::Evi => raise(module, &record),
-            Backend::Db => journal(module, SinkId::Db, &record),
-            Backend::Aaa => journal(module, SinkId::Aaa, &record),
-        }
-    }
-}
-
 fn raise(module: &Module, record: &Record) {
     let event = event::event_of(record);
     if !module.host.has_listeners(event) {
@@ -148,18 +159,6 @@ fn raise(module: &Module, record: &Record) {
     for params in event::params(record) {
         let counter = if module.host.raise(event, &params) { Counter::EviRaised } else { Counter::EviFailed };
         stats::add(counter, 1);
-    }
-}
-
-fn journal(module: &Module, sink: SinkId, record: &Record) {
-    if !module.config.limits.admits(Append::Record) {
-        return no_room(module);
-    }
-    let result = with_process(module, |p| p.journal.as_mut().map(|j| j.append_record(sink, record)));
-    match result {
-        Some(Ok(())) => wake(module),
-        Some(Err(e)) => lost(module, sink, &e.to_string()),
-        None => lost(module, sink, "there is no journal"),
     }
 }
 

@@ -4,6 +4,7 @@
 //! and hands the records to the backends after releasing it.
 #![forbid(unsafe_code)]
 
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use super::clock::Moment;
@@ -34,6 +35,8 @@ struct Source<'a> {
     time: Moment,
     duration_ms: Option<i64>,
     end: Option<EndCause>,
+    /// Of the first record, and so of all.
+    id: OnceCell<u128>,
 }
 
 impl Source<'_> {
@@ -53,7 +56,7 @@ impl Source<'_> {
             (None, Backend::Evi) => (fields_of(&fields.extra, backend, &Values::default()), legs_of(&fields.leg, backend, &[])),
             (None, _) => (Vec::new(), Vec::new()),
         };
-        let id = identity(self.kind, &core, self.created, self.time);
+        let id = *self.id.get_or_init(|| identity(self.kind, &core, self.created, self.time));
         let mut record = Record {
             kind: self.kind,
             backend,
@@ -152,6 +155,7 @@ fn transaction_source<'a>(config: &'a Config, ctx: &Context, values: &'a Context
         time: now,
         duration_ms: None,
         end: None,
+        id: OnceCell::new(),
     }
 }
 
@@ -237,6 +241,7 @@ pub fn cdr(config: &Config, ctx: &mut Context) -> Option<CallEnd> {
         time: answered,
         duration_ms: Some(ended.millis_since(answered)),
         end: Some(cause),
+        id: OnceCell::new(),
     };
     let due = |b: &Backend| ctx.marks.on(*b) && ctx.marks.has(*b, Flag::Cdr);
     let records = CDR_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Cdr, &ctx.table))).collect();
@@ -272,6 +277,7 @@ pub fn manual(config: &Config, backend: Backend, values: Option<&Context>, reque
         time: now,
         duration_ms: None,
         end: None,
+        id: OnceCell::new(),
     };
     source.record(backend, table_of(config, backend, Kind::Manual, table))
 }

@@ -13,7 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::acc::record::{Record, Wall};
+use crate::acc::record::{Backend, Record, Wall};
 use crate::journal::{DeadLetters, SegmentName};
 use crate::stats::{self, Counter, SinkCounters, SinkState};
 
@@ -49,6 +49,15 @@ impl SinkId {
             1 => Some(SinkId::Aaa),
             2 => Some(SinkId::Log),
             _ => None,
+        }
+    }
+
+    /// The sink of a backend's records; `None` when workers write them themselves.
+    pub const fn of(backend: Backend) -> Option<SinkId> {
+        match backend {
+            Backend::Db => Some(SinkId::Db),
+            Backend::Aaa => Some(SinkId::Aaa),
+            Backend::Log | Backend::Evi => None,
         }
     }
 }
