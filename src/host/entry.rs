@@ -1,8 +1,9 @@
 //! The symbols a host looks for after dlopen, and the constructor that fills them: it runs inside
 //! dlopen and finds out which family of hosts this is, so that one object serves them all.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, CString, c_char};
 use std::mem::MaybeUninit;
+use std::ptr;
 
 use super::{guard, kamailio, opensips};
 
@@ -31,6 +32,18 @@ pub static mut module_flags: *const c_char = c"unknown".as_ptr();
 #[used]
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = constructor;
+
+/// Leaks a name: the host keeps the address for ever.
+pub fn name(s: &str) -> *const c_char {
+    CString::new(s).map_or(ptr::null(), |c| c.into_raw().cast_const())
+}
+
+/// Leaks a table with an end mark, as above.
+pub fn table<T: Default>(items: impl IntoIterator<Item = T>) -> *mut T {
+    let mut all: Vec<T> = items.into_iter().collect();
+    all.push(T::default());
+    Box::leak(all.into_boxed_slice()).as_mut_ptr()
+}
 
 fn program_has(symbol: &CStr) -> bool {
     // SAFETY: only asks whether the program has this symbol.

@@ -1,23 +1,13 @@
 //! The tables that the host reads, made from the declaration in [`crate::module`].
 
-use std::ffi::{CString, c_char, c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::ptr;
 
 use super::abi::*;
 use super::{arguments, functions, load, rpc, variables};
 use crate::acc::record::Backend;
+use crate::host::entry::{name, table};
 use crate::module::{COMMANDS, FUNCTIONS, PARAMS, ParamType, Routes, VARIABLES};
-
-fn name(s: &str) -> *const c_char {
-    CString::new(s).map_or(ptr::null(), |c| c.into_raw().cast_const())
-}
-
-/// Leaks a table with an end mark: the host keeps the address for ever.
-fn table<T: Default>(items: impl IntoIterator<Item = T>) -> *mut T {
-    let mut all: Vec<T> = items.into_iter().collect();
-    all.push(T::default());
-    Box::leak(all.into_boxed_slice()).as_mut_ptr()
-}
 
 /// What the host finds as `exports`, and the texts it compares with its own.
 pub struct Export {

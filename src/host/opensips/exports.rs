@@ -1,12 +1,13 @@
 //! The tables that the host reads, made from the declaration in [`crate::module`].
 
-use std::ffi::{CString, c_char, c_int, c_ulong, c_void};
+use std::ffi::{c_int, c_ulong, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::abi::*;
 use super::{functions, load, variables};
 use crate::acc::record::Backend;
+use crate::host::entry::{name, table};
 use crate::module::{Argument, DELIVERY_SUPERVISOR, FUNCTIONS, PARAMS, ParamType, Routes, VARIABLES};
 use crate::stats::{self, COUNTERS, Counter};
 
@@ -34,17 +35,6 @@ pub fn set_delivery_uses_modules() {
         // SAFETY: as above.
         unsafe { (*p).flags |= OS_PROC_FLAG_INITCHILD };
     }
-}
-
-fn name(s: &str) -> *const c_char {
-    CString::new(s).map_or(ptr::null(), |c| c.into_raw().cast_const())
-}
-
-/// Leaks a table with an end mark: the host keeps the address for ever.
-fn table<T: Default>(items: impl IntoIterator<Item = T>) -> *mut T {
-    let mut all: Vec<T> = items.into_iter().collect();
-    all.push(T::default());
-    Box::leak(all.into_boxed_slice()).as_mut_ptr()
 }
 
 /// Makes the tables; called inside dlopen.
