@@ -224,6 +224,12 @@ pub struct CallEnd {
     pub records: Vec<Record>,
 }
 
+/// Somebody else writes the CDR: only the end is left.
+pub fn close(ctx: &mut Context) -> CallEnd {
+    ctx.closed = true;
+    CallEnd { call: ctx.call_key(), answered: ctx.answered, records: Vec::new() }
+}
+
 /// The CDR of an answered and ended call, once: whoever asks first gets it.
 pub fn cdr(config: &Config, ctx: &mut Context) -> Option<CallEnd> {
     let (Some(answered), Some((ended, cause)), false) = (ctx.answered, ctx.ended, ctx.closed) else {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use once_cell::sync::OnceCell;
 
 use super::interprocess::{FreeList, Lock};
-use crate::stats;
+use crate::stats::{self, Counter};
 
 /// Blocks are cut in multiples of this, and named by their number in free lists (32 bits of it
 /// reach 128 GiB).
@@ -107,8 +107,16 @@ impl Arena {
         unsafe { self.base.add(granule as usize * GRANULE).cast::<Block>().as_ref() }
     }
 
-    /// Takes a block with room for `len` bytes; `None` when the arena is full.
+    /// Takes a block with room for `len` bytes; `None` when the arena is full, which is counted.
     pub fn allocate(&self, len: usize) -> Option<NonNull<u8>> {
+        let block = self.take(len);
+        if block.is_none() {
+            stats::add(Counter::ArenaFull, 1);
+        }
+        block
+    }
+
+    fn take(&self, len: usize) -> Option<NonNull<u8>> {
         let class = class_for(len)?;
         let bytes = class_size(class) as u64;
         let granule = match self.head().free[class].pop(|g| &self.block(g).next) {

@@ -24,7 +24,6 @@ pub mod shared;
 pub mod supervisor;
 pub mod tables;
 
-use crate::backend::HostDatabase;
 use crate::backend::event::Event;
 
 /// How the host logs at this moment; read each time, the host changes it at run time.
@@ -63,12 +62,6 @@ pub trait Host: Send + Sync {
 
     /// Raises an event with its parameters in order; false when the host refused it.
     fn raise(&self, event: Event, params: &[(&str, EventValue<'_>)]) -> bool;
-
-    /// A connection of this process through the database module that was bound for `db_url`;
-    /// `None` when this module serves that URL itself.
-    fn database(&self) -> Option<Box<dyn HostDatabase>> {
-        database::open()
-    }
 
     /// Index of this process in the host, for journal file names.
     fn process_number(&self) -> i32;

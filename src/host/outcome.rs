@@ -25,6 +25,27 @@ pub fn matters(module: &Module, code: u16) -> bool {
     code >= 200 || module.config.early_media
 }
 
+/// The reply that an event is about: `seen` by this process just now, else the newest of those `kept`
+/// with this code, else one of the server's own.
+pub fn reply_of(code: u16, seen: Option<Reply>, kept: &[Reply]) -> Reply {
+    seen.or_else(|| kept.iter().rev().find(|r| r.code == code).cloned()).unwrap_or_else(|| decide::local_reply(code))
+}
+
+/// A reply came in to a marked request. What a global reply route `set_before` its transaction was
+/// known goes into the request's context, which is put in force for the reply.
+pub fn take_values(ctx: &SharedContext, set_before: Option<SharedContext>, put: impl FnOnce(SharedContext)) -> Result<(), SharedError> {
+    let values = ctx.call().unwrap_or_else(|| ctx.duplicate());
+    if let Some(set_before) = set_before.filter(|s| !s.same(&values)) {
+        let other = set_before.copy()?;
+        // A marked one belongs to another message of this process.
+        if !other.marked {
+            values.update(|c| c.merge_values(&other))?;
+            put(values);
+        }
+    }
+    Ok(())
+}
+
 /// A negative final reply came in: kept until the transaction has chosen one. One that comes after
 /// the answer of a call is of a branch that lost.
 pub fn failure_came(ctx: &SharedContext, reply: Reply) -> Result<(), SharedError> {

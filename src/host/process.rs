@@ -1,20 +1,28 @@
 //! What every host family does around its processes: the crate's log messages go the host's way,
 //! and the delivery process delivers until it is told to stop.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::fmt::Display;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use once_cell::sync::{Lazy, OnceCell};
 
+use super::database::{self, BindMod, Places};
 use super::{Host, arena, guard, revival, shared, supervisor, tables};
-use crate::backend::radius;
 use crate::backend::syslog::{DEV_LOG, SyslogSocket};
-use crate::config::Config;
+use crate::backend::{radius, sql};
+use crate::config::{Config, Draft, RawValue};
 use crate::delivery::{self, Delivery, MakeSender};
 use crate::journal::{self, Dir};
+use crate::module::{PARAMS, Param};
 use crate::worker::{self, Module};
+
+/// What hosts read as success and as failure.
+pub const OK: c_int = 0;
+/// See [`OK`].
+pub const FAILED: c_int = -1;
 
 /// Number of this process, 0 = not asked for yet.
 static ID: AtomicU32 = AtomicU32::new(0);
@@ -136,6 +144,65 @@ pub fn take_records(config: Config, host: &'static dyn Host, journal: Option<Dir
     Ok(())
 }
 
+/// A `modparam` line for `PARAMS[i]`, whose value `read` gets from the host.
+pub fn set_param(draft: &Mutex<Option<Draft>>, i: usize, read: impl FnOnce(&Param) -> RawValue) -> c_int {
+    guard::entry("modparam", FAILED, || {
+        let Some(param) = PARAMS.get(i) else { return FAILED };
+        let value = read(param);
+        told(draft.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().set(param.name, value))
+    })
+}
+
+/// The text of a parameter.
+///
+/// # Safety
+/// `value` is null or a terminated string.
+pub unsafe fn text_of(value: *mut c_void) -> RawValue {
+    // SAFETY: the caller's promise.
+    RawValue::Str(unsafe { value.cast::<c_char>().as_ref().map_or_else(String::new, |c| CStr::from_ptr(c).to_string_lossy().into_owned()) })
+}
+
+/// Initialisation, once, before the fork.
+pub fn init(initialise: impl FnOnce() -> Result<(), String>) -> c_int {
+    guard::entry("init", FAILED, || told(initialise()))
+}
+
+/// What the host reads of a result; an error is one log line.
+fn told<E: Display>(result: Result<(), E>) -> c_int {
+    match result {
+        Ok(()) => OK,
+        Err(e) => {
+            log::error!("{e}");
+            FAILED
+        }
+    }
+}
+
+/// The first part of initialisation: the parameters, the server's database module if one of them asks
+/// for it (`bind_mod` and `places` of the host), and the arena.
+pub fn configure(draft: &Mutex<Option<Draft>>, default_url: Option<&str>, bind_mod: Option<BindMod>, places: &Places) -> Result<Config, String> {
+    let draft = draft.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().clone();
+    for w in &draft.warnings {
+        log::warn!("{w}");
+    }
+    let config = draft.finish(default_url).map_err(|e| e.to_string())?;
+    if let Some(db) = config.db.as_ref().filter(|db| sql::is_foreign(&db.url)) {
+        database::bind(&db.url, bind_mod, places)?;
+    }
+    arena::install(config.arena_mib).map_err(|e| format!("parameter arena_size: {} MiB of address space cannot be had: {e}", config.arena_mib))?;
+    Ok(config)
+}
+
+/// Timer: `orphan_timeout` is over, or over once more.
+pub extern "C" fn end_orphans(_ticks: c_uint, _param: *mut c_void) {
+    guard::entry("orphan timer", (), revival::end_orphans);
+}
+
+/// Timer: every second, with `backlog_threshold`.
+pub extern "C" fn watch_backlog(_ticks: c_uint, _param: *mut c_void) {
+    guard::entry("backlog timer", (), worker::watch_backlog);
+}
+
 static STOP: Lazy<Arc<AtomicBool>> = Lazy::new(Arc::default);
 static WAKE_FD: OnceCell<i32> = OnceCell::new();
 
@@ -167,7 +234,7 @@ fn deliver_once(module: &'static Module, dir: &Dir) {
         wake: module.wake.try_clone().ok(),
         stop: Arc::clone(&STOP),
         aaa: make_client(module),
-        database: module.host.database(),
+        database: database::open(),
         tables: Some(tables::publish),
         owed: Some(owed),
         ..Delivery::new(module.config.clone(), dir.clone())

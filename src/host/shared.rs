@@ -11,9 +11,8 @@ use once_cell::sync::OnceCell;
 
 use super::arena::{self, Arena};
 use super::interprocess::{Content, Lock, Locked};
-use super::process;
+use super::{guard, process};
 use crate::acc::context::{Context, Progress};
-use crate::stats::{self, Counter};
 
 #[repr(C)]
 struct Slot {
@@ -109,7 +108,7 @@ impl SharedContext {
     /// Puts a context into the arena.
     pub fn new(ctx: &Context) -> Result<SharedContext, SharedError> {
         let arena = arena()?;
-        let p = arena.allocate(size_of::<Slot>()).ok_or(SharedError::Full).inspect_err(|_| stats::add(Counter::ArenaFull, 1))?.cast::<Slot>();
+        let p = arena.allocate(size_of::<Slot>()).ok_or(SharedError::Full)?.cast::<Slot>();
         let slot = Slot { refs: AtomicU32::new(1), lock: Lock::free(), content: Content::none(), claimed: AtomicU32::new(0), call: AtomicU64::new(0) };
         // SAFETY: the block is fresh, large enough and aligned to 16 bytes.
         unsafe { p.write(slot) };
@@ -138,10 +137,7 @@ impl SharedContext {
     fn store(&self, encoded: &Encoded) -> Result<(), SharedError> {
         let bytes = &encoded.0;
         let arena = arena()?;
-        let Some(p) = arena.allocate(bytes.len()) else {
-            stats::add(Counter::ArenaFull, 1);
-            return Err(SharedError::Full);
-        };
+        let p = arena.allocate(bytes.len()).ok_or(SharedError::Full)?;
         // SAFETY: the fresh block has room for the bytes.
         unsafe { p.copy_from_nonoverlapping(NonNull::from(&bytes[..]).cast(), bytes.len()) };
         let old = self.slot().content.replace(p.as_ptr() as u64);
@@ -249,6 +245,15 @@ impl SharedContext {
     pub unsafe fn borrow_raw(p: *mut c_void) -> Option<SharedContext> {
         NonNull::new(p.cast()).map(|p| SharedContext(p).share())
     }
+}
+
+/// The host gives up a reference in a transaction, a dialog, a callback or a processing context.
+///
+/// # Safety
+/// As [`SharedContext::from_raw`].
+pub unsafe extern "C" fn release(p: *mut c_void) {
+    // SAFETY: the host hands over the reference that its place owned (promise 3, 5, 6).
+    guard::entry("release of a context", (), || drop(unsafe { SharedContext::from_raw(p) }));
 }
 
 impl Drop for SharedContext {

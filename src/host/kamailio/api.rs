@@ -6,8 +6,7 @@ use super::abi::*;
 use super::attached::{self, Which};
 use super::symbols::Symbols;
 use crate::acc::clock::Moment;
-use crate::host::guard;
-use crate::host::shared::SharedContext;
+use crate::host::shared::{SharedContext, release};
 
 /// A table of another module, read into more room than any version fills.
 #[repr(C, align(16))]
@@ -36,12 +35,6 @@ impl Room {
 
 type TransactionCb = unsafe extern "C" fn(*mut km_cell, c_int, *mut km_tmcb_params);
 type DialogCb = unsafe extern "C" fn(*mut km_dlg_cell, c_int, *mut km_dlg_cb_params);
-
-/// The host gives up a reference.
-pub unsafe extern "C" fn release(p: *mut c_void) {
-    // SAFETY: the host hands over the reference that its callback owned (promise 5, 6).
-    guard::entry("release of a context", (), || drop(unsafe { SharedContext::from_raw(p) }));
-}
 
 /// Is tm loaded, so that it will be initialised before us?
 pub fn tm_is_loaded(symbols: &Symbols) -> bool {

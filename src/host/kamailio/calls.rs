@@ -83,9 +83,7 @@ fn reply_of(t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, kept: &[Reply]) ->
     if rpl.is_null() || rpl == FAKED_REPLY {
         return decide::local_reply(code);
     }
-    present::kept_reply(t as usize, rpl as usize, code)
-        .or_else(|| kept.iter().rev().find(|r| r.code == code).cloned())
-        .unwrap_or_else(|| decide::local_reply(code))
+    outcome::reply_of(code, present::kept_reply(t as usize, rpl as usize, code), kept)
 }
 
 /// A reply of any transaction, and its end. When the script marks a request only in its failure
@@ -130,16 +128,7 @@ fn reply_came(api: &Api, module: &Module, t: *mut km_cell, rpl: *mut km_sip_msg,
     if message(rpl).is_none() {
         return Ok(());
     }
-    let values = ctx.call().unwrap_or_else(|| ctx.duplicate());
-    if let Some(set_before) = present::get(rpl, Which::InForce)
-        && !set_before.same(&values)
-    {
-        let other = set_before.copy()?;
-        if !other.marked {
-            values.update(|c| c.merge_values(&other))?;
-            present::put(rpl, Which::InForce, Some(values));
-        }
-    }
+    outcome::take_values(ctx, present::get(rpl, Which::InForce), |values| present::put(rpl, Which::InForce, Some(values)))?;
     if outcome::matters(module, code) {
         reply_seen(t, rpl, code);
     }

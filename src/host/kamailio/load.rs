@@ -1,7 +1,6 @@
 //! From dlopen to the delivery process: what runs at load, before the fork, and after it.
 
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
-use std::sync::PoisonError;
+use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 
 use super::abi::*;
 use super::api::{self, Dialogs, Rr, Tm};
@@ -9,16 +8,13 @@ use super::message::Specs;
 use super::state::{API, Api, DIALOGS, DRAFT, EventRoute, Kamailio, ROUTES, SERVER, Server, server};
 use super::symbols::{self, Symbols};
 use super::{arguments, attached, calls, versions};
-use crate::backend::sql;
-use crate::config::{ConfigError, RawValue};
-use crate::host::database::{self, Places};
-use crate::host::{arena, guard, process, revival};
-use crate::module::{DELIVERY_SUPERVISOR, PARAMS};
+use crate::config::RawValue;
+use crate::host::database::Places;
+use crate::host::guard;
+use crate::host::process::{self, FAILED, OK};
+use crate::module::DELIVERY_SUPERVISOR;
 use crate::stats::Counter;
 use crate::worker;
-
-const OK: c_int = 0;
-const FAILED: c_int = -1;
 
 /// What the host compares with its own strings after dlopen.
 pub struct Identity {
@@ -45,23 +41,13 @@ pub fn learn() -> Identity {
 
 /// `modparam("acc", PARAMS[I].name, ...)`.
 pub unsafe extern "C" fn set_param<const I: usize>(kind: c_uint, value: *mut c_void) -> c_int {
-    guard::entry("modparam", FAILED, || {
-        let Some(param) = PARAMS.get(I) else { return FAILED };
-        let raw = if kind & KM_PARAM_STRING != 0 {
+    process::set_param(&DRAFT, I, |param| {
+        if kind & KM_PARAM_STRING != 0 {
             // SAFETY: a string parameter comes as a terminated string (promise 2).
-            RawValue::Str(unsafe { value.cast::<c_char>().as_ref().map_or_else(String::new, |c| CStr::from_ptr(c).to_string_lossy().into_owned()) })
-        } else {
-            let n = value as usize as i32;
-            RawValue::Int(if param.name == "log_level" { symbols::level_from_host(n) } else { n })
-        };
-        let mut draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner);
-        match draft.get_or_insert_default().set(param.name, raw) {
-            Ok(()) => OK,
-            Err(e) => {
-                log::error!("{e}");
-                FAILED
-            }
+            return unsafe { process::text_of(value) };
         }
+        let n = value as usize as i32;
+        RawValue::Int(if param.name == "log_level" { symbols::level_from_host(n) } else { n })
     })
 }
 
@@ -120,13 +106,7 @@ pub unsafe extern "C" fn refuse_param<const I: usize>(_kind: c_uint, _value: *mu
 
 /// Initialisation, once, before the fork.
 pub unsafe extern "C" fn init() -> c_int {
-    guard::entry("init", FAILED, || match initialise() {
-        Ok(()) => OK,
-        Err(e) => {
-            log::error!("{e}");
-            FAILED
-        }
-    })
+    process::init(initialise)
 }
 
 fn initialise() -> Result<(), String> {
@@ -136,16 +116,8 @@ fn initialise() -> Result<(), String> {
         None => return Err("the constructor did not run".into()),
     };
     let symbols = &server.symbols;
-    let draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().clone();
-    for w in &draft.warnings {
-        log::warn!("{w}");
-    }
-    let config = draft.finish(None).map_err(|e: ConfigError| e.to_string())?;
-    if let Some(db) = config.db.as_ref().filter(|db| sql::is_foreign(&db.url)) {
-        let [use_table, init, close, insert] = [KM_DB_FUNC_USE_TABLE, KM_DB_FUNC_INIT, KM_DB_FUNC_CLOSE, KM_DB_FUNC_INSERT].map(|n| n as usize);
-        database::bind(&db.url, symbols::db_bind_mod(), &Places { use_table, init, close, insert })?;
-    }
-    arena::install(config.arena_mib).map_err(|e| format!("parameter arena_size: {} MiB of address space cannot be had: {e}", config.arena_mib))?;
+    let [use_table, init, close, insert] = [KM_DB_FUNC_USE_TABLE, KM_DB_FUNC_INIT, KM_DB_FUNC_CLOSE, KM_DB_FUNC_INSERT].map(|n| n as usize);
+    let config = process::configure(&DRAFT, None, symbols::db_bind_mod(), &Places { use_table, init, close, insert })?;
     attached::install()?;
 
     if !server.tm_is_first {
@@ -162,8 +134,8 @@ fn initialise() -> Result<(), String> {
         }
     }
 
-    let journal = process::open_journal(&config, symbols.later_user(), |seconds| symbols.every(seconds, end_orphans))?;
-    if config.backlog_threshold > 0 && !symbols.every(1, watch_backlog) {
+    let journal = process::open_journal(&config, symbols.later_user(), |seconds| symbols.every(seconds, process::end_orphans))?;
+    if config.backlog_threshold > 0 && !symbols.every(1, process::watch_backlog) {
         return Err("the host refused the timer for backlog_threshold".into());
     }
     if !Counter::ALL.iter().all(|c| symbols.register_counter(*c)) {
@@ -180,16 +152,6 @@ fn initialise() -> Result<(), String> {
         return Err("the dialog module refused the callback for restored dialogs".into());
     }
     Ok(())
-}
-
-/// `orphan_timeout` is over, or over once more.
-unsafe extern "C" fn end_orphans(_ticks: c_uint, _param: *mut c_void) {
-    guard::entry("orphan timer", (), revival::end_orphans);
-}
-
-/// Every second, with `backlog_threshold`.
-unsafe extern "C" fn watch_backlog(_ticks: c_uint, _param: *mut c_void) {
-    guard::entry("backlog timer", (), worker::watch_backlog);
 }
 
 /// In every process of the host, and in the main one before and after the fork.

@@ -8,11 +8,10 @@ use super::contexts::{self, Current, Slot};
 use super::state::{Api, DIALOGS, DOING, Server, message, ready};
 use crate::acc::clock::Moment;
 use crate::acc::context::{Context, EndCause, Reply};
-use crate::acc::decide::CallEnd;
 use crate::acc::{decide, stock};
 use crate::host::outcome::write_cdr;
 use crate::host::revival::{self, Claim};
-use crate::host::shared::{SharedContext, SharedError};
+use crate::host::shared::{SharedContext, SharedError, release};
 use crate::host::{guard, outcome, script};
 use crate::worker::{self, Module};
 
@@ -82,7 +81,7 @@ fn reply_of(t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, kept: &[Reply]) ->
         Some((rt, rr, reply)) if *rt == t as usize && *rr == rpl as usize && reply.code == code => Some(reply.clone()),
         _ => None,
     });
-    seen.or_else(|| kept.iter().rev().find(|r| r.code == code).cloned()).unwrap_or_else(|| decide::local_reply(code))
+    outcome::reply_of(code, seen, kept)
 }
 
 /// Events of a marked request's transaction.
@@ -123,18 +122,8 @@ fn reply_matched(server: &Server, api: &Api, t: *mut os_cell, rpl: *mut os_sip_m
 /// A reply is about to be processed: take what a global reply route set, and keep a negative
 /// answer until the transaction has chosen one.
 fn reply_came(server: &Server, api: &Api, t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
-    let values = ctx.call().unwrap_or_else(|| ctx.duplicate());
     let here = Slot::Here(api.here);
-    if let Some(set_before) = contexts::get(server, api, here)
-        && !set_before.same(&values)
-    {
-        let other = set_before.copy()?;
-        // A marked one belongs to another message of this process.
-        if !other.marked {
-            values.update(|c| c.merge_values(&other))?;
-            contexts::put(server, api, here, Some(values));
-        }
-    }
+    outcome::take_values(ctx, contexts::get(server, api, here), |values| contexts::put(server, api, here, Some(values)))?;
     if code >= 300 {
         let reply = reply_of(t, rpl, code, &[]);
         outcome::failure_came(ctx, reply)?;
@@ -186,13 +175,13 @@ pub fn follow(msg: *mut os_sip_msg, api: &Api, ctx: &SharedContext) -> Result<()
     let name = dialogs.name(dlg);
     ctx.update(|c| c.dialog = name).map_err(|e| e.to_string())?;
     attach(dlg, ctx)?;
-    api.tm.register(msg, OS_TMCB_RESPONSE_PRE_OUT, Some(on_answer), ctx.duplicate(), Some(contexts::release))
+    api.tm.register(msg, OS_TMCB_RESPONSE_PRE_OUT, Some(on_answer), ctx.duplicate(), Some(release))
 }
 
 fn attach(dlg: *mut os_dlg_cell, ctx: &SharedContext) -> Result<(), String> {
     let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
     let events = OS_DLGCB_REQ_WITHIN | OS_DLGCB_TERMINATED | OS_DLGCB_EXPIRED | OS_DLGCB_WRITE_VP | OS_DLGCB_PROCESS_VARS;
-    dialogs.register(dlg, events, Some(on_dialog), ctx.duplicate(), Some(contexts::release))?;
+    dialogs.register(dlg, events, Some(on_dialog), ctx.duplicate(), Some(release))?;
     dialogs.set_context(dlg, ctx.duplicate());
     Ok(())
 }
@@ -223,10 +212,7 @@ unsafe extern "C" fn on_dialog(dlg: *mut os_dlg_cell, kind: c_int, params: *mut 
 fn ended(server: &'static Server, api: &'static Api, module: &Module, ctx: &SharedContext, p: &os_dlg_cb_params, expired: bool) {
     if p.is_active == 0 {
         // Another node of the cluster owns this call and writes its CDR.
-        match ctx.update(|c| {
-            c.closed = true;
-            CallEnd { call: c.call_key(), answered: c.answered, records: Vec::new() }
-        }) {
+        match ctx.update(decide::close) {
             Ok(end) => worker::emit_end(module, end),
             Err(e) => say("a call owned by another node could not be closed", &e),
         }

@@ -8,7 +8,7 @@ use super::state::{Api, DIALOGS, DOING, Server, message};
 use crate::acc::clock::Moment;
 use crate::acc::record::{Core, Wall};
 use crate::host::script::{AtHand, Place};
-use crate::host::shared::{SharedContext, locked};
+use crate::host::shared::{SharedContext, locked, release};
 use crate::host::{arena, guard};
 
 /// A place in the host that holds one of our references.
@@ -41,8 +41,8 @@ pub fn get(server: &Server, api: &Api, slot: Slot) -> Option<SharedContext> {
     }
 }
 
-/// Replaces what a place holds. False when there is no processing context.
-pub fn put(server: &Server, api: &Api, slot: Slot, ctx: Option<SharedContext>) -> bool {
+/// Replaces what a place holds. Without a processing context there is none to hold it.
+pub fn put(server: &Server, api: &Api, slot: Slot, ctx: Option<SharedContext>) {
     let new = ctx.map_or(std::ptr::null_mut(), SharedContext::into_raw);
     let (old, done) = match slot {
         Slot::Here(n) => (server.symbols.processing_get(n), server.symbols.processing_put(n, new)),
@@ -54,7 +54,6 @@ pub fn put(server: &Server, api: &Api, slot: Slot, ctx: Option<SharedContext>) -
     };
     // SAFETY: the reference taken out of the place, or the one that found no place.
     drop(unsafe { SharedContext::from_raw(if done { old } else { new }) });
-    done
 }
 
 /// The message at hand. What it needs of the message itself is asked of a message only.
@@ -138,12 +137,6 @@ impl AtHand for Current {
     fn watch(self, ctx: SharedContext) -> Result<(), String> {
         self.api.tm.register(self.raw, calls::TRANSACTION_EVENTS, Some(calls::on_transaction), ctx, Some(release))
     }
-}
-
-/// The host gives up a reference in a transaction or dialog.
-pub unsafe extern "C" fn release(p: *mut c_void) {
-    // SAFETY: the host hands over the reference that its place owned (promise 5, 6).
-    guard::entry("release of a context", (), || drop(unsafe { SharedContext::from_raw(p) }));
 }
 
 /// The message is done: its context goes. A BYE that got no transaction is answered by now, so

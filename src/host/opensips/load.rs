@@ -13,14 +13,12 @@ use super::symbols::{self, Symbols};
 use super::versions;
 use super::{calls, contexts};
 use crate::backend::sql;
-use crate::config::{ConfigError, Draft, RawValue};
-use crate::host::database::{self, Places};
-use crate::host::{arena, guard, process, revival};
-use crate::module::PARAMS;
+use crate::config::{Draft, RawValue};
+use crate::host::database::Places;
+use crate::host::guard;
+use crate::host::process::{self, FAILED, OK};
+use crate::host::shared::release;
 use crate::worker;
-
-const OK: c_int = 0;
-const FAILED: c_int = -1;
 
 /// What the host compares with its own strings after dlopen.
 pub struct Identity {
@@ -106,21 +104,12 @@ pub unsafe extern "C" fn load() -> c_int {
 
 /// `modparam("acc", PARAMS[I].name, ...)`.
 pub unsafe extern "C" fn set_param<const I: usize>(kind: os_modparam, value: *mut c_void) -> c_int {
-    guard::entry("modparam", FAILED, || {
-        let Some(param) = PARAMS.get(I) else { return FAILED };
-        let raw = if kind & OS_STR_PARAM != 0 {
+    process::set_param(&DRAFT, I, |_| {
+        if kind & OS_STR_PARAM != 0 {
             // SAFETY: a string parameter comes as a terminated string (promise 2).
-            RawValue::Str(unsafe { value.cast::<c_char>().as_ref().map_or_else(String::new, |c| CStr::from_ptr(c).to_string_lossy().into_owned()) })
+            unsafe { process::text_of(value) }
         } else {
             RawValue::Int(value as usize as i32)
-        };
-        let mut draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner);
-        match draft.get_or_insert_default().set(param.name, raw) {
-            Ok(()) => OK,
-            Err(e) => {
-                log::error!("{e}");
-                FAILED
-            }
         }
     })
 }
@@ -129,7 +118,7 @@ pub unsafe extern "C" fn set_param<const I: usize>(kind: os_modparam, value: *mu
 pub unsafe extern "C" fn preinit() -> c_int {
     guard::entry("preinit", FAILED, || {
         let Some(server) = server() else { return FAILED };
-        if let Some(dialogs) = Dialogs::load(&server.symbols, contexts::release) {
+        if let Some(dialogs) = Dialogs::load(&server.symbols, release) {
             let _ = DIALOGS.set(dialogs);
         }
         OK
@@ -138,34 +127,22 @@ pub unsafe extern "C" fn preinit() -> c_int {
 
 /// Initialisation, once, before the fork.
 pub unsafe extern "C" fn init() -> c_int {
-    guard::entry("init", FAILED, || match initialise() {
-        Ok(()) => OK,
-        Err(e) => {
-            log::error!("{e}");
-            FAILED
-        }
-    })
+    process::init(initialise)
 }
 
 fn initialise() -> Result<(), String> {
     let server = server().ok_or("the server is not supported")?;
     let symbols = &server.symbols;
-    let draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
-    for w in &draft.warnings {
-        log::warn!("{w}");
-    }
-    let config = draft.finish(symbols.default_db_url().as_deref()).map_err(|e: ConfigError| e.to_string())?;
-    if let Some(db) = config.db.as_ref().filter(|db| sql::is_foreign(&db.url)) {
-        let places = Places {
-            use_table: offset_of!(os_db_func, use_table),
-            init: offset_of!(os_db_func, init),
-            close: offset_of!(os_db_func, close),
-            insert: offset_of!(os_db_func, insert),
-        };
-        database::bind(&db.url, symbols::db_bind_mod(), &places)?;
+    let places = Places {
+        use_table: offset_of!(os_db_func, use_table),
+        init: offset_of!(os_db_func, init),
+        close: offset_of!(os_db_func, close),
+        insert: offset_of!(os_db_func, insert),
+    };
+    let config = process::configure(&DRAFT, symbols.default_db_url().as_deref(), symbols::db_bind_mod(), &places)?;
+    if config.db.as_ref().is_some_and(|db| sql::is_foreign(&db.url)) {
         super::exports::set_delivery_uses_modules();
     }
-    arena::install(config.arena_mib).map_err(|e| format!("parameter arena_size: {} MiB of address space cannot be had: {e}", config.arena_mib))?;
 
     let tm = Tm::load(symbols, server.row)?;
     let rr = if config.detect_direction { Some(Rr::load(symbols)?) } else { None };
@@ -174,10 +151,10 @@ fn initialise() -> Result<(), String> {
         specs: Specs::new(symbols, DIALOGS.get().is_some())?,
         events: publish_events(symbols)?,
         here: symbols.register_processing_slot(Some(contexts::message_done)),
-        here_own: symbols.register_processing_slot(Some(contexts::release)),
+        here_own: symbols.register_processing_slot(Some(release)),
         here_reply: symbols.register_processing_slot(None),
-        there: tm.register_slot(Some(contexts::release)),
-        there_own: tm.register_slot(Some(contexts::release)),
+        there: tm.register_slot(Some(release)),
+        there_own: tm.register_slot(Some(release)),
         there_arrival: tm.register_slot(None),
         tm,
     };
@@ -186,8 +163,8 @@ fn initialise() -> Result<(), String> {
     }
     api.tm.register_global(Some(calls::on_request_in))?;
 
-    let journal = process::open_journal(&config, symbols.later_user(), |seconds| symbols.every(c"acc-orphans", seconds, Some(end_orphans)))?;
-    if config.backlog_threshold > 0 && !symbols.every(c"acc-backlog", 1, Some(watch_backlog)) {
+    let journal = process::open_journal(&config, symbols.later_user(), |seconds| symbols.every(c"acc-orphans", seconds, Some(process::end_orphans)))?;
+    if config.backlog_threshold > 0 && !symbols.every(c"acc-backlog", 1, Some(process::watch_backlog)) {
         return Err("the host refused the timer for backlog_threshold".into());
     }
     super::exports::set_delivery_processes(u32::from(journal.is_some()));
@@ -199,16 +176,6 @@ fn initialise() -> Result<(), String> {
         return Err("the dialog module refused the callback for restored dialogs".into());
     }
     Ok(())
-}
-
-/// `orphan_timeout` is over, or over once more.
-unsafe extern "C" fn end_orphans(_ticks: std::ffi::c_uint, _param: *mut c_void) {
-    guard::entry("orphan timer", (), revival::end_orphans);
-}
-
-/// Every second, with `backlog_threshold`.
-unsafe extern "C" fn watch_backlog(_ticks: std::ffi::c_uint, _param: *mut c_void) {
-    guard::entry("backlog timer", (), worker::watch_backlog);
 }
 
 /// The delivery process.
