@@ -110,7 +110,7 @@ fn call() -> Context {
 fn bench_cdr(module: &Module, ctx: &mut Context) {
     ctx.closed = false;
     if let Some(end) = decide::cdr(&module.config, ctx) {
-        worker::emit_end(module, end);
+        worker::emit_end(module, &end);
     }
 }
 
@@ -118,14 +118,14 @@ fn bench_cdr(module: &Module, ctx: &mut Context) {
 #[inline(never)]
 fn bench_transaction(module: &Module, ctx: &mut Context, reply: &Reply, now: Moment) {
     let records = decide::on_reply(&module.config, ctx, None, reply, now);
-    worker::emit(module, records);
+    worker::emit(module, &records);
 }
 
 /// `acc_db_request()`.
 #[inline(never)]
 fn bench_manual(module: &Module, request: &decide::Request, now: Moment) {
     let record = decide::manual(&module.config, Backend::Db, None, request, b"487 cancelled by billing", b"", now);
-    worker::emit(module, vec![record]);
+    worker::emit(module, &[record]);
 }
 
 /// `$acc_extra(caller) = ...`.
@@ -176,7 +176,7 @@ fn bench_call(module: &Module, types: Types, flags: Flags, reply: &Reply) {
     ctx.update(|c| decide::on_answer(c, reply, Moment::now())).unwrap();
     ctx.update(|c| decide::on_end(c, EndCause::Caller, Moment::now())).unwrap();
     if let Some(end) = ctx.update(|c| decide::cdr(&module.config, c)).unwrap() {
-        worker::emit_end(module, end);
+        worker::emit_end(module, &end);
     }
 }
 

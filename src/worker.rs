@@ -10,7 +10,6 @@ use std::sync::{Mutex, PoisonError};
 
 use once_cell::sync::OnceCell;
 
-use crate::acc::clock::Moment;
 use crate::acc::decide::CallEnd;
 use crate::acc::marks::{Marks, Types};
 use crate::acc::record::{Backend, Record};
@@ -77,44 +76,52 @@ fn with_process<R>(module: &Module, f: impl FnOnce(&mut Process) -> R) -> R {
 
 /// Hands the records of an event to their backends, each independent of the others (D8): lines and
 /// events at once, then what goes to the journal in one write.
-pub fn emit(module: &Module, records: Vec<Record>) {
+pub fn emit(module: &Module, records: &[Record]) {
     emit_all(module, records, None);
 }
 
 /// [`emit`] for the end of a call, which goes into the journal with its entries, so that a crash
 /// neither loses nor repeats a row.
-pub fn emit_end(module: &Module, end: CallEnd) {
-    emit_all(module, end.records, Some((end.call, end.answered)));
+pub fn emit_end(module: &Module, end: &CallEnd) {
+    emit_all(module, &end.records, Some(end));
 }
 
-fn emit_all(module: &Module, records: Vec<Record>, mut end: Option<(u128, Option<Moment>)>) {
-    let mut later = Vec::new();
+fn emit_all(module: &Module, records: &[Record], end: Option<&CallEnd>) {
     for record in records {
-        match SinkId::of(record.backend) {
-            Some(sink) => later.push((sink, record)),
-            None if record.backend == Backend::Log => print(module, module.config.log_level, Some(module.config.log_facility), &line::line(&record)),
-            None => raise(module, &record),
+        match record.backend {
+            Backend::Log => print(module, module.config.log_level, Some(module.config.log_facility), &line::line(record)),
+            Backend::Evi => raise(module, record),
+            Backend::Db | Backend::Aaa => {}
         }
     }
     let limits = &module.config.limits;
-    if !limits.admits(Append::Record) {
-        later.drain(..).for_each(|_| no_room(module));
-        end = end.filter(|(_, answered)| limits.admits(Append::End(*answered)));
-    }
-    if !later.is_empty() || end.is_some() {
-        keep(module, &later, end.map(|(call, _)| call));
+    if limits.admits(Append::Record) {
+        keep(module, records, end);
+    } else {
+        for_journal(records).for_each(|_| no_room(module));
+        keep(module, &[], end.filter(|e| limits.admits(Append::End(e.answered))));
     }
 }
 
+/// The records that go into the journal.
+fn for_journal(records: &[Record]) -> impl Iterator<Item = (SinkId, &Record)> + Clone {
+    records.iter().filter_map(|r| Some((SinkId::of(r.backend)?, r)))
+}
+
 /// Puts records, and the end of a call if they are its last, into the journal.
-fn keep(module: &Module, records: &[(SinkId, Record)], end: Option<u128>) {
-    match with_process(module, |p| p.journal.as_mut().map(|j| j.append_all(records, end))) {
-        Some(Ok(())) if records.is_empty() => {}
+fn keep(module: &Module, records: &[Record], end: Option<&CallEnd>) {
+    let later = for_journal(records);
+    let n = later.clone().count();
+    if n == 0 && end.is_none() {
+        return;
+    }
+    match with_process(module, |p| p.journal.as_mut().map(|j| j.append_all(later.clone(), end.map(|e| e.call)))) {
+        Some(Ok(())) if n == 0 => {}
         Some(Ok(())) => wake(module),
         // One may be too large, or there is room for some only.
-        Some(Err(_)) if records.len() > 1 && end.is_none() => records.chunks(1).for_each(|one| keep(module, one, None)),
-        Some(Err(e)) => records.iter().for_each(|(sink, _)| lost(module, *sink, &e.to_string())),
-        None => records.iter().for_each(|(sink, _)| lost(module, *sink, "there is no journal")),
+        Some(Err(_)) if n > 1 && end.is_none() => records.chunks(1).for_each(|one| keep(module, one, None)),
+        Some(Err(e)) => later.for_each(|(sink, _)| lost(module, sink, &e.to_string())),
+        None => later.for_each(|(sink, _)| lost(module, sink, "there is no journal")),
     }
 }
 

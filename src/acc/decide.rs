@@ -159,16 +159,25 @@ fn transaction_source<'a>(config: &'a Config, ctx: &Context, values: &'a Context
     }
 }
 
+/// Adds the records of the backends that are `due`.
+fn add(records: &mut Vec<Record>, order: [Backend; 4], due: impl Fn(Backend) -> bool, record: impl Fn(Backend) -> Record) {
+    let due = order.into_iter().filter(|b| due(*b));
+    // Most events have one; room for four is more than an allocator has at hand.
+    records.reserve_exact(due.clone().count());
+    records.extend(due.map(record));
+}
+
 /// An attempt failed: the missed records, each backend's flag used up.
 ///
 /// `call` is the context whose values are written when the request has only marks of its own (D13).
 pub fn on_failure(config: &Config, ctx: &mut Context, call: Option<&Context>, reply: &Reply, now: Moment) -> Vec<Record> {
     let core = core_with(ctx, reply);
-    let records = {
+    let mut records = Vec::new();
+    {
         let source = transaction_source(config, ctx, call.unwrap_or(ctx), Kind::Missed, &core, now);
-        let due = |b: &Backend| ctx.marks.on(*b) && ctx.marks.has(*b, Flag::Missed);
-        EVENT_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Missed, b""))).collect::<Vec<_>>()
-    };
+        let due = |b| ctx.marks.on(b) && ctx.marks.has(b, Flag::Missed);
+        add(&mut records, EVENT_ORDER, due, |b| source.record(b, table_of(config, b, Kind::Missed, b"")));
+    }
     for r in &records {
         ctx.marks = ctx.marks.used_missed(r.backend);
     }
@@ -188,10 +197,10 @@ pub fn on_reply(config: &Config, ctx: &mut Context, call: Option<&Context>, repl
         return records;
     }
     let answers_call = is_invite(ctx) && !ctx.in_dialog && (200..300).contains(&reply.code);
-    let due = |b: &Backend| ctx.marks.on(*b) && (reply.code < 300 || ctx.marks.has(*b, Flag::Failed)) && !(answers_call && ctx.marks.has(*b, Flag::Cdr));
+    let due = |b| ctx.marks.on(b) && (reply.code < 300 || ctx.marks.has(b, Flag::Failed)) && !(answers_call && ctx.marks.has(b, Flag::Cdr));
     let core = core_with(ctx, reply);
     let source = transaction_source(config, ctx, call.unwrap_or(ctx), Kind::Transaction, &core, now);
-    records.extend(EVENT_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Transaction, &ctx.table))));
+    add(&mut records, EVENT_ORDER, due, |b| source.record(b, table_of(config, b, Kind::Transaction, &ctx.table)));
     records
 }
 
@@ -249,8 +258,9 @@ pub fn cdr(config: &Config, ctx: &mut Context) -> Option<CallEnd> {
         end: Some(cause),
         id: OnceCell::new(),
     };
-    let due = |b: &Backend| ctx.marks.on(*b) && ctx.marks.has(*b, Flag::Cdr);
-    let records = CDR_ORDER.into_iter().filter(due).map(|b| source.record(b, table_of(config, b, Kind::Cdr, &ctx.table))).collect();
+    let due = |b| ctx.marks.on(b) && ctx.marks.has(b, Flag::Cdr);
+    let mut records = Vec::new();
+    add(&mut records, CDR_ORDER, due, |b| source.record(b, table_of(config, b, Kind::Cdr, &ctx.table)));
     Some(CallEnd { call: ctx.call_key(), answered: Some(answered), records })
 }
 

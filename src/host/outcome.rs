@@ -15,7 +15,7 @@ pub fn attempt_failed(module: &Module, ctx: &SharedContext, reply: impl FnOnce(&
         let reply = reply(&c.finals);
         decide::on_failure(&module.config, c, call.as_ref(), &reply, now)
     })?;
-    worker::emit(module, records);
+    worker::emit(module, &records);
     Ok(())
 }
 
@@ -68,7 +68,7 @@ pub fn reply_went(module: &Module, ctx: &SharedContext, code: u16, reply: impl F
         }
         (records, decide::cdr(&module.config, c))
     })?;
-    worker::emit(module, records);
+    worker::emit(module, &records);
     finish(module, end);
     Ok(())
 }
@@ -105,6 +105,6 @@ fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {
 
 fn finish(module: &Module, end: Option<CallEnd>) {
     if let Some(end) = end {
-        worker::emit_end(module, end);
+        worker::emit_end(module, &end);
     }
 }

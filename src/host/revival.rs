@@ -102,7 +102,7 @@ pub fn end_orphans() {
                 if !claimed {
                     log::warn!("a call in progress at the last end of the server came back with no dialog: its CDR ends when the server was last seen alive");
                 }
-                worker::emit_end(module, end);
+                worker::emit_end(module, &end);
             }
             Ok(None) => {}
             Err(e) => {

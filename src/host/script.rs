@@ -315,7 +315,7 @@ pub fn manual(at: impl AtHand, module: &Module, backend: Backend, comment: &[u8]
     let request = decide::Request { in_dialog: !core.to_tag.is_empty(), core, arrived: at.arrival(), upstream: is_upstream(at, module) };
     let values = find(at).map(|c| c.copy()).transpose().map_err(text)?;
     let record = decide::manual(&module.config, backend, values.as_ref(), &request, comment, table, Moment::now());
-    worker::emit(module, vec![record]);
+    worker::emit(module, &[record]);
     Ok(())
 }
 

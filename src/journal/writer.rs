@@ -95,19 +95,19 @@ impl Writer {
 
     /// Appends the records of a call's end and the end itself, all or nothing.
     pub fn append_end(&mut self, call: u128, records: &[(SinkId, Record)]) -> io::Result<()> {
-        self.append_all(records, Some(call))
+        self.append_all(records.iter().map(|(sink, record)| (*sink, record)), Some(call))
     }
 
     /// Appends records, and the end of a call if they are its last, all or nothing.
-    pub fn append_all(&mut self, records: &[(SinkId, Record)], end: Option<u128>) -> io::Result<()> {
+    pub fn append_all<'a>(&mut self, records: impl Iterator<Item = (SinkId, &'a Record)> + Clone, end: Option<u128>) -> io::Result<()> {
         self.buffer.clear();
-        for (sink, record) in records {
-            self.frame(*sink as u8, KIND_RECORD, |out| record.encode(out))?;
+        for (sink, record) in records.clone() {
+            self.frame(sink as u8, KIND_RECORD, |out| record.encode(out))?;
         }
         if let Some(call) = end {
             self.frame(calls::NO_SINK, KIND_CALL, |out| calls::put_closed(out, call))?;
         }
-        self.write(&records.iter().map(|(sink, _)| *sink).collect::<Vec<_>>())
+        self.write(&records.map(|(sink, _)| sink).collect::<Vec<_>>())
     }
 
     /// Makes what was appended survive a loss of power, whatever the policy.

@@ -213,7 +213,7 @@ fn ended(server: &'static Server, api: &'static Api, module: &Module, ctx: &Shar
     if p.is_active == 0 {
         // Another node of the cluster owns this call and writes its CDR.
         match ctx.update(decide::close) {
-            Ok(end) => worker::emit_end(module, end),
+            Ok(end) => worker::emit_end(module, &end),
             Err(e) => say("a call owned by another node could not be closed", &e),
         }
         return;
