@@ -108,7 +108,7 @@ pub struct Attribute {
 
 /// Attributes and named values; names are compared without regard to case, as the RADIUS
 /// libraries do.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Dictionary {
     file: Option<PathBuf>,
     attributes: HashMap<String, Attribute>,
@@ -144,8 +144,15 @@ impl Dictionary {
     /// One line naming the file, its line, and what to change: a file that cannot be read, one
     /// that includes itself, a malformed definition.
     pub fn read(file: &Path) -> Result<Dictionary, String> {
-        let built_in = Dictionary::built_in()?;
-        let mut reader = Reader { attributes: built_in.attributes, values: built_in.values, ..Reader::default() };
+        Dictionary::built_in()?.and(file)
+    }
+
+    /// This dictionary and `file` with everything it includes.
+    ///
+    /// # Errors
+    /// As [`Dictionary::read`].
+    pub fn and(self, file: &Path) -> Result<Dictionary, String> {
+        let mut reader = Reader { attributes: self.attributes, values: self.values, ..Reader::default() };
         reader.file(file, "the client configuration of aaa_url ('dictionary') names")?;
         Ok(Dictionary { file: Some(file.to_owned()), attributes: reader.attributes, values: reader.values })
     }
