@@ -163,6 +163,10 @@ pub trait Sink {
 /// A future of this crate's single-threaded runtime.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
+/// Most records given to a [`RecordSender`] at once: an identifier has one byte, and a batch that
+/// is interrupted is sent again. In a smaller batch nothing else waits to be sent.
+pub const SENDER_BATCH: usize = 100;
+
 /// A sink that takes records one by one and acknowledges each, such as a RADIUS client. It keeps
 /// no cursor: after a crash the last batch is sent again.
 pub trait RecordSender {

@@ -26,7 +26,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::acc::clock::Moment;
 use crate::backend::sql::{ForeignSink, SqlSink};
 use crate::backend::syslog::{DEV_LOG, SyslogSink};
-use crate::backend::{HostDatabase, RecordSender, SinkId};
+use crate::backend::{HostDatabase, RecordSender, SENDER_BATCH, SinkId};
 use crate::config::{Config, JournalSync};
 use crate::journal::calls::{CARRY_RANK, Tracker};
 use crate::journal::limit::{self, Found, Limits};
@@ -47,9 +47,6 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How long [`run`] goes on delivering after it was told to stop. Hosts kill children that take
 /// much longer; what is left waits in the journal for the next start.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Records on their way to RADIUS at the same time: an identifier has one byte, and a batch that
-/// is interrupted is sent again.
-const SENDER_BATCH: usize = 100;
 /// Size of such a segment: they hold only calls in progress.
 const CARRY_SEGMENT: u64 = 4 << 20;
 /// Every sink has seen the end of a segment.

@@ -22,14 +22,14 @@ use std::time::Duration;
 
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Radius;
 use super::conf::{Conf, Secret};
 use super::packet::{self, Avp, Encoder, HEADER, MAX_PACKET, Refused};
 use crate::acc::clock::Moment;
 use crate::acc::record::{Record, Wall};
-use crate::backend::{Fate, LocalFuture, RecordSender};
+use crate::backend::{Fate, LocalFuture, RecordSender, SENDER_BATCH};
 use crate::stats::{self, Counter};
 
 /// Sockets for each address family: an identifier is one byte, so that each gives 256 of them.
@@ -46,6 +46,9 @@ const WINDOW_MIN: f64 = 8.0;
 /// After a loss the window soon grows again to this part of what was too much, and then hardly
 /// any more: each overflow of the server's buffer would stall the end of a batch for a pause.
 const WINDOW_KEPT: f64 = 0.75;
+/// Pause between two looks for answers when no other batch waits: a server sends them one after the
+/// other, and waking up for each costs more than the rest of its record does.
+const REPLIES: Duration = Duration::from_millis(1);
 /// Longest pause between two transmissions, MRT of RFC 5080 §2.2.1.
 const LONGEST_WAIT: Duration = Duration::from_secs(16);
 /// RAND of RFC 5080 §2.2.1: pauses differ by up to a tenth, so that clients do not march in step.
@@ -275,7 +278,13 @@ impl RadiusClient {
             let Some(&(deadline, _)) = batch.timers.first() else { break };
             tokio::select! {
                 biased;
-                (socket, length, from) = receive(&self.sockets, &mut buffer) => self.reply(&mut batch, socket, &buffer[..length], from),
+                (socket, length, from) = receive(&self.sockets, &mut buffer) => {
+                    self.reply(&mut batch, socket, &buffer[..length], from);
+                    self.take_more(&mut batch, &mut buffer);
+                    if n < SENDER_BATCH && batch.open > 0 {
+                        sleep(REPLIES).await;
+                    }
+                }
                 () = sleep_until(deadline) => {}
             }
         }
@@ -504,6 +513,20 @@ impl RadiusClient {
         let asked = self.peers.iter().enumerate().filter(|(s, _)| tried & (1 << s) != 0);
         let said: Vec<_> = asked.map(|(_, p)| format!("{}: {}", p.addr, p.last_error.as_deref().unwrap_or("no answer"))).collect();
         format!("no RADIUS server acknowledged the record ({})", said.join(", "))
+    }
+
+    /// Takes the datagrams that have come in, but no more than answers can be due, so that a flood
+    /// does not hold up the timers.
+    fn take_more(&mut self, batch: &mut Batch<'_>, buffer: &mut [u8]) {
+        let mut left = SLOTS;
+        for socket in 0..self.sockets.len() {
+            while left > 0
+                && let Ok((length, from)) = self.sockets[socket].try_recv_from(buffer)
+            {
+                self.reply(batch, socket, &buffer[..length], from);
+                left -= 1;
+            }
+        }
     }
 
     /// A datagram came in.
