@@ -1,28 +1,33 @@
 //! The grammar of extra_fields and leg_fields: one definition for each line.
 #![no_main]
 
+use std::collections::{HashMap, HashSet};
+
 use acc::acc::fields::{FieldSet, is_identifier};
 use acc::acc::record::Backend;
 use libfuzzer_sys::fuzz_target;
 use opensips_acc_fuzz::{bounded, text};
 
 fuzz_target!(|input: &[u8]| bounded(input.len(), || {
-    let mut set = FieldSet::default();
+    let (mut set, mut accepted) = (FieldSet::default(), FieldSet::default());
     for definition in text(input).split('|') {
-        let before = set.clone();
-        if set.add(definition).is_err() {
-            assert_eq!(set, before);
+        if let Ok(warnings) = set.add(definition) {
+            assert_eq!(accepted.add(definition), Ok(warnings));
         }
+    }
+    assert_eq!(set, accepted, "what was refused leaves nothing behind");
+    let places: HashMap<_, _> = set.tags.iter().enumerate().map(|(place, tag)| (tag, place)).collect();
+    assert_eq!(places.len(), set.tags.len(), "one place for a tag");
+    for (tag, place) in places {
+        assert_eq!(set.tag(tag), Some(place));
     }
     // What was understood, written out, is understood as the same.
     let mut again = FieldSet::default();
     for backend in Backend::ALL {
-        let mut tags = Vec::new();
+        let mut tags = HashSet::new();
         for decl in set.of(backend) {
-            assert!(!tags.contains(&decl.tag), "one field for a tag");
-            tags.push(decl.tag);
+            assert!(tags.insert(decl.tag), "one field for a tag");
             assert!(backend != Backend::Db || is_identifier(&decl.name));
-            assert_eq!(set.tag(&set.tags[decl.tag]), Some(decl.tag));
             assert_eq!(again.add(&format!("{}:{}->{}", backend.name(), set.tags[decl.tag], decl.name)), Ok(vec![]));
         }
     }
