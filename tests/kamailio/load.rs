@@ -133,11 +133,13 @@ fn memory(server: &Server) -> Memory {
         values(&status, "RssAnon:").first().and_then(|v| v.strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or(0) << 10
     };
     let names = values(&private, "entry:").into_iter().zip(values(&private, "desc:")).map(|(n, what)| format!("{n} {what}"));
+    // The server does not list what its processes fork themselves.
+    let delivery = ("delivery process".to_string(), of_kernel(&server.delivery_process().unwrap().to_string()));
     Memory {
         shared: sum(&server.rpc(&["core.shmmem"])),
         private: sum(&private),
         contexts: server.status("contexts_bytes").unwrap(),
-        anonymous: names.zip(values(&private, "pid:").iter().map(of_kernel)).collect(),
+        anonymous: names.zip(values(&private, "pid:").iter().map(of_kernel)).chain([delivery]).collect(),
     }
 }
 
