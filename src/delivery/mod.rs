@@ -371,14 +371,14 @@ impl Directory {
         if complete.is_empty() {
             return;
         }
-        if let Err(e) = self.dir.segments().and_then(|segments| self.tracker.follow(&segments)) {
-            if !std::mem::replace(&mut self.remove_failed, true) {
-                log::error!("journal_dir {} cannot be read ({e}), so delivered segments stay: check the disk and its permissions", self.dir.path().display());
-            }
-            return;
-        }
+        let mut followed = false;
         for name in complete {
-            match self.tracker.release(name, &mut self.carry).and_then(|()| self.dir.remove(name)) {
+            // Once for all that go, and again behind one that did not: what its states and ends mean
+            // for the others is forgotten by now.
+            let known = if followed { Ok(()) } else { self.dir.segments().and_then(|segments| self.tracker.follow(&segments)) };
+            let removed = known.and_then(|()| self.tracker.release(name, &mut self.carry)).and_then(|()| self.dir.remove(name));
+            followed = removed.is_ok();
+            match removed {
                 Ok(()) => {
                     finished.remove(&name);
                     self.remove_failed = false;
