@@ -152,7 +152,7 @@ fn measure(name: &str, url: &str) {
     let db = config.db.clone().unwrap();
     let clear = |conn: &mut Conn| {
         runtime.block_on(async {
-            if conn.query("SELECT callid FROM acc WHERE callid = 'x'", 1, vec![]).await.is_err() {
+            if conn.query("SELECT callid FROM acc WHERE callid = 'x'", 1, &[]).await.is_err() {
                 for sql in schema::create(&db, &config.fields, false, conn.dialect()) {
                     conn.run(sql).await.unwrap();
                 }
@@ -165,7 +165,7 @@ fn measure(name: &str, url: &str) {
         let mut conn = runtime.block_on(Conn::open(&target)).unwrap();
         clear(&mut conn);
         ours.push(deliver(url));
-        let rows = runtime.block_on(conn.query("SELECT callid FROM acc", 1, vec![])).unwrap().len();
+        let rows = runtime.block_on(conn.query("SELECT callid FROM acc", 1, &[])).unwrap().len();
         assert_eq!(rows, N, "{name}: every record once");
         clear(&mut conn);
         loops.push(runtime.block_on(bare(&mut conn)));

@@ -130,7 +130,7 @@ pub type Positions = BTreeMap<SegmentName, u64>;
 /// What has to become durable together with a batch.
 pub struct Commit<'a> {
     /// New positions of the cursor.
-    pub positions: &'a [(SegmentName, u64)],
+    pub positions: &'a Positions,
     /// Removed segments whose positions are not needed any more.
     pub retired: &'a [SegmentName],
     /// Where entries with [`Fate::Dead`] go.

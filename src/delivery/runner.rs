@@ -21,6 +21,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Removed segments whose cursor rows go in one transaction; keeps it short after a long outage.
 const RETIRED_AT_ONCE: usize = 200;
 
+/// Entries read at once while a sink works: some 100 us, a part of what a database takes for an INSERT.
+const READ_AT_ONCE: usize = 32;
+
 /// Looks at a journal that workers append to before its entries are taken as uncountable.
 const RECOUNTS: u32 = 20;
 
@@ -89,10 +92,19 @@ impl Runner {
 
     async fn deliver_all(&mut self) -> Result<(), Ended> {
         let mut tail = self.begin().await?;
+        let mut ahead: Option<Batch> = None;
         loop {
             let view = self.view.borrow_and_update().clone();
+            if !view.dropping.is_empty() && ahead.take().is_some() {
+                // What was read ahead may be of segments that go.
+                tail.unread(&Batch::default());
+            }
             self.give_up(&mut tail, &Batch::default(), &mut Vec::new());
-            let batch = match tail.next_batch(&view.segments, self.batch_max) {
+            let next = match ahead.take() {
+                Some(batch) => Ok(batch),
+                None => tail.next_batch(&view.segments, self.batch_max),
+            };
+            let batch = match next {
                 Ok(batch) => batch,
                 Err(e) => {
                     // What was read so far is read again from the settled positions.
@@ -112,7 +124,7 @@ impl Runner {
                 let _ = self.view.changed().await;
                 continue;
             }
-            self.settle(&mut tail, batch, &view.segments).await?;
+            ahead = self.settle(&mut tail, batch, &view.segments).await?;
         }
     }
 
@@ -209,20 +221,39 @@ impl Runner {
         }
     }
 
-    /// Tries until every entry of the batch is delivered or dead.
-    async fn settle(&mut self, tail: &mut Tail, mut batch: Batch, segments: &[Segment]) -> Result<(), Ended> {
+    /// Tries until every entry of the batch is delivered or dead. Returns the next batch if it was
+    /// read meanwhile.
+    async fn settle(&mut self, tail: &mut Tail, mut batch: Batch, segments: &[Segment]) -> Result<Option<Batch>, Ended> {
         let retired = tail.retired(segments, RETIRED_AT_ONCE);
         for u in &batch.unreadable {
             while let Err(e) = self.dead.add_unreadable(u.segment, u.offset, u.wall, u.kind, &u.bytes) {
                 self.trouble(dead_letter_trouble(self.id, &e)).await?;
             }
         }
+        // More waits behind a full batch: it is read while the sink works on this one.
+        let mut reads_ahead = batch.is_full(self.batch_max);
         let mut pending = std::mem::take(&mut batch.entries);
         let mut stored = false;
+        let mut ahead = None;
         loop {
+            if ahead.take().is_some() {
+                tail.unread(&batch);
+            }
             self.give_up(tail, &batch, &mut pending);
             let mut commit = Commit { positions: &batch.positions, retired: &retired, dead: &mut self.dead, stored: false };
-            let fates = match self.sink.deliver(&pending, &mut commit).await {
+            let delivery = self.sink.deliver(&pending, &mut commit);
+            let fates = if std::mem::take(&mut reads_ahead) {
+                let (fates, next) = tokio::join!(biased; delivery, read_ahead(tail, segments, self.batch_max));
+                match next {
+                    Ok(next) => ahead = Some(next),
+                    // The error shows again when its turn comes.
+                    Err(_) => tail.unread(&batch),
+                }
+                fates
+            } else {
+                delivery.await
+            };
+            let fates = match fates {
                 Ok(fates) => fates,
                 Err(Trouble::Outage(reason)) => {
                     self.trouble(reason).await.inspect_err(|_| self.keep_partial(tail, &batch, &pending))?;
@@ -237,7 +268,7 @@ impl Runner {
                     // Should somebody else move the cursor all the time, do not spin.
                     tokio::time::sleep(FIRST_PAUSE).await;
                     tail.restart(positions, segments);
-                    return Ok(());
+                    return Ok(None);
                 }
             };
             stored |= commit.stored;
@@ -290,7 +321,7 @@ impl Runner {
             }
         }
         self.dead.committed();
-        Ok(())
+        Ok(ahead)
     }
 
     /// Gives up what the segments that have to go hold for this sink: the entries in hand, and what
@@ -299,7 +330,7 @@ impl Runner {
         let view = self.view.borrow().clone();
         let mut of_earlier_starts = 0;
         for name in view.dropping.iter().copied().filter(|name| !tail.is_given_up(*name) && !tail.has_ended(*name)).collect::<Vec<_>>() {
-            let in_hand = batch.positions.iter().find(|(n, _)| *n == name).map(|(_, position)| *position);
+            let in_hand = batch.positions.get(&name).copied();
             let behind = match tail.give_up(name, in_hand) {
                 Ok(n) => n,
                 Err(e) => {
@@ -334,7 +365,7 @@ impl Runner {
             return;
         }
         let mut positions = tail.settled().clone();
-        positions.extend(batch.positions.iter().copied());
+        positions.extend(&batch.positions);
         let mut first = BTreeMap::new();
         for entry in pending {
             first.entry(entry.segment).or_insert(entry.offset);
@@ -398,6 +429,17 @@ impl Runner {
             self.outage.said.clear();
         }
     }
+}
+
+/// Reads the next batch, some entries at a time, so that an answer to the sink does not wait for it.
+async fn read_ahead(tail: &mut Tail, segments: &[Segment], max: usize) -> std::io::Result<Batch> {
+    let mut batch = tail.new_batch(segments);
+    let mut end = READ_AT_ONCE.min(max);
+    while tail.read_into(&mut batch, segments, end)? && !batch.is_full(max) {
+        end = (end + READ_AT_ONCE).min(max);
+        tokio::task::yield_now().await;
+    }
+    Ok(batch)
 }
 
 fn dead_letter_trouble(id: SinkId, e: &std::io::Error) -> String {

@@ -26,8 +26,10 @@ pub struct Unreadable {
 pub struct Batch {
     pub entries: Vec<Entry>,
     pub unreadable: Vec<Unreadable>,
+    /// Bytes of their payloads.
+    bytes: usize,
     /// Where the cursor is once the batch is settled.
-    pub positions: Vec<(SegmentName, u64)>,
+    pub positions: Positions,
     /// Segments of which nothing is left once the batch is settled.
     pub ended: Vec<SegmentName>,
 }
@@ -36,6 +38,11 @@ impl Batch {
     /// Nothing has to be settled.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// It holds as much as it may, of `max` entries at most.
+    pub fn is_full(&self, max: usize) -> bool {
+        self.entries.len() >= max || self.bytes >= BATCH_BYTES
     }
 
     /// When the oldest entry was appended.
@@ -50,6 +57,9 @@ pub struct Tail {
     sink: SinkId,
     /// Last settled positions, of all segments that the cursor knows.
     settled: Positions,
+    /// How far it was read beyond that, and segments read to their end: what is in hand.
+    read: Positions,
+    read_out: HashSet<SegmentName>,
     open: BTreeMap<SegmentName, Reader>,
     ended: HashSet<SegmentName>,
     /// Segments of which the rest was given up.
@@ -67,6 +77,8 @@ impl Tail {
             dir: dir.clone(),
             sink,
             settled: Positions::new(),
+            read: Positions::new(),
+            read_out: HashSet::new(),
             open: BTreeMap::new(),
             ended: HashSet::new(),
             given_up: HashSet::new(),
@@ -101,6 +113,7 @@ impl Tail {
     pub fn give_up(&mut self, name: SegmentName, in_hand: Option<u64>) -> io::Result<u64> {
         let count = self.count_from(name, in_hand)?;
         self.open.remove(&name);
+        self.read.remove(&name);
         self.given_up.insert(name);
         Ok(count)
     }
@@ -151,31 +164,41 @@ impl Tail {
 
     /// The next entries, at most `max`. Those of earlier starts come first.
     pub fn next_batch(&mut self, segments: &[Segment], max: usize) -> io::Result<Batch> {
-        self.forget_removed(segments);
-        let live = segments.partition_point(|s| s.name.boot < self.dir.boot());
-        let (old, live) = segments.split_at(live);
-        self.turn = if live.is_empty() { 0 } else { (self.turn + 1) % live.len() };
-        let (after, before) = (&live[self.turn.min(live.len())..], &live[..self.turn.min(live.len())]);
-
-        let mut batch = Batch::default();
-        let mut bytes = 0;
-        for segment in old.iter().chain(after).chain(before) {
-            if self.ended.contains(&segment.name) || self.is_given_up(segment.name) {
-                continue;
-            }
-            if batch.entries.len() >= max || bytes >= BATCH_BYTES {
-                break;
-            }
-            self.read_segment(segment, max, &mut bytes, &mut batch)?;
-        }
+        let mut batch = self.new_batch(segments);
+        self.read_into(&mut batch, segments, max)?;
         Ok(batch)
     }
 
-    fn read_segment(&mut self, segment: &Segment, max: usize, bytes: &mut usize, batch: &mut Batch) -> io::Result<()> {
+    /// An empty batch, for [`Tail::read_into`].
+    pub fn new_batch(&mut self, segments: &[Segment]) -> Batch {
+        self.forget_removed(segments);
+        self.turn = self.turn.wrapping_add(1);
+        Batch::default()
+    }
+
+    /// Reads more entries into the batch, until it has `max`. Returns whether it is full.
+    pub fn read_into(&mut self, batch: &mut Batch, segments: &[Segment], max: usize) -> io::Result<bool> {
+        let live = segments.partition_point(|s| s.name.boot < self.dir.boot());
+        let (old, live) = segments.split_at(live);
+        let (before, after) = live.split_at(self.turn.checked_rem(live.len()).unwrap_or(0));
+        for segment in old.iter().chain(after).chain(before) {
+            if self.ended.contains(&segment.name) || self.read_out.contains(&segment.name) || self.is_given_up(segment.name) {
+                continue;
+            }
+            if batch.is_full(max) {
+                break;
+            }
+            self.read_segment(segment, max, batch)?;
+        }
+        Ok(batch.is_full(max))
+    }
+
+    fn read_segment(&mut self, segment: &Segment, max: usize, batch: &mut Batch) -> io::Result<()> {
         let name = segment.name;
+        let position = self.read.get(&name).or_else(|| self.settled.get(&name)).copied().unwrap_or(0);
         let reader = match self.open.entry(name) {
             std::collections::btree_map::Entry::Occupied(o) => o.into_mut(),
-            std::collections::btree_map::Entry::Vacant(v) => match self.dir.read(name, self.settled.get(&name).copied().unwrap_or(0)) {
+            std::collections::btree_map::Entry::Vacant(v) => match self.dir.read(name, position) {
                 Ok(reader) => v.insert(reader),
                 // Removed since the scan, which happens only when nothing was left in it.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -188,7 +211,7 @@ impl Tail {
         }
         let mut taken = false;
         let mut ended = false;
-        while batch.entries.len() < max && *bytes < BATCH_BYTES {
+        while !batch.is_full(max) {
             match reader.read()? {
                 Item::Frame(frame) => {
                     if frame.sink_id() != Some(self.sink) {
@@ -201,7 +224,7 @@ impl Tail {
                         self.put_back.insert(name, frame.end);
                         stats::add(self.sink.accepted(), 1);
                     }
-                    *bytes += frame.payload.len();
+                    batch.bytes += frame.payload.len();
                     match decoded {
                         Ok(payload) => batch.entries.push(Entry { segment: name, offset: frame.offset, end: frame.end, wall: frame.wall, payload }),
                         Err(()) => batch.unreadable.push(Unreadable {
@@ -240,11 +263,13 @@ impl Tail {
             }
         }
         if taken {
-            batch.positions.push((name, reader.position()));
+            batch.positions.insert(name, reader.position());
+            self.read.insert(name, reader.position());
         }
         if ended {
             // Thousands of segments may wait: their files do not stay open.
             self.open.remove(&name);
+            self.read_out.insert(name);
             batch.ended.push(name);
         }
         Ok(())
@@ -252,8 +277,17 @@ impl Tail {
 
     /// The batch is settled: delivered or dead, and the cursor durable.
     pub fn settle(&mut self, batch: &Batch) {
-        self.settled.extend(batch.positions.iter().copied());
+        self.settled.extend(&batch.positions);
         self.ended.extend(&batch.ended);
+        self.read.retain(|name, read| self.settled.get(name).is_none_or(|settled| settled < read));
+        self.read_out.retain(|name| !self.ended.contains(name));
+    }
+
+    /// What was read behind the batch in hand is read again later.
+    pub fn unread(&mut self, in_hand: &Batch) {
+        self.open.clear();
+        self.read = in_hand.positions.clone();
+        self.read_out = in_hand.ended.iter().copied().collect();
     }
 
     /// Begins again at these positions.
@@ -261,7 +295,7 @@ impl Tail {
         // Segments that are gone had been read to their end by every sink.
         self.ended = settled.keys().filter(|name| segments.binary_search_by_key(*name, |s| s.name).is_err()).copied().collect();
         self.settled = settled;
-        self.open.clear();
+        self.unread(&Batch::default());
     }
 
     /// The settled positions.

@@ -1,6 +1,7 @@
 //! One connection of any of the three databases, and what their errors mean.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,37 +153,44 @@ pub enum Conn {
     Postgres(PgConnection),
 }
 
-/// Values as the arguments of a driver.
-macro_rules! bind {
-    ($args:ty, $values:expr) => {{
-        let values = $values;
-        let mut args = <$args>::default();
-        args.reserve(values.len(), 0);
-        for value in values {
-            add_value(&mut args, value)?;
-        }
-        args
-    }};
-}
-
-/// The same statement on whatever connection it is.
+/// The same statement on whatever connection it is, with the values bound for its driver.
 macro_rules! on_conn {
-    ($conn:expr, $c:ident, $args:ident => $body:expr) => {
-        match $conn {
-            Conn::Sqlite($c) => {
-                type $args = SqliteArguments;
-                $body
-            }
-            Conn::MySql($c) => {
-                type $args = MySqlArguments;
-                $body
-            }
-            Conn::Postgres($c) => {
-                type $args = PgArguments;
-                $body
-            }
+    ($conn:expr, $bound:expr, $c:ident, $args:ident => $body:expr) => {
+        match ($conn, $bound) {
+            (Conn::Sqlite($c), Bound::Sqlite($args)) => $body,
+            (Conn::MySql($c), Bound::MySql($args)) => $body,
+            (Conn::Postgres($c), Bound::Postgres($args)) => $body,
+            _ => return Err(Failure { class: Class::Later, unique: false, text: "values bound for another database".into() }),
         }
     };
+}
+
+/// Values of a statement, as the driver of one dialect sends them.
+pub enum Bound {
+    /// For SQLite.
+    Sqlite(SqliteArguments),
+    /// For MySQL and MariaDB.
+    MySql(MySqlArguments),
+    /// For PostgreSQL.
+    Postgres(PgArguments),
+}
+
+impl Bound {
+    /// Binds values, in order.
+    pub fn new<'a>(dialect: Dialect, values: impl Iterator<Item = &'a Value>) -> Outcome<Bound> {
+        fn all<'a, A: AddValue + Default>(values: impl Iterator<Item = &'a Value>) -> Outcome<A> {
+            let mut args = A::default();
+            for value in values {
+                args.add_value(value).map_err(|e| Failure { class: Class::Permanent, unique: false, text: e.to_string() })?;
+            }
+            Ok(args)
+        }
+        Ok(match dialect {
+            Dialect::Sqlite => Bound::Sqlite(all(values)?),
+            Dialect::MySql => Bound::MySql(all(values)?),
+            Dialect::Postgres => Bound::Postgres(all(values)?),
+        })
+    }
 }
 
 impl Conn {
@@ -220,74 +228,81 @@ impl Conn {
 
     /// Runs statements without values.
     pub async fn run(&mut self, sql: impl Into<String>) -> Outcome<()> {
-        let sql = AssertSqlSafe(sql.into());
-        on_conn!(self, c, _Args => sqlx::raw_sql(sql).execute(c).await.map(drop))?;
+        let sql = sqlx::raw_sql(AssertSqlSafe(sql.into()));
+        match self {
+            Conn::Sqlite(c) => sql.execute(c).await.map(drop)?,
+            Conn::MySql(c) => sql.execute(c).await.map(drop)?,
+            Conn::Postgres(c) => sql.execute(c).await.map(drop)?,
+        }
         Ok(())
     }
 
     /// Runs one statement with values; returns how many rows it changed.
-    pub async fn execute(&mut self, sql: Arc<str>, values: Vec<Value>) -> Outcome<u64> {
+    pub async fn execute(&mut self, sql: Arc<str>, values: &[Value]) -> Outcome<u64> {
+        let bound = Bound::new(self.dialect(), values.iter())?;
+        self.execute_bound(sql, bound).await
+    }
+
+    /// [`Conn::execute`] of values that are bound already.
+    pub async fn execute_bound(&mut self, sql: Arc<str>, bound: Bound) -> Outcome<u64> {
         let sql = AssertSqlSafe(sql);
-        Ok(on_conn!(self, c, Args => sqlx::query_with(sql, bind!(Args, values)).execute(c).await.map(|r| r.rows_affected()))?)
+        Ok(on_conn!(self, bound, c, args => sqlx::query_with(sql, args).execute(c).await.map(|r| r.rows_affected()))?)
     }
 
     /// Runs a query whose columns are all text; `None` is NULL.
-    pub async fn query(&mut self, sql: impl Into<String>, columns: usize, values: Vec<Value>) -> Outcome<Vec<Vec<Option<String>>>> {
+    pub async fn query(&mut self, sql: impl Into<String>, columns: usize, values: &[Value]) -> Outcome<Vec<Vec<Option<String>>>> {
         let sql = AssertSqlSafe(sql.into());
-        Ok(on_conn!(self, c, Args => {
-            let rows = sqlx::query_with(sql, bind!(Args, values)).fetch_all(c).await?;
+        let bound = Bound::new(self.dialect(), values.iter())?;
+        Ok(on_conn!(self, bound, c, args => {
+            let rows = sqlx::query_with(sql, args).fetch_all(c).await?;
             rows.iter().map(|row| (0..columns).map(|i| row.try_get_unchecked::<Option<String>, _>(i)).collect()).collect::<Result<_, _>>()
         })?)
     }
 }
 
 trait AddValue {
-    fn add_value(&mut self, value: Value) -> Result<(), sqlx::error::BoxDynError>;
+    fn add_value(&mut self, value: &Value) -> Result<(), sqlx::error::BoxDynError>;
 }
 
 impl AddValue for SqliteArguments {
-    fn add_value(&mut self, value: Value) -> Result<(), sqlx::error::BoxDynError> {
+    fn add_value(&mut self, value: &Value) -> Result<(), sqlx::error::BoxDynError> {
         match value {
             Value::Null => self.add(None::<i64>),
             // The statement casts it to TEXT, which keeps bytes that are not UTF-8 as they are.
-            Value::Text(bytes) => self.add(bytes),
-            Value::Int(n) => self.add(n),
+            Value::Text(bytes) => self.add(bytes.clone()),
+            Value::Int(n) => self.add(*n),
         }
     }
 }
 
 impl AddValue for MySqlArguments {
-    fn add_value(&mut self, value: Value) -> Result<(), sqlx::error::BoxDynError> {
+    fn add_value(&mut self, value: &Value) -> Result<(), sqlx::error::BoxDynError> {
         match value {
-            Value::Null => self.add(None::<String>),
-            Value::Text(bytes) => self.add(escape_invalid(bytes, false)),
-            Value::Int(n) => self.add(n),
+            Value::Null => self.add(None::<&str>),
+            Value::Text(bytes) => self.add(&*escape_invalid(bytes, false)),
+            Value::Int(n) => self.add(*n),
         }
     }
 }
 
 impl AddValue for PgArguments {
-    fn add_value(&mut self, value: Value) -> Result<(), sqlx::error::BoxDynError> {
+    fn add_value(&mut self, value: &Value) -> Result<(), sqlx::error::BoxDynError> {
         match value {
-            Value::Null => self.add(None::<String>),
-            Value::Text(bytes) => self.add(escape_invalid(bytes, true)),
-            Value::Int(n) => self.add(n),
+            Value::Null => self.add(None::<&str>),
+            Value::Text(bytes) => self.add(&*escape_invalid(bytes, true)),
+            Value::Int(n) => self.add(*n),
         }
     }
 }
 
-fn add_value<A: AddValue>(args: &mut A, value: Value) -> Outcome<()> {
-    args.add_value(value).map_err(|e| Failure { class: Class::Permanent, unique: false, text: e.to_string() })
-}
-
 /// Text that the server takes: bytes that are not UTF-8 (and, for PostgreSQL, NUL) as `\xNN`.
-pub fn escape_invalid(bytes: Vec<u8>, escape_nul: bool) -> String {
+pub fn escape_invalid(bytes: &[u8], escape_nul: bool) -> Cow<'_, str> {
     let escaped = |b: &u8| format!("\\x{b:02x}");
-    let text = match String::from_utf8(bytes) {
-        Ok(text) => text,
-        Err(e) => e.as_bytes().utf8_chunks().flat_map(|chunk| std::iter::once(chunk.valid().to_string()).chain(chunk.invalid().iter().map(escaped))).collect(),
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => bytes.utf8_chunks().flat_map(|chunk| std::iter::once(chunk.valid().to_string()).chain(chunk.invalid().iter().map(escaped))).collect(),
     };
-    if escape_nul && text.contains('\0') { text.replace('\0', "\\x00") } else { text }
+    if escape_nul && text.contains('\0') { Cow::Owned(text.replace('\0', "\\x00")) } else { text }
 }
 
 fn mysql_options(server: &Server) -> MySqlConnectOptions {
@@ -369,9 +384,9 @@ mod tests {
 
     #[test]
     fn text_that_is_not_utf8_is_escaped_visibly() {
-        assert_eq!(escape_invalid(b"a\xffb\xc3\xa9\xc3".to_vec(), false), "a\\xffbé\\xc3");
-        assert_eq!(escape_invalid(b"a\0b".to_vec(), true), "a\\x00b");
-        assert_eq!(escape_invalid(b"a\0b".to_vec(), false), "a\0b");
+        assert_eq!(escape_invalid(b"a\xffb\xc3\xa9\xc3", false), "a\\xffbé\\xc3");
+        assert_eq!(escape_invalid(b"a\0b", true), "a\\x00b");
+        assert_eq!(escape_invalid(b"a\0b", false), "a\0b");
     }
 
     #[test]

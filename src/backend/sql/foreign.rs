@@ -278,7 +278,7 @@ mod tests {
         }
 
         async fn deliver(&mut self, batch: &[Entry]) -> Vec<Fate> {
-            let mut commit = Commit { positions: &[], retired: &[], dead: &mut self.dead, stored: false };
+            let mut commit = Commit { positions: &Positions::new(), retired: &[], dead: &mut self.dead, stored: false };
             self.sink.deliver(batch, &mut commit).await.unwrap()
         }
 

@@ -175,15 +175,15 @@ impl SqlSink {
             Dialect::MySql => "SELECT segment, CAST(reached AS CHAR) FROM acc_delivery WHERE journal = ?",
             Dialect::Postgres => "SELECT segment, CAST(reached AS TEXT) FROM acc_delivery WHERE journal = $1",
         };
-        let key = || vec![Value::Text(journal.clone().into_bytes())];
-        let rows = match conn.query(sql, 2, key()).await {
+        let key = [Value::Text(journal.clone().into_bytes())];
+        let rows = match conn.query(sql, 2, &key).await {
             Ok(rows) => rows,
             Err(e) if e.class == Class::Later => return Err(e),
             Err(_) => {
                 let create = schema::create_cursor(conn.dialect());
                 let mut made = conn.run(create.clone()).await.map(|()| Vec::new());
                 if made.is_ok() {
-                    made = conn.query(sql, 2, key()).await;
+                    made = conn.query(sql, 2, &key).await;
                 }
                 match made {
                     Ok(rows) => rows,
@@ -311,7 +311,8 @@ impl SqlSink {
                 format!("INSERT INTO acc_delivery (reached, journal, segment) VALUES ({}, {}, {})", p(1, false), p(2, true), p(3, true)).into();
             let delete: Arc<str> = format!("DELETE FROM acc_delivery WHERE journal = {} AND segment = {}", p(1, true), p(2, true)).into();
             let text = |segment: &SegmentName| Value::Text(segment.to_string().into_bytes());
-            let (known, new): (Vec<(SegmentName, u64)>, Vec<_>) = commit.positions.iter().copied().partition(|(segment, _)| stored.contains_key(segment));
+            let (known, new): (Vec<(SegmentName, u64)>, Vec<_>) =
+                commit.positions.iter().map(|(name, position)| (*name, *position)).partition(|(segment, _)| stored.contains_key(segment));
             for moved in known.chunks(MOVED_AT_ONCE) {
                 // One statement for all of them: `reached` goes from where it was to where it is.
                 let (mut cases, mut places, mut values) = (String::new(), String::new(), Vec::new());
@@ -328,19 +329,19 @@ impl SqlSink {
                     values.extend([text(segment), Value::Int(stored[segment] as i64)]);
                 }
                 let update = format!("UPDATE acc_delivery SET reached = CASE segment{cases} END WHERE journal = {} AND ({places})", p(n, true));
-                if conn.execute(update.into(), values).await.map_err(cursor_trouble)? != moved.len() as u64 {
+                if conn.execute(update.into(), &values).await.map_err(cursor_trouble)? != moved.len() as u64 {
                     return Err(Trouble::Stale);
                 }
             }
             for (segment, position) in &new {
-                match conn.execute(insert.clone(), vec![Value::Int(*position as i64), journal.clone(), text(segment)]).await {
+                match conn.execute(insert.clone(), &[Value::Int(*position as i64), journal.clone(), text(segment)]).await {
                     Ok(_) => {}
                     Err(e) if e.unique => return Err(Trouble::Stale),
                     Err(e) => return Err(cursor_trouble(e)),
                 }
             }
             for segment in commit.retired {
-                conn.execute(delete.clone(), vec![journal.clone(), text(segment)]).await?;
+                conn.execute(delete.clone(), &[journal.clone(), text(segment)]).await?;
             }
             Ok(())
         }
@@ -349,13 +350,17 @@ impl SqlSink {
         result
     }
 
-    /// Inserts all rows, quickly: the first refused row fails the whole.
+    /// Inserts all rows, quickly: the first refused row fails the whole. While the database works on
+    /// one statement, the next is made.
     async fn insert_all(&mut self, groups: &[Group]) -> Outcome<()> {
         let conn = self.conn()?;
-        for group in groups {
-            for part in group.parts(0..group.rows.len()) {
-                conn.execute(group.insert(part.len()), group.values(part)).await?;
-            }
+        let parts = groups.iter().flat_map(|g| g.parts(0..g.rows.len()).into_iter().map(move |part| (g, part)));
+        let mut statements = parts.map(|(group, part)| (group.insert(part.len()), group.bound(part)));
+        let mut next = statements.next();
+        while let Some((sql, bound)) = next {
+            let (inserted, following) = tokio::join!(biased; conn.execute_bound(sql, bound?), async { statements.next() });
+            inserted?;
+            next = following;
         }
         Ok(())
     }
@@ -373,7 +378,7 @@ impl SqlSink {
                 conn.run("SAVEPOINT part").await?;
                 let mut result = Ok(0);
                 for part in group.parts(group.rows_of(&records)) {
-                    result = conn.execute(group.insert(part.len()), group.values(part)).await;
+                    result = conn.execute_bound(group.insert(part.len()), group.bound(part)?).await;
                     if result.is_err() {
                         break;
                     }
@@ -460,7 +465,7 @@ impl SqlSink {
             Err(e) => return Err(e),
         }
         if self.cursor == Cursor::Table {
-            self.stored.extend(commit.positions.iter().copied());
+            self.stored.extend(commit.positions);
             for segment in commit.retired {
                 self.stored.remove(segment);
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Local};
 use once_cell::sync::Lazy;
 
-use super::conn::{Dialect, Value, escape_invalid};
+use super::conn::{Bound, Dialect, Outcome, Value, escape_invalid};
 use super::schema::Table;
 use super::{BINDS, INSERT_BYTES, ROWS};
 use crate::acc::record::{ACC_ID, END_CAUSE, END_SIDE, Field, Kind, Record, Wall};
@@ -291,9 +291,9 @@ impl Group {
         parts
     }
 
-    /// Values of some rows.
-    pub fn values(&self, rows: Range<usize>) -> Vec<Value> {
-        self.rows[rows].iter().flatten().cloned().collect()
+    /// Values of some rows, for the statement that [`Group::insert`] makes for as many.
+    pub fn bound(&self, rows: Range<usize>) -> Outcome<Bound> {
+        Bound::new(self.dialect, self.rows[rows].iter().flatten())
     }
 
     /// The INSERT for a number of rows.
@@ -331,8 +331,8 @@ fn escape_above(bytes: &mut Vec<u8>, last: char) {
     if bytes.is_ascii() {
         return;
     }
-    let text = escape_invalid(std::mem::take(bytes), false);
-    for c in text.chars() {
+    let text = std::mem::take(bytes);
+    for c in escape_invalid(&text, false).chars() {
         let mut utf8 = [0; 4];
         let utf8 = c.encode_utf8(&mut utf8).as_bytes();
         if c <= last {
@@ -345,20 +345,18 @@ fn escape_above(bytes: &mut Vec<u8>, last: char) {
 
 /// Cuts text to the width of its column, between characters.
 fn clip(bytes: &mut Vec<u8>, target: &Target, dialect: Dialect) -> bool {
-    // Short enough however it is counted and escaped.
-    if target.chars.is_none_or(|c| bytes.len() * 4 <= c) && target.bytes.is_none_or(|b| bytes.len() * 4 <= b) {
-        return false;
-    }
-    let text = escape_invalid(std::mem::take(bytes), dialect == Dialect::Postgres);
+    let text = escape_invalid(bytes, dialect == Dialect::Postgres);
     let mut end = text.len();
-    if let Some(chars) = target.chars {
+    if let Some(chars) = target.chars.filter(|chars| end > *chars) {
         end = text.char_indices().nth(chars).map_or(end, |(at, _)| at);
     }
     if let Some(most) = target.bytes {
         end = end.min(text.floor_char_boundary(most));
     }
     let clipped = end < text.len();
-    *bytes = text.into_bytes();
+    if let Cow::Owned(escaped) = text {
+        *bytes = escaped.into_bytes();
+    }
     bytes.truncate(end);
     clipped
 }

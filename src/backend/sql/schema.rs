@@ -61,7 +61,7 @@ pub async fn tables(conn: &mut Conn) -> Outcome<Vec<String>> {
              WHERE c.relkind IN ('r', 'v', 'p', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND pg_table_is_visible(c.oid)"
         }
     };
-    Ok(conn.query(sql, 1, vec![]).await?.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
+    Ok(conn.query(sql, 1, &[]).await?.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
 }
 
 /// The table as it stands in the database; `None` when it does not exist.
@@ -73,12 +73,12 @@ pub async fn probe(conn: &mut Conn, name: &str) -> Outcome<Option<Table>> {
     let rows = match dialect {
         Dialect::Sqlite => {
             let sql = "SELECT name, NULL, NULL, NULL, NULL FROM pragma_table_info(CAST(?1 AS TEXT), CAST(?2 AS TEXT))";
-            conn.query(sql, 5, vec![text(plain), text(space.unwrap_or("main"))]).await?
+            conn.query(sql, 5, &[text(plain), text(space.unwrap_or("main"))]).await?
         }
         Dialect::MySql => {
             let sql = "SELECT CAST(column_name AS CHAR), CAST(character_maximum_length AS CHAR), CAST(character_octet_length AS CHAR), NULL, CAST(character_set_name AS CHAR) \
                        FROM information_schema.columns WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE()) ORDER BY ordinal_position";
-            conn.query(sql, 5, vec![text(plain), space.map_or(Value::Null, text)]).await?
+            conn.query(sql, 5, &[text(plain), space.map_or(Value::Null, text)]).await?
         }
         Dialect::Postgres => {
             let sql = "SELECT a.attname::text, \
@@ -87,11 +87,11 @@ pub async fn probe(conn: &mut Conn, name: &str) -> Outcome<Option<Table>> {
                          CASE WHEN t.typcategory = 'S' THEN NULL ELSE format_type(a.atttypid, NULL) END, NULL::text \
                        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
                        WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
-            let mut rows = conn.query(sql, 5, vec![text(&quoted)]).await?;
+            let mut rows = conn.query(sql, 5, &[text(&quoted)]).await?;
             if rows.is_empty() {
                 // CREATE TABLE Acc without quotes makes a table "acc".
                 quoted = quote(&name.to_ascii_lowercase());
-                rows = conn.query(sql, 5, vec![text(&quoted)]).await?;
+                rows = conn.query(sql, 5, &[text(&quoted)]).await?;
             }
             rows
         }
@@ -264,7 +264,7 @@ pub async fn missing(conn: &mut Conn, db: &Db, fields: &Fields) -> Outcome<Vec<S
             let known = match &versions {
                 Some(known) => known,
                 None => versions.insert(match probe(conn, "version").await? {
-                    Some(_) => conn.query("SELECT table_name FROM version", 1, vec![]).await?.into_iter().filter_map(|mut row| row.pop().flatten()).collect(),
+                    Some(_) => conn.query("SELECT table_name FROM version", 1, &[]).await?.into_iter().filter_map(|mut row| row.pop().flatten()).collect(),
                     None => {
                         statements.push(create_version(dialect));
                         Vec::new()
@@ -290,7 +290,7 @@ pub async fn missing(conn: &mut Conn, db: &Db, fields: &Fields) -> Outcome<Vec<S
 
 /// Makes what a SQLite file lacks: everything in a new one, else the tables.
 pub async fn prepare_sqlite(conn: &mut Conn, db: &Db, fields: &Fields) -> Outcome<()> {
-    let empty = conn.query("SELECT name FROM sqlite_master LIMIT 1", 1, vec![]).await?.is_empty();
+    let empty = conn.query("SELECT name FROM sqlite_master LIMIT 1", 1, &[]).await?.is_empty();
     let mut statements = Vec::new();
     if empty {
         statements = create_all(db, fields, Dialect::Sqlite);
