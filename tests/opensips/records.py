@@ -5,6 +5,7 @@ A record is a dictionary: `what` (text of the log line, table, event, Acct-Statu
 .2.
 """
 import calendar
+import glob
 import json
 import math
 import os
@@ -98,20 +99,21 @@ def from_sqlite(path, tables):
     return records
 
 
-# tables of db_text: what is no number is text; the column `remark` takes no NULL
+# tables of db_text: what is no number is text
 TEXT_CORE = [(c, "string") for c in ("method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason")] + [("time", "int")]
-TEXT_FIELDS = [(NAMES["sqlite"][t], "string" if t == "note" else "string,null") for t in EXTRAS + LEGS]
+TEXT_FIELDS = [(NAMES["sqlite"][t], "string,null") for t in EXTRAS + LEGS]
 TEXT_END = [("setuptime", "int"), ("created", "int,null")]
 TEXT_DURATIONS = [("duration", "int"), ("ms_duration", "int")]
 
 
-def make_text(directory):
-    """The tables for db_text, empty."""
+def make_text(directory, strict):
+    """The tables for db_text, empty. In strict ones the column `remark` takes no NULL."""
     os.makedirs(directory)
     for table, more in ("acc", TEXT_DURATIONS), ("missed_calls", []):
         columns = [("id", "int,auto"), *TEXT_CORE, *TEXT_FIELDS, *TEXT_END, *more]
         with open(os.path.join(directory, table), "w") as f:
-            f.write(" ".join(f"{name}({kind})" for name, kind in columns) + "\n")
+            head = " ".join(f"{name}({kind})" for name, kind in columns)
+            f.write((head.replace("remark(string,null)", "remark(string)") if strict else head) + "\n")
 
 
 def from_text(directory, tables):
@@ -122,12 +124,30 @@ def from_text(directory, tables):
         columns = [c.split("(") for c in head.split()]
         for line in filter(None, lines):
             values = [re.sub(r"\\(.)", r"\1", v) for v in re.split(r"(?<!\\):", line)]
-            pairs = [(IN_SQL.get(name, name), int(v) if kind.startswith("int") and v else v or None)
-                     for (name, kind), v in zip(columns, values) if name != "id"]
-            record = _named(pairs, "sqlite")
-            # a column that was not declared is empty, and so is one without a value
-            kept = {k: v for k, v in record.items() if v is not None or k in EXTRAS}
-            records.append({"what": table, **dict.fromkeys(CORE, ""), **kept})
+            records.append(_from_words(table, columns, values))
+    return records
+
+
+def _from_words(table, columns, values):
+    pairs = [(IN_SQL.get(name, name), int(v) if kind.startswith("int") and v else v or None)
+             for (name, kind), v in zip(columns, values) if name != "id"]
+    record = _named(pairs, "sqlite")
+    # a column that was not declared is empty, and so is one without a value
+    kept = {k: v for k, v in record.items() if v is not None or k in EXTRAS}
+    return {"what": table, **dict.fromkeys(CORE, ""), **kept}
+
+
+def from_flatstore(directory, tables, legs):
+    """A line a row, in a file of its own for each process that writes; nothing names the columns."""
+    fields = [f for f, t in zip(TEXT_FIELDS, EXTRAS + LEGS) if legs or t not in LEGS]
+    records = []
+    for table in tables:
+        columns = TEXT_CORE + fields + TEXT_END + (TEXT_DURATIONS if table == "acc" else [])
+        for path in glob.glob(os.path.join(directory, table + "_*.log")):
+            with open(path) as f:
+                rows = [line.split("|") for line in f.read().splitlines()]
+            assert all(len(row) == len(columns) for row in rows), rows
+            records += [_from_words(table, columns, row) for row in rows]
     return records
 
 

@@ -10,7 +10,8 @@ A scenario is a table of a TOML file, its name FILE/TABLE:
                       the same line several times in a row once
     legs              true: leg fields are declared
     params, dialog    more modparam lines
-    text_database     true: SQL goes through the server's module db_text instead of into SQLite
+    server_database   text, flatstore or virtual: SQL goes through the server's module of that name instead of into
+                      SQLite
     dialog_database   true: dialogs are kept in SQLite (db_mode 1)
     tables            further SQL tables that are read
     during            things done meanwhile (the answer to an MI command, without blanks, has every pattern of
@@ -42,7 +43,7 @@ from server import Children, Failed, Installation, Stage
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KEYS = {"about", "caller", "callee", "callee2", "callee3", "start", "before", "within", "cancel", "failure", "reply",
-        "core", "routes", "says", "legs", "params", "dialog", "dialog_database", "text_database", "tables", "during",
+        "core", "routes", "says", "legs", "params", "dialog", "dialog_database", "server_database", "tables", "during",
         "tolerance", "expect"}
 
 

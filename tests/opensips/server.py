@@ -54,6 +54,10 @@ class Children:
             self.kill(p)
 
 
+# the server's own modules for SQL, by the scheme of db_url
+DATABASES = {"text": ["db_text"], "flatstore": ["db_flatstore"], "virtual": ["db_text", "db_virtual"]}
+
+
 class Installation:
     def __init__(self, prefix, module):
         self.binary = os.path.join(prefix, "sbin", "opensips")
@@ -70,11 +74,11 @@ class Installation:
 
     def lacks(self, scenario):
         """The module that a scenario needs and this server has not; None when it has all."""
-        needed = {"db_sqlite": ("dialog_database", os.path.join(self.schemas, "dialog-create.sql")),
-                  "db_text": ("text_database", self.mpath)}
-        for module, (key, file) in needed.items():
-            if scenario.get(key) and not all(map(os.path.exists, (os.path.join(self.mpath, module + ".so"), file))):
-                return module
+        files = []
+        if scenario.get("dialog_database"):
+            files += [os.path.join(self.mpath, "db_sqlite.so"), os.path.join(self.schemas, "dialog-create.sql")]
+        files += [os.path.join(self.mpath, m + ".so") for m in DATABASES.get(scenario.get("server_database"), [])]
+        return next((os.path.basename(f) for f in files if not os.path.exists(f)), None)
 
 
 def _children(pid):
@@ -176,11 +180,17 @@ class Stage:
             words["database"] = 'loadmodule "db_sqlite.so"'
             words["dialog"] += (f'\nmodparam("dialog", "db_url", "sqlite://{self.dir}/dialog.sqlite")'
                                 '\nmodparam("dialog", "db_mode", 1)')
-        if self.sc.get("text_database"):
-            records.make_text(os.path.join(self.dir, "text"))
-            # without its cache the module writes each row to the file at once
-            words["database"] = 'loadmodule "db_text.so"\nmodparam("db_text", "db_mode", 1)'
-            words["db_url"] = f"text://{self.dir}/text"
+        if database := self.sc.get("server_database"):
+            records.make_text(os.path.join(self.dir, "text"), database == "text")
+            words["database"] = "\n".join(f'loadmodule "{m}.so"' for m in DATABASES[database])
+            if "db_text" in DATABASES[database]:
+                # without its cache the module writes each row to the file at once
+                words["database"] += '\nmodparam("db_text", "db_mode", 1)'
+            if database == "virtual":
+                words["database"] += (f'\nmodparam("db_virtual", "db_urls", "define set1 FAILOVER")'
+                                      f'\nmodparam("db_virtual", "db_urls", "text://{self.dir}/text")')
+            words["db_url"] = {"text": f"text://{self.dir}/text", "flatstore": f"flatstore:{self.dir}",
+                               "virtual": "virtual://set1"}[database]
         for route in ("start", "before", "within", "cancel", "failure", "reply", "routes", "core"):
             words[route] = self.sc.get(route, "")
         with open(os.path.join(HERE, "opensips.cfg")) as f:
@@ -360,7 +370,10 @@ class Stage:
     # ---- the records
     def records(self):
         tables = ["acc", "missed_calls", *self.sc.get("tables", [])]
-        if self.sc.get("text_database"):
+        database = self.sc.get("server_database")
+        if database == "flatstore":
+            rows = records.from_flatstore(self.dir, tables, self.sc.get("legs"))
+        elif database:
             rows = records.from_text(os.path.join(self.dir, "text"), tables)
         else:
             rows = records.from_sqlite(os.path.join(self.dir, "acc.sqlite"), tables)

@@ -22,6 +22,8 @@ const REFUSALS: usize = 16;
 /// nothing about what is behind it, and must not hold that up for ever; an outage costs no more
 /// than one dead letter in this time.
 const STUCK: Duration = Duration::from_secs(300);
+/// Of so many attempts at a row with NULL that is refused, one begins with empty text.
+const EMPTY_FIRST: usize = 4;
 /// Reason of a record that is given up, and of one that is not yet.
 const REFUSED: &str = "the server's database module refuses it: see its own message in the server's log";
 
@@ -51,6 +53,10 @@ struct Writer {
     begun: HashMap<Place, usize>,
     /// Tables that take empty text, but not NULL.
     without_null: HashSet<Arc<str>>,
+    /// Rows refused in a row, with NULL and with empty text.
+    refusals: usize,
+    /// The table of the last row, if it was taken with empty text before NULL was tried.
+    emptied: Option<Arc<str>>,
     /// The first record of a batch of which nothing is taken, and since when.
     stuck: Option<(Place, Instant)>,
 }
@@ -77,19 +83,30 @@ impl Writer {
     }
 
     fn insert(&mut self, job: &Job, row: &[HostValue]) -> bool {
-        let without_null = self.without_null.contains(&job.table);
-        if !without_null && self.database.insert(&job.table, &job.columns, row) {
-            return true;
-        }
-        if !without_null && !row.contains(&HostValue::Null) {
-            return false;
+        let Job { table, columns, .. } = job;
+        if !row.contains(&HostValue::Null) {
+            return self.database.insert(table, columns, row);
         }
         // The original writes empty text for a value that is not set, so columns may forbid NULL.
-        let row: Vec<_> = row.iter().map(|v| if *v == HostValue::Null { HostValue::Text(Vec::new()) } else { v.clone() }).collect();
-        let taken = self.database.insert(&job.table, &job.columns, &row);
-        if taken {
-            self.without_null.insert(job.table.clone());
+        let empty: Vec<_> = row.iter().map(|v| if *v == HostValue::Null { HostValue::Text(Vec::new()) } else { v.clone() }).collect();
+        if self.without_null.contains(table) {
+            return self.database.insert(table, columns, &empty);
         }
+        // A module such as db_virtual gives up its connection for a refused row, and with it the second
+        // attempt: now and then that comes first. A table that then refuses NULL takes none.
+        let empty_first = self.refusals % EMPTY_FIRST == EMPTY_FIRST - 1;
+        let emptied = self.emptied.take().is_some_and(|last| last == *table);
+        let (first, second) = if empty_first { (&empty[..], row) } else { (row, &empty[..]) };
+        let mut taken = self.database.insert(table, columns, first);
+        if taken {
+            self.emptied = empty_first.then(|| table.clone());
+        } else {
+            taken = self.database.insert(table, columns, second);
+            if emptied || taken && !empty_first {
+                self.without_null.insert(table.clone());
+            }
+        }
+        self.refusals = if taken { 0 } else { self.refusals + 1 };
         taken
     }
 
@@ -113,7 +130,6 @@ impl Writer {
                     }
                 }
                 Stored::NoConnection(reason) => {
-                    self.stuck = None;
                     fates[i..].fill(Fate::Retry(reason));
                     return fates;
                 }
@@ -162,7 +178,7 @@ pub struct ForeignSink {
 impl ForeignSink {
     /// A sink for the database that the server's module serves; connects later.
     pub fn new(db: &Db, database: Box<dyn HostDatabase>) -> ForeignSink {
-        let writer = Writer { database, connected: false, begun: HashMap::new(), without_null: HashSet::new(), stuck: None };
+        let writer = Writer { database, connected: false, begun: HashMap::new(), without_null: HashSet::new(), refusals: 0, emptied: None, stuck: None };
         ForeignSink { db: db.clone(), writer: Some(writer), noticed: false }
     }
 
@@ -226,6 +242,7 @@ mod tests {
 
     use super::*;
     use crate::acc::clock::Moment;
+    use crate::acc::context::Context;
     use crate::acc::decide::{self, Request};
     use crate::acc::record::{Backend, Core, Wall};
     use crate::journal::{DeadLetters, Dir};
@@ -235,15 +252,23 @@ mod tests {
     struct Database {
         room: Arc<AtomicUsize>,
         attempts: Arc<AtomicUsize>,
+        /// As db_virtual before a table without NULL: a row with one ends its connection for a while.
+        hands_on: bool,
+        away: usize,
     }
 
     impl HostDatabase for Database {
         fn connect(&mut self) -> Result<(), String> {
-            Ok(())
+            self.away = self.away.saturating_sub(1);
+            if self.away == 0 { Ok(()) } else { Err("away".into()) }
         }
 
         fn insert(&mut self, _table: &str, _columns: &[Arc<str>], values: &[HostValue]) -> bool {
             self.attempts.fetch_add(1, Ordering::Relaxed);
+            if self.hands_on && (self.away > 0 || values.contains(&HostValue::Null)) {
+                self.away = 2;
+                return false;
+            }
             !values.contains(&HostValue::Text(b"bad".into())) && self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
         }
     }
@@ -259,12 +284,15 @@ mod tests {
 
     impl Setup {
         fn new() -> Setup {
+            Setup::of(Database::default())
+        }
+
+        fn of(database: Database) -> Setup {
             let tmp = tempfile::tempdir().unwrap();
             let dead = DeadLetters::new(&Dir::open(tmp.path()).unwrap(), crate::backend::SinkId::Db);
             let mut draft = crate::config::Draft::default();
             draft.set("db_url", crate::config::RawValue::Str("text:x".into())).unwrap();
             let config = draft.finish(None).unwrap();
-            let database = Database::default();
             let sink = ForeignSink::new(config.db.as_ref().unwrap(), Box::new(database.clone()));
             Setup { _tmp: tmp, dead, config, database, sink }
         }
@@ -312,6 +340,33 @@ mod tests {
         assert_eq!(setup.deliver(&two[1..]).await, [dead()]);
         assert_eq!(setup.deliver(&[setup.entry(10, "good")]).await, [Fate::Delivered]);
         assert_eq!(setup.sink.writer.unwrap().stuck, None);
+    }
+
+    #[tokio::test]
+    async fn a_module_that_hands_rows_on_is_asked_without_null() {
+        let mut setup = Setup::of(Database { hands_on: true, ..Database::default() });
+        setup.database.room.store(usize::MAX, Ordering::Relaxed);
+        setup.config.fields.extra.add("db: note").unwrap();
+        let values = Context::new(Moment::now(), false);
+        let entry = |offset| {
+            let mut entry = setup.entry(offset, "good");
+            let Payload::Record(record) = &mut entry.payload else { unreachable!() };
+            let request = Request { core: record.core.clone(), in_dialog: false, arrived: Moment::now(), upstream: false };
+            **record = decide::manual(&setup.config, Backend::Db, Some(&values), &request, b"403", b"refused", Moment::now());
+            entry
+        };
+        let batches: Vec<_> = (8..12).map(|offset| [entry(offset)]).collect();
+        let mut attempts = Vec::new();
+        for batch in &batches {
+            attempts.push(1);
+            while setup.deliver(batch).await[0] != Fate::Delivered {
+                *attempts.last_mut().unwrap() += 1;
+                assert!(attempts.iter().sum::<usize>() < 50);
+            }
+        }
+        // Each refusal costs one more attempt, which finds no connection. The first row shows that the
+        // table takes empty text, the second that it takes no NULL.
+        assert_eq!(attempts, [2 * EMPTY_FIRST - 1, 3, 1, 1]);
     }
 
     #[tokio::test]
