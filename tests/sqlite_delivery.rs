@@ -179,6 +179,32 @@ fn another_writers_lock_loses_nothing() {
 }
 
 #[test]
+fn what_comes_while_a_full_batch_is_delivered_does_not_wait_for_more() {
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    let configuration = config(&p.database, &p.journal);
+    let batch: Vec<_> = (0..configuration.delivery_batch).map(|n| record(Kind::Cdr, &format!("batch-{n}"))).collect();
+    let running = Running::start(configuration, &dir);
+    let mut w = writer(&dir, 1);
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "first")).unwrap();
+    wait_until("the first row", || count(&p.database, "acc") == 1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut other = SqliteConnection::connect(&format!("sqlite://{}", p.database.display())).await.unwrap();
+        sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+        w.append_all(batch.iter().map(|r| (SinkId::Db, r)), None).unwrap();
+        // The delivery has seen that nothing is behind the batch, and waits for the lock.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        w.append_record(SinkId::Db, &record(Kind::Cdr, "last")).unwrap();
+        // The directory has been looked at again.
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    });
+    wait_until("all rows", || count(&p.database, "acc") == 1 + batch.len() + 1);
+    running.stop();
+}
+
+#[test]
 fn a_missing_column_holds_the_records_until_it_is_added() {
     let p = place();
     execute(

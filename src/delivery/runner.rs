@@ -101,8 +101,12 @@ impl Runner {
             }
             self.give_up(&mut tail, &Batch::default(), &mut Vec::new());
             let next = match ahead.take() {
-                Some(batch) => Ok(batch),
-                None => tail.next_batch(&view.segments, self.batch_max),
+                Some(batch) if !batch.is_empty() => Ok(batch),
+                // There was nothing behind the last batch; more may have come since that look.
+                nothing => {
+                    nothing.iter().for_each(|batch| self.done(&mut tail, batch));
+                    tail.next_batch(&view.segments, self.batch_max)
+                }
             };
             let batch = match next {
                 Ok(batch) => batch,
