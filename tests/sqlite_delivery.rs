@@ -9,7 +9,7 @@ use std::time::Duration;
 use acc::acc::record::Kind;
 use acc::backend::SinkId;
 use acc::config::Config;
-use acc::journal::Dir;
+use acc::journal::{Dir, Item};
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use common::*;
@@ -202,6 +202,29 @@ fn what_comes_while_a_full_batch_is_delivered_does_not_wait_for_more() {
     });
     wait_until("all rows", || count(&p.database, "acc") == 1 + batch.len() + 1);
     running.stop();
+}
+
+#[test]
+fn a_state_is_not_carried_over_behind_the_end_of_its_call() {
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    // Segments that all go at once, in whatever order: of each call the state in one, the end in another.
+    for call in 0..8 {
+        writer(&dir, 2 * call).append_call(call as u128, b"state").unwrap();
+        writer(&dir, 2 * call + 1).append_end(call as u128, &[(SinkId::Db, record(Kind::Cdr, &format!("call-{call}")))]).unwrap();
+    }
+    let running = Running::start(config(&p.database, &p.journal), &dir);
+    wait_until("all rows", || count(&p.database, "acc") == 8);
+    wait_until("the segments are removed", || dir.segments().unwrap().iter().all(|s| s.name.rank < 0));
+    running.stop();
+    let mut carried = Vec::new();
+    for segment in dir.segments().unwrap() {
+        let mut reader = dir.read(segment.name, 0).unwrap();
+        while let Item::Frame(frame) = reader.read().unwrap() {
+            carried.push(frame.payload[0]);
+        }
+    }
+    assert!(carried.iter().all(|kind| *kind == 2), "ends only: {carried:?}");
 }
 
 #[test]

@@ -1059,9 +1059,12 @@ static struct levels levels(void)
 #define MEMORY_ROOM 4096
 #endif
 
+/* one segment is kept for what is carried over from others: ends of calls whose states stand in the present ones */
+#define FILES_ROOM 1
+
 static bool same_levels(const struct levels *now)
 {
-	bool same = now->host == before.host && now->files == before.files;
+	bool same = now->host == before.host && now->files <= before.files + FILES_ROOM;
 
 	for (int i = 0; i < S->pids; i++)
 		same = same && now->descriptors[i] == before.descriptors[i] && now->memory[i] <= before.memory[i] + MEMORY_ROOM;

@@ -373,13 +373,15 @@ impl Directory {
         }
         let mut followed = false;
         for name in complete {
-            // Once for all that go, and again behind one that did not: what its states and ends mean
-            // for the others is forgotten by now.
+            // Once for all that go, but again behind one that did not, for what its states and ends mean
+            // for the others is forgotten by now, and behind one whose ends were carried over: states
+            // that go after them need not be.
             let known = if followed { Ok(()) } else { self.dir.segments().and_then(|segments| self.tracker.follow(&segments)) };
-            let removed = known.and_then(|()| self.tracker.release(name, &mut self.carry)).and_then(|()| self.dir.remove(name));
-            followed = removed.is_ok();
+            let released = known.and_then(|()| self.tracker.release(name, &mut self.carry));
+            let removed = released.and_then(|carried| self.dir.remove(name).map(|()| carried));
+            followed = matches!(removed, Ok(false));
             match removed {
-                Ok(()) => {
+                Ok(_) => {
                     finished.remove(&name);
                     self.remove_failed = false;
                 }

@@ -225,8 +225,9 @@ impl Tracker {
     }
 
     /// The segment is about to go: what is still needed of it is appended through `writer`, and
-    /// synced, because its removal may reach the disk first. On `Err` it must stay.
-    pub fn release(&mut self, gone: SegmentName, writer: &mut Writer) -> io::Result<()> {
+    /// synced, because its removal may reach the disk first. On `Err` it must stay. Returns whether
+    /// anything was appended: [`Tracker::follow`] has to see it before another segment goes.
+    pub fn release(&mut self, gone: SegmentName, writer: &mut Writer) -> io::Result<bool> {
         let known_to = self.positions.get(&gone).copied().unwrap_or(0);
         let mut here: HashMap<u128, Frames> = HashMap::new();
         // Last state here of each call without an end.
@@ -273,7 +274,7 @@ impl Tracker {
         if self.frames.capacity() > 4 * self.frames.len() {
             self.frames.shrink_to_fit();
         }
-        Ok(())
+        Ok(carried)
     }
 
     /// Bytes of a segment of carried over calls that [`Tracker::release`] would append again.
