@@ -5,7 +5,7 @@ pub mod clock;
 pub mod context;
 pub mod decide;
 pub mod fields;
-mod identity;
+pub(crate) mod identity;
 pub mod marks;
 pub mod reason;
 pub mod record;

@@ -262,6 +262,9 @@ pub fn mark(at: impl AtHand, module: &Module, types: Types, flags: Flags, table:
         return at.watch(own);
     }
 
+    // A repeated INVITE may overtake the first copy, which has made the dialog, but no transaction yet:
+    // whichever comes first to its transaction, it must be watched.
+    let is_repeated = !in_dialog && found.is_some() && at.get(Place::Here).or_else(|| at.get(Place::There)).is_none();
     let (ctx, (is_new, is_cdr_call)) = change(at, found, has_leg_fields(module), |c| {
         let is_new = !c.marked;
         if is_new {
@@ -275,7 +278,10 @@ pub fn mark(at: impl AtHand, module: &Module, types: Types, flags: Flags, table:
         log::error!("do_accounting(): the flag cdr: {e}; this request is accounted without it");
         ctx.update(|c| c.marks = c.marks.without(Flag::Cdr)).map_err(text)?;
     }
-    if is_new { at.watch(ctx) } else { Ok(()) }
+    if is_repeated {
+        at.put(Place::Here, &ctx);
+    }
+    if is_new || is_repeated { at.watch(ctx) } else { Ok(()) }
 }
 
 fn own(at: impl AtHand) -> Option<SharedContext> {

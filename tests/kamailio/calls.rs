@@ -30,6 +30,7 @@ fn every_kind_of_call_has_its_records() {
             call("asis", "w", "caller_waits", &["callee_hangs_up"]),
             call("ownbye", "d", "caller", &["callee"]),
             call("noted", "a", "caller_notes", &["callee"]),
+            call("overtaken", "h", "caller", &["callee"]),
         ],
     );
 
@@ -49,6 +50,7 @@ fn every_kind_of_call_has_its_records() {
         // D13: the log has the call's CDR, so only SQL gets a record of the BYE.
         ("ownbye", "call ended 200, acc 200"),
         ("noted", "call ended 200, acc 200 cdr"),
+        ("overtaken", "call ended 200, acc 200 cdr"),
     ] {
         assert_eq!(summary(&server, call), expected, "{call}");
     }
@@ -60,6 +62,7 @@ fn every_kind_of_call_has_its_records() {
         ("serial-", "caller1", "caller"),
         ("parallel", "caller1", "caller"),
         ("reinvite", "caller1", "caller"),
+        ("overtaken", "caller1", "caller"),
     ] {
         let line = &server.lines("call ended", call)[0];
         let targets = &ports[call.trim_end_matches('-')];
@@ -68,6 +71,8 @@ fn every_kind_of_call_has_its_records() {
                 "s"
             } else if call == "parallel" {
                 "f"
+            } else if call == "overtaken" {
+                "h"
             } else {
                 "a"
             }

@@ -114,15 +114,24 @@ impl Tm {
 
     /// Calls `callback` for the transaction of `msg` (the one to be made, if there is none yet).
     pub fn register(&self, msg: *mut km_sip_msg, types: u32, callback: TransactionCb, ctx: SharedContext) -> Result<(), String> {
+        self.register_for(msg, std::ptr::null_mut(), types, callback, ctx)
+    }
+
+    fn register_for(&self, msg: *mut km_sip_msg, t: *mut km_cell, types: u32, callback: TransactionCb, ctx: SharedContext) -> Result<(), String> {
         let raw = ctx.into_raw();
-        // SAFETY: msg is the message being processed (promise 5).
-        let rc = unsafe { (self.register_tmcb)(msg, std::ptr::null_mut(), types as c_int, callback, raw, Some(release)) };
+        // SAFETY: msg is the message being processed, or t the callback's transaction (promise 5).
+        let rc = unsafe { (self.register_tmcb)(msg, t, types as c_int, callback, raw, Some(release)) };
         if rc > 0 {
             return Ok(());
         }
         // SAFETY: on failure the host kept nothing.
         drop(unsafe { SharedContext::from_raw(raw) });
         Err(format!("tm refused the accounting callbacks (error {rc}): the host is out of shared memory, see its option -m"))
+    }
+
+    /// The same for a transaction that is being made.
+    pub fn register_to(&self, t: *mut km_cell, types: u32, callback: TransactionCb, ctx: SharedContext) -> Result<(), String> {
+        self.register_for(std::ptr::null_mut(), t, types, callback, ctx)
     }
 
     /// Calls `callback` for every new transaction.

@@ -1,6 +1,6 @@
 //! What is attached to the host's transactions and dialogs. Kamailio has no place of ours in them,
 //! so a table in shared memory finds it by their address, from their making to their end (the
-//! host's DESTROY callbacks).
+//! host's DESTROY callbacks). Answered calls are also found by their Call-ID, until they end.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use once_cell::sync::OnceCell;
 
 use crate::acc::clock::Moment;
+use crate::acc::identity::Identity;
 use crate::acc::record::Wall;
 use crate::host::arena::{self, Arena};
 use crate::host::interprocess::{Lock, Locked};
@@ -32,6 +33,13 @@ struct Node {
     arrived_wall: AtomicI64,
     /// 0 = not known.
     arrived_mono: AtomicI64,
+}
+
+/// Where an answered call is found by its Call-ID. Odd, as no address is.
+pub fn key_of_call(callid: &[u8]) -> *const c_void {
+    let mut id = Identity::new();
+    id.eat(callid);
+    (id.finish() as u64 | 1) as *const c_void
 }
 
 /// Which of the two contexts.

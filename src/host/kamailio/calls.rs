@@ -74,7 +74,59 @@ pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *m
             }
         }
         present::got_transaction(msg);
+        if let Err(e) = bye_without_dialog(api, t, msg) {
+            say("the end of a call could not be noted", &e);
+        }
     });
+}
+
+/// A BYE of a call whose dialog is gone. That happens when a repeated INVITE overtakes the first
+/// copy, whose worker was held up between do_accounting() and t_relay(): the host's dialog belongs to
+/// the first, and goes with it when it finds that the transaction exists.
+fn bye_without_dialog(api: &'static Api, t: *mut km_cell, msg: *mut km_sip_msg) -> Result<(), SharedError> {
+    let Some(bye) = message(msg).filter(|m| m.method() == b"BYE").map(|m| m.core()) else { return Ok(()) };
+    let Some(ctx) = attached::table().and_then(|table| table.get(attached::key_of_call(&bye.callid), Which::InForce)) else { return Ok(()) };
+    let caller = ctx.read(|c| c.core.from_tag.clone())?;
+    let cause = match () {
+        () if bye.from_tag == caller => EndCause::Caller,
+        () if bye.to_tag == caller => EndCause::Callee,
+        () => return Ok(()),
+    };
+    if ctx.progress()?.ended || DIALOGS.get().is_some_and(|dialogs| dialogs.of(msg).is_some()) {
+        return Ok(());
+    }
+    let now = Moment::now();
+    ctx.update(|c| decide::on_end(c, cause, now))?;
+    script::join(Current { api, raw: msg }, &ctx);
+    if api.tm.register_to(t, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()).is_err() {
+        write_cdr(&ctx);
+    }
+    over(&ctx)
+}
+
+/// The call was answered: it is found by its Call-ID from now on.
+fn answered(ctx: &SharedContext) -> Result<(), SharedError> {
+    let progress = ctx.progress()?;
+    if progress.answered
+        && !progress.ended
+        && let Some(table) = attached::table()
+    {
+        let key = attached::key_of_call(&ctx.read(|c| c.core.callid.clone())?);
+        table.add(key, None);
+        table.offer(key, ctx);
+    }
+    Ok(())
+}
+
+/// The call has ended: it need not be found any more.
+fn over(ctx: &SharedContext) -> Result<(), SharedError> {
+    let key = attached::key_of_call(&ctx.read(|c| c.core.callid.clone())?);
+    if let Some(table) = attached::table()
+        && table.get(key, Which::InForce).is_some_and(|c| c.same(ctx))
+    {
+        table.forget(key);
+    }
+    Ok(())
 }
 
 /// The reply that a transaction callback is about, without touching a shared message: the one
@@ -112,7 +164,10 @@ pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *m
         let (Some((_, api, module)), Some(ctx), Ok(code)) = (ready(), ctx, u16::try_from(code)) else { return };
         let result = match kind as u32 {
             KM_TMCB_RESPONSE_IN => reply_came(api, module, t, rpl, code, &ctx),
-            KM_TMCB_RESPONSE_READY => outcome::reply_leaves(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)),
+            KM_TMCB_RESPONSE_READY if (200..300).contains(&code) => {
+                outcome::reply_leaves(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)).and_then(|()| answered(&ctx))
+            }
+            KM_TMCB_RESPONSE_READY => Ok(()),
             KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, |kept| reply_of(t, rpl, code, kept)),
             _ => outcome::reply_went(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)),
         };
@@ -198,7 +253,12 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
         let (Some((_, api, _)), Some(ctx)) = (ready(), ctx) else { return };
         match kind as u32 {
             KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED if !msg.is_null() => script::join(Current { api, raw: msg }, &ctx),
-            KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED => ended(api, msg, direction, &ctx, kind as u32 == KM_DLGCB_EXPIRED),
+            KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED => {
+                ended(api, msg, direction, &ctx, kind as u32 == KM_DLGCB_EXPIRED);
+                if let Err(e) = over(&ctx) {
+                    say("a call that has ended could not be read", &e);
+                }
+            }
             KM_DLGCB_DESTROY => {
                 if let Some(table) = attached::table() {
                     table.forget(dlg.cast());
