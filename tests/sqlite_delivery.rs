@@ -154,6 +154,18 @@ fn several_writers_and_restarts_give_each_record_once() {
     assert_eq!(query(&p.database, "SELECT count(DISTINCT callid) || '' FROM acc"), [[(3 * 3 * EACH).to_string()]]);
 }
 
+/// Runs `f` while somebody else writes to a database that the delivery has written to.
+fn while_locked(database: &Path, f: impl FnOnce()) {
+    wait_until("the first row", || count(database, "acc") == 1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut other = SqliteConnection::connect(&format!("sqlite://{}", database.display())).await.unwrap();
+        sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+        f();
+        sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+    });
+}
+
 #[test]
 fn another_writers_lock_loses_nothing() {
     let p = place();
@@ -161,17 +173,12 @@ fn another_writers_lock_loses_nothing() {
     let running = Running::start(config(&p.database, &p.journal), &dir);
     let mut w = writer(&dir, 1);
     w.append_record(SinkId::Db, &record(Kind::Cdr, "first")).unwrap();
-    wait_until("the first row", || count(&p.database, "acc") == 1);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut other = SqliteConnection::connect(&format!("sqlite://{}", p.database.display())).await.unwrap();
-        sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+    while_locked(&p.database, || {
         for n in 0..200 {
             w.append_record(SinkId::Db, &record(Kind::Cdr, &format!("locked-{n}"))).unwrap();
         }
         // Longer than SQLite's own busy timeout of the sink.
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
     });
     wait_until("all rows", || count(&p.database, "acc") == 201);
     running.stop();
@@ -187,18 +194,13 @@ fn what_comes_while_a_full_batch_is_delivered_does_not_wait_for_more() {
     let running = Running::start(configuration, &dir);
     let mut w = writer(&dir, 1);
     w.append_record(SinkId::Db, &record(Kind::Cdr, "first")).unwrap();
-    wait_until("the first row", || count(&p.database, "acc") == 1);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut other = SqliteConnection::connect(&format!("sqlite://{}", p.database.display())).await.unwrap();
-        sqlx::raw_sql("BEGIN EXCLUSIVE").execute(&mut other).await.unwrap();
+    while_locked(&p.database, || {
         w.append_all(batch.iter().map(|r| (SinkId::Db, r)), None).unwrap();
         // The delivery has seen that nothing is behind the batch, and waits for the lock.
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        std::thread::sleep(Duration::from_millis(400));
         w.append_record(SinkId::Db, &record(Kind::Cdr, "last")).unwrap();
         // The directory has been looked at again.
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+        std::thread::sleep(Duration::from_millis(400));
     });
     wait_until("all rows", || count(&p.database, "acc") == 1 + batch.len() + 1);
     running.stop();
