@@ -104,8 +104,8 @@ fn bye_without_dialog(api: &'static Api, t: *mut km_cell, msg: *mut km_sip_msg) 
     over(&ctx)
 }
 
-/// The call was answered: it is found by its Call-ID from now on.
-fn answered(ctx: &SharedContext) -> Result<(), SharedError> {
+/// A call is found by its Call-ID once it is answered.
+fn be_found_by_id(ctx: &SharedContext) -> Result<(), SharedError> {
     let progress = ctx.progress()?;
     if progress.answered
         && !progress.ended
@@ -164,10 +164,7 @@ pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *m
         let (Some((_, api, module)), Some(ctx), Ok(code)) = (ready(), ctx, u16::try_from(code)) else { return };
         let result = match kind as u32 {
             KM_TMCB_RESPONSE_IN => reply_came(api, module, t, rpl, code, &ctx),
-            KM_TMCB_RESPONSE_READY if (200..300).contains(&code) => {
-                outcome::reply_leaves(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)).and_then(|()| answered(&ctx))
-            }
-            KM_TMCB_RESPONSE_READY => Ok(()),
+            KM_TMCB_RESPONSE_READY => outcome::reply_leaves(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)).and_then(|()| be_found_by_id(&ctx)),
             KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, |kept| reply_of(t, rpl, code, kept)),
             _ => outcome::reply_went(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)),
         };
