@@ -231,6 +231,5 @@ fn everything_a_stopped_server_left_is_delivered() {
     let mut buffer = [0; 100];
     let length = daemon.recv(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"<29>a line");
-    let rows = Command::new("sqlite3").arg(tmp.path().join("acc.sqlite")).arg("SELECT callid FROM acc").output().unwrap();
-    assert_eq!(text(&rows), "one\n");
+    assert_eq!(sqlite(&tmp.path().join("acc.sqlite"), "SELECT callid FROM acc").unwrap(), "one\n");
 }

@@ -114,6 +114,17 @@ impl Drop for Running {
     }
 }
 
+/// What the program sqlite3 answers: a line for each row, its values between tabs; or what it
+/// complains of. Waits for a lock: the delivery's connection is closed by a thread of its own, which
+/// may still be putting the write-ahead log into the database when the delivery has ended.
+pub fn sqlite(database: &Path, sql: &str) -> Result<String, String> {
+    let mut command = Command::new("sqlite3");
+    command.args(["-readonly", "-cmd", ".timeout 10000", "-separator", "\t", "-nullvalue", "NULL"]).arg(database).arg(sql);
+    let out = command.output().expect("the program sqlite3");
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if out.status.success() { Ok(text(out.stdout)) } else { Err(text(out.stderr)) }
+}
+
 /// Says that a test cannot play here.
 pub fn skip(what: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {what} is not installed");

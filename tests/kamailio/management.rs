@@ -1,9 +1,9 @@
 //! RPC commands, counters and the event of a backlog.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::common;
 use super::phones::begin;
 use super::server::{Server, define, skipped};
 
@@ -54,8 +54,7 @@ fn commands_and_counters_tell_what_goes_on() {
         assert!(asker.join().unwrap() > 10);
     });
     assert_eq!((counters(&server)["db_delivered"], server.status("db_delivered")), (1, Some(1)));
-    let rows = Command::new("sqlite3").arg(away.join("acc.sqlite")).arg("SELECT count(*) FROM acc").output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&rows.stdout).trim(), "1");
+    assert_eq!(common::sqlite(&away.join("acc.sqlite"), "SELECT count(*) FROM acc").unwrap(), "1\n");
     drop(dir);
 }
 

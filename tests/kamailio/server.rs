@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, iter};
 
+use super::common;
 use super::common::servers::{self, PASSWORD};
 
 fn is_installed(program: &str) -> bool {
@@ -112,11 +113,7 @@ impl Database {
     /// The answer, a line for each row, its values between tabs; empty while a table is not there.
     fn ask(&self, dir: &Path, sql: &str) -> String {
         match self {
-            Database::Sqlite => {
-                let mut c = Command::new("sqlite3");
-                c.args(["-readonly", "-separator", "\t", "-nullvalue", "NULL"]).arg(dir.join("acc.sqlite")).arg(sql);
-                String::from_utf8(c.output().unwrap().stdout).unwrap()
-            }
+            Database::Sqlite => common::sqlite(&dir.join("acc.sqlite"), sql).unwrap_or_default(),
             Database::Private(server, _) => server.sql(&format!("{sql};")),
         }
     }
