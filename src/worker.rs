@@ -135,14 +135,7 @@ pub fn call_changed(change: &Change<'_>) {
         if !limits.admits(Append::State) {
             return;
         }
-        let mut without_replies = Vec::new();
-        let state = if now.finals.is_empty() {
-            change.encoded
-        } else {
-            now.encode_state(&mut without_replies);
-            &without_replies
-        };
-        with_process(module, |p| p.journal.as_mut().map(|j| j.append_call(now.call_key(), state)))
+        with_process(module, |p| p.journal.as_mut().map(|j| j.append_call(now.call_key(), change.encoded)))
     } else if change.was_open && !now.closed {
         // Its CDR was dropped: nothing is owed any more.
         if !limits.admits(Append::End(now.answered)) {

@@ -200,8 +200,6 @@ pub struct Context {
     pub extra: Values,
     /// Leg values.
     pub legs: Vec<Values>,
-    /// Final replies kept from their arrival until the transaction has chosen one.
-    pub finals: Vec<Reply>,
 }
 
 const VERSION: u8 = 1;
@@ -214,10 +212,6 @@ const UPSTREAM: u8 = 4;
 const ANSWERED: u8 = 8;
 const ENDED: u8 = 16;
 const CLOSED: u8 = 32;
-
-/// Most final replies kept: more branches than that are not forked in parallel in practice, and
-/// the record only needs the one that wins.
-const MAX_FINALS: usize = 16;
 
 impl Context {
     /// A context as a script makes it: with the first leg when leg fields are declared.
@@ -269,25 +263,8 @@ impl Context {
         (0..n).contains(&i).then_some(i as usize)
     }
 
-    /// Keeps a final reply until the transaction has chosen one.
-    pub fn keep_final(&mut self, reply: Reply) {
-        if self.finals.len() == MAX_FINALS {
-            self.finals.remove(0);
-        }
-        self.finals.push(reply);
-    }
-
-    /// Appends the encoding of what outlives the transaction: for dialogs and the journal.
-    pub fn encode_state(&self, out: &mut Vec<u8>) {
-        self.encode_with(&[], out);
-    }
-
     /// Appends the encoding.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        self.encode_with(&self.finals, out);
-    }
-
-    fn encode_with(&self, finals: &[Reply], out: &mut Vec<u8>) {
         out.push(VERSION);
         let flags = [
             (self.marked, MARKED),
@@ -316,13 +293,6 @@ impl Context {
         out.extend_from_slice(&(self.legs.len() as u32).to_le_bytes());
         for leg in &self.legs {
             leg.encode(out);
-        }
-        out.push(finals.len() as u8);
-        for f in finals {
-            out.extend_from_slice(&f.code.to_le_bytes());
-            out.push(u8::from(f.has_body));
-            put_bytes(out, &f.reason);
-            put_bytes(out, &f.to_tag);
         }
     }
 
@@ -353,12 +323,6 @@ impl Context {
         for _ in 0..n {
             legs.push(Values::decode(&mut r)?);
         }
-        let mut finals = Vec::new();
-        for _ in 0..r.u8()? {
-            let code = r.u16()?;
-            let has_body = r.u8()? != 0;
-            finals.push(Reply { code, has_body, reason: r.bytes()?.to_vec(), to_tag: r.bytes()?.to_vec() });
-        }
         if !r.0.is_empty() {
             return None;
         }
@@ -376,7 +340,6 @@ impl Context {
             closed: flags & CLOSED != 0,
             extra,
             legs,
-            finals,
         })
     }
 }
@@ -412,13 +375,11 @@ mod tests {
     prop_compose! {
         fn context()(marks in any::<u32>(), flags in any::<(bool, bool, bool, bool)>(), table in bytes(9), arrived in any_moment(),
                      core in (bytes(9), bytes(9), bytes(9), bytes(9), bytes(4), bytes(9)), answered in proptest::option::of(any_moment()),
-                     ended in proptest::option::of((any_moment(), 0u8..5)), extra in values(), legs in proptest::collection::vec(values(), 0..4),
-                     finals in proptest::collection::vec((any::<u16>(), bytes(9), bytes(9), any::<bool>()), 0..4)) -> Context {
+                     ended in proptest::option::of((any_moment(), 0u8..5)), extra in values(), legs in proptest::collection::vec(values(), 0..4)) -> Context {
             Context {
                 marks: Marks(marks), table, marked: flags.0, in_dialog: flags.1, upstream: flags.2, closed: flags.3, arrived,
                 core: Core { method: core.0, from_tag: core.1, to_tag: core.2, callid: core.3, code: core.4, reason: core.5 },
                 dialog: b"1.2".to_vec(), answered, ended: ended.map(|(m, c)| (m, EndCause::from_index(c).unwrap())), extra, legs,
-                finals: finals.into_iter().map(|(code, reason, to_tag, has_body)| Reply { code, reason, to_tag, has_body }).collect(),
             }
         }
     }
@@ -438,15 +399,6 @@ mod tests {
             let mut again = Vec::new();
             decoded.unwrap().encode(&mut again);
             prop_assert_eq!(again, out);
-        }
-
-        #[test]
-        fn a_state_is_the_encoding_without_kept_replies(mut c in context()) {
-            let (mut state, mut plain) = (Vec::new(), Vec::new());
-            c.encode_state(&mut state);
-            c.finals.clear();
-            c.encode(&mut plain);
-            prop_assert_eq!(state, plain);
         }
 
         #[test]

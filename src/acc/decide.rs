@@ -212,7 +212,6 @@ pub fn on_answer(ctx: &mut Context, reply: &Reply, now: Moment) -> bool {
     }
     ctx.core = core_with(ctx, reply);
     ctx.answered = Some(now);
-    ctx.finals.clear();
     true
 }
 

@@ -1,5 +1,5 @@
 //! What every host family does when a transaction or a call comes to something: decide under the
-//! context's lock, write after it. The family says which reply it is, from those the context keeps.
+//! context's lock, write after it.
 
 use super::shared::{SharedContext, SharedError};
 use crate::acc::clock::Moment;
@@ -8,13 +8,10 @@ use crate::acc::decide::{self, CallEnd};
 use crate::worker::{self, Module};
 
 /// All branches failed; the script may try others.
-pub fn attempt_failed(module: &Module, ctx: &SharedContext, reply: impl FnOnce(&[Reply]) -> Reply) -> Result<(), SharedError> {
+pub fn attempt_failed(module: &Module, ctx: &SharedContext, reply: &Reply) -> Result<(), SharedError> {
     let call = call_values(ctx)?;
     let now = Moment::now();
-    let records = ctx.update(|c| {
-        let reply = reply(&c.finals);
-        decide::on_failure(&module.config, c, call.as_ref(), &reply, now)
-    })?;
+    let records = ctx.update(|c| decide::on_failure(&module.config, c, call.as_ref(), reply, now))?;
     worker::emit(module, &records);
     Ok(())
 }
@@ -25,47 +22,32 @@ pub fn matters(module: &Module, code: u16) -> bool {
     code >= 200 || module.config.early_media
 }
 
-/// The reply that an event is about: `seen` by this process just now, else the newest of those `kept`
-/// with this code, else one of the server's own.
-pub fn reply_of(code: u16, seen: Option<Reply>, kept: &[Reply]) -> Reply {
-    seen.or_else(|| kept.iter().rev().find(|r| r.code == code).cloned()).unwrap_or_else(|| decide::local_reply(code))
-}
-
-/// A reply came in to a marked request. What a global reply route `set_before` its transaction was
-/// known goes into the request's context, which is put in force for the reply.
-pub fn take_values(ctx: &SharedContext, set_before: Option<SharedContext>, put: impl FnOnce(SharedContext)) -> Result<(), SharedError> {
+/// A reply came in. What a global reply route `set_before` its transaction was known goes into the
+/// request's context, or that of its call, which is put in force for the reply.
+pub fn take_values(ctx: &SharedContext, set_before: &SharedContext, put: impl FnOnce(SharedContext)) -> Result<(), SharedError> {
     let values = ctx.call().unwrap_or_else(|| ctx.duplicate());
-    if let Some(set_before) = set_before.filter(|s| !s.same(&values)) {
-        let other = set_before.copy()?;
-        // A marked one belongs to another message of this process.
-        if !other.marked {
-            values.update(|c| c.merge_values(&other))?;
-            put(values);
-        }
+    if set_before.same(&values) {
+        return Ok(());
+    }
+    let other = set_before.copy()?;
+    // A marked one belongs to another message of this process.
+    if !other.marked {
+        values.update(|c| c.merge_values(&other))?;
+        put(values);
     }
     Ok(())
 }
 
-/// A negative final reply came in: kept until the transaction has chosen one. One that comes after
-/// the answer of a call is of a branch that lost.
-pub fn failure_came(ctx: &SharedContext, reply: Reply) -> Result<(), SharedError> {
-    if ctx.progress()?.answered { Ok(()) } else { ctx.update(|c| c.keep_final(reply)) }
-}
-
 /// A reply with this code went out.
-pub fn reply_went(module: &Module, ctx: &SharedContext, code: u16, reply: impl FnOnce(&[Reply]) -> Reply) -> Result<(), SharedError> {
+pub fn reply_went(module: &Module, ctx: &SharedContext, code: u16, reply: impl FnOnce() -> Reply) -> Result<(), SharedError> {
     if !matters(module, code) {
         return Ok(());
     }
     let call = call_values(ctx)?;
-    let now = Moment::now();
+    let (reply, now) = (reply(), Moment::now());
     let (records, end) = ctx.update(|c| {
-        let reply = reply(&c.finals);
         decide::on_answer(c, &reply, now);
         let records = decide::on_reply(&module.config, c, call.as_ref(), &reply, now);
-        if code >= 200 {
-            c.finals.clear();
-        }
         (records, decide::cdr(&module.config, c))
     })?;
     worker::emit(module, &records);
@@ -75,13 +57,12 @@ pub fn reply_went(module: &Module, ctx: &SharedContext, code: u16, reply: impl F
 
 /// A reply with this code is about to leave. The 2xx of a call with CDR starts the call, before
 /// anybody can hang up.
-pub fn reply_leaves(module: &Module, ctx: &SharedContext, code: u16, reply: impl FnOnce(&[Reply]) -> Reply) -> Result<(), SharedError> {
+pub fn reply_leaves(module: &Module, ctx: &SharedContext, code: u16, reply: impl FnOnce() -> Reply) -> Result<(), SharedError> {
     if !(200..300).contains(&code) {
         return Ok(());
     }
-    let now = Moment::now();
+    let (reply, now) = (reply(), Moment::now());
     let end = ctx.update(|c| {
-        let reply = reply(&c.finals);
         decide::on_answer(c, &reply, now);
         decide::cdr(&module.config, c)
     })?;

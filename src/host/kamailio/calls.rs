@@ -16,13 +16,12 @@ use crate::host::outcome::write_cdr;
 use crate::host::revival::{self, Claim};
 use crate::host::shared::{SharedContext, SharedError};
 use crate::host::{guard, outcome, script};
-use crate::worker::Module;
 
 /// Dialog variable that holds the call's name, to find it again after a restart.
 const CALL: &str = "acc_call";
 
 /// Events of a transaction that a marked request follows.
-pub const TRANSACTION_EVENTS: u32 = KM_TMCB_RESPONSE_IN | KM_TMCB_RESPONSE_READY | KM_TMCB_RESPONSE_OUT | KM_TMCB_LOCAL_COMPLETED | KM_TMCB_ON_FAILURE;
+pub const TRANSACTION_EVENTS: u32 = KM_TMCB_RESPONSE_READY | KM_TMCB_RESPONSE_OUT | KM_TMCB_LOCAL_COMPLETED | KM_TMCB_ON_FAILURE;
 
 /// Script callbacks go on to the route.
 const GO_ON: c_int = 1;
@@ -129,17 +128,15 @@ fn over(ctx: &SharedContext) -> Result<(), SharedError> {
     Ok(())
 }
 
-/// The reply that a transaction callback is about, without touching a shared message: the one
-/// this process just received, else the copy kept in the context, else a local one.
-fn reply_of(t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, kept: &[Reply]) -> Reply {
-    if rpl.is_null() || rpl == FAKED_REPLY {
-        return decide::local_reply(code);
-    }
-    outcome::reply_of(code, present::kept_reply(t as usize, rpl as usize, code), kept)
+/// The reply that a transaction callback is about. It may be a copy that all processes share, so
+/// nothing is read of it but what `on_any_transaction` had parsed.
+fn reply_of(rpl: *mut km_sip_msg, code: u16) -> Reply {
+    message(rpl).map_or_else(|| decide::local_reply(code), |msg| msg.reply(code))
 }
 
-/// A reply of any transaction, and its end. When the script marks a request only in its failure
-/// route, the negative reply that led there has been seen already.
+/// A reply of any transaction, and its end. The reply is private still: the host may copy it and
+/// have any process go on with the copy, so what records read of it is parsed now; and what a global
+/// reply route set on it goes to the request's context.
 pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("any transaction", (), || {
         if kind as u32 == KM_TMCB_DESTROY {
@@ -150,55 +147,34 @@ pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params
         }
         // SAFETY: as in `on_transaction`.
         let (rpl, code) = unsafe { ((*params).rpl, (*params).code as u16) };
-        if code >= 300 {
-            reply_seen(t, rpl, code);
+        let (Some((_, _, module)), Some(msg)) = (ready(), message(rpl)) else { return };
+        if outcome::matters(module, code) {
+            msg.reply(code);
+        }
+        if let Some(set_before) = present::get(rpl, Which::InForce)
+            && let Some(ctx) = contexts::there(t, Which::InForce)
+            && let Err(e) = outcome::take_values(&ctx, &set_before, |values| present::put(rpl, Which::InForce, Some(values)))
+        {
+            say("values set on a reply are lost", &e);
         }
     });
 }
 
 /// Events of a marked request's transaction.
-pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
+pub unsafe extern "C" fn on_transaction(_t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("transaction callback", (), || {
         // SAFETY: the host passes its parameters and keeps them through the call (promise 5).
         let (rpl, code, ctx) = unsafe { ((*params).rpl, (*params).code, parameter((*params).param)) };
-        let (Some((_, api, module)), Some(ctx), Ok(code)) = (ready(), ctx, u16::try_from(code)) else { return };
+        let (Some((_, _, module)), Some(ctx), Ok(code)) = (ready(), ctx, u16::try_from(code)) else { return };
         let result = match kind as u32 {
-            KM_TMCB_RESPONSE_IN => reply_came(api, module, t, rpl, code, &ctx),
-            KM_TMCB_RESPONSE_READY => outcome::reply_leaves(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)).and_then(|()| be_found_by_id(&ctx)),
-            KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, |kept| reply_of(t, rpl, code, kept)),
-            _ => outcome::reply_went(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)),
+            KM_TMCB_RESPONSE_READY => outcome::reply_leaves(module, &ctx, code, || reply_of(rpl, code)).and_then(|()| be_found_by_id(&ctx)),
+            KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code)),
+            _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code)),
         };
         if let Err(e) = result {
             say("a transaction could not be accounted", &e);
         }
     });
-}
-
-/// A reply came in. It is private still: take what a record may need, and what a global reply
-/// route set on it.
-fn reply_came(api: &Api, module: &Module, t: *mut km_cell, rpl: *mut km_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
-    if message(rpl).is_none() {
-        return Ok(());
-    }
-    outcome::take_values(ctx, present::get(rpl, Which::InForce), |values| present::put(rpl, Which::InForce, Some(values)))?;
-    if outcome::matters(module, code) {
-        reply_seen(t, rpl, code);
-    }
-    if code >= 300 {
-        outcome::failure_came(ctx, reply_of(t, rpl, code, &[]))?;
-    }
-    // In failure routes and for our own table the transaction is that of the reply.
-    api.tm.attach(t, None);
-    Ok(())
-}
-
-/// A reply came in, which is private still: take what a record may need, once for both callbacks.
-fn reply_seen(t: *mut km_cell, rpl: *mut km_sip_msg, code: u16) {
-    if let Some(msg) = message(rpl)
-        && !present::has_reply(t as usize, rpl)
-    {
-        present::keep_reply(t as usize, rpl, msg.reply(code));
-    }
 }
 
 /// The transaction of a BYE that ended a call: its final reply completes the CDR; when there was

@@ -136,7 +136,8 @@ impl Specs {
     }
 }
 
-/// A message that is private to this process.
+/// A message that is private to this process, or a reply that was read as such before
+/// it was copied: what is read twice is parsed once.
 pub struct Message<'a> {
     pub raw: *mut km_sip_msg,
     pub server: &'a Server,
@@ -169,8 +170,10 @@ impl Message<'_> {
         }
     }
 
-    /// What a record needs of a reply with this code.
+    /// What a record needs of a reply with this code. Whether it has a body matters of provisional
+    /// ones only.
     pub fn reply(&self, code: u16) -> Reply {
-        Reply { code, reason: self.get(self.specs.reason), to_tag: self.to_tag(), has_body: self.get(self.specs.content_length).iter().any(|b| *b != b'0') }
+        let has_body = code < 200 && self.get(self.specs.content_length).iter().any(|b| *b != b'0');
+        Reply { code, reason: self.get(self.specs.reason), to_tag: self.to_tag(), has_body }
     }
 }

@@ -6,7 +6,6 @@ use std::cell::RefCell;
 use super::abi::km_sip_msg;
 use super::attached::Which;
 use crate::acc::clock::Moment;
-use crate::acc::context::Reply;
 use crate::host::shared::SharedContext;
 
 /// Messages deep in each other that are kept apart; the oldest of more is forgotten.
@@ -27,8 +26,6 @@ struct Entry {
 #[derive(Default)]
 struct Doing {
     messages: Vec<Entry>,
-    /// The last reply seen, by transaction and message.
-    reply: Option<(usize, (usize, u32), Reply)>,
 }
 
 thread_local! {
@@ -144,24 +141,6 @@ pub fn got_transaction(msg: *mut km_sip_msg) {
             *has_transaction = true;
         }
     });
-}
-
-/// Keeps the reply this process just received.
-pub fn keep_reply(t: usize, rpl: *mut km_sip_msg, reply: Reply) {
-    DOING.with(|d| d.borrow_mut().reply = Some((t, name(rpl), reply)));
-}
-
-/// Is it the reply kept already?
-pub fn has_reply(t: usize, rpl: *mut km_sip_msg) -> bool {
-    DOING.with(|d| d.borrow().reply.as_ref().is_some_and(|(rt, rr, _)| *rt == t && *rr == name(rpl)))
-}
-
-/// The reply kept, if it is that one.
-pub fn kept_reply(t: usize, rpl: usize, code: u16) -> Option<Reply> {
-    DOING.with(|d| match &d.borrow().reply {
-        Some((rt, (rr, _), reply)) if *rt == t && *rr == rpl && reply.code == code => Some(reply.clone()),
-        _ => None,
-    })
 }
 
 #[cfg(test)]

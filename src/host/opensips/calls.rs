@@ -21,7 +21,7 @@ const LIFETIME_OVER: &[u8] = b"Lifetime Timeout";
 const STATE: &str = "acc_state";
 
 /// Events of a transaction that a marked request follows.
-pub const TRANSACTION_EVENTS: u32 = OS_TMCB_MSG_MATCHED_IN | OS_TMCB_RESPONSE_IN | OS_TMCB_RESPONSE_OUT | OS_TMCB_LOCAL_COMPLETED | OS_TMCB_ON_FAILURE;
+pub const TRANSACTION_EVENTS: u32 = OS_TMCB_MSG_MATCHED_IN | OS_TMCB_RESPONSE_OUT | OS_TMCB_LOCAL_COMPLETED | OS_TMCB_ON_FAILURE;
 
 fn say(what: &str, e: &SharedError) {
     log::error!("{what}: {e}");
@@ -59,29 +59,37 @@ pub unsafe extern "C" fn on_request_in(t: *mut os_cell, _kind: c_int, _params: *
     });
 }
 
-/// A message of any transaction came in: when the script marks a request only in its failure
-/// route, the negative reply that led there has been seen already.
+/// A message of any transaction came in. The script may mark a request only in its failure route,
+/// and change the values of one that is not marked.
 unsafe extern "C" fn on_any_reply(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
     guard::entry("any reply", (), || {
         // SAFETY: as in `on_transaction`.
         let (rpl, code) = unsafe { ((*params).rpl, (*params).code as u16) };
-        if let (300.., Some((server, api, _))) = (code, ready()) {
-            reply_matched(server, api, t, rpl, code);
+        if let Err(e) = reply_came(t, rpl, code) {
+            say("values set on a reply are lost", &e);
         }
     });
 }
 
-/// The reply that a transaction callback is about, without touching a shared message: the one
-/// this process just received, else the copy kept in the context, else a local one.
-fn reply_of(t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, kept: &[Reply]) -> Reply {
-    if rpl.is_null() || rpl == FAKED_REPLY {
-        return decide::local_reply(code);
+/// A message of the transaction came in. A reply is private still: the host may copy it and have
+/// any process go on with the copy, so what records read of it is parsed now; and what a global
+/// reply route set on it, before its transaction was known, goes to the request's context.
+fn reply_came(t: *mut os_cell, rpl: *mut os_sip_msg, code: u16) -> Result<(), SharedError> {
+    let (Some((server, api, module)), Some(msg)) = (ready(), message(rpl)) else { return Ok(()) };
+    if outcome::matters(module, code) {
+        msg.reply(code);
     }
-    let seen = DOING.with(|d| match &d.borrow().reply {
-        Some((rt, rr, reply)) if *rt == t as usize && *rr == rpl as usize && reply.code == code => Some(reply.clone()),
-        _ => None,
-    });
-    outcome::reply_of(code, seen, kept)
+    let here = Slot::Here(api.here);
+    match (contexts::get(server, api, here), contexts::get(server, api, Slot::There(t, api.there))) {
+        (Some(set_before), Some(ctx)) => outcome::take_values(&ctx, &set_before, |values| contexts::put(server, api, here, Some(values))),
+        _ => Ok(()),
+    }
+}
+
+/// The reply that a transaction callback is about. It may be a copy that all processes share, so
+/// nothing is read of it but what `reply_came` had parsed.
+fn reply_of(rpl: *mut os_sip_msg, code: u16) -> Reply {
+    message(rpl).map_or_else(|| decide::local_reply(code), |msg| msg.reply(code))
 }
 
 /// Events of a marked request's transaction.
@@ -89,17 +97,11 @@ pub unsafe extern "C" fn on_transaction(t: *mut os_cell, kind: c_int, params: *m
     guard::entry("transaction callback", (), || {
         // SAFETY: the host passes its parameters and keeps them through the call (promise 5).
         let (rpl, code, ctx) = unsafe { ((*params).rpl, (*params).code as u16, parameter((*params).param)) };
-        let (Some((server, api, module)), Some(ctx)) = (ready(), ctx) else { return };
+        let (Some((_, _, module)), Some(ctx)) = (ready(), ctx) else { return };
         let result = match kind as u32 {
-            OS_TMCB_MSG_MATCHED_IN => {
-                if outcome::matters(module, code) {
-                    reply_matched(server, api, t, rpl, code);
-                }
-                Ok(())
-            }
-            OS_TMCB_RESPONSE_IN => reply_came(server, api, t, rpl, code, &ctx),
-            OS_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, |kept| reply_of(t, rpl, code, kept)),
-            _ => outcome::reply_went(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)),
+            OS_TMCB_MSG_MATCHED_IN => reply_came(t, rpl, code),
+            OS_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code)),
+            _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code)),
         };
         if let Err(e) = result {
             say("a transaction could not be accounted", &e);
@@ -107,37 +109,13 @@ pub unsafe extern "C" fn on_transaction(t: *mut os_cell, kind: c_int, params: *m
     });
 }
 
-/// A message of the transaction came in. A reply is private still: take what a record may need, once
-/// for both callbacks. A reply has a processing context of its own, which says whether it was read.
-fn reply_matched(server: &Server, api: &Api, t: *mut os_cell, rpl: *mut os_sip_msg, code: u16) {
-    let Some(msg) = message(rpl) else { return };
-    if server.symbols.processing_get(api.here_reply) == t.cast() {
-        return;
-    }
-    let reply = msg.reply(code);
-    server.symbols.processing_put(api.here_reply, t.cast());
-    DOING.with(|d| d.borrow_mut().reply = Some((t as usize, rpl as usize, reply)));
-}
-
-/// A reply is about to be processed: take what a global reply route set, and keep a negative
-/// answer until the transaction has chosen one.
-fn reply_came(server: &Server, api: &Api, t: *mut os_cell, rpl: *mut os_sip_msg, code: u16, ctx: &SharedContext) -> Result<(), SharedError> {
-    let here = Slot::Here(api.here);
-    outcome::take_values(ctx, contexts::get(server, api, here), |values| contexts::put(server, api, here, Some(values)))?;
-    if code >= 300 {
-        let reply = reply_of(t, rpl, code, &[]);
-        outcome::failure_came(ctx, reply)?;
-    }
-    Ok(())
-}
-
 /// The 2xx of a call with CDR is about to leave: the call starts, before anybody can hang up.
-pub unsafe extern "C" fn on_answer(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
+pub unsafe extern "C" fn on_answer(_t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
     guard::entry("answer", (), || {
         // SAFETY: as in `on_transaction`.
         let (rpl, code, ctx) = unsafe { ((*params).rpl, (*params).code as u16, parameter((*params).param)) };
         let (Some((_, _, module)), Some(ctx)) = (ready(), ctx) else { return };
-        if let Err(e) = outcome::reply_leaves(module, &ctx, code, |kept| reply_of(t, rpl, code, kept)) {
+        if let Err(e) = outcome::reply_leaves(module, &ctx, code, || reply_of(rpl, code)) {
             say("the answer of a call could not be noted", &e);
         }
     });
@@ -249,7 +227,7 @@ fn ended(server: &'static Server, api: &'static Api, module: &Module, ctx: &Shar
 fn persist(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
     let Some(dialogs) = DIALOGS.get() else { return };
     let mut state = Vec::new();
-    match ctx.read(|c| c.encode_state(&mut state)) {
+    match ctx.read(|c| c.encode(&mut state)) {
         Ok(()) if dialogs.store(dlg, STATE, &state) => {}
         Ok(()) => log::error!("the accounting state of a call could not be kept in its dialog: it would be lost by a restart"),
         Err(e) => say("the accounting state of a call could not be kept in its dialog", &e),
@@ -260,7 +238,7 @@ fn persist(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
 fn take_over(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
     let Some(dialogs) = DIALOGS.get() else { return };
     let Some(remote) = dialogs.fetch(dlg, STATE).and_then(|v| Context::decode(&v)) else { return };
-    if let Err(e) = ctx.update(|c| *c = Context { closed: c.closed, finals: std::mem::take(&mut c.finals), ..remote }) {
+    if let Err(e) = ctx.update(|c| *c = Context { closed: c.closed, ..remote }) {
         say("values set on another node could not be taken over", &e);
     }
 }

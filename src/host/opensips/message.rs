@@ -75,7 +75,8 @@ impl Specs {
     }
 }
 
-/// A message that is private to this process.
+/// A message that is private to this process, or a reply that was read as such before
+/// it was copied: what is read twice is parsed once.
 pub struct Message<'a> {
     pub raw: *mut os_sip_msg,
     pub symbols: &'a Symbols,
@@ -114,8 +115,10 @@ impl Message<'_> {
         self.specs.end_reason.as_ref().map_or_else(Vec::new, |spec| self.get(spec))
     }
 
-    /// What a record needs of a reply with this code.
+    /// What a record needs of a reply with this code. Whether it has a body matters of provisional
+    /// ones only.
     pub fn reply(&self, code: u16) -> Reply {
-        Reply { code, reason: self.get(&self.specs.reason), to_tag: self.to_tag(), has_body: self.get(&self.specs.content_length).iter().any(|b| *b != b'0') }
+        let has_body = code < 200 && self.get(&self.specs.content_length).iter().any(|b| *b != b'0');
+        Reply { code, reason: self.get(&self.specs.reason), to_tag: self.to_tag(), has_body }
     }
 }

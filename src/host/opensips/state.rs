@@ -11,7 +11,6 @@ use super::api::{Dialogs, Rr, Tm};
 use super::message::{Message, Specs};
 use super::symbols::Symbols;
 use super::versions::Row;
-use crate::acc::context::Reply;
 use crate::backend::event::{self, Event};
 use crate::config::Draft;
 use crate::host::{EventValue, Host, LogSettings};
@@ -42,8 +41,6 @@ pub struct Api {
     pub here: i32,
     /// Processing context: the marks of an in-dialog request of its own (D13).
     pub here_own: i32,
-    /// Processing context of a reply: the transaction for which it was read.
-    pub here_reply: i32,
     /// The first two in a transaction.
     pub there: i32,
     pub there_own: i32,
@@ -73,8 +70,6 @@ pub fn message(raw: *mut os_sip_msg) -> Option<Message<'static>> {
 /// What this process is in the middle of.
 #[derive(Default)]
 pub struct Doing {
-    /// The last reply seen, by transaction and message.
-    pub reply: Option<(usize, usize, Reply)>,
     /// A BYE ended the call of this context and its message is still being processed; whether it
     /// has got a transaction, whose reply will then write the CDR.
     pub bye: Option<(usize, bool)>,
