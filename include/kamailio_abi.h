@@ -224,6 +224,7 @@ typedef struct km_route_list {
 #define KM_REQUEST_CB 1u
 #define KM_FAILURE_CB 2u
 #define KM_ONREPLY_CB 4u
+#define KM_BRANCH_FAILURE_CB 256u
 
 /* log levels; one between each two of them differs from OpenSIPS */
 #define KM_L_ERR (-1)
@@ -286,12 +287,14 @@ typedef struct km_dlg_binds {
 typedef int km_dlg_manage_fn(km_sip_msg *, char *, char *);
 
 #define KM_DLGCB_LOADED 0x1
+#define KM_DLGCB_FAILED 0x4
 #define KM_DLGCB_CONFIRMED_NA 0x8
 #define KM_DLGCB_CONFIRMED 0x10
 #define KM_DLGCB_REQ_WITHIN 0x20
 #define KM_DLGCB_TERMINATED 0x40
 #define KM_DLGCB_EXPIRED 0x80
 #define KM_DLGCB_DESTROY 0x2000
+#define KM_DLGCB_TERMINATED_CONFIRMED 0x8000
 
 #define KM_DLG_DIR_DOWNSTREAM 1
 #define KM_DLG_DIR_UPSTREAM 2

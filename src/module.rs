@@ -89,6 +89,8 @@ pub fn default_of(name: &str) -> &'static str {
 pub enum Routes {
     /// Request, failure, branch and local routes.
     Requests,
+    /// These, and in Kamailio reply routes, as its own accounting functions.
+    Transactions,
     /// Every route.
     All,
 }
@@ -120,12 +122,12 @@ pub struct Function {
 /// Every function. The order is that of the entry points in the host families.
 pub const FUNCTIONS: [Function; 9] = [
     Function { name: "do_accounting", arguments: &[(Argument::Types, false), (Argument::Flags, true), (Argument::Table, true)], routes: Routes::Requests },
-    Function { name: "drop_accounting", arguments: &[(Argument::Types, true), (Argument::Flags, true)], routes: Routes::Requests },
-    Function { name: "acc_log_request", arguments: &[(Argument::Comment(Backend::Log), false)], routes: Routes::Requests },
-    Function { name: "acc_db_request", arguments: &[(Argument::Comment(Backend::Db), false), (Argument::Table, false)], routes: Routes::Requests },
-    Function { name: "acc_aaa_request", arguments: &[(Argument::Comment(Backend::Aaa), false)], routes: Routes::Requests },
-    Function { name: "acc_evi_request", arguments: &[(Argument::Comment(Backend::Evi), false)], routes: Routes::Requests },
-    Function { name: "acc_new_leg", arguments: &[], routes: Routes::Requests },
+    Function { name: "drop_accounting", arguments: &[(Argument::Types, true), (Argument::Flags, true)], routes: Routes::Transactions },
+    Function { name: "acc_log_request", arguments: &[(Argument::Comment(Backend::Log), false)], routes: Routes::Transactions },
+    Function { name: "acc_db_request", arguments: &[(Argument::Comment(Backend::Db), false), (Argument::Table, false)], routes: Routes::Transactions },
+    Function { name: "acc_aaa_request", arguments: &[(Argument::Comment(Backend::Aaa), false)], routes: Routes::Transactions },
+    Function { name: "acc_evi_request", arguments: &[(Argument::Comment(Backend::Evi), false)], routes: Routes::Transactions },
+    Function { name: "acc_new_leg", arguments: &[], routes: Routes::Transactions },
     Function { name: "acc_load_ctx_from_dlg", arguments: &[], routes: Routes::All },
     Function { name: "acc_unload_ctx_from_dlg", arguments: &[], routes: Routes::All },
 ];

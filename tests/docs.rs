@@ -126,7 +126,7 @@ fn every_function_has_its_section() {
     for f in &FUNCTIONS {
         let lines = part(&all, &heading(f));
         let routes = match f.routes {
-            Routes::Requests => "request, failure, branch, local",
+            Routes::Requests | Routes::Transactions => "request, failure, branch, local",
             Routes::All => "all",
         };
         assert_eq!(labelled(lines, "Routes", f.name), routes, "{}", f.name);

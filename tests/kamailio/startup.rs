@@ -53,6 +53,7 @@ fn mistakes_are_named_at_startup() {
         (good.replace("\"main.acc\"", "\"main.acc.x\""), "\"main.acc.x\" is no table name"),
         (good.replace("\"log|db|evi\"", "\"aaa\""), "set the parameter aaa_url"),
         (good.replace("\"db_url\", DB_URL", "\"db_url\", \"text:///x\""), "parameter db_url: the server has no database module for text: load db_text.so"),
+        (good.replace("onreply_route[INSIDE] {", "onreply_route[INSIDE] {\n do_accounting(\"log\");"), "Command cannot be used in the block"),
         (good.replace("$acc_extra(agent)", "$acc_extra(nobody)"), "the tag \"nobody\" is not declared"),
         (
             "loadmodule \"pv.so\"\nloadmodule ACC_MODULE\nloadmodule \"tm.so\"\nmodparam(\"acc\", \"journal_dir\", JOURNAL)\nrequest_route { exit; }\n".into(),

@@ -201,16 +201,12 @@ impl Dialogs {
         (!raw.is_null()).then_some(Dialog { raw, dialogs: self })
     }
 
-    /// Makes a dialog for the initial INVITE, if it has none yet.
+    /// The dialog of the initial INVITE, made unless the script did it, or the request is a spiral of
+    /// one that has it. What `of` finds before may be the dialog of an INVITE that was refused.
     pub fn create(&self, msg: *mut km_sip_msg) -> Result<Dialog<'_>, String> {
-        if let Some(d) = self.of(msg) {
-            return Ok(d);
-        }
         // SAFETY: msg is the request being processed (promise 5).
-        let rc = unsafe { (self.dlg_manage)(msg, std::ptr::null_mut(), std::ptr::null_mut()) };
-        self.of(msg)
-            .filter(|_| rc > 0)
-            .ok_or_else(|| "the dialog module made no dialog for this call (see its own message above): no CDR can be written".into())
+        unsafe { (self.dlg_manage)(msg, std::ptr::null_mut(), std::ptr::null_mut()) };
+        self.of(msg).ok_or_else(|| "the dialog module made no dialog for this call (see its own message above): no CDR can be written".into())
     }
 
     /// The context of a dialog.

@@ -26,8 +26,11 @@ pub const TRANSACTION_EVENTS: u32 = KM_TMCB_RESPONSE_READY | KM_TMCB_RESPONSE_OU
 /// Script callbacks go on to the route.
 const GO_ON: c_int = 1;
 
-fn say(what: &str, e: &SharedError) {
-    log::error!("{what}: {e}");
+/// Logs what went wrong, if anything did.
+fn say(what: &str, result: Result<(), SharedError>) {
+    if let Err(e) = result {
+        log::error!("{what}: {e}");
+    }
 }
 
 /// The context that a callback was registered with.
@@ -39,7 +42,7 @@ unsafe fn parameter(param: *mut *mut c_void) -> Option<SharedContext> {
     unsafe { SharedContext::borrow_raw(*param) }
 }
 
-/// Before and after a request, reply or failure route.
+/// Before and after a request, reply, failure or branch failure route.
 pub unsafe extern "C" fn on_script(msg: *mut km_sip_msg, flags: c_uint, _param: *mut c_void) -> c_int {
     guard::entry("script callback", GO_ON, || {
         if flags & KM_PRE_SCRIPT_CB != 0 {
@@ -73,9 +76,7 @@ pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *m
             }
         }
         present::got_transaction(msg);
-        if let Err(e) = bye_without_dialog(api, t, msg) {
-            say("the end of a call could not be noted", &e);
-        }
+        say("the end of a call could not be noted", bye_without_dialog(api, t, msg));
     });
 }
 
@@ -85,11 +86,12 @@ pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *m
 fn bye_without_dialog(api: &'static Api, t: *mut km_cell, msg: *mut km_sip_msg) -> Result<(), SharedError> {
     let Some(bye) = message(msg).filter(|m| m.method() == b"BYE").map(|m| m.core()) else { return Ok(()) };
     let Some(ctx) = attached::table().and_then(|table| table.get(attached::key_of_call(&bye.callid), Which::InForce)) else { return Ok(()) };
-    let caller = ctx.read(|c| c.core.from_tag.clone())?;
-    let cause = match () {
-        () if bye.from_tag == caller => EndCause::Caller,
-        () if bye.to_tag == caller => EndCause::Callee,
-        () => return Ok(()),
+    let (caller, callee) = ctx.read(|c| (c.core.from_tag.clone(), c.core.to_tag.clone()))?;
+    // A caller may hang up on one of several phones that answered: only the first one's is the call.
+    let cause = match (&bye.from_tag, &bye.to_tag) {
+        (from, to) if *from == caller && *to == callee => EndCause::Caller,
+        (from, to) if *to == caller && *from == callee => EndCause::Callee,
+        _ => return Ok(()),
     };
     if ctx.progress()?.ended || DIALOGS.get().is_some_and(|dialogs| dialogs.of(msg).is_some()) {
         return Ok(());
@@ -153,9 +155,9 @@ pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params
         }
         if let Some(set_before) = present::get(rpl, Which::InForce)
             && let Some(ctx) = contexts::there(t, Which::InForce)
-            && let Err(e) = outcome::take_values(&ctx, &set_before, |values| present::put(rpl, Which::InForce, Some(values)))
         {
-            say("values set on a reply are lost", &e);
+            let taken = outcome::take_values(&ctx, &set_before, |values| present::put(rpl, Which::InForce, Some(values)));
+            say("values set on a reply are lost", taken);
         }
     });
 }
@@ -171,9 +173,7 @@ pub unsafe extern "C" fn on_transaction(_t: *mut km_cell, kind: c_int, params: *
             KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code)),
             _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code)),
         };
-        if let Err(e) = result {
-            say("a transaction could not be accounted", &e);
-        }
+        say("a transaction could not be accounted", result);
     });
 }
 
@@ -214,7 +214,8 @@ pub fn follow(msg: *mut km_sip_msg, ctx: &SharedContext) -> Result<(), String> {
 
 fn attach(dlg: *mut km_dlg_cell, ctx: &SharedContext) -> Result<(), String> {
     let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
-    let events = KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED | KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED | KM_DLGCB_DESTROY;
+    let events =
+        KM_DLGCB_FAILED | KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED | KM_DLGCB_TERMINATED | KM_DLGCB_TERMINATED_CONFIRMED | KM_DLGCB_EXPIRED | KM_DLGCB_DESTROY;
     dialogs.register(dlg, events, on_dialog, ctx.duplicate())
 }
 
@@ -226,13 +227,17 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
         let (Some((_, api, _)), Some(ctx)) = (ready(), ctx) else { return };
         match kind as u32 {
             KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED if !msg.is_null() => script::join(Current { api, raw: msg }, &ctx),
+            // The server said so before its own BYE was sent, which it does not do while the call rings.
+            KM_DLGCB_TERMINATED if msg.is_null() && !is_answered(&ctx) => {}
             KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED => {
                 ended(api, msg, direction, &ctx, kind as u32 == KM_DLGCB_EXPIRED);
-                if let Err(e) = over(&ctx) {
-                    say("a call that has ended could not be read", &e);
-                }
+                say("a call that has ended could not be read", over(&ctx));
             }
-            KM_DLGCB_DESTROY => {
+            // The BYE has its reply. The end is known, unless the server sent it to one side only.
+            KM_DLGCB_TERMINATED_CONFIRMED => say("the end of a call could not be noted", ended_by_server(&ctx)),
+            // The host finds a failed dialog until its transaction is gone, also for the caller's next
+            // INVITE with this Call-ID.
+            KM_DLGCB_FAILED | KM_DLGCB_DESTROY => {
                 if let Some(table) = attached::table() {
                     table.forget(dlg.cast());
                 }
@@ -240,6 +245,22 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
             _ => {}
         }
     });
+}
+
+fn is_answered(ctx: &SharedContext) -> bool {
+    ctx.progress().is_ok_and(|p| p.answered)
+}
+
+/// The server's own BYE ended the call, unless something else did before.
+fn ended_by_server(ctx: &SharedContext) -> Result<(), SharedError> {
+    let progress = ctx.progress()?;
+    if progress.answered && !progress.ended {
+        let now = Moment::now();
+        ctx.update(|c| decide::on_end(c, EndCause::Proxy, now))?;
+        write_cdr(ctx);
+        over(ctx)?;
+    }
+    Ok(())
 }
 
 /// The dialog is over. A BYE from the wire completes the call with its reply, so that values set
@@ -252,9 +273,7 @@ fn ended(api: &'static Api, msg: *mut km_sip_msg, direction: u32, ctx: &SharedCo
         _ => EndCause::Proxy,
     };
     let now = Moment::now();
-    if let Err(e) = ctx.update(|c| decide::on_end(c, cause, now)) {
-        say("the end of a call could not be noted", &e);
-    }
+    say("the end of a call could not be noted", ctx.update(|c| decide::on_end(c, cause, now)));
     if msg.is_null() || !matches!(cause, EndCause::Caller | EndCause::Callee) {
         write_cdr(ctx);
         return;

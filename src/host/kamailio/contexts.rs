@@ -51,10 +51,12 @@ impl AtHand for Current {
         self.api.tm.offer(self.api.tm.current()?, ctx)
     }
 
+    /// In the timer process the host's dialog may be that of the last transaction that timed out.
     fn of_dialog(self) -> Option<SharedContext> {
         let dialogs = DIALOGS.get()?;
-        let dialog = dialogs.of(self.raw)?;
-        dialogs.context(dialog.raw)
+        let ctx = dialogs.context(dialogs.of(self.raw)?.raw)?;
+        let callid = message(self.raw)?.callid();
+        ctx.read(|c| c.core.callid == callid).ok()?.then_some(ctx)
     }
 
     fn is_there(self) -> bool {

@@ -59,6 +59,8 @@ const ENTRIES: [(Entry, Option<Entry>, Option<Fixup>); FUNCTIONS.len()] = [
     (functions::acc_unload_ctx_from_dlg, None, None),
 ];
 
+const OF_REQUESTS: u32 = KM_REQUEST_ROUTE | KM_FAILURE_ROUTE | KM_BRANCH_ROUTE | KM_LOCAL_ROUTE | KM_BRANCH_FAILURE_ROUTE;
+
 /// One export for each number of arguments a function may be called with.
 fn commands() -> impl Iterator<Item = km_cmd_export> {
     FUNCTIONS.iter().zip(ENTRIES).flat_map(|(f, (two, three, fixup))| {
@@ -70,7 +72,8 @@ fn commands() -> impl Iterator<Item = km_cmd_export> {
             fixup: fixup.filter(|_| n > 0),
             free_fixup: fixup.filter(|_| n > 0).map(|_| arguments::free as Fixup),
             flags: match f.routes {
-                Routes::Requests => KM_REQUEST_ROUTE | KM_FAILURE_ROUTE | KM_BRANCH_ROUTE | KM_LOCAL_ROUTE | KM_BRANCH_FAILURE_ROUTE | KM_TM_ONREPLY_ROUTE,
+                Routes::Requests => OF_REQUESTS,
+                Routes::Transactions => OF_REQUESTS | KM_TM_ONREPLY_ROUTE,
                 Routes::All => KM_ANY_ROUTE,
             },
         })

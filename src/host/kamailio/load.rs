@@ -128,7 +128,7 @@ fn initialise() -> Result<(), String> {
     let routes = ROUTES.map(|name| symbols.event_route(name).map(EventRoute));
     let api = Api { rr, specs: Specs::new(server)?, routes, tm };
     api.tm.register_global(calls::on_request_in)?;
-    for route in [KM_REQUEST_CB, KM_FAILURE_CB, KM_ONREPLY_CB] {
+    for route in [KM_REQUEST_CB, KM_FAILURE_CB, KM_ONREPLY_CB, KM_BRANCH_FAILURE_CB] {
         if ![KM_PRE_SCRIPT_CB, KM_POST_SCRIPT_CB].iter().all(|when| symbols.register_script(calls::on_script, when | route)) {
             return Err("the host refused the script callbacks".into());
         }

@@ -159,13 +159,18 @@ impl Message<'_> {
         self.get(self.specs.to_tag)
     }
 
+    /// Call-ID.
+    pub fn callid(&self) -> Vec<u8> {
+        self.get(self.specs.callid)
+    }
+
     /// Core values of a request.
     pub fn core(&self) -> crate::acc::record::Core {
         crate::acc::record::Core {
             method: self.method(),
             from_tag: self.get(self.specs.from_tag),
             to_tag: self.to_tag(),
-            callid: self.get(self.specs.callid),
+            callid: self.callid(),
             ..Default::default()
         }
     }

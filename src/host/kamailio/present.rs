@@ -11,9 +11,11 @@ use crate::host::shared::SharedContext;
 /// Messages deep in each other that are kept apart; the oldest of more is forgotten.
 const DEEPEST: usize = 8;
 
+/// Address of a message, its number, and the process that received it and numbered it.
+type Name = (usize, u32, i32);
+
 struct Entry {
-    /// Address and number of the message: no two are alike in a process.
-    msg: (usize, u32),
+    msg: Name,
     arrived: Moment,
     contexts: [Option<SharedContext>; 2],
     /// `acc_load_ctx_from_dlg`: the context that the loaded one replaced.
@@ -33,9 +35,10 @@ thread_local! {
     static DOING: RefCell<Doing> = RefCell::new(Doing::default());
 }
 
-fn name(msg: *mut km_sip_msg) -> (usize, u32) {
-    // SAFETY: the caller passes the message at hand, which begins with its number (promise 5).
-    (msg as usize, unsafe { (*msg).id })
+fn name(msg: *mut km_sip_msg) -> Name {
+    // SAFETY: the caller passes the message at hand, which begins with these two (promise 5).
+    let (id, pid) = unsafe { ((*msg).id, (*msg).pid) };
+    (msg as usize, id, pid)
 }
 
 /// What is left to do when a message is done.
@@ -54,7 +57,7 @@ pub fn begin(msg: *mut km_sip_msg) {
     });
 }
 
-fn begin_in(doing: &mut Doing, msg: (usize, u32)) -> &mut Entry {
+fn begin_in(doing: &mut Doing, msg: Name) -> &mut Entry {
     // The same address with another number is a message that is gone.
     doing.messages.retain(|e| e.msg.0 != msg.0);
     if doing.messages.len() == DEEPEST {

@@ -92,7 +92,7 @@ fn commands() -> impl Iterator<Item = os_cmd_export> {
     FUNCTIONS.iter().zip(ENTRIES).map(|(f, function)| {
         let mut c = os_cmd_export { name: name(f.name), function, ..Default::default() };
         c.flags = match f.routes {
-            Routes::Requests => OS_REQUEST_ROUTE | OS_FAILURE_ROUTE | OS_BRANCH_ROUTE | OS_LOCAL_ROUTE,
+            Routes::Requests | Routes::Transactions => OS_REQUEST_ROUTE | OS_FAILURE_ROUTE | OS_BRANCH_ROUTE | OS_LOCAL_ROUTE,
             Routes::All => OS_ALL_ROUTES,
         } as c_int;
         for (place, (argument, optional)) in c.params.iter_mut().zip(f.arguments) {
