@@ -20,8 +20,10 @@ impl Dir {
     /// The cursor of `sink`; empty when there is none.
     pub fn cursor(&self, sink: SinkId) -> io::Result<Positions> {
         let text = self.content(&file_name(sink))?;
-        // A line that cannot be read costs a repetition, no loss.
-        Ok(text.lines().filter_map(|line| line.split_once(' ')).filter_map(|(n, p)| Some((n.parse().ok()?, p.parse().ok()?))).collect())
+        // A line that cannot be read costs a repetition, no loss. One without its end may be cut off in a
+        // number, and then leads into the middle of an entry.
+        let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+        Ok(whole.filter_map(|line| line.split_once(' ')).filter_map(|(n, p)| Some((n.parse().ok()?, p.parse().ok()?))).collect())
     }
 
     /// Stores it.

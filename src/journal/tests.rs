@@ -205,6 +205,25 @@ fn zeros_left_by_a_power_cut_are_a_torn_tail() {
     assert_eq!(read_all(&dir, segment.name), (vec![line(b"a")], 0));
 }
 
+/// The file is not synced: a power cut may leave a part of it.
+#[test]
+fn a_cursor_cut_off_anywhere_leads_to_no_place_of_its_own() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let name = |seq| SegmentName { boot: dir.boot(), rank: 1, pid: 1, seq };
+    let positions = crate::backend::Positions::from([(name(0), 40960), (name(1), 12345)]);
+    dir.set_cursor(SinkId::Aaa, &positions).unwrap();
+    assert_eq!(dir.cursor(SinkId::Aaa).unwrap(), positions);
+    let path = tmp.path().join("cursor-aaa");
+    let whole = std::fs::read(&path).unwrap();
+    for cut in 0..whole.len() {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        for (segment, position) in dir.cursor(SinkId::Aaa).unwrap() {
+            assert_eq!(positions.get(&segment), Some(&position), "cut at {cut}");
+        }
+    }
+}
+
 #[test]
 fn segment_names_have_one_spelling() {
     let name = SegmentName { boot: 0xabc, rank: -1, pid: 12, seq: 3 };
