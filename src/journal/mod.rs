@@ -317,13 +317,17 @@ impl Dir {
     /// kept before: every sink meets the same damage.
     pub(crate) fn keep_aside(&self, name: SegmentName, offset: u64, bytes: &[u8]) -> io::Result<bool> {
         let file_name = name.to_string().replace(".seg", &format!("-{offset}.bad"));
-        let mut file = match self.open_file(&file_name, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL) {
-            Ok(file) => file,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
-            Err(e) => return Err(e),
-        };
+        match rustix::fs::statat(&self.0.fd, &file_name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => return Ok(false),
+            Err(Errno::NOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+        // It gets its name when it is complete: a disk may be full, and a process may die.
+        let temporary = format!("{file_name}.new");
+        let mut file = self.open_file(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
         file.write_all(bytes)?;
         file.sync_data()?;
+        self.rename(&temporary, &file_name)?;
         Ok(true)
     }
 

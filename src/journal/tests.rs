@@ -205,6 +205,60 @@ fn zeros_left_by_a_power_cut_are_a_torn_tail() {
     assert_eq!(read_all(&dir, segment.name), (vec![line(b"a")], 0));
 }
 
+/// Runs a test of this file in a process that can write no more than `blocks` of 512 bytes to a file.
+fn under_a_limit(test: &str, blocks: u32, journal: &Path) {
+    let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" --exact journal::tests::{test}");
+    let out = Command::new("sh").args(["-c", &limited]).arg(std::env::current_exe().unwrap()).env(LIMITED, journal).output().unwrap();
+    assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(String::from_utf8_lossy(&out.stdout).contains("1 passed"));
+}
+
+/// Set in such a process: the journal.
+const LIMITED: &str = "ACC_TEST_LIMITED";
+
+/// Not a test: what the next one runs under a limit.
+#[test]
+fn appends_without_room_for_a_header() {
+    let Some(path) = std::env::var_os(LIMITED) else { return };
+    let dir = Dir::open(Path::new(&path)).unwrap();
+    let mut w = writer(&dir);
+    for _ in 0..3 {
+        assert!(w.append(SinkId::Log, &line(b"x")).is_err());
+    }
+    assert_eq!(dir.segments().unwrap(), []);
+}
+
+#[test]
+fn a_segment_that_cannot_begin_leaves_no_file() {
+    let tmp = tempfile::tempdir().unwrap();
+    drop(Dir::open(tmp.path()).unwrap());
+    under_a_limit("appends_without_room_for_a_header", 0, tmp.path());
+}
+
+const DAMAGED: SegmentName = SegmentName { boot: 1, rank: 1, pid: 1, seq: 0 };
+
+/// Not a test: what the next one runs under a limit.
+#[test]
+fn keeping_damage_aside_without_room() {
+    let Some(path) = std::env::var_os(LIMITED) else { return };
+    let dir = Dir::open_to_read(Path::new(&path)).unwrap();
+    for _ in 0..2 {
+        assert!(dir.keep_aside(DAMAGED, 8, &[b'x'; 1000]).is_err());
+    }
+}
+
+#[test]
+fn damage_is_kept_as_a_whole_or_tried_again() {
+    let tmp = tempfile::tempdir().unwrap();
+    under_a_limit("keeping_damage_aside_without_room", 1, tmp.path());
+    let dir = Dir::open_to_read(tmp.path()).unwrap();
+    assert!(dir.keep_aside(DAMAGED, 8, &[b'x'; 1000]).unwrap());
+    assert!(!dir.keep_aside(DAMAGED, 8, &[b'x'; 1000]).unwrap());
+    let files: Vec<_> = std::fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(files, [tmp.path().join("0000000000000001-1-1-00000000-8.bad")]);
+    assert_eq!(std::fs::read(&files[0]).unwrap(), [b'x'; 1000]);
+}
+
 /// The file is not synced: a power cut may leave a part of it.
 #[test]
 fn a_cursor_cut_off_anywhere_leads_to_no_place_of_its_own() {

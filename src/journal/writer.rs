@@ -195,12 +195,11 @@ impl Writer {
             match self.dir.open_file(&name.to_string(), OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL) {
                 Ok(file) => {
                     let fd = OwnedFd::from(file);
-                    // Readers take a segment that nobody locks for a finished one. The header comes
-                    // after the lock, so that they never see a header without it.
-                    rustix::io::retry_on_intr(|| rustix::fs::flock(&fd, FlockOperation::LockExclusive))?;
-                    write_all(&fd, frame::HEADER)?;
-                    if self.sync == JournalSync::Always {
-                        self.dir.sync()?;
+                    if let Err(e) = self.begin(&fd) {
+                        // A full disk fails each of many tries. The name is not used again: a reader
+                        // may have this file open under it.
+                        let _ = self.dir.remove(name);
+                        return Err(e);
                     }
                     return Ok(Open { fd, len: frame::HEADER.len() as u64 });
                 }
@@ -209,6 +208,18 @@ impl Writer {
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Makes an empty file a segment of this writer.
+    fn begin(&self, fd: &OwnedFd) -> io::Result<()> {
+        // Readers take a segment that nobody locks for a finished one. The header comes after the
+        // lock, so that they never see a header without it.
+        rustix::io::retry_on_intr(|| rustix::fs::flock(fd, FlockOperation::LockExclusive))?;
+        write_all(fd, frame::HEADER)?;
+        if self.sync == JournalSync::Always {
+            self.dir.sync()?;
+        }
+        Ok(())
     }
 }
 
