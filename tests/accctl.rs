@@ -6,10 +6,10 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use acc::acc::record::Kind;
+use acc::acc::record::{Kind, Wall};
 use acc::backend::sql::Dialect;
-use acc::backend::{Payload, SinkId};
-use acc::journal::Dir;
+use acc::backend::{Entry, Payload, SinkId};
+use acc::journal::{DeadLetters, Dir};
 use common::*;
 
 fn accctl(args: &[&str], dir: Option<&Path>) -> Output {
@@ -74,16 +74,48 @@ fn a_journal_is_shown_verified_delivered_and_put_back() {
     assert!(text(&out).contains("damaged from 8 to"), "{}", text(&out));
 }
 
+/// The n-th entry of a segment.
+fn entry(n: u64) -> Entry {
+    let payload = Payload::Record(Box::new(record(Kind::Cdr, &n.to_string())));
+    Entry { segment: "0000000000000001-1-1-00000001.seg".parse().unwrap(), offset: n, end: n + 1, wall: Wall(0), payload }
+}
+
+/// A part of a line was written when the disk was full, or power was lost, in the middle of a character.
+#[test]
+fn a_dead_letter_cut_off_costs_no_other_one() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let file = tmp.path().join("dead-db.jsonl");
+    let mut dead = DeadLetters::new(&dir, SinkId::Db);
+    dead.add(&entry(1), "refused: \u{fc}").unwrap();
+    let whole = std::fs::read(&file).unwrap();
+    let cut = whole.iter().position(|byte| *byte == 0xc3).unwrap() + 1;
+    std::fs::write(&file, [&whole[..], &whole[..cut]].concat()).unwrap();
+    // The same process goes on, and one after it.
+    dead.add(&entry(2), "refused").unwrap();
+    let all = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &all[..all.len() - 1]).unwrap();
+    DeadLetters::new(&dir, SinkId::Db).add(&entry(3), "refused").unwrap();
+    drop((dead, dir));
+
+    let out = accctl(&["status"], Some(tmp.path()));
+    assert!(out.status.success() && text(&out).contains("db: at most 0 waiting, 4 dead"), "{}", text(&out));
+    let out = accctl(&["requeue", "--sink", "db"], Some(tmp.path()));
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out).contains("3 entries put back") && text(&out).contains("1 lines could not be read"), "{}", text(&out));
+    let out = text(&accctl(&["dump", "--json"], Some(tmp.path())));
+    let calls: Vec<_> = out.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["record"]["callid"].clone()).collect();
+    assert_eq!(calls, ["1", "2", "3"]);
+}
+
 /// A file may have 512 bytes, then writing fails: the third record does not fit.
 #[test]
 fn an_interrupted_requeue_says_where_the_rest_is() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = Dir::open(tmp.path()).unwrap();
-    let mut dead = acc::journal::DeadLetters::new(&dir, SinkId::Db);
+    let mut dead = DeadLetters::new(&dir, SinkId::Db);
     for n in 1..=3 {
-        let payload = Payload::Record(Box::new(record(Kind::Cdr, &n.to_string())));
-        let segment = "0000000000000001-1-1-00000001.seg".parse().unwrap();
-        dead.add(&acc::backend::Entry { segment, offset: n, end: n + 1, wall: acc::acc::record::Wall(0), payload }, "refused").unwrap();
+        dead.add(&entry(n), "refused").unwrap();
     }
     drop((dead, dir));
     let limited = "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"";

@@ -221,7 +221,7 @@ fn status(o: &Options) -> Result<(String, ExitCode), String> {
         Item::Torn { .. } | Item::End => {}
     })?;
     for sink in SinkId::ALL {
-        let dead = dir.content(&DeadLetters::file_name(sink)).map_err(|e| e.to_string())?.lines().count();
+        let dead = lines(&dir.content(&DeadLetters::file_name(sink)).map_err(|e| e.to_string())?).count();
         // The database itself knows which of its records it has.
         let most = if sink == SinkId::Db && cursors[sink as usize].is_empty() { "at most " } else { "" };
         let _ = writeln!(out, "{}: {most}{} waiting, {dead} dead", sink.name(), waiting[sink as usize]);
@@ -379,7 +379,7 @@ fn requeue(o: &Options) -> Result<(String, ExitCode), String> {
     let (mut back, mut unreadable) = (0, 0);
     // A second run would find nothing to put back: say where the rest is.
     let stopped = |e, back: u64| format!("{}: {back} entries were put back, the others are still in {taken}", failed(e));
-    for line in dir.content(&taken).map_err(|e| stopped(e, 0))?.lines() {
+    for line in lines(&dir.content(&taken).map_err(|e| stopped(e, 0))?) {
         let Some((place, payload)) = dead_entry(line) else {
             unreadable += 1;
             continue;
@@ -397,8 +397,13 @@ fn requeue(o: &Options) -> Result<(String, ExitCode), String> {
     Ok((out, if unreadable == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
 }
 
-fn dead_entry(line: &str) -> Option<((String, u64), Payload)> {
-    let value: serde_json::Value = serde_json::from_str(line).ok()?;
+/// The lines of a dead-letter file. One that was cut off may be no text.
+fn lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
+    content.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+}
+
+fn dead_entry(line: &[u8]) -> Option<((String, u64), Payload)> {
+    let value: serde_json::Value = serde_json::from_slice(line).ok()?;
     let bytes = json::unhex(value["payload"].as_str()?)?;
     let payload = match u8::try_from(value["kind_number"].as_u64()?).ok()? {
         KIND_RECORD => Payload::Record(Box::new(Record::decode(&bytes)?)),

@@ -19,7 +19,8 @@ impl Dir {
 
     /// The cursor of `sink`; empty when there is none.
     pub fn cursor(&self, sink: SinkId) -> io::Result<Positions> {
-        let text = self.content(&file_name(sink))?;
+        let content = self.content(&file_name(sink))?;
+        let text = String::from_utf8_lossy(&content);
         // A line that cannot be read costs a repetition, no loss. One without its end may be cut off in a
         // number, and then leads into the middle of an entry.
         let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 
 use rustix::fs::OFlags;
 use serde_json::{Value, json};
@@ -16,7 +17,6 @@ use crate::backend::{Entry, Payload, SinkId};
 pub struct DeadLetters {
     dir: Dir,
     sink: SinkId,
-    file: Option<File>,
     /// Written, but the cursor has not passed them yet: a transaction that is repeated must not
     /// write them again.
     uncommitted: HashSet<(SegmentName, u64)>,
@@ -25,7 +25,7 @@ pub struct DeadLetters {
 impl DeadLetters {
     /// The dead letters of `sink`.
     pub fn new(dir: &Dir, sink: SinkId) -> DeadLetters {
-        DeadLetters { dir: dir.clone(), sink, file: None, uncommitted: HashSet::new() }
+        DeadLetters { dir: dir.clone(), sink, uncommitted: HashSet::new() }
     }
 
     /// Name of the file.
@@ -64,20 +64,24 @@ impl DeadLetters {
         // The exact entry, for `accctl requeue`.
         line["kind_number"] = Value::from(kind);
         line["payload"] = Value::from(to_json::hex(bytes));
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => {
-                let file = self.dir.open_file(&Self::file_name(self.sink), OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND)?;
-                self.dir.sync()?;
-                self.file.insert(file)
-            }
-        };
-        let mut text = line.to_string();
-        text.push('\n');
-        file.write_all(text.as_bytes())?;
+        let mut text = format!("{line}\n").into_bytes();
+        let mut file = self.open()?;
+        if !ends_a_line(&file)? {
+            text.insert(0, b'\n');
+        }
+        file.write_all(&text)?;
         file.sync_data()?;
         self.uncommitted.insert((segment, offset));
         Ok(())
+    }
+
+    /// The file as it is now: it may be moved away between any two letters.
+    fn open(&self) -> io::Result<File> {
+        let file = self.dir.open_file(&Self::file_name(self.sink), OFlags::RDWR | OFlags::CREATE | OFlags::APPEND)?;
+        if file.metadata()?.len() == 0 {
+            self.dir.sync()?;
+        }
+        Ok(file)
     }
 
     /// The entry was added, and the cursor was not known to have passed it.
@@ -88,7 +92,13 @@ impl DeadLetters {
     /// The cursor has passed all that was added.
     pub fn committed(&mut self) {
         self.uncommitted.clear();
-        // Opened anew for the next one, so that the file can be moved away at any time.
-        self.file = None;
     }
+}
+
+/// A full disk or a power cut may have left a part of a line, which must not spoil the next one.
+fn ends_a_line(file: &File) -> io::Result<bool> {
+    let Some(last) = file.metadata()?.len().checked_sub(1) else { return Ok(true) };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    Ok(byte == *b"\n")
 }

@@ -361,11 +361,13 @@ impl Dir {
     }
 
     /// Content of a small file; empty when it does not exist.
-    pub fn content(&self, name: &str) -> io::Result<String> {
-        match read_small(&self.0.fd, name) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-            other => other,
+    pub fn content(&self, name: &str) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        match self.open_file(name, OFlags::RDONLY) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            file => drop(file?.read_to_end(&mut content)?),
         }
+        Ok(content)
     }
 }
 
