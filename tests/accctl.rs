@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -106,6 +107,53 @@ fn a_dead_letter_cut_off_costs_no_other_one() {
     let out = text(&accctl(&["dump", "--json"], Some(tmp.path())));
     let calls: Vec<_> = out.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["record"]["callid"].clone()).collect();
     assert_eq!(calls, ["1", "2", "3"]);
+}
+
+/// Of one batch, so that no cursor has passed any of them, while dead letters are put back.
+#[test]
+fn letters_that_die_while_others_are_put_back_are_kept() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut dead = DeadLetters::new(&dir, SinkId::Db);
+    dead.add(&entry(1), "refused").unwrap();
+    let out = accctl(&["requeue", "--sink", "db"], Some(tmp.path()));
+    assert!(text(&out).contains("1 entries put back"), "{}", text(&out));
+    dead.add(&entry(1), "refused").unwrap();
+    dead.add(&entry(2), "refused").unwrap();
+
+    // The second one is under way to the file when that is taken away: written, but not yet as a whole.
+    let file = tmp.path().join("dead-db.jsonl");
+    let letter = std::fs::read(&file).unwrap();
+    let under_way = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+    under_way.lock().unwrap();
+    under_way.set_len(0).unwrap();
+    let journal = tmp.path().to_owned();
+    let requeue = std::thread::spawn(move || accctl(&["requeue", "--sink", "db"], Some(&journal)));
+    wait_until("the file is taken away", || !file.exists());
+    (&under_way).write_all(&letter).unwrap();
+    drop(under_way);
+    let out = requeue.join().unwrap();
+    assert!(text(&out).contains("1 entries put back"), "{}", text(&out));
+    assert_eq!(text(&accctl(&["dump"], Some(tmp.path()))).lines().count(), 2);
+}
+
+/// Between its opening and its writing: whoever took it has read it.
+#[test]
+fn a_letter_does_not_go_to_a_file_that_was_taken_away() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let (file, taken) = (tmp.path().join("dead-db.jsonl"), tmp.path().join("taken"));
+    DeadLetters::new(&dir, SinkId::Db).add(&entry(1), "refused").unwrap();
+    let reader = std::fs::File::open(&file).unwrap();
+    reader.lock_shared().unwrap();
+    let writing = std::thread::spawn(move || DeadLetters::new(&dir, SinkId::Db).add(&entry(2), "refused"));
+    let waits = format!(":{} ", std::os::unix::fs::MetadataExt::ino(&reader.metadata().unwrap()));
+    wait_until("the letter waits", || std::fs::read_to_string("/proc/locks").unwrap().lines().any(|l| l.contains("-> FLOCK") && l.contains(&waits)));
+    std::fs::rename(&file, &taken).unwrap();
+    drop(reader);
+    writing.join().unwrap().unwrap();
+    let offsets = [taken, file].map(|path| serde_json::from_str::<serde_json::Value>(&std::fs::read_to_string(path).unwrap()).unwrap()["offset"].clone());
+    assert_eq!(offsets, [1, 2]);
 }
 
 /// A file may have 512 bytes, then writing fails: the third record does not fit.

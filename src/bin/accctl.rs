@@ -379,7 +379,7 @@ fn requeue(o: &Options) -> Result<(String, ExitCode), String> {
     let (mut back, mut unreadable) = (0, 0);
     // A second run would find nothing to put back: say where the rest is.
     let stopped = |e, back: u64| format!("{}: {back} entries were put back, the others are still in {taken}", failed(e));
-    for line in lines(&dir.content(&taken).map_err(|e| stopped(e, 0))?) {
+    for line in lines(&DeadLetters::taken_away(&dir, &taken).map_err(|e| stopped(e, 0))?) {
         let Some((place, payload)) = dead_entry(line) else {
             unreadable += 1;
             continue;

@@ -3,10 +3,11 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::retry_on_intr;
 use serde_json::{Value, json};
 
 use super::{Dir, SegmentName, json as to_json};
@@ -75,16 +76,35 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// The file as it is now: it may be moved away between any two letters.
+    /// The file that has the name, locked until it is closed.
     fn open(&self) -> io::Result<File> {
-        let file = self.dir.open_file(&Self::file_name(self.sink), OFlags::RDWR | OFlags::CREATE | OFlags::APPEND)?;
-        if file.metadata()?.len() == 0 {
-            self.dir.sync()?;
+        loop {
+            let file = self.dir.open_file(&Self::file_name(self.sink), OFlags::RDWR | OFlags::CREATE | OFlags::APPEND)?;
+            retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
+            if !self.dir.is_named(&Self::file_name(self.sink), &file)? {
+                // Moved away since it was opened: whoever did so may have read it already.
+                continue;
+            }
+            if file.metadata()?.len() == 0 {
+                self.dir.sync()?;
+            }
+            return Ok(file);
         }
-        Ok(file)
     }
 
-    /// The entry was added, and the cursor was not known to have passed it.
+    /// Content of such a file that was given the name `taken`, with the letter that may have been
+    /// under way to it.
+    pub fn taken_away(dir: &Dir, taken: &str) -> io::Result<Vec<u8>> {
+        let mut file = dir.open_file(taken, OFlags::RDONLY)?;
+        retry_on_intr(|| flock(&file, FlockOperation::LockShared))?;
+        // Who comes to the lock now finds that the file was moved away, and need not wait for its reader.
+        flock(&file, FlockOperation::Unlock)?;
+        let mut content = Vec::new();
+        file.read_to_end(&mut content)?;
+        Ok(content)
+    }
+
+    /// The entry was added, and    /// The entry was added, and the cursor was not known to have passed it.
     pub fn holds(&self, entry: &Entry) -> bool {
         self.uncommitted.contains(&(entry.segment, entry.offset))
     }

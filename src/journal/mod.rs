@@ -308,6 +308,16 @@ impl Dir {
         Ok(rustix::fs::openat(&self.0.fd, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)?.into())
     }
 
+    /// Is `name` the name of this open file?
+    pub(crate) fn is_named(&self, name: &str, file: &File) -> io::Result<bool> {
+        let of_file = rustix::fs::fstat(file)?;
+        match rustix::fs::statat(&self.0.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(of_name) => Ok((of_name.st_dev, of_name.st_ino) == (of_file.st_dev, of_file.st_ino)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// Starts reading a segment at a byte offset (0 = its beginning).
     pub fn read(&self, name: SegmentName, offset: u64) -> io::Result<Reader> {
         Ok(Reader::new(self.open_segment(name)?, offset))
