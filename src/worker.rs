@@ -74,6 +74,18 @@ fn with_process<R>(module: &Module, f: impl FnOnce(&mut Process) -> R) -> R {
     }
 }
 
+/// Lets the writer of this process append; `None` when there is no journal.
+fn append<R>(module: &Module, f: impl FnOnce(&mut Writer) -> R) -> Option<R> {
+    let (result, unsynced) = with_process(module, |p| p.journal.as_mut().map(|j| (f(j), j.unsynced())))?;
+    if let Some(e) = unsynced {
+        log::error!(
+            "the journal in {} cannot be synced ({e}): what was just written to it may be lost in a power cut; check the disk",
+            module.config.journal_dir.display()
+        );
+    }
+    Some(result)
+}
+
 /// Hands the records of an event to their backends, each independent of the others (D8): lines and
 /// events at once, then what goes to the journal in one write.
 pub fn emit(module: &Module, records: &[Record]) {
@@ -115,7 +127,7 @@ fn keep(module: &Module, records: &[Record], end: Option<&CallEnd>) {
     if n == 0 && end.is_none() {
         return;
     }
-    match with_process(module, |p| p.journal.as_mut().map(|j| j.append_all(later.clone(), end.map(|e| e.call)))) {
+    match append(module, |j| j.append_all(later.clone(), end.map(|e| e.call))) {
         Some(Ok(())) if n == 0 => {}
         Some(Ok(())) => wake(module),
         // One may be too large, or there is room for some only.
@@ -135,13 +147,13 @@ pub fn call_changed(change: &Change<'_>) {
         if !limits.admits(Append::State) {
             return;
         }
-        with_process(module, |p| p.journal.as_mut().map(|j| j.append_call(now.call_key(), change.encoded)))
+        append(module, |j| j.append_call(now.call_key(), change.encoded))
     } else if change.was_open && !now.closed {
         // Its CDR was dropped: nothing is owed any more.
         if !limits.admits(Append::End(now.answered)) {
             return;
         }
-        with_process(module, |p| p.journal.as_mut().map(|j| j.append_end(now.call_key(), &[])))
+        append(module, |j| j.append_end(now.call_key(), &[]))
     } else {
         return;
     };
@@ -254,6 +266,7 @@ pub fn print(module: &Module, level: i32, facility: Option<i32>, text: &[u8]) {
                 Sent::Taken | Sent::Clipped => stats::add(Counter::LogWritten, 1),
                 Sent::TooLong => stats::add(Counter::JournalLost, 1),
                 Sent::NotTaken if !module.config.limits.admits(Append::Line) => stats::add(Counter::JournalLost, 1),
+                // An error would be one more line: should the sync fail, the next record tells.
                 Sent::NotTaken => match p.journal.as_mut().map(|j| j.append_line(SinkId::Log, &datagram)) {
                     Some(Ok(())) => wake(module),
                     _ => stats::add(Counter::JournalLost, 1),

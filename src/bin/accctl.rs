@@ -391,6 +391,9 @@ fn requeue(o: &Options) -> Result<(String, ExitCode), String> {
         }
     }
     let mut out = format!("{back} entries put back; their dead letters are kept in {taken}\n");
+    if let Some(e) = writer.unsynced() {
+        let _ = writeln!(out, "they could not be synced ({e}) and may be lost in a power cut: check the disk");
+    }
     if unreadable > 0 {
         let _ = writeln!(out, "{unreadable} lines could not be read and are only there");
     }

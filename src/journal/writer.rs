@@ -34,6 +34,8 @@ pub struct Writer {
     segment_max: u64,
     sync_at_end: bool,
     open: Option<Open>,
+    /// Why appended entries could not be synced, until somebody asks.
+    unsynced: Option<io::Error>,
     buffer: Vec<u8>,
 }
 
@@ -48,6 +50,7 @@ impl Writer {
             segment_max,
             sync_at_end: false,
             open: None,
+            unsynced: None,
             buffer: Vec::with_capacity(BUFFER),
         }
     }
@@ -59,7 +62,8 @@ impl Writer {
     }
 
     /// Appends an entry and counts it as accepted. On `Err` the entry is not in the journal, and
-    /// the journal is as if it had never been tried.
+    /// the journal is as if it had never been tried. An entry that was written, but could not be
+    /// synced, is in the journal, see [`Writer::unsynced`].
     pub fn append(&mut self, sink: SinkId, payload: &Payload) -> io::Result<()> {
         match payload {
             Payload::Record(record) => self.append_record(sink, record),
@@ -110,8 +114,17 @@ impl Writer {
         self.write(&records.map(|(sink, _)| sink).collect::<Vec<_>>())
     }
 
+    /// Why entries that were appended could not be synced, as `journal_sync=always` promises: they are
+    /// in the journal, but a loss of power may cost them. Told once.
+    pub fn unsynced(&mut self) -> Option<io::Error> {
+        self.unsynced.take()
+    }
+
     /// Makes what was appended survive a loss of power, whatever the policy.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        if let Some(e) = self.unsynced() {
+            return Err(e);
+        }
         if let Some(open) = &self.open {
             rustix::fs::fdatasync(&open.fd)?;
             self.dir.sync()?;
@@ -167,25 +180,24 @@ impl Writer {
             self.open = Some(self.create()?);
         }
         let Some(open) = &mut self.open else { return Err(io::ErrorKind::NotFound.into()) };
-        let written = write_all(&open.fd, &self.buffer).and_then(|()| match self.sync {
-            JournalSync::Always => rustix::fs::fdatasync(&open.fd).map_err(io::Error::from),
-            JournalSync::Os | JournalSync::Batch => Ok(()),
-        });
-        match written {
-            Ok(()) => {
-                open.len += size;
-                Ok(())
+        if let Err(e) = write_all(&open.fd, &self.buffer) {
+            // What did get written must not stand before later entries. If it cannot be cut off, this
+            // segment ends here: its reader sees a torn tail.
+            if rustix::fs::ftruncate(&open.fd, open.len).is_err() {
+                self.open = None;
             }
-            Err(e) => {
-                // What did get written must not stand before later entries. If it cannot be cut off,
-                // or the disk failed to sync, this segment ends here: its reader sees a torn tail.
-                let cut = rustix::fs::ftruncate(&open.fd, open.len);
-                if cut.is_err() || self.sync == JournalSync::Always {
-                    self.open = None;
-                }
-                Err(e)
-            }
+            return Err(e);
         }
+        open.len += size;
+        if self.sync == JournalSync::Always
+            && let Err(e) = rustix::fs::fdatasync(&open.fd)
+        {
+            // Readers saw the entry while the disk tried: taken back and written again, it would be
+            // delivered twice. The kernel tells a file's failure once, so nothing more goes to this one.
+            self.open = None;
+            self.unsynced = Some(e.into());
+        }
+        Ok(())
     }
 
     fn create(&mut self) -> io::Result<Open> {
