@@ -130,9 +130,18 @@ fn keep(module: &Module, records: &[Record], end: Option<&CallEnd>) {
     match append(module, |j| j.append_all(later.clone(), end.map(|e| e.call))) {
         Some(Ok(())) if n == 0 => {}
         Some(Ok(())) => wake(module),
-        // One may be too large, or there is room for some only.
-        Some(Err(_)) if n > 1 && end.is_none() => records.chunks(1).for_each(|one| keep(module, one, None)),
-        Some(Err(e)) => later.for_each(|(sink, _)| lost(module, sink, &e.to_string())),
+        Some(Err(e)) => {
+            if e.kept > 0 {
+                wake(module);
+            }
+            let rest = later.skip(e.kept);
+            if n > 1 && end.is_none() {
+                // One may be too large, or there is room for some only.
+                rest.for_each(|(_, one)| keep(module, std::slice::from_ref(one), None));
+            } else {
+                rest.for_each(|(sink, _)| lost(module, sink, &e.to_string()));
+            }
+        }
         None => later.for_each(|(sink, _)| lost(module, sink, "there is no journal")),
     }
 }

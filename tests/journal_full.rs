@@ -46,12 +46,28 @@ fn writer_under_a_limit() {
         assert!(want.len() < 1000, "there is no limit");
     }
     assert!(want.len() > 1);
-    assert!(w.append(SinkId::Log, &line(1000)).is_err());
-    // A smaller one still fits, right behind the last whole one.
+    // A reader of that moment may stand behind what is left of it: what comes goes to a new segment.
     w.append(SinkId::Log, &line(1)).unwrap();
     want.push(1);
+    assert_eq!(dir.segments().unwrap().iter().map(|s| s.sealed).collect::<Vec<_>>(), [true, false]);
+    // What does not even fit in a new one leaves none.
+    for _ in 0..3 {
+        assert!(w.append(SinkId::Log, &line(20_000)).is_err());
+    }
+    assert_eq!(dir.segments().unwrap().len(), 2);
     assert_eq!(lengths(&dir), want);
     assert_eq!(stats::get(SinkId::Log.accepted()), want.len() as u64);
+
+    // Of several records those that were written whole stay, for they may be delivered already.
+    let many = vec![(SinkId::Db, record(Kind::Manual, "many")); 100];
+    let records = many.iter().map(|(sink, record)| (*sink, record));
+    let kept = w.append_all(records.clone(), None).unwrap_err().kept;
+    assert!((1..100).contains(&kept), "{kept}");
+    assert_eq!(lengths(&dir).len(), want.len() + kept);
+    // With the end of a call, it is all or nothing.
+    assert_eq!(w.append_all(records, Some(1)).unwrap_err().kept, 0);
+    assert_eq!(lengths(&dir).len(), want.len() + kept);
+    assert_eq!(stats::get(SinkId::Db.accepted()), kept as u64);
 }
 
 #[test]

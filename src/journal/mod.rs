@@ -42,7 +42,7 @@ use crate::acc::record::Wall;
 pub use dead::DeadLetters;
 pub use frame::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_RECORD};
 pub use reader::{Frame, Item, Reader};
-pub use writer::Writer;
+pub use writer::{AppendError, Writer};
 
 /// How long [`Dir::open`] waits for the previous server to let go: it drains for up to 2 s
 /// after SIGTERM, and a restart must not fail over that.

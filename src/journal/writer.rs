@@ -19,8 +19,31 @@ const BUFFER: usize = 4096;
 /// Capacity the buffer is cut back to after a giant entry, so that one does not stay in every process.
 const BUFFER_KEPT: usize = 1 << 20;
 
+/// Not all entries of an append are in the journal.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct AppendError {
+    /// So many of the first ones are.
+    pub kept: usize,
+    /// Why the others are not.
+    pub source: io::Error,
+}
+
+impl From<io::Error> for AppendError {
+    fn from(source: io::Error) -> AppendError {
+        AppendError { kept: 0, source }
+    }
+}
+
+impl From<AppendError> for io::Error {
+    fn from(e: AppendError) -> io::Error {
+        e.source
+    }
+}
+
 /// The segment being written.
 struct Open {
+    name: SegmentName,
     fd: OwnedFd,
     /// Bytes of whole frames and the header; the file is never longer between two appends.
     len: u64,
@@ -75,14 +98,14 @@ impl Writer {
     pub fn append_record(&mut self, sink: SinkId, record: &Record) -> io::Result<()> {
         self.buffer.clear();
         self.frame(sink as u8, KIND_RECORD, |out| record.encode(out))?;
-        self.write(&[sink])
+        Ok(self.write(&[sink], true)?)
     }
 
     /// [`Writer::append`] of a finished syslog datagram.
     pub fn append_line(&mut self, sink: SinkId, line: &[u8]) -> io::Result<()> {
         self.buffer.clear();
         self.frame(sink as u8, KIND_LOG_LINE, |out| out.extend_from_slice(line))?;
-        self.write(&[sink])
+        Ok(self.write(&[sink], true)?)
     }
 
     /// Appends the state of a call in progress, see [`super::calls`].
@@ -94,16 +117,17 @@ impl Writer {
     pub(super) fn append_call_of(&mut self, order: calls::Order, call: u128, state: &[u8]) -> io::Result<()> {
         self.buffer.clear();
         self.frame(calls::NO_SINK, KIND_CALL, |out| calls::put_open(out, call, order, state))?;
-        self.write(&[])
+        Ok(self.write(&[], true)?)
     }
 
     /// Appends the records of a call's end and the end itself, all or nothing.
     pub fn append_end(&mut self, call: u128, records: &[(SinkId, Record)]) -> io::Result<()> {
-        self.append_all(records.iter().map(|(sink, record)| (*sink, record)), Some(call))
+        Ok(self.append_all(records.iter().map(|(sink, record)| (*sink, record)), Some(call))?)
     }
 
-    /// Appends records, and the end of a call if they are its last, all or nothing.
-    pub fn append_all<'a>(&mut self, records: impl Iterator<Item = (SinkId, &'a Record)> + Clone, end: Option<u128>) -> io::Result<()> {
+    /// Appends records in one write; with the end of a call, if they are its last, all or nothing.
+    /// Only a disk that does not even let them be taken back keeps some of these.
+    pub fn append_all<'a>(&mut self, records: impl Iterator<Item = (SinkId, &'a Record)> + Clone, end: Option<u128>) -> Result<(), AppendError> {
         self.buffer.clear();
         for (sink, record) in records.clone() {
             self.frame(sink as u8, KIND_RECORD, |out| record.encode(out))?;
@@ -111,7 +135,7 @@ impl Writer {
         if let Some(call) = end {
             self.frame(calls::NO_SINK, KIND_CALL, |out| calls::put_closed(out, call))?;
         }
-        self.write(&records.map(|(sink, _)| sink).collect::<Vec<_>>())
+        self.write(&records.map(|(sink, _)| sink).collect::<Vec<_>>(), end.is_some())
     }
 
     /// Why entries that were appended could not be synced, as `journal_sync=always` promises: they are
@@ -150,15 +174,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the buffer, whose frames are for these sinks.
-    fn write(&mut self, sinks: &[SinkId]) -> io::Result<()> {
+    /// Writes the buffer, whose frames are for these sinks, and stay `together`: all or none.
+    fn write(&mut self, sinks: &[SinkId], together: bool) -> Result<(), AppendError> {
         // Counted before a reader can see it, so that delivered never runs ahead of accepted.
         for sink in sinks {
             stats::add(sink.accepted(), 1);
         }
-        let result = self.write_buffer();
-        if result.is_err() {
-            for sink in sinks {
+        let result = self.write_buffer(together);
+        if let Err(e) = &result {
+            for sink in sinks.iter().skip(e.kept) {
                 stats::sub(sink.accepted(), 1);
             }
         }
@@ -168,7 +192,7 @@ impl Writer {
         result
     }
 
-    fn write_buffer(&mut self) -> io::Result<()> {
+    fn write_buffer(&mut self, together: bool) -> Result<(), AppendError> {
         let size = self.buffer.len() as u64;
         if self.open.as_ref().is_some_and(|o| o.len + size > self.segment_max && o.len > frame::HEADER.len() as u64) {
             if self.sync_at_end {
@@ -179,14 +203,9 @@ impl Writer {
         if self.open.is_none() {
             self.open = Some(self.create()?);
         }
-        let Some(open) = &mut self.open else { return Err(io::ErrorKind::NotFound.into()) };
-        if let Err(e) = write_all(&open.fd, &self.buffer) {
-            // What did get written must not stand before later entries. If it cannot be cut off, this
-            // segment ends here: its reader sees a torn tail.
-            if rustix::fs::ftruncate(&open.fd, open.len).is_err() {
-                self.open = None;
-            }
-            return Err(e);
+        let Some(open) = &mut self.open else { return Err(io::Error::from(io::ErrorKind::NotFound).into()) };
+        if let Err((written, source)) = write_all(&open.fd, &self.buffer) {
+            return Err(AppendError { kept: self.take_back(written, together), source });
         }
         open.len += size;
         if self.sync == JournalSync::Always
@@ -198,6 +217,27 @@ impl Writer {
             self.unsynced = Some(e.into());
         }
         Ok(())
+    }
+
+    /// Ends the segment when a part of the buffer was written, and cuts that off, but for its whole
+    /// frames if they need not stay `together`: these may be delivered already. Returns how many
+    /// frames are left.
+    fn take_back(&mut self, written: usize, together: bool) -> usize {
+        // A reader may have seen more than what is left, and would look for later entries behind it.
+        let Some(open) = self.open.take_if(|_| written > 0) else { return 0 };
+        let (whole, bytes) = whole_frames(&self.buffer[..written]);
+        let (left, len) = if together { (0, open.len) } else { (whole, open.len + bytes as u64) };
+        if len == frame::HEADER.len() as u64 && self.dir.remove(open.name).is_ok() {
+            return 0;
+        }
+        // If it cannot be cut off, readers see a torn tail.
+        let left = if rustix::fs::ftruncate(&open.fd, len).is_ok() { left } else { whole };
+        if (self.sync == JournalSync::Always || self.sync_at_end)
+            && let Err(e) = rustix::fs::fdatasync(&open.fd)
+        {
+            self.unsynced = Some(e.into());
+        }
+        left
     }
 
     fn create(&mut self) -> io::Result<Open> {
@@ -213,7 +253,7 @@ impl Writer {
                         let _ = self.dir.remove(name);
                         return Err(e);
                     }
-                    return Ok(Open { fd, len: frame::HEADER.len() as u64 });
+                    return Ok(Open { name, fd, len: frame::HEADER.len() as u64 });
                 }
                 // A file of this name belongs to somebody else: the next number is free.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
@@ -227,7 +267,7 @@ impl Writer {
         // Readers take a segment that nobody locks for a finished one. The header comes after the
         // lock, so that they never see a header without it.
         rustix::io::retry_on_intr(|| rustix::fs::flock(fd, FlockOperation::LockExclusive))?;
-        write_all(fd, frame::HEADER)?;
+        write_all(fd, frame::HEADER).map_err(|(_, e)| e)?;
         if self.sync == JournalSync::Always {
             self.dir.sync()?;
         }
@@ -235,15 +275,30 @@ impl Writer {
     }
 }
 
-/// One `write` in all but failing cases: the kernel takes a whole buffer or runs out of space.
-fn write_all(fd: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(fd, bytes) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => bytes = &bytes[n..],
+/// One `write` in all but failing cases: the kernel takes a whole buffer or runs out of space. An
+/// error comes with the number of bytes written before it.
+fn write_all(fd: &OwnedFd, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match rustix::io::write(fd, &bytes[written..]) {
+            Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
+            Ok(n) => written += n,
             Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
+            Err(e) => return Err((written, e.into())),
         }
     }
     Ok(())
+}
+
+/// How many whole frames these bytes begin with, and their length.
+fn whole_frames(bytes: &[u8]) -> (usize, usize) {
+    let (mut count, mut end) = (0, 0);
+    while let Some(length) = bytes[end..].first_chunk::<4>() {
+        let next = end + frame::PREFIX + u32::from_le_bytes(*length) as usize;
+        if next > bytes.len() {
+            break;
+        }
+        (count, end) = (count + 1, next);
+    }
+    (count, end)
 }

@@ -104,6 +104,14 @@ fn play(below: &Path, log: &Path) {
             let id = format!("log-{n}-{round}");
             let result = w.append_line(SinkId::Log, id.as_bytes());
             tried(id, result);
+            // In one write, of which a full disk takes a part.
+            let pair = [(SinkId::Db, format!("db-{n}-{round}-pair")), (SinkId::Aaa, format!("aaa-{n}-{round}-pair"))];
+            say(&format!("try {}", pair[0].1));
+            let records = pair.clone().map(|(sink, id)| (sink, common::record(Kind::Transaction, &id)));
+            let kept = w.append_all(records.iter().map(|(sink, r)| (*sink, r)), None).map_or_else(|e| e.kept, |()| pair.len());
+            for (at, (_, id)) in pair.iter().enumerate() {
+                say(&format!("{} {id}", if at < kept { "ok" } else { "failed" }));
+            }
             let id = format!("poison-{n}-{round}");
             let result = w.append_record(SinkId::Db, &poison(&id));
             tried(id, result);
