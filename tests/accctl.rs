@@ -199,6 +199,34 @@ fn doubles_and_gaps_are_found() {
     assert!(text.contains(&format!("stands in {} at 8 too", names[3])) && text.contains("9 entries, 0 damaged, 2 doubled"), "{text}");
 }
 
+/// The server could not read what root makes.
+#[test]
+fn nothing_is_written_for_a_server_of_another_user() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    DeadLetters::new(&dir, SinkId::Db).add(&entry(1), "refused").unwrap();
+    drop(dir);
+    let files = || std::fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>();
+    let before = files();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap();
+    let nobody = users.lines().find(|l| l.starts_with("nobody:")).unwrap().split(':').nth(2).unwrap().parse().unwrap();
+    for (owner, part) in
+        [(nobody, "the user nobody: run accctl as that user, as in: runuser -u nobody -- accctl"), (987_654_321, "the user with the number 987654321")]
+    {
+        if std::os::unix::fs::chown(tmp.path().join("lock"), Some(owner), None).is_err() {
+            let _ = writeln!(std::io::stderr(), "skipped: files cannot be given to another user here");
+            return;
+        }
+        for command in [&["requeue", "--sink", "db"][..], &["deliver"]] {
+            let out = accctl(command, Some(tmp.path()));
+            assert_eq!(out.status.code(), Some(2), "{}", text(&out));
+            assert!(text(&out).contains(part), "{}", text(&out));
+        }
+        assert_eq!(files(), before);
+        assert!(accctl(&["status"], Some(tmp.path())).status.success());
+    }
+}
+
 #[test]
 fn mistakes_are_explained() {
     for (args, part) in [

@@ -21,6 +21,7 @@ use acc::delivery::{self, Delivery, MakeSender};
 use acc::journal::limit::Limits;
 use acc::journal::{DeadLetters, Dir, Item, KIND_LOG_LINE, KIND_RECORD, REQUEUE_RANK, SegmentName, Writer, json};
 use acc::module::default_of;
+use rustix::process::geteuid;
 
 const USAGE: &str = "\
 usage: accctl COMMAND [OPTIONS] [DIR]
@@ -163,6 +164,19 @@ impl Options {
         Dir::open_to_read(self.dir.as_deref().ok_or("which journal directory?")?).map_err(|e| e.to_string())
     }
 
+    /// Opens the directory for a command that makes files in it, which the server must be able to read.
+    fn open_to_write(&self) -> Result<Dir, String> {
+        let dir = self.open()?;
+        let path = dir.path().display();
+        match dir.owner().map_err(|e| format!("{path}: {e}"))? {
+            Some(owner) if owner != geteuid().as_raw() => Err(match user_name(owner) {
+                Some(name) => format!("the files in {path} belong to the user {name}: run accctl as that user, as in: runuser -u {name} -- accctl ..."),
+                None => format!("the files in {path} belong to the user with the number {owner}: run accctl as that user"),
+            }),
+            _ => Ok(dir),
+        }
+    }
+
     fn db(&self) -> Result<Db, String> {
         self.tables(self.url.clone().ok_or("--url is missing: give the server's db_url")?)
     }
@@ -180,6 +194,13 @@ impl Options {
             time: self.db_time.unwrap_or(DbTime::Local),
         })
     }
+}
+
+/// Name of a user of this machine.
+fn user_name(number: u32) -> Option<String> {
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    let mut users = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    users.find(|user| user.get(2).is_some_and(|n| *n == number.to_string())).map(|user| user[0].to_string())
 }
 
 /// Calls `each` for all items of all segments.
@@ -322,6 +343,7 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
     if !path.is_dir() {
         return Err(format!("{} is no directory", path.display()));
     }
+    o.open_to_write()?;
     let db = match o.url {
         Some(_) => Some(o.db()?),
         None => None,
@@ -365,7 +387,7 @@ fn deliver(o: Options) -> Result<(String, ExitCode), String> {
 
 fn requeue(o: &Options) -> Result<(String, ExitCode), String> {
     let sink = o.sink.ok_or("--sink is missing: db, aaa or log")?;
-    let dir = o.open()?;
+    let dir = o.open_to_write()?;
     let failed = |e: std::io::Error| format!("{}: {e}", dir.path().display());
     let file = DeadLetters::file_name(sink);
     // Taken away first: the server begins a new file for what dies meanwhile.

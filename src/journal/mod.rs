@@ -221,6 +221,16 @@ impl Dir {
         Ok(Dir(Arc::new(Inner { path: path.into(), fd, _lock: None, boot: boot_id(last), id })))
     }
 
+    /// Number of the user whose files these are, which is that of the server; `None` where no server
+    /// was yet.
+    pub fn owner(&self) -> io::Result<Option<u32>> {
+        match rustix::fs::statat(&self.0.fd, LOCK, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat.st_uid)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.0.path
