@@ -17,11 +17,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
-use acc::acc::record::{Kind, Record, Wall};
-use acc::backend::{Fate, LocalFuture, RecordSender, SinkId};
-use acc::config::{Aaa, JournalSync};
+use acc::acc::decide::CallEnd;
+use acc::acc::record::{Backend, Kind, Record, Wall};
+use acc::backend::event::Event;
+use acc::backend::{Fate, LocalFuture, Payload, RecordSender, SinkId};
+use acc::config::{Aaa, Config, JournalSync};
 use acc::delivery::{self, Delivery, DeliveryError};
+use acc::host::{self, EventValue, Host, LogSettings};
 use acc::journal::{Dir, Item, KIND_CALL, Writer, calls};
+use acc::worker::{self, Module};
 use sqlx::{Connection, SqliteConnection};
 
 use common::PATIENCE;
@@ -195,6 +199,14 @@ fn rows(database: &Path) -> BTreeMap<String, usize> {
     })
 }
 
+/// A test of this file in a process of its own, whose k-th call below `watched` goes wrong as `mode` says.
+fn goes_wrong(test: &str, mode: &str, k: usize, watched: &Path, hit: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture", "--test-threads=1"]).stdin(Stdio::null());
+    command.env("LD_PRELOAD", shim()).env("CRASH_DIR", watched).env("CRASH_HIT", hit).env("CRASH_MODE", mode).env("CRASH_AT", k.to_string());
+    command
+}
+
 /// Plays with the k-th call going wrong as `mode` says, recovers, and checks. Returns which call it
 /// was; `None` when there were not so many.
 fn crash(mode: &str, k: usize) -> Option<String> {
@@ -210,11 +222,9 @@ fn crash(mode: &str, k: usize) -> Option<String> {
     let watched = if matches!(mode, "full" | "gone" | "die") { place.journal() } else { place.dir.clone() };
     let hit = place.log.with_file_name("hit");
 
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "player", "--nocapture", "--test-threads=1"]);
-    command.env(PLAY, &place.dir).env("CRASH_LOG", &place.log).env("LD_PRELOAD", shim()).env("CRASH_DIR", watched).env("CRASH_HIT", &hit);
-    command.env("CRASH_LOSE", place.journal());
-    let out = command.env("CRASH_MODE", mode).env("CRASH_AT", k.to_string()).stdin(Stdio::null()).stderr(Stdio::null()).output().unwrap();
+    let mut command = goes_wrong("player", mode, k, &watched, &hit);
+    command.env(PLAY, &place.dir).env("CRASH_LOG", &place.log).env("CRASH_LOSE", place.journal());
+    let out = command.stderr(Stdio::null()).output().unwrap();
     let said = Said { lines: String::from_utf8_lossy(&out.stdout).lines().filter_map(|l| l.strip_prefix('@')).map(String::from).collect() };
     let call = std::fs::read_to_string(&hit).ok();
     let dies = matches!(mode, "die" | "cut" | "power");
@@ -334,4 +344,85 @@ fn death_in_the_middle_of_a_call_loses_nothing() {
 #[test]
 fn a_power_cut_loses_nothing_that_was_synced() {
     every_call("power", &USUAL);
+}
+
+/// A server that prints to standard error.
+struct Server;
+
+impl Host for Server {
+    fn log_settings(&self) -> LogSettings {
+        LogSettings { level: 0, stderr: true, syslog: false, name: String::new(), prefix: String::new(), facility: 0 }
+    }
+
+    fn has_listeners(&self, _: Event) -> bool {
+        false
+    }
+
+    fn raise(&self, _: Event, _: &[(&str, EventValue<'_>)]) -> bool {
+        false
+    }
+
+    fn process_number(&self) -> i32 {
+        1
+    }
+}
+
+/// Not a test of its own: a worker that hands over two records, and two with the end of a call. Without the environment it has
+/// nothing to do.
+#[test]
+fn worker_of_four_records() {
+    let Some(journal) = std::env::var_os(WORK) else { return };
+    // Without what a start of the server does: the worker alone makes calls.
+    let dir = Dir::open_to_read(Path::new(&journal)).unwrap();
+    host::process::log_to(&Server);
+    let config = Config { journal_sync: JournalSync::Always, ..common::config(None, dir.path()) };
+    let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
+    let module = worker::install(Module { config, host: &Server, journal: Some(dir), wake });
+    let two = |n: &str| {
+        let record = |backend, id: &str| Record { backend, ..common::record(Kind::Transaction, &format!("{id}-{n}")) };
+        vec![record(Backend::Db, "db"), record(Backend::Aaa, "aaa")]
+    };
+    worker::emit(module, &two("request"));
+    worker::emit_end(module, &CallEnd { call: 1, records: two("end"), answered: None });
+    say("done");
+}
+
+/// Set in the process of such a worker.
+const WORK: &str = "CRASH_WORK";
+
+#[test]
+fn a_worker_writes_each_record_once_or_says_that_it_is_lost() {
+    for mode in ["eio", "full", "gone", "stuck"] {
+        let mut seen = BTreeSet::new();
+        for k in 1.. {
+            let tmp = tempfile::tempdir().unwrap();
+            let (journal, hit) = (tmp.path().join("journal"), tmp.path().join("hit"));
+            drop(Dir::open(&journal).unwrap());
+            let out = goes_wrong("worker_of_four_records", mode, k, &journal, &hit).env(WORK, &journal).output().unwrap();
+            let (told, lines) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+            assert!(told.contains("@done"), "{mode} {k}: {told}{lines}");
+            let dir = Dir::open_to_read(&journal).unwrap();
+            let mut found = Vec::new();
+            for segment in dir.segments().unwrap() {
+                let mut reader = dir.read(segment.name, 0).unwrap();
+                while let Item::Frame(f) = reader.read().unwrap() {
+                    if let Some(Ok(Payload::Record(record))) = f.decode() {
+                        found.push((record.backend, record.core.callid));
+                    }
+                }
+            }
+            let once: BTreeSet<_> = found.iter().map(|(_, id)| id).collect();
+            assert_eq!(once.len(), found.len(), "{mode} {k}: {lines}");
+            for backend in [Backend::Db, Backend::Aaa] {
+                let lost = lines.matches(&format!("a {} record could not be written", backend.name())).count();
+                assert_eq!(found.iter().filter(|(b, _)| *b == backend).count() + lost, 2, "{mode} {k}: {lines}");
+            }
+            let Ok(call) = std::fs::read_to_string(&hit) else { break };
+            assert!(call != "fdatasync" || lines.contains("cannot be synced"), "{mode} {k}: {lines}");
+            seen.insert(call);
+        }
+        for call in ["create", "fdatasync", "fsync", "write"] {
+            assert!(seen.contains(call), "no {call} among {seen:?}");
+        }
+    }
 }

@@ -4,6 +4,7 @@
  * CRASH_MODE: eio   the call fails with EIO and does nothing
  *             full  ENOSPC; a write first takes half of its bytes, and the rest fails
  *             gone  this and every later call fails with EIO
+ *             stuck as full, and every later call fails with EIO
  *             die   the process is killed before the call
  *             cut   the process is killed behind it; of a write half the bytes are written
  *             power the same, and of every file made below CRASH_LOSE what was not synced is lost: the bytes behind its last
@@ -26,7 +27,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum mode { NONE, EIO_ONCE, FULL, GONE, DIE, CUT, POWER };
+enum mode { NONE, EIO_ONCE, FULL, GONE, STUCK, DIE, CUT, POWER };
 static enum mode mode;
 static long at;
 static const char *below, *lose;
@@ -40,13 +41,13 @@ static atomic_int full_fd = -1; /* the rest of a write that was cut short */
 
 __attribute__((constructor)) static void begin(void)
 {
-	static const char *const names[] = {"", "eio", "full", "gone", "die", "cut", "power"};
+	static const char *const names[] = {"", "eio", "full", "gone", "stuck", "die", "cut", "power"};
 	const char *m = getenv("CRASH_MODE");
 
 	at = getenv("CRASH_AT") ? atol(getenv("CRASH_AT")) : 0;
 	below = getenv("CRASH_DIR");
 	lose = getenv("CRASH_LOSE");
-	for (int i = 1; below && m && i < 7; i++)
+	for (int i = 1; below && m && i < (int)(sizeof names / sizeof names[0]); i++)
 		if (!strcmp(m, names[i]))
 			mode = (enum mode)i;
 }
@@ -180,12 +181,14 @@ static enum mode turn(int counts, const char *name)
 	if (mode == NONE || !counts)
 		return NONE;
 	n = atomic_fetch_add(&calls, 1) + 1;
-	if (n < at || (n > at && mode != GONE))
+	if (n < at || (n > at && mode != GONE && mode != STUCK))
 		return NONE;
 	if (n == at)
 		tell(name);
 	if (mode == DIE || mode == POWER)
 		die();
+	if (mode == STUCK)
+		return n == at ? FULL : EIO_ONCE;
 	return mode == GONE ? EIO_ONCE : mode;
 }
 
