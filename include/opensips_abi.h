@@ -170,10 +170,17 @@ typedef int os_evi_probe_event_fn(os_event_id);
 typedef int os_evi_raise_event_fn(os_event_id, os_evi_params *);
 typedef int os_user2uid_fn(int *uid, int *gid, char *user);
 typedef int os_group2gid_fn(int *gid, char *group);
+typedef int os_script_cb_fn(os_sip_msg *, void *param);
+typedef int os_register_script_cb_fn(os_script_cb_fn *, int type, void *param, int prio);
 typedef void os_timer_fn(unsigned int ticks, void *param);
 typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsigned int interval, unsigned short flags);
 
 /* ---- constants ---------------------------------------------------------------------------------------------- */
+
+/* script callbacks: when, and what they answer */
+#define OS_PRE_SCRIPT_CB 0x1
+#define OS_REQ_TYPE_CB 0x4
+#define OS_SCB_RUN_ALL 0x3
 
 /* log levels: *log_level says up to which one to print */
 #define OS_L_ALERT (-3)
@@ -635,6 +642,7 @@ extern os_evi_publish_event_fn evi_publish_event;
 extern os_evi_probe_event_fn evi_probe_event;
 extern os_evi_raise_event_fn evi_raise_event;
 extern os_register_timer_fn register_timer;
+extern os_register_script_cb_fn __register_script_cb;
 extern os_init_mi_result_object_fn init_mi_result_object;
 extern os_add_mi_item_fn add_mi_array;
 extern os_add_mi_item_fn add_mi_object;

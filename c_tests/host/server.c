@@ -96,6 +96,17 @@ int register_timer(char *label, os_timer_fn *run, void *param, unsigned int inte
 	return 0;
 }
 
+static os_script_cb_fn *before_request;
+
+int __register_script_cb(os_script_cb_fn *run, int type, void *param, int prio)
+{
+	(void)prio;
+	if (S->status != ST_STARTING || type != (OS_PRE_SCRIPT_CB | OS_REQ_TYPE_CB) || param || before_request)
+		return -1;
+	before_request = run;
+	return 0;
+}
+
 static void run_timers(bool all)
 {
 	T = OS_T_UNDEFINED;
@@ -147,6 +158,8 @@ static void do_recv(struct step *s, int round)
 	tm_request_begin(m, s->name);
 	current_route = OS_REQUEST_ROUTE;
 	context_begin();
+	if (before_request && before_request(m, NULL) != OS_SCB_RUN_ALL)
+		report(false, s->line, "the script callback dropped a request");
 	route_run(r, m);
 	tm_request_end(m);
 	dlg_cleanup();

@@ -36,11 +36,23 @@ unsafe fn parameter(param: *mut *mut c_void) -> Option<SharedContext> {
     unsafe { SharedContext::borrow_raw(*param) }
 }
 
+/// A request came: note when. Its route may wait for something before it makes a transaction.
+pub unsafe extern "C" fn on_request(_msg: *mut os_sip_msg, _param: *mut c_void) -> c_int {
+    const GO_ON: c_int = OS_SCB_RUN_ALL as c_int;
+    guard::entry("script callback", GO_ON, || {
+        if let Some((server, api, _)) = ready() {
+            server.symbols.processing_put(api.here_arrival, Moment::now().mono as *mut c_void);
+        }
+        GO_ON
+    })
+}
+
 /// A new transaction: note its arrival, give it the contexts of its message.
 pub unsafe extern "C" fn on_request_in(t: *mut os_cell, _kind: c_int, _params: *mut os_tmcb_params) {
     guard::entry("new transaction", (), || {
         let Some((server, api, _)) = ready() else { return };
-        api.tm.put(t, api.there_arrival, Moment::now().mono as *mut c_void);
+        let came = server.symbols.processing_get(api.here_arrival);
+        api.tm.put(t, api.there_arrival, if came.is_null() { Moment::now().mono as *mut c_void } else { came });
         for (here, there) in [(api.here, api.there), (api.here_own, api.there_own)] {
             if let Some(ctx) = contexts::get(server, api, Slot::Here(here))
                 && contexts::get(server, api, Slot::There(t, there)).is_none()

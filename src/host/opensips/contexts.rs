@@ -112,13 +112,15 @@ impl AtHand for Current {
         message(self.raw).map(|m| m.core())
     }
 
-    /// Arrival of the request whose transaction is being processed; now, when there is none.
+    /// Arrival of the request whose transaction is being processed, else of the message at hand.
     fn arrival(self) -> Moment {
         let now = Moment::now();
-        let mono = self.api.tm.current().map_or(0, |t| self.api.tm.get(t, self.api.there_arrival) as i64);
-        if mono == 0 {
+        let of_transaction = self.api.tm.current().map(|t| self.api.tm.get(t, self.api.there_arrival));
+        let came = of_transaction.filter(|p| !p.is_null()).unwrap_or_else(|| self.server.symbols.processing_get(self.api.here_arrival));
+        if came.is_null() {
             return now;
         }
+        let mono = came as i64;
         Moment { wall: Wall(now.wall.0 - (now.mono - mono)), mono, boot: now.boot }
     }
 

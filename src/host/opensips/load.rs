@@ -152,15 +152,19 @@ fn initialise() -> Result<(), String> {
         events: publish_events(symbols)?,
         here: symbols.register_processing_slot(Some(contexts::message_done)),
         here_own: symbols.register_processing_slot(Some(release)),
+        here_arrival: symbols.register_processing_slot(None),
         there: tm.register_slot(Some(release)),
         there_own: tm.register_slot(Some(release)),
         there_arrival: tm.register_slot(None),
         tm,
     };
-    if [api.here, api.here_own, api.there, api.there_own, api.there_arrival].iter().any(|s| *s < 0) {
+    if [api.here, api.here_own, api.here_arrival, api.there, api.there_own, api.there_arrival].iter().any(|s| *s < 0) {
         return Err("the host has no room for accounting contexts: raise its private memory (-M)".into());
     }
     api.tm.register_global(Some(calls::on_request_in))?;
+    if !symbols.before_requests(Some(calls::on_request)) {
+        return Err("the host refused the script callback".into());
+    }
 
     let journal = process::open_journal(&config, symbols.later_user(), |seconds| symbols.every(c"acc-orphans", seconds, Some(process::end_orphans)))?;
     if config.backlog_threshold > 0 && !symbols.every(c"acc-backlog", 1, Some(process::watch_backlog)) {

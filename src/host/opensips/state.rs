@@ -41,10 +41,12 @@ pub struct Api {
     pub here: i32,
     /// Processing context: the marks of an in-dialog request of its own (D13).
     pub here_own: i32,
-    /// The first two in a transaction.
+    /// Processing context: monotonic time in microseconds when the request came, as a number in the
+    /// pointer.
+    pub here_arrival: i32,
+    /// All three in a transaction.
     pub there: i32,
     pub there_own: i32,
-    /// Transaction: monotonic arrival time in microseconds, as a number in the pointer.
     pub there_arrival: i32,
 }
 

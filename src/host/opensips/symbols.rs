@@ -38,6 +38,7 @@ pub struct Symbols {
     pub(super) add_mi_string: unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int, *const c_char, c_int) -> c_int,
     pub(super) add_mi_number: unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int, f64) -> c_int,
     register_timer: unsafe extern "C" fn(*mut c_char, os_timer_fn, *mut c_void, c_uint, std::ffi::c_ushort) -> c_int,
+    register_script_cb: unsafe extern "C" fn(os_script_cb_fn, c_int, *mut c_void, c_int) -> c_int,
 }
 
 // SAFETY: addresses of the host's own functions and variables, valid in every thread and for the
@@ -98,6 +99,7 @@ impl Symbols {
             find!(c"register_timer"),
             find!(c"user2uid"),
             find!(c"group2gid"),
+            find!(c"__register_script_cb"),
         );
         let answers = (find!(c"init_mi_result_object"), find!(c"add_mi_array"), find!(c"add_mi_object"), find!(c"add_mi_string"), find!(c"add_mi_number"));
         if !missing.is_empty() {
@@ -146,6 +148,7 @@ impl Symbols {
                 >(functions.7),
                 user2uid: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_int, *mut c_int, *mut c_char) -> c_int>(functions.8),
                 group2gid: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_int, *mut c_char) -> c_int>(functions.9),
+                register_script_cb: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_script_cb_fn, c_int, *mut c_void, c_int) -> c_int>(functions.10),
             })
         }
     }
@@ -212,6 +215,12 @@ impl Symbols {
         unsafe {
             (self.register_timer)(label.as_ptr().cast_mut(), callback, std::ptr::null_mut(), seconds, OS_TIMER_FLAG_SKIP_ON_DELAY as std::ffi::c_ushort) >= 0
         }
+    }
+
+    /// Calls `callback` for every request, before its route.
+    pub fn before_requests(&self, callback: os_script_cb_fn) -> bool {
+        // SAFETY: called in mod_init (promise 2).
+        unsafe { (self.register_script_cb)(callback, (OS_PRE_SCRIPT_CB | OS_REQ_TYPE_CB) as c_int, std::ptr::null_mut(), 0) >= 0 }
     }
 
     /// Reserves a place for a pointer in every processing context.
