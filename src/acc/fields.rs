@@ -44,7 +44,7 @@ pub enum FieldError {
     #[error("no field after \"{0}:\": write \"{0}: tag->name; tag2\"")]
     Empty(String),
     /// A tag or name is missing or has a character that no script could use.
-    #[error("\"{0}\" is no field: write tag->name, both of letters, digits, '_', '-' or '.'")]
+    #[error("\"{0}\" is no field: write tag->name, both of letters, digits, '_', '-' or '.' (names in the log and of events of any printable characters)")]
     BadField(String),
     /// An SQL column that would have to be quoted.
     #[error("\"{0}\" is no column name: use letters, digits and '_', not beginning with a digit")]
@@ -77,7 +77,8 @@ impl FieldSet {
                 continue;
             }
             let (tag, name) = item.split_once("->").map_or((item, item), |(t, n)| (t.trim(), n.trim()));
-            if !is_word(tag) || !is_word(name) {
+            let is_name = if matches!(backend, Backend::Log | Backend::Evi) { is_text } else { is_word };
+            if !is_word(tag) || !is_name(name) {
                 return Err(FieldError::BadField(item.into()));
             }
             if backend == Backend::Db && !is_identifier(name) {
@@ -108,6 +109,11 @@ impl FieldSet {
     }
 }
 
+/// Can stand in a log line or event as a name, as the original takes it.
+fn is_text(s: &str) -> bool {
+    !s.is_empty() && !s.contains(char::is_control)
+}
+
 /// Can stand in a script as a tag and in a backend as a name.
 fn is_word(s: &str) -> bool {
     !s.is_empty() && s.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
@@ -132,6 +138,15 @@ mod tests {
         let names: Vec<_> = set.of(Backend::Log).iter().map(|d| &*d.name).collect();
         assert_eq!(names, ["a", "b", "num", "note", "unset"]);
         assert_eq!(set.of(Backend::Db), []);
+    }
+
+    #[test]
+    fn names_in_the_log_and_of_events_are_free() {
+        let mut set = FieldSet::default();
+        for backend in [Backend::Log, Backend::Evi] {
+            set.add(&format!("{}: a -> Caller's URI:1 ;b->x>y", backend.name())).unwrap();
+            assert_eq!(set.of(backend).iter().map(|d| &*d.name).collect::<Vec<_>>(), ["Caller's URI:1", "x>y"]);
+        }
     }
 
     #[test]
@@ -162,6 +177,8 @@ mod tests {
             ("log:->x", "is no field"),
             ("log:a->", "is no field"),
             ("log:a b", "is no field"),
+            ("log:a->b\u{7}", "is no field"),
+            ("aaa:a->b c", "is no field"),
             ("db:a->x-y", "is no column name"),
             ("db:a->1x", "is no column name"),
         ] {

@@ -64,8 +64,9 @@ pub fn backlog_params(sink: SinkId, counters: &Snapshot, begins: bool) -> [(&'st
 
 fn params_of<'a>(record: &'a Record, leg: &'a [Field]) -> Vec<(&'a str, EventValue<'a>)> {
     let mut out = Vec::with_capacity(11 + record.extras.len() + leg.len());
-    // An absent core value is null, as an unset extra is.
-    out.extend(CORE_COLUMNS.into_iter().zip(record.core.values()).map(|(n, v)| (n, EventValue::Text((!v.is_empty()).then_some(v)))));
+    // An absent core value is null, as an unset extra is. A reason is never absent, but may be empty.
+    let is_there = |name, value: &[u8]| !value.is_empty() || name == CORE_COLUMNS[5];
+    out.extend(CORE_COLUMNS.into_iter().zip(record.core.values()).map(|(n, v)| (n, EventValue::Text(is_there(n, v).then_some(v)))));
     out.push(("time", int(record.time.seconds())));
     out.extend(record.extras.iter().chain(leg).map(|f| (&*f.name, EventValue::Text(f.value.as_deref()))));
     let event = event_of(record);
@@ -100,6 +101,13 @@ mod tests {
             legs: vec![vec![Field { name: "l".into(), value: Some(b"0".into()) }], vec![Field { name: "l".into(), value: Some(b"1".into()) }]],
             id: 0,
         }
+    }
+
+    #[test]
+    fn only_the_reason_of_core_values_may_be_empty() {
+        let r = record(Kind::Transaction, b"486");
+        let nulls: Vec<_> = params(&r)[0][..6].iter().filter(|(_, v)| matches!(v, EventValue::Text(None))).map(|(n, _)| *n).collect();
+        assert_eq!(nulls, ["to_tag", "callid"]);
     }
 
     #[test]

@@ -294,16 +294,14 @@ fn has_leg_fields(module: &Module) -> bool {
 
 /// `drop_accounting()`.
 pub fn drop_marks(at: impl AtHand, module: &Module, types: Option<Types>, flags: Option<Flags>) -> Result<(), String> {
-    let mut was_marked = false;
-    for ctx in find(at).into_iter().chain(own(at)) {
-        was_marked |= ctx
-            .update(|c| {
-                c.marks = c.marks.remove(types, flags, module.config.drop_mode);
-                c.marked
-            })
-            .map_err(text)?;
+    let contexts: Vec<_> = find(at).into_iter().chain(own(at)).collect();
+    if contexts.is_empty() {
+        return Err("nothing to drop: do_accounting() was not called for this request".into());
     }
-    if was_marked { Ok(()) } else { Err("nothing to drop: do_accounting() was not called for this request".into()) }
+    for ctx in contexts {
+        ctx.update(|c| c.marks = c.marks.remove(types, flags, module.config.drop_mode)).map_err(text)?;
+    }
+    Ok(())
 }
 
 /// The four manual functions: a record at once.
@@ -326,9 +324,12 @@ pub fn manual(at: impl AtHand, module: &Module, backend: Backend, comment: &[u8]
 }
 
 /// `acc_new_leg()`.
-pub fn new_leg(at: impl AtHand) -> Result<(), String> {
-    // In a new context the leg asked for is the first (D22).
-    change(at, find(at), false, |c| c.legs.push(Values::default())).map(drop)
+pub fn new_leg(at: impl AtHand, module: &Module) -> Result<(), String> {
+    let found = find(at);
+    // An initial request has its first leg from the beginning. What a request sets before its call is
+    // known goes to the call's legs, from the first on (D22).
+    let has_first = found.is_none() && has_leg_fields(module) && at.core().is_some_and(|c| c.to_tag.is_empty());
+    change(at, found, has_first, |c| c.legs.push(Values::default())).map(drop)
 }
 
 /// Number of a tag in a variable's name.

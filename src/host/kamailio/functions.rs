@@ -93,7 +93,7 @@ pub unsafe extern "C" fn acc_evi_request(msg: *mut km_sip_msg, comment: *mut c_c
 }
 
 pub unsafe extern "C" fn acc_new_leg(msg: *mut km_sip_msg, _: *mut c_char, _: *mut c_char, _: *mut c_char) -> c_int {
-    call("acc_new_leg", msg, |_, at, _| script::new_leg(at))
+    call("acc_new_leg", msg, |_, at, module| script::new_leg(at, module))
 }
 
 pub unsafe extern "C" fn acc_load_ctx_from_dlg(msg: *mut km_sip_msg, _: *mut c_char, _: *mut c_char, _: *mut c_char) -> c_int {

@@ -181,7 +181,7 @@ pub unsafe extern "C" fn acc_new_leg(
     _: *mut c_void,
     _: *mut c_void,
 ) -> c_int {
-    call("acc_new_leg", msg, |at, _| script::new_leg(at))
+    call("acc_new_leg", msg, script::new_leg)
 }
 
 pub unsafe extern "C" fn acc_load_ctx_from_dlg(
