@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use super::abi::{os_cell, os_sip_msg};
 use super::calls;
-use super::state::{Api, DIALOGS, DOING, Server, message};
+use super::state::{Api, DIALOGS, DOING, Server, message, ready};
 use crate::acc::clock::Moment;
 use crate::acc::record::{Core, Wall};
 use crate::host::script::{AtHand, Place};
@@ -142,20 +142,17 @@ impl AtHand for Current {
 }
 
 /// The message is done: its context goes. A BYE that got no transaction is answered by now, so
-/// its call's CDR is written; a context loaded from the dialog and not unloaded is put right.
+/// its call's CDR is written.
 pub unsafe extern "C" fn message_done(p: *mut c_void) {
     guard::entry("end of a message", (), || {
         // SAFETY: as in `release` (promise 3).
         let Some(ctx) = (unsafe { SharedContext::from_raw(p) }) else { return };
-        let (bye, loaded) = DOING.with(|d| {
-            let mut d = d.borrow_mut();
-            (d.bye.take_if(|(raw, _)| *raw == p as usize), d.loaded.take_if(|(raw, _)| *raw == p as usize))
-        });
-        if let Some((_, replaced)) = loaded {
+        if let Some((server, api, _)) = ready()
+            && !server.symbols.processing_get(api.here_loaded).is_null()
+        {
             log::warn!("acc_load_ctx_from_dlg() without acc_unload_ctx_from_dlg() at the end of the message: unloaded now");
-            // SAFETY: acc_load_ctx_from_dlg took this reference out of its place.
-            drop(unsafe { SharedContext::from_raw(replaced as *mut c_void) });
         }
+        let bye = DOING.with(|d| d.borrow_mut().bye.take_if(|(raw, _)| *raw == p as usize));
         if let Some((_, false)) = bye {
             crate::host::outcome::write_cdr(&ctx);
         }

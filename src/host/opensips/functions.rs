@@ -4,10 +4,9 @@ use std::ffi::{c_int, c_void};
 
 use super::abi::*;
 use super::contexts::{self, Current, Slot};
-use super::state::{DIALOGS, DOING, ready};
+use super::state::{DIALOGS, ready};
 use crate::acc::marks::{Flags, Types};
 use crate::acc::record::Backend;
-use crate::host::shared::SharedContext;
 use crate::host::{guard, script};
 use crate::worker::Module;
 
@@ -16,6 +15,9 @@ const ACCEPTED: c_int = 0;
 const REFUSED: c_int = -1;
 /// Marks a fixed-up argument, so that an empty set is not taken for an omitted argument.
 const FIXED: usize = 1 << 16;
+
+/// Stands in `here_loaded`: anything but null.
+const LOADED: usize = 1;
 
 /// Runs a function for a message.
 fn call(name: &'static str, raw: *mut os_sip_msg, f: impl FnOnce(Current, &'static Module) -> Result<(), String>) -> c_int {
@@ -196,20 +198,19 @@ pub unsafe extern "C" fn acc_load_ctx_from_dlg(
     _: *mut c_void,
 ) -> c_int {
     call("acc_load_ctx_from_dlg", msg, |at, _| {
-        if DOING.with(|d| d.borrow().loaded.is_some()) {
+        let symbols = &at.server.symbols;
+        if !symbols.processing_get(at.api.here_loaded).is_null() {
             return Err("a context is loaded already: call acc_unload_ctx_from_dlg() first".into());
         }
         let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded: load dialog.so")?;
         let dlg = dialogs.current().ok_or("there is no dialog here: match it first, with loose_route() or match_dialog()")?;
         let ctx = dialogs.context(dlg).ok_or("this dialog is not accounted")?;
-        let raw = ctx.into_raw();
-        let replaced = at.server.symbols.processing_get(at.api.here);
-        if !at.server.symbols.processing_put(at.api.here, raw) {
-            // SAFETY: the reference just made found no place.
-            drop(unsafe { SharedContext::from_raw(raw) });
+        if !symbols.processing_put(at.api.here_loaded, LOADED as *mut c_void) {
             return Err("no message is being processed here".into());
         }
-        DOING.with(|d| d.borrow_mut().loaded = Some((raw as usize, replaced as usize)));
+        let here = Slot::Here(at.api.here);
+        contexts::put(at.server, at.api, Slot::Here(at.api.here_replaced), contexts::get(at.server, at.api, here));
+        contexts::put(at.server, at.api, here, Some(ctx));
         Ok(())
     })
 }
@@ -226,10 +227,14 @@ pub unsafe extern "C" fn acc_unload_ctx_from_dlg(
     _: *mut c_void,
 ) -> c_int {
     call("acc_unload_ctx_from_dlg", msg, |at, _| {
-        let (_, replaced) = DOING.with(|d| d.borrow_mut().loaded.take()).ok_or("no context is loaded: call acc_load_ctx_from_dlg() first")?;
-        // SAFETY: the reference that acc_load_ctx_from_dlg took out of this place goes back.
-        let replaced = unsafe { SharedContext::from_raw(replaced as *mut c_void) };
-        contexts::put(at.server, at.api, Slot::Here(at.api.here), replaced);
+        let (server, api) = (at.server, at.api);
+        if server.symbols.processing_get(api.here_loaded).is_null() {
+            return Err("no context is loaded: call acc_load_ctx_from_dlg() first".into());
+        }
+        server.symbols.processing_put(api.here_loaded, std::ptr::null_mut());
+        let replaced = Slot::Here(api.here_replaced);
+        contexts::put(server, api, Slot::Here(api.here), contexts::get(server, api, replaced));
+        contexts::put(server, api, replaced, None);
         Ok(())
     })
 }

@@ -152,13 +152,16 @@ fn initialise() -> Result<(), String> {
         events: publish_events(symbols)?,
         here: symbols.register_processing_slot(Some(contexts::message_done)),
         here_own: symbols.register_processing_slot(Some(release)),
+        here_loaded: symbols.register_processing_slot(None),
+        here_replaced: symbols.register_processing_slot(Some(release)),
         here_arrival: symbols.register_processing_slot(None),
         there: tm.register_slot(Some(release)),
         there_own: tm.register_slot(Some(release)),
         there_arrival: tm.register_slot(None),
         tm,
     };
-    if [api.here, api.here_own, api.here_arrival, api.there, api.there_own, api.there_arrival].iter().any(|s| *s < 0) {
+    let slots = [api.here, api.here_own, api.here_loaded, api.here_replaced, api.here_arrival, api.there, api.there_own, api.there_arrival];
+    if slots.iter().any(|s| *s < 0) {
         return Err("the host has no room for accounting contexts: raise its private memory (-M)".into());
     }
     api.tm.register_global(Some(calls::on_request_in))?;

@@ -41,10 +41,14 @@ pub struct Api {
     pub here: i32,
     /// Processing context: the marks of an in-dialog request of its own (D13).
     pub here_own: i32,
+    /// Processing context: not null while `acc_load_ctx_from_dlg` has put another context in force.
+    pub here_loaded: i32,
+    /// Processing context: the one it replaced.
+    pub here_replaced: i32,
     /// Processing context: monotonic time in microseconds when the request came, as a number in the
     /// pointer.
     pub here_arrival: i32,
-    /// All three in a transaction.
+    /// In a transaction: contexts and arrival.
     pub there: i32,
     pub there_own: i32,
     pub there_arrival: i32,
@@ -75,8 +79,6 @@ pub struct Doing {
     /// A BYE ended the call of this context and its message is still being processed; whether it
     /// has got a transaction, whose reply will then write the CDR.
     pub bye: Option<(usize, bool)>,
-    /// `acc_load_ctx_from_dlg`: the loaded context and the one it replaced (both raw pointers).
-    pub loaded: Option<(usize, usize)>,
 }
 
 thread_local! {
