@@ -147,29 +147,32 @@ fn keep(module: &Module, records: &[Record], end: Option<&CallEnd>) {
 }
 
 /// Keeps the state of a call in progress in the journal, so that it survives a crash. Called for
-/// every change of a context, under its lock: states stand in the journal in their order.
-pub fn call_changed(change: &Change<'_>) {
-    let Some(module) = module() else { return };
+/// every change of a context, under its lock: states stand in the journal in their order. Whether
+/// the journal now has the call as one in progress.
+pub fn call_changed(change: &Change<'_>) -> bool {
+    let Some(module) = module() else { return false };
     let limits = &module.config.limits;
     let now = change.now;
-    let result = if now.is_open_call() {
+    let is_open = now.is_open_call();
+    let result = if is_open {
         if !limits.admits(Append::State) {
-            return;
+            return false;
         }
         append(module, |j| j.append_call(now.call_key(), change.encoded))
     } else if change.was_open && !now.closed {
         // Its CDR was dropped: nothing is owed any more.
         if !limits.admits(Append::End(now.answered)) {
-            return;
+            return false;
         }
         append(module, |j| j.append_end(now.call_key(), &[]))
     } else {
-        return;
+        return false;
     };
-    if let Some(Err(e)) = result {
+    if let Some(Err(e)) = &result {
         stats::add(Counter::JournalLost, 1);
         log::error!("the state of a call could not be written to the journal in {}: a crash now would lose its CDR: {e}", module.config.journal_dir.display());
     }
+    is_open && matches!(result, Some(Ok(_)))
 }
 
 fn raise(module: &Module, record: &Record) {

@@ -61,7 +61,10 @@ pub fn prepare(open: OpenCalls) -> usize {
             continue;
         };
         match SharedContext::new(&ctx) {
-            Ok(shared) => drop(calls.insert(ctx.dialog, (shared, ctx.ended.is_some()))),
+            Ok(shared) => {
+                shared.is_in_journal();
+                calls.insert(ctx.dialog, (shared, ctx.ended.is_some()));
+            }
             Err(e) => log::error!("a call in progress at the last end of the server cannot be restored: {e}"),
         }
     }

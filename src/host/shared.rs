@@ -22,6 +22,8 @@ struct Slot {
     content: Content,
     /// A dialog claimed this call after a restart.
     claimed: AtomicU32,
+    /// The journal had this call as one in progress.
+    in_journal: AtomicU32,
     /// The context whose values are written for this one (D13), with a reference; 0 = itself.
     call: AtomicU64,
 }
@@ -40,11 +42,14 @@ pub struct Change<'a> {
     pub encoded: &'a [u8],
 }
 
-/// Told of every change of a context, while its lock is held.
-static ON_CHANGE: OnceCell<fn(&Change<'_>)> = OnceCell::new();
+/// Told of every change of a context, while its lock is held; whether the journal now has the call
+/// as one in progress.
+type OnChange = fn(&Change<'_>) -> bool;
+
+static ON_CHANGE: OnceCell<OnChange> = OnceCell::new();
 
 /// Sets who is told of changes; once, before the fork.
-pub fn on_change(f: fn(&Change<'_>)) {
+pub fn on_change(f: OnChange) {
     let _ = ON_CHANGE.set(f);
 }
 
@@ -109,7 +114,14 @@ impl SharedContext {
     pub fn new(ctx: &Context) -> Result<SharedContext, SharedError> {
         let arena = arena()?;
         let p = arena.allocate(size_of::<Slot>()).ok_or(SharedError::Full)?.cast::<Slot>();
-        let slot = Slot { refs: AtomicU32::new(1), lock: Lock::free(), content: Content::none(), claimed: AtomicU32::new(0), call: AtomicU64::new(0) };
+        let slot = Slot {
+            refs: AtomicU32::new(1),
+            lock: Lock::free(),
+            content: Content::none(),
+            claimed: AtomicU32::new(0),
+            in_journal: AtomicU32::new(0),
+            call: AtomicU64::new(0),
+        };
         // SAFETY: the block is fresh, large enough and aligned to 16 bytes.
         unsafe { p.write(slot) };
         let shared = SharedContext(p);
@@ -171,6 +183,16 @@ impl SharedContext {
 
     /// Changes the context; what `f` did is kept only when it could be stored.
     pub fn update<R>(&self, f: impl FnOnce(&mut Context) -> R) -> Result<R, SharedError> {
+        self.change(f, ON_CHANGE.get())
+    }
+
+    /// [`SharedContext::update`] by what another server did with a call of its own: it is not told,
+    /// because this server's journal does not owe the CDR.
+    pub fn take_over(&self, f: impl FnOnce(&mut Context)) -> Result<(), SharedError> {
+        self.change(f, None)
+    }
+
+    fn change<R>(&self, f: impl FnOnce(&mut Context) -> R, tell: Option<&OnChange>) -> Result<R, SharedError> {
         let _locked = locked(&self.slot().lock);
         let mut ctx = self.load()?;
         let was_open = ctx.is_open_call();
@@ -179,8 +201,8 @@ impl SharedContext {
         // Equal contexts have equal bytes, and others have others.
         if encoded.content() != self.content()? {
             self.store(&encoded)?;
-            if let Some(tell) = ON_CHANGE.get() {
-                tell(&Change { was_open, now: &ctx, encoded: encoded.content() });
+            if tell.is_some_and(|tell| tell(&Change { was_open, now: &ctx, encoded: encoded.content() })) {
+                self.is_in_journal();
             }
         }
         Ok(r)
@@ -197,6 +219,16 @@ impl SharedContext {
         if self.slot().call.compare_exchange(0, mine.0.as_ptr() as u64, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             drop(std::mem::ManuallyDrop::into_inner(mine));
         }
+    }
+
+    /// The journal has this call as one in progress, until it ends.
+    pub fn is_in_journal(&self) {
+        self.slot().in_journal.store(1, Ordering::Release);
+    }
+
+    /// Did the journal have it?
+    pub fn was_in_journal(&self) -> bool {
+        self.slot().in_journal.load(Ordering::Acquire) != 0
     }
 
     /// A restored dialog takes this call over.
@@ -323,6 +355,17 @@ mod tests {
         assert!(request.call().is_some(), "the request keeps the call alive");
         drop(request);
         assert_eq!(arena.live_blocks(), blocks);
+
+        // What another server did is not told, what this one does is.
+        static TOLD: AtomicU32 = AtomicU32::new(0);
+        on_change(|_| TOLD.fetch_add(1, Ordering::Relaxed) < u32::MAX);
+        let a = SharedContext::new(&call(1, 1)).unwrap();
+        a.take_over(|c| c.extra.set(b"k", Some(b"theirs"))).unwrap();
+        assert_eq!((a.read(|c| c.extra.get(b"k").map(<[u8]>::to_vec)), TOLD.load(Ordering::Relaxed)), (Ok(Some(b"theirs".to_vec())), 0));
+        assert!(!a.was_in_journal());
+        a.update(|c| c.extra.set(b"k", Some(b"ours"))).unwrap();
+        assert!(TOLD.load(Ordering::Relaxed) == 1 && a.was_in_journal());
+        drop(a);
 
         // A context too large for what is left is refused and the old state stays.
         let c = SharedContext::new(&call(1, 1)).unwrap();

@@ -12,7 +12,7 @@ A scenario is a table of a TOML file, its name FILE/TABLE:
     params, dialog    more modparam lines
     server_database   text, flatstore or virtual: SQL goes through the server's module of that name instead of into
                       SQLite
-    dialog_database   true: dialogs are kept in SQLite (db_mode 1)
+    dialog_database   dialogs are kept in SQLite: db_mode 1 (true) or 2
     tables            further SQL tables that are read
     during            things done meanwhile (the answer to an MI command, without blanks, has every pattern of
                       `answer`; "sums" looks at statistics): { at = seconds, do = "mi" | "sums" | "restart" | "kill" | "kill-delivery" }

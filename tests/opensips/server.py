@@ -179,7 +179,7 @@ class Stage:
                     records.sqlite3.connect(os.path.join(self.dir, "dialog.sqlite")).executescript(f.read())
             words["database"] = 'loadmodule "db_sqlite.so"'
             words["dialog"] += (f'\nmodparam("dialog", "db_url", "sqlite://{self.dir}/dialog.sqlite")'
-                                '\nmodparam("dialog", "db_mode", 1)')
+                                f'\nmodparam("dialog", "db_mode", {int(self.sc["dialog_database"])})')
         if database := self.sc.get("server_database"):
             records.make_text(os.path.join(self.dir, "text"), database == "text")
             words["database"] = "\n".join(f'loadmodule "{m}.so"' for m in DATABASES[database])

@@ -13,6 +13,7 @@ use crate::host::outcome::write_cdr;
 use crate::host::revival::{self, Claim};
 use crate::host::shared::{SharedContext, SharedError, release};
 use crate::host::{guard, outcome, script};
+use crate::journal::Dir;
 use crate::worker::{self, Module};
 
 /// The dialog module's end reason of a dialog whose lifetime ran out.
@@ -235,10 +236,17 @@ fn ended(server: &'static Server, api: &'static Api, module: &Module, ctx: &Shar
     }
 }
 
-/// Puts the state into the dialog's values, which the host saves and replicates.
+/// Number of our journal; 0 = there is none.
+fn our_journal() -> u64 {
+    worker::module().and_then(|m| m.journal.as_ref()).map_or(0, Dir::id)
+}
+
+/// Puts the state into the dialog's values, which the host saves and replicates: the number of the
+/// journal that has the call, 0 = none, and the context.
 fn persist(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
     let Some(dialogs) = DIALOGS.get() else { return };
-    let mut state = Vec::new();
+    let journal = if ctx.was_in_journal() { our_journal() } else { 0 };
+    let mut state = journal.to_le_bytes().to_vec();
     match ctx.read(|c| c.encode(&mut state)) {
         Ok(()) if dialogs.store(dlg, STATE, &state) => {}
         Ok(()) => log::error!("the accounting state of a call could not be kept in its dialog: it would be lost by a restart"),
@@ -246,11 +254,17 @@ fn persist(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
     }
 }
 
+/// What [`persist`] put there.
+fn persisted(state: &[u8]) -> Option<(u64, Context)> {
+    let (journal, context) = state.split_first_chunk()?;
+    Some((u64::from_le_bytes(*journal), Context::decode(context)?))
+}
+
 /// The dialog's values were changed on another node: take them over.
 fn take_over(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
     let Some(dialogs) = DIALOGS.get() else { return };
-    let Some(remote) = dialogs.fetch(dlg, STATE).and_then(|v| Context::decode(&v)) else { return };
-    if let Err(e) = ctx.update(|c| *c = Context { closed: c.closed, ..remote }) {
+    let Some((_, remote)) = dialogs.fetch(dlg, STATE).and_then(|v| persisted(&v)) else { return };
+    if let Err(e) = ctx.take_over(|c| *c = Context { closed: c.closed, ..remote }) {
         say("values set on another node could not be taken over", &e);
     }
 }
@@ -269,18 +283,20 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params:
             Some(Claim::Over) => return,
             None => {}
         }
-        let ours = dialogs.fetch(dlg, STATE);
-        let state = match &ours {
-            Some(v) => Context::decode(v),
-            None => stock::import(&module.config.fields, |name| dialogs.fetch(dlg, name)),
-        };
-        let Some(mut ctx) = state else {
-            if ours.is_some() {
-                log::error!("the accounting state of a restored dialog cannot be read: no CDR can be written for this call");
+        let state = match dialogs.fetch(dlg, STATE) {
+            Some(v) => {
+                let state = persisted(&v);
+                if state.is_none() {
+                    log::error!("the accounting state of a restored dialog cannot be read: no CDR can be written for this call");
+                }
+                state
             }
-            return;
+            None => stock::import(&module.config.fields, |name| dialogs.fetch(dlg, name)).map(|ctx| (0, ctx)),
         };
-        if ctx.closed {
+        let Some((journal, mut ctx)) = state else { return };
+        // What our journal had and has no more is over: the server was killed before the dialog
+        // module removed the dialog from its database.
+        if ctx.closed || (journal != 0 && journal == our_journal()) {
             return;
         }
         // The original's state has no name: the journal is to find the call again under this one.
