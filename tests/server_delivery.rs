@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use acc::acc::record::Kind;
 use acc::backend::SinkId;
-use acc::journal::Dir;
+use acc::config::JournalSync;
+use acc::journal::{Dir, Writer};
 use common::servers::{COLUMNS, PASSWORD, Server, mariadb, postgres};
 use common::*;
 
@@ -122,6 +123,24 @@ fn mariadb_gets_every_record_once() {
         server.sql("SELECT from_tag, sip_reason FROM acc WHERE callid = 'emoji'").replace("\\\\", "\\").trim(),
         "é\\xe4\\xb8\\xad\t中\\xf0\\x9f\\x98\\x80"
     );
+
+    // Long values in a row, of more than the server takes at once, among many short ones.
+    server.sql("SET GLOBAL max_allowed_packet = 4194304; ALTER TABLE acc MODIFY x_note TEXT; DELETE FROM acc");
+    let mut w = Writer::new(&dir, 2, std::process::id(), JournalSync::Batch, 16 << 20);
+    let records: Vec<_> = (0..500)
+        .map(|n| {
+            let mut r = record(Kind::Cdr, &format!("long-{n}"));
+            r.extras[1].value = Some(vec![b'x'; if n < 64 { 65_535 } else { 100 }]);
+            r
+        })
+        .collect();
+    w.append_all(records.iter().map(|r| (SinkId::Db, r)), None).unwrap();
+    let mut config = config(Some(&url), tmp.path());
+    config.delivery_batch = records.len();
+    let running = Running::start(config, &dir);
+    wait_until("the rows", || server.count("acc") == records.len());
+    running.stop();
+    assert_eq!(server.sql("SELECT sum(length(x_note)) FROM acc").trim(), (436 * 100 + 64 * 65_535).to_string());
 }
 
 #[test]

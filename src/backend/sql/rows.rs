@@ -170,7 +170,6 @@ pub struct Group {
     targets: Vec<Target>,
     inserts: std::cell::RefCell<HashMap<usize, Arc<str>>>,
     rows_max: usize,
-    bytes: usize,
     clock: Clock,
 }
 
@@ -233,7 +232,6 @@ impl Group {
             targets,
             inserts: Default::default(),
             rows_max,
-            bytes: 0,
             clock: Clock { shows: db.time, last: (i64::MIN, Vec::new()) },
         }
     }
@@ -259,7 +257,6 @@ impl Group {
                     if (target.chars.is_some() || target.bytes.is_some()) && clip(bytes, target, self.dialect) {
                         clipped.push(target.name.clone());
                     }
-                    self.bytes += bytes.len();
                 }
                 row.push(value);
             }
@@ -278,15 +275,16 @@ impl Group {
     /// a handful of prepared statements serves every batch; in SQLite all are, because nothing waits
     /// for an answer there, and a prepared statement of 32 rows takes 68 KB.
     pub fn parts(&self, rows: Range<usize>) -> Vec<Range<usize>> {
-        let by_size = if self.bytes > INSERT_BYTES { (INSERT_BYTES / (self.bytes / self.rows.len().max(1)).max(1)).max(1) } else { self.rows_max };
         let any_length = if self.dialect == Dialect::Sqlite { 0 } else { ANY_LENGTH };
-        let mut most = self.rows_max.min(by_size);
-        most = 1 << most.ilog2();
+        let most = 1 << self.rows_max.ilog2();
         let mut parts = Vec::new();
         let mut at = rows.start;
         while at < rows.end {
             let left = rows.end - at;
-            let length = most.min(if left <= any_length { left } else { 1 << left.ilog2() });
+            let mut length = most.min(if left <= any_length { left } else { 1 << left.ilog2() });
+            while length > 1 && bytes_of(&self.rows[at..at + length]) > INSERT_BYTES {
+                length /= 2;
+            }
             parts.push(at..at + length);
             at += length;
         }
@@ -325,6 +323,12 @@ impl Group {
         }
         sql
     }
+}
+
+/// Bytes of the text in some rows.
+fn bytes_of(rows: &[Vec<Value>]) -> usize {
+    let bytes = |value: &Value| if let Value::Text(bytes) = value { bytes.len() } else { 0 };
+    rows.iter().flatten().map(bytes).sum()
 }
 
 /// Characters that the column's character set lacks, as `\xNN`: a telephone with an emoji in its
@@ -406,11 +410,27 @@ mod tests {
     #[test]
     fn parts_cover_all_rows_in_few_lengths() {
         for (dialect, lengths) in [(Dialect::MySql, vec![64, 32, 5]), (Dialect::Sqlite, vec![64, 32, 4, 1])] {
-            let g = group(dialect, vec![column("a", None, None)]);
+            let mut g = group(dialect, vec![column("a", None, None)]);
+            g.rows = vec![vec![Value::Null]; 3 + 64 + 32 + 5];
             let parts = g.parts(3..3 + 64 + 32 + 5);
             assert_eq!(parts.iter().map(|p| p.len()).collect::<Vec<_>>(), lengths);
             assert!(parts.windows(2).all(|w| w[0].end == w[1].start) && parts[0].start == 3);
             assert!(g.parts(5..5).is_empty());
+        }
+    }
+
+    #[test]
+    fn long_rows_among_short_ones_are_spread_over_statements() {
+        for dialect in Dialect::ALL {
+            let mut g = group(dialect, vec![column("a", None, None)]);
+            // As many that the average says nothing, and one that is too long for any statement.
+            let lengths = std::iter::repeat_n(100, 436).chain([64 << 10; 64]).chain([2 * INSERT_BYTES, 100]);
+            g.rows = lengths.map(|n| vec![Value::Text(vec![b'x'; n])]).collect();
+            let parts = g.parts(0..g.rows.len());
+            assert!(parts.windows(2).all(|w| w[0].end == w[1].start) && parts[0].start == 0 && parts.last().unwrap().end == g.rows.len());
+            let sizes: Vec<_> = parts.iter().map(|p| (p.len(), bytes_of(&g.rows[p.clone()]))).collect();
+            assert!(sizes.iter().all(|(rows, bytes)| *bytes <= INSERT_BYTES || *rows == 1), "{sizes:?}");
+            assert_eq!(sizes.iter().filter(|(rows, _)| *rows == 64).count(), 7, "{sizes:?}");
         }
     }
 
