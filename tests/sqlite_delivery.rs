@@ -307,6 +307,41 @@ fn without_its_cursor_table_the_rows_come_and_the_cursor_is_a_file() {
 }
 
 #[test]
+fn the_cursor_goes_on_when_it_moves_from_the_file_into_the_table() {
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    let mut writers: Vec<_> = (0..3).map(|rank| writer(&dir, rank)).collect();
+    // Of one record of each writer: the rows that are there then, in order.
+    let mut deliver = |round: &str, ranks: &[usize], count_then: usize| {
+        for rank in ranks {
+            writers[*rank].append_record(SinkId::Db, &record(Kind::Cdr, &format!("{round}-{rank}"))).unwrap();
+        }
+        let running = Running::start(config(&p.database, &p.journal), &dir);
+        wait_until("the rows", || count(&p.database, "acc") >= count_then);
+        running.stop();
+        query(&p.database, "SELECT group_concat(callid, ' ') FROM (SELECT callid FROM acc ORDER BY callid)").concat().concat()
+    };
+    let file = || std::fs::read_to_string(p.journal.join("cursor-db")).unwrap();
+    let no_table = "CREATE VIEW acc_delivery AS SELECT 1 AS something_else";
+    execute(&p.database, no_table);
+    assert_eq!(deliver("a", &[0, 1, 2], 3), "a-0 a-1 a-2");
+    assert_eq!(file().lines().count(), 3);
+    // The first batch is of one segment only; the positions in the others come along.
+    execute(&p.database, "DROP VIEW acc_delivery");
+    assert_eq!(deliver("b", &[0], 4), "a-0 a-1 a-2 b-0");
+    assert_eq!(deliver("c", &[1], 5), "a-0 a-1 a-2 b-0 c-1");
+    assert_eq!(count(&p.database, "acc_delivery"), 3);
+    assert_eq!(file(), "");
+
+    // A table that was away meanwhile is behind the file.
+    execute(&p.database, &format!("DELETE FROM acc; ALTER TABLE acc_delivery RENAME TO away; {no_table}"));
+    assert_eq!(deliver("d", &[0], 6), "a-0 a-1 a-2 b-0 c-1 d-0", "with no position known, all comes again");
+    execute(&p.database, "DROP VIEW acc_delivery; ALTER TABLE away RENAME TO acc_delivery");
+    assert_eq!(deliver("e", &[2], 7), "a-0 a-1 a-2 b-0 c-1 d-0 e-2");
+    assert_eq!(deliver("f", &[1], 8), "a-0 a-1 a-2 b-0 c-1 d-0 e-2 f-1");
+}
+
+#[test]
 fn a_database_file_moved_away_is_made_anew() {
     let p = place();
     let dir = Dir::open(&p.journal).unwrap();

@@ -53,6 +53,9 @@ pub struct Runner {
     pub retry_max: Duration,
     outage: Outage,
     dead: DeadLetters,
+    /// Positions of the file that are ahead of those the sink keeps itself: they go into its own with
+    /// the next batch, and then the file is outdated.
+    of_file: Option<Positions>,
     /// What last cut a pause short.
     woken_by: (Arc<BTreeSet<SegmentName>>, u64),
 }
@@ -81,6 +84,7 @@ impl Runner {
             retry_max,
             outage: Outage::default(),
             dead: DeadLetters::new(dir, id),
+            of_file: None,
             woken_by: Default::default(),
         }
     }
@@ -218,11 +222,19 @@ impl Runner {
     }
 
     async fn try_open(&mut self) -> Result<Positions, String> {
-        match self.sink.open(self.dir.id()).await? {
-            Some(stored) if !stored.is_empty() => Ok(stored),
-            // The file also counts for a sink that keeps its own cursor now, but did not before.
-            _ => self.dir.cursor(self.id).map_err(|e| format!("{} cannot be read ({e}): check its permissions", self.dir.cursor_path(self.id))),
+        let stored = self.sink.open(self.dir.id()).await?;
+        let mut positions = self.dir.cursor(self.id).map_err(|e| format!("{} cannot be read ({e}): check its permissions", self.dir.cursor_path(self.id)))?;
+        self.of_file = None;
+        if let Some(stored) = stored {
+            // The file also counts for a sink that keeps its own cursor now, but did not all the time.
+            let ahead = |(name, position): &(SegmentName, u64)| stored.get(name).is_none_or(|own| own < position);
+            self.of_file = (!positions.is_empty()).then(|| positions.iter().map(|(n, p)| (*n, *p)).filter(ahead).collect());
+            for (name, own) in stored {
+                let position = positions.entry(name).or_insert(own);
+                *position = own.max(*position);
+            }
         }
+        Ok(positions)
     }
 
     /// Tries until every entry of the batch is delivered or dead. Returns the next batch if it was
@@ -236,6 +248,9 @@ impl Runner {
         }
         // More waits behind a full batch: it is read while the sink works on this one.
         let mut reads_ahead = batch.is_full(self.batch_max);
+        for (name, position) in self.of_file.iter().flatten() {
+            batch.positions.entry(*name).or_insert(*position);
+        }
         let mut pending = std::mem::take(&mut batch.entries);
         let mut stored = false;
         let mut ahead = None;
@@ -319,8 +334,11 @@ impl Runner {
         stats::add(self.id.dead(), batch.unreadable.len() as u64);
         self.done(tail, &batch);
         tail.forget(&retired);
-        if !stored {
-            while let Err(e) = self.dir.set_cursor(self.id, tail.settled()) {
+        let outdated = self.of_file.take().is_some();
+        // Left as it is, it would count again should the sink come back with an older cursor.
+        let of_file = if stored { outdated.then(Positions::new) } else { Some(tail.settled().clone()) };
+        if let Some(of_file) = of_file {
+            while let Err(e) = self.dir.set_cursor(self.id, &of_file) {
                 self.trouble(format!("{} cannot be written ({e}): give journal_dir space and permissions", self.dir.cursor_path(self.id))).await?;
             }
         }
