@@ -161,4 +161,19 @@ fn postgresql_gets_every_record_once() {
         "2023-11-14 22:13:23\t2023-11-14 22:13:20"
     );
     assert_eq!(server.count("zoned_local"), 2);
+
+    // What is refused only at the end of the transaction is found among the others.
+    server.sql("DELETE FROM acc; ALTER TABLE acc ADD UNIQUE (callid) DEFERRABLE INITIALLY DEFERRED");
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut w = writer(&dir, 1);
+    for n in 0..40 {
+        w.append_record(SinkId::Db, &record(Kind::Cdr, &format!("call-{}", if n == 25 { 5 } else { n }))).unwrap();
+    }
+    let running = Running::start(config(Some(&url), tmp.path()), &dir);
+    wait_until("the others", || server.count("acc") == 39);
+    running.stop();
+    assert_eq!(server.count("acc"), 39);
+    let dead = std::fs::read_to_string(tmp.path().join("dead-db.jsonl")).unwrap();
+    assert!(dead.lines().count() == 1 && dead.contains("violates unique constraint") && dead.contains("\"callid\":\"call-5\""), "{dead}");
 }

@@ -324,6 +324,30 @@ fn all_faults(d: &Dialect, mut server: Server) {
     assert_eq!(dead.lines().count(), 1);
     assert!(dead.contains("without a note") && dead.contains(d.refuses), "{dead}");
 
+    // To find many of them takes longer than the server may for one answer.
+    let relay = Relay::start(port, Duration::from_millis(50));
+    let mut c = Case::new(d, "sorted", port, true).through(relay.port);
+    server.sql(&c.statement(d.not_null));
+    for n in 0..25 {
+        c.write(1);
+        let mut bad = record(Kind::Cdr, &format!("refused {n}"));
+        bad.extras[1].value = None;
+        c.writer.append_record(SinkId::Db, &bad).unwrap();
+    }
+    c.start();
+    wait_until("the first rows", || c.count(&server) > 0);
+    relay.cut();
+    wait_until("some more", || c.count(&server) > 5);
+    c.stop();
+    let mut c = c.through(port);
+    c.start();
+    wait_until("the others", || c.count(&server) >= 25);
+    c.stop();
+    assert_eq!(server.sql(&c.statement("SELECT count(*), count(DISTINCT callid) FROM {t}")).trim(), "25\t25");
+    // The one in hand when it was stopped may stand there twice.
+    let dead = std::fs::read_to_string(c.tmp.path().join("dead-db.jsonl")).unwrap();
+    assert!((0..25).all(|n| dead.contains(&format!("\"refused {n}\""))), "{dead}");
+
     // Longer than its column: clipped, and said once.
     let mut c = Case::new(d, "clipped", port, true);
     for callid in ["long-1", "long-2"] {

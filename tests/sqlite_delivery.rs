@@ -289,6 +289,41 @@ fn poison_rows_and_unknown_script_tables_are_dead_and_the_rest_goes_on() {
 }
 
 #[test]
+fn rows_refused_at_the_end_of_their_transaction_are_dead_and_the_rest_goes_on() {
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    let mut w = writer(&dir, 1);
+    execute(
+        &p.database,
+        "CREATE TABLE callers (uri TEXT PRIMARY KEY); INSERT INTO callers VALUES ('sip:a@example.com'); \
+         CREATE TABLE acc (id INTEGER PRIMARY KEY, method TEXT, from_tag TEXT, to_tag TEXT, callid TEXT, sip_code TEXT, sip_reason TEXT, time DATETIME, \
+         duration INTEGER, ms_duration INTEGER, setuptime INTEGER, created DATETIME, x_note TEXT, \
+         caller_uri TEXT REFERENCES callers (uri) DEFERRABLE INITIALLY DEFERRED); \
+         CREATE TRIGGER t BEFORE INSERT ON acc WHEN new.callid LIKE 'ends%' BEGIN SELECT RAISE(ROLLBACK, 'no more'); END",
+    );
+    for n in 0..120 {
+        let mut r = record(Kind::Cdr, &if n % 30 == 11 { format!("ends-{n}") } else { format!("call-{n}") });
+        if n % 30 == 12 {
+            r.core.callid = format!("unknown-{n}").into_bytes();
+            r.extras[0].value = Some(b"sip:nobody@example.com".to_vec());
+        }
+        w.append_record(SinkId::Db, &r).unwrap();
+    }
+    let running = Running::start(config(&p.database, &p.journal), &dir);
+    wait_until("the good rows", || count(&p.database, "acc") >= 112);
+    running.stop();
+    assert_eq!(query(&p.database, "SELECT count(*) || ' ' || count(DISTINCT callid) FROM acc WHERE callid LIKE 'call-%'"), [["112 112"]]);
+    let dead = std::fs::read_to_string(p.journal.join("dead-db.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = dead.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let reason = |line: &serde_json::Value| [&line["record"]["callid"], &line["reason"]].map(|v| v.as_str().unwrap().to_string());
+    let mut dead: Vec<_> = lines.iter().map(reason).collect();
+    dead.sort();
+    let ends = [101, 11, 41, 71].map(|n| [format!("ends-{n}"), "table acc refuses it: no more".into()]);
+    let unknown = [102, 12, 42, 72].map(|n| [format!("unknown-{n}"), "table acc refuses it: FOREIGN KEY constraint failed".into()]);
+    assert_eq!(dead, [ends, unknown].concat());
+}
+
+#[test]
 fn without_its_cursor_table_the_rows_come_and_the_cursor_is_a_file() {
     let p = place();
     execute(&p.database, "CREATE VIEW acc_delivery AS SELECT 1 AS something_else");

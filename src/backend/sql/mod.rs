@@ -39,8 +39,8 @@ const MOVED_AT_ONCE: usize = 16;
 const INSERT_BYTES: usize = 1 << 20;
 /// Most bound values: SQLite's limit, the least of the three.
 const BINDS: usize = 32_766;
-/// How long a server may take for a batch; a hung one is an outage. SQLite has its own timeout.
-const BATCH: Duration = Duration::from_secs(30);
+/// How long a server may take for a transaction; a hung one is an outage. SQLite has its own timeout.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// How the cursor is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,7 +296,7 @@ impl SqlSink {
     }
 
     /// Moves the cursor. `Stale` when it is not where it was left.
-    async fn move_cursor(&mut self, commit: &Commit<'_>) -> Result<(), Trouble> {
+    async fn move_cursor(&mut self, positions: &Positions, retired: &[SegmentName]) -> Result<(), Trouble> {
         let journal = Value::Text(self.journal.clone().into_bytes());
         let stored = std::mem::take(&mut self.stored);
         let result = async {
@@ -312,7 +312,7 @@ impl SqlSink {
             let delete: Arc<str> = format!("DELETE FROM acc_delivery WHERE journal = {} AND segment = {}", p(1, true), p(2, true)).into();
             let text = |segment: &SegmentName| Value::Text(segment.to_string().into_bytes());
             let (known, new): (Vec<(SegmentName, u64)>, Vec<_>) =
-                commit.positions.iter().map(|(name, position)| (*name, *position)).partition(|(segment, _)| stored.contains_key(segment));
+                positions.iter().map(|(name, position)| (*name, *position)).partition(|(segment, _)| stored.contains_key(segment));
             for moved in known.chunks(MOVED_AT_ONCE) {
                 // One statement for all of them: `reached` goes from where it was to where it is.
                 let (mut cases, mut places, mut values) = (String::new(), String::new(), Vec::new());
@@ -340,7 +340,7 @@ impl SqlSink {
                     Err(e) => return Err(cursor_trouble(e)),
                 }
             }
-            for segment in commit.retired {
+            for segment in retired {
                 conn.execute(delete.clone(), &[journal.clone(), text(segment)]).await?;
             }
             Ok(())
@@ -350,55 +350,17 @@ impl SqlSink {
         result
     }
 
-    /// Inserts all rows, quickly: the first refused row fails the whole. While the database works on
-    /// one statement, the next is made.
-    async fn insert_all(&mut self, groups: &[Group]) -> Outcome<()> {
+    /// Inserts the rows of some entries: the first refused row fails the whole. While the database works
+    /// on one statement, the next is made.
+    async fn insert(&mut self, groups: &[Group], entries: &Range<usize>) -> Outcome<()> {
         let conn = self.conn()?;
-        let parts = groups.iter().flat_map(|g| g.parts(0..g.rows.len()).into_iter().map(move |part| (g, part)));
+        let parts = groups.iter().flat_map(|g| g.parts(g.rows_of(entries)).into_iter().map(move |part| (g, part)));
         let mut statements = parts.map(|(group, part)| (group.insert(part.len()), group.bound(part)));
         let mut next = statements.next();
         while let Some((sql, bound)) = next {
             let (inserted, following) = tokio::join!(biased; conn.execute_bound(sql, bound?), async { statements.next() });
             inserted?;
             next = following;
-        }
-        Ok(())
-    }
-
-    /// Inserts what can be inserted, and finds the records whose rows are refused by halving.
-    async fn insert_carefully(&mut self, groups: &[Group], fates: &mut [Fate]) -> Outcome<()> {
-        let conn = self.conn()?;
-        for group in groups {
-            let all: Range<usize> = 0..group.records.len();
-            let mut todo = vec![all];
-            while let Some(records) = todo.pop() {
-                if records.is_empty() {
-                    continue;
-                }
-                conn.run("SAVEPOINT part").await?;
-                let mut result = Ok(0);
-                for part in group.parts(group.rows_of(&records)) {
-                    result = conn.execute_bound(group.insert(part.len()), group.bound(part)?).await;
-                    if result.is_err() {
-                        break;
-                    }
-                }
-                match result {
-                    Ok(_) => conn.run("RELEASE SAVEPOINT part").await?,
-                    Err(e) if e.class == Class::Permanent => {
-                        conn.run("ROLLBACK TO SAVEPOINT part").await?;
-                        conn.run("RELEASE SAVEPOINT part").await?;
-                        if records.len() == 1 {
-                            fates[group.records[records.start].entry] = Fate::Dead(format!("table {} refuses it: {}", group.name, e.text));
-                        } else {
-                            let middle = records.start + records.len() / 2;
-                            todo.push(middle..records.end);
-                            todo.push(records.start..middle);
-                        }
-                    }
-                    Err(e) => return Err(e),
-                }
-            }
         }
         Ok(())
     }
@@ -412,28 +374,41 @@ impl SqlSink {
         }
     }
 
-    /// One transaction; `careful` when a row is known to be refused.
+    /// One transaction, with some entries of the batch. The inner error is what the database says to
+    /// their rows.
     async fn transact(
         &mut self,
         groups: &[Group],
-        careful: bool,
         batch: &[Entry],
-        fates: &mut [Fate],
+        entries: &Range<usize>,
+        fates: &[Fate],
         commit: &mut Commit<'_>,
-    ) -> Result<Result<(), Failure>, Trouble> {
+    ) -> Result<Outcome<()>, Trouble> {
+        // A refused row can cost the connection: SQLite may have ended the transaction by itself.
+        self.connect().await?;
+        let is_last = entries.end == batch.len();
+        let (batch, fates) = (&batch[entries.clone()], &fates[entries.clone()]);
+        let of_part: Positions;
+        let (positions, retired) = if is_last {
+            (commit.positions, commit.retired)
+        } else {
+            // Entries of one segment stand in their order.
+            of_part = batch.iter().map(|e| (e.segment, e.end)).collect();
+            (&of_part, &[][..])
+        };
         let conn = self.conn()?;
         let begin = if conn.dialect() == Dialect::Sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
         conn.run(begin).await?;
         if self.cursor == Cursor::Table {
-            self.move_cursor(commit).await?;
+            self.move_cursor(positions, retired).await?;
         }
-        if careful {
-            self.insert_carefully(groups, fates).await?;
-        } else if let Err(e) = self.insert_all(groups).await {
+        if fates.contains(&Fate::Delivered)
+            && let Err(e) = self.insert(groups, entries).await
+        {
             return Ok(Err(e));
         }
         if self.cursor == Cursor::Table {
-            for (entry, fate) in batch.iter().zip(fates.iter()) {
+            for (entry, fate) in batch.iter().zip(fates) {
                 if let Fate::Dead(reason) = fate {
                     commit
                         .dead
@@ -442,36 +417,65 @@ impl SqlSink {
                 }
             }
         }
-        self.conn()?.run("COMMIT").await?;
-        Ok(Ok(()))
-    }
-
-    async fn deliver_batch(&mut self, batch: &[Entry], commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble> {
-        self.connect().await?;
-        self.announce().await?;
-        let mut fates = vec![Fate::Delivered; batch.len()];
-        let groups = self.groups(batch, &mut fates).await?;
-        let first = self.transact(&groups, false, batch, &mut fates, commit).await;
-        let last = match first {
-            Ok(Err(e)) if e.class == Class::Permanent => {
-                self.roll_back().await;
-                self.transact(&groups, true, batch, &mut fates, commit).await
-            }
-            other => other,
-        };
-        match last {
-            Ok(Ok(())) => {}
-            Ok(Err(e)) => return Err(e.into()),
-            Err(e) => return Err(e),
+        // A constraint may be checked only here.
+        if let Err(e) = self.conn()?.run("COMMIT").await {
+            return Ok(Err(e));
         }
         if self.cursor == Cursor::Table {
-            self.stored.extend(commit.positions);
-            for segment in commit.retired {
+            self.stored.extend(positions);
+            for segment in retired {
                 self.stored.remove(segment);
             }
             commit.stored = true;
         }
-        Ok(fates)
+        Ok(Ok(()))
+    }
+
+    /// Delivers a batch. What the database refuses is halved, until what it refuses is alone and dead.
+    /// Each part is a transaction, in order; `settled` is how many entries are.
+    async fn deliver_parts(&mut self, batch: &[Entry], fates: &mut [Fate], settled: &mut usize, commit: &mut Commit<'_>) -> Result<(), Trouble> {
+        let sqlite = matches!(self.target, Target::Sqlite(_));
+        let groups = answered(sqlite, async {
+            self.connect().await?;
+            self.announce().await?;
+            self.groups(batch, fates).await
+        })
+        .await?;
+        let all: Range<usize> = 0..batch.len();
+        let mut todo = vec![all];
+        while let Some(entries) = todo.pop() {
+            let refused = match answered(sqlite, self.transact(&groups, batch, &entries, fates, commit)).await? {
+                Ok(()) => {
+                    *settled = entries.end;
+                    continue;
+                }
+                Err(e) if e.class == Class::Permanent => e,
+                Err(e) => return Err(e.into()),
+            };
+            let Some(group) = groups.iter().find(|g| !g.rows_of(&entries).is_empty()) else { return Err(refused.into()) };
+            self.roll_back().await;
+            if entries.len() > 1 {
+                let middle = entries.start + entries.len() / 2;
+                todo.extend([middle..entries.end, entries.start..middle]);
+            } else if fates[entries.start] == Fate::Delivered {
+                fates[entries.start] = Fate::Dead(format!("table {} refuses it: {}", group.name, refused.text));
+                todo.push(entries);
+            } else {
+                return Err(refused.into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a server answers within its time; SQLite has its own.
+async fn answered<T>(sqlite: bool, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    if sqlite {
+        return work.await;
+    }
+    match tokio::time::timeout(ANSWER, work).await {
+        Ok(result) => result,
+        Err(_) => Err(Trouble::Outage(format!("db_url: no answer within {} s", ANSWER.as_secs()))),
     }
 }
 
@@ -488,24 +492,21 @@ impl Sink for SqlSink {
     }
 
     async fn deliver(&mut self, batch: &[Entry], commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble> {
-        let sqlite = matches!(self.target, Target::Sqlite(_));
-        let result = if sqlite {
-            self.deliver_batch(batch, commit).await
-        } else {
-            match tokio::time::timeout(BATCH, self.deliver_batch(batch, commit)).await {
-                Ok(result) => result,
-                Err(_) => Err(Trouble::Outage(format!("db_url: no answer within {} s", BATCH.as_secs()))),
-            }
-        };
-        if result.is_err() {
+        let mut fates = vec![Fate::Delivered; batch.len()];
+        let mut settled = 0;
+        if let Err(trouble) = self.deliver_parts(batch, &mut fates, &mut settled, commit).await {
             self.tables.clear();
-            if sqlite {
+            if matches!(self.target, Target::Sqlite(_)) {
                 self.roll_back().await;
             } else {
                 // A new connection is cheap, and never in the middle of something.
                 self.conn = None;
             }
+            match trouble {
+                Trouble::Outage(reason) if settled > 0 => fates[settled..].fill(Fate::Retry(reason)),
+                trouble => return Err(trouble),
+            }
         }
-        result
+        Ok(fates)
     }
 }

@@ -133,9 +133,9 @@ pub fn cells_of<'a>(record: &'a Record, leg: usize, db: &Db) -> Vec<Cell<'a>> {
 }
 
 /// Rows of one record in a group.
-pub struct Place {
+struct Place {
     /// Index of its entry in the batch.
-    pub entry: usize,
+    entry: usize,
     /// First of its rows.
     first: usize,
 }
@@ -163,8 +163,8 @@ pub struct Group {
     pub wanted: Vec<Arc<str>>,
     /// The rows.
     pub rows: Vec<Vec<Value>>,
-    /// Which rows are which record's.
-    pub records: Vec<Place>,
+    /// Which rows are which record's, in the order of the batch.
+    records: Vec<Place>,
     table: Arc<Table>,
     dialect: Dialect,
     targets: Vec<Target>,
@@ -265,10 +265,13 @@ impl Group {
         clipped
     }
 
-    /// Rows of some records.
-    pub fn rows_of(&self, records: &Range<usize>) -> Range<usize> {
-        let first = |record: usize| self.records.get(record).map_or(self.rows.len(), |p| p.first);
-        first(records.start)..first(records.end)
+    /// Rows of some entries of the batch.
+    pub fn rows_of(&self, entries: &Range<usize>) -> Range<usize> {
+        let first = |entry| {
+            let record = self.records.partition_point(|p| p.entry < entry);
+            self.records.get(record).map_or(self.rows.len(), |p| p.first)
+        };
+        first(entries.start)..first(entries.end)
     }
 
     /// Ranges of rows that fit in one INSERT. Lengths over [`ANY_LENGTH`] are powers of two, so that
