@@ -194,21 +194,23 @@ struct Relay {
     port: u16,
     connections: Arc<Mutex<Vec<TcpStream>>>,
     passed: Arc<AtomicUsize>,
+    /// What has this in it is swallowed, once, with all that follows on its connection.
+    swallows: Arc<Mutex<Option<&'static str>>>,
 }
 
 impl Relay {
     fn start(to: u16, delay: Duration) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (connections, passed) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
-        let relay = Relay { port, connections: connections.clone(), passed: passed.clone() };
+        let (connections, passed, swallows) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)), Arc::default());
+        let relay = Relay { port, connections: connections.clone(), passed: passed.clone(), swallows: Arc::clone(&swallows) };
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", to)) else { continue };
                 connections.lock().unwrap().extend([client.try_clone().unwrap(), server.try_clone().unwrap()]);
                 for (from, into) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
-                    let passed = passed.clone();
-                    std::thread::spawn(move || pass(from, into, delay, &passed));
+                    let (passed, swallows) = (passed.clone(), swallows.clone());
+                    std::thread::spawn(move || pass(from, into, delay, &passed, &swallows));
                 }
             }
         });
@@ -222,10 +224,15 @@ impl Relay {
     }
 }
 
-fn pass(mut from: TcpStream, mut into: TcpStream, delay: Duration, passed: &AtomicUsize) {
+fn pass(mut from: TcpStream, mut into: TcpStream, delay: Duration, passed: &AtomicUsize, swallows: &Mutex<Option<&str>>) {
     let mut buffer = [0; 65536];
+    let mut silent = false;
     while let Ok(n @ 1..) = from.read(&mut buffer) {
         std::thread::sleep(delay);
+        silent |= swallows.lock().unwrap().take_if(|word| buffer[..n].windows(word.len()).any(|w| w == word.as_bytes())).is_some();
+        if silent {
+            continue;
+        }
         if into.write_all(&buffer[..n]).is_err() {
             break;
         }
@@ -386,6 +393,21 @@ fn all_faults(d: &Dialect, mut server: Server) {
     c.start();
     c.is_held(&server, 0);
     server.sql(d.read_only[1]);
+    c.all_come_once(&server);
+}
+
+#[test]
+fn a_server_that_falls_silent_while_the_cursor_is_read_is_asked_again() {
+    let Some(server) = postgres() else { return skip("PostgreSQL") };
+    server.sql(POSTGRES.make_user);
+    let relay = Relay::start(server.port, Duration::ZERO);
+    let mut c = Case::new(&POSTGRES, "silent", server.port, true).through(relay.port);
+    *relay.swallows.lock().unwrap() = Some("acc_delivery");
+    c.write(10);
+    c.start();
+    wait_until("the question", || relay.swallows.lock().unwrap().is_none());
+    // It waits for as long as a transaction may take.
+    std::thread::sleep(Duration::from_secs(15));
     c.all_come_once(&server);
 }
 

@@ -39,7 +39,7 @@ const MOVED_AT_ONCE: usize = 16;
 const INSERT_BYTES: usize = 1 << 20;
 /// Most bound values: SQLite's limit, the least of the three.
 const BINDS: usize = 32_766;
-/// How long a server may take for a transaction; a hung one is an outage. SQLite has its own timeout.
+/// How long a server may take to give the cursor, or for a transaction; a hung one is an outage. SQLite has its own timeout.
 const ANSWER: Duration = Duration::from_secs(30);
 
 /// How the cursor is kept.
@@ -469,20 +469,18 @@ impl SqlSink {
 }
 
 /// What a server answers within its time; SQLite has its own.
-async fn answered<T>(sqlite: bool, work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+async fn answered<T, E: From<Failure>>(sqlite: bool, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
     if sqlite {
         return work.await;
     }
-    match tokio::time::timeout(ANSWER, work).await {
-        Ok(result) => result,
-        Err(_) => Err(Trouble::Outage(format!("db_url: no answer within {} s", ANSWER.as_secs()))),
-    }
+    let late = |_| Failure { class: Class::Later, unique: false, text: format!("no answer within {} s", ANSWER.as_secs()) };
+    tokio::time::timeout(ANSWER, work).await.map_err(late)?
 }
 
 impl Sink for SqlSink {
     async fn open(&mut self, journal: u64) -> Result<Option<Positions>, String> {
         self.journal = format!("{journal:016x}");
-        match self.load_cursor().await {
+        match answered(matches!(self.target, Target::Sqlite(_)), self.load_cursor()).await {
             Ok(positions) => Ok(positions),
             Err(e) => {
                 self.conn = None;
