@@ -4,12 +4,14 @@
 mod common;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use acc::acc::record::Kind;
-use acc::backend::SinkId;
-use acc::config::Config;
-use acc::journal::{Dir, Item};
+use acc::acc::record::{Kind, Record, Wall};
+use acc::backend::{Fate, LocalFuture, RecordSender, SinkId};
+use acc::config::{Aaa, Config, JournalSync};
+use acc::journal::{Dir, Item, Writer};
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use common::*;
@@ -470,6 +472,84 @@ fn a_segment_that_cannot_be_read_is_delivered_when_it_can() {
     wait_until("the rows", || count(&p.database, "acc") == 2);
     wait_until("the segments go", || segments(&p.journal) == 0);
     running.stop();
+}
+
+/// A RADIUS server that answers when it may.
+struct Radius {
+    answers: Arc<AtomicBool>,
+    got: Arc<AtomicUsize>,
+}
+
+impl RecordSender for Radius {
+    fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>> {
+        let answers = self.answers.load(Ordering::Relaxed);
+        if answers {
+            self.got.fetch_add(records.len(), Ordering::Relaxed);
+        }
+        Box::pin(async move { vec![if answers { Fate::Delivered } else { Fate::Retry("no answer".into()) }; records.len()] })
+    }
+}
+
+#[test]
+fn an_older_database_gets_what_it_lacks_of_segments_that_others_are_past() {
+    const ALONE: &str = "ACC_TEST_OLDER";
+    if std::env::var_os(ALONE).is_none() {
+        // Whether there is an outage is known for the whole process.
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let out = alone.args(["--exact", "an_older_database_gets_what_it_lacks_of_segments_that_others_are_past"]).env(ALONE, "1").output().unwrap();
+        assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        return;
+    }
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    let (answers, got) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let start = || {
+        let (mut config, answers, got) = (config(&p.database, &p.journal), answers.clone(), got.clone());
+        Running::start_with(&dir, move |delivery| {
+            config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
+            delivery.config = config;
+            delivery.aaa = Some(Box::new(|| Ok(Box::new(Radius { answers, got }) as Box<dyn RecordSender>)));
+        })
+    };
+    let mut live = writer(&dir, 1);
+    let running = start();
+    live.append_record(SinkId::Db, &record(Kind::Cdr, "first")).unwrap();
+    wait_until("the first row", || count(&p.database, "acc") == 1);
+    running.stop();
+    // An older database, and one that takes nothing for now.
+    let (older, newer) = (p.database.with_extension("older"), p.database.with_extension("newer"));
+    std::fs::copy(&p.database, &older).unwrap();
+    execute(&older, "CREATE TRIGGER t BEFORE INSERT ON acc BEGIN INSERT INTO gone VALUES (1); END");
+
+    // A segment that is more than one batch.
+    const MANY: usize = 200;
+    let mut sealed = Writer::new(&dir, 2, std::process::id(), JournalSync::Batch, 1 << 20);
+    sealed.append_record(SinkId::Aaa, &record(Kind::Cdr, "for RADIUS")).unwrap();
+    for n in 0..MANY {
+        sealed.append_record(SinkId::Db, &record(Kind::Cdr, &format!("sealed-{n}"))).unwrap();
+    }
+    drop(sealed);
+    let running = start();
+    wait_until("the rows", || count(&p.database, "acc") == 1 + MANY);
+    live.append_record(SinkId::Db, &record(Kind::Cdr, "second")).unwrap();
+    wait_until("the next row", || count(&p.database, "acc") == 1 + MANY + 1);
+    for suffix in ["-wal", "-shm", ""] {
+        let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+        let _ = std::fs::rename(with(&p.database), with(&newer));
+    }
+    std::fs::rename(&older, &p.database).unwrap();
+    live.append_record(SinkId::Db, &record(Kind::Cdr, "third")).unwrap();
+    wait_until("the outage", || SinkId::Db.state().outage_seconds().is_some());
+    // Now the other one is past its end.
+    answers.store(true, Ordering::Relaxed);
+    wait_until("the answer of RADIUS", || got.load(Ordering::Relaxed) == 1);
+    // The directory has been looked at again.
+    std::thread::sleep(Duration::from_millis(500));
+    execute(&p.database, "DROP TRIGGER t");
+    wait_until("the rows again", || count(&p.database, "acc") >= 3 + MANY);
+    wait_until("the segment goes", || segments(&p.journal) == 1);
+    running.stop();
+    assert_eq!(query(&p.database, "SELECT count(*) || ' ' || count(DISTINCT callid) FROM acc"), [[format!("{0} {0}", 3 + MANY)]]);
 }
 
 /// Not a test: the process that the next one kills.

@@ -144,6 +144,14 @@ impl Runner {
         }
     }
 
+    /// The cursor may turn out to be behind segments that this sink was past: they must stay until it
+    /// has seen their end again.
+    fn reads_again(&self, tail: &Tail) {
+        for (_, sinks) in self.finished.borrow_mut().iter_mut().filter(|(name, _)| !tail.is_given_up(**name)) {
+            *sinks &= !(1 << self.id as u8);
+        }
+    }
+
     /// Finds the cursor. Entries of earlier starts count as accepted, once: not again when only
     /// this process was started anew.
     async fn begin(&mut self) -> Result<Tail, Ended> {
@@ -279,11 +287,14 @@ impl Runner {
                     continue;
                 }
                 Err(Trouble::Stale) => {
+                    self.reads_again(tail);
                     // A transaction whose end this process did not see was committed after all.
                     let positions = self.open().await?;
                     for entry in pending.iter().filter(|e| positions.get(&e.segment).is_some_and(|p| *p >= e.end)) {
                         stats::add(if self.dead.holds(entry) { self.id.dead() } else { self.id.delivered() }, 1);
                     }
+                    let passed = batch.unreadable.iter().filter(|u| positions.get(&u.segment).is_some_and(|p| *p > u.offset));
+                    stats::add(self.id.dead(), passed.count() as u64);
                     // Should somebody else move the cursor all the time, do not spin.
                     tokio::time::sleep(FIRST_PAUSE).await;
                     tail.restart(positions, segments);
