@@ -36,6 +36,10 @@ impl log::Log for Log {
     fn flush(&self) {}
 }
 
+fn listen() {
+    let _ = log::set_logger(&Log).map(|()| log::set_max_level(log::LevelFilter::Info));
+}
+
 /// Messages with all of these words.
 fn said(words: &[&str]) -> Vec<String> {
     SAID.lock().unwrap().iter().filter(|m| words.iter().all(|w| m.contains(w))).cloned().collect()
@@ -397,6 +401,37 @@ fn all_faults(d: &Dialect, mut server: Server) {
 }
 
 #[test]
+fn tables_without_transactions_are_named_and_cost_no_record() {
+    listen();
+    let Some(server) = mariadb() else { return skip("MariaDB") };
+    server.sql(MARIADB.make_user);
+    let mut c = Case::new(&MARIADB, "engine", server.port, true);
+    server.sql(&c.statement(MARIADB.not_null));
+    server.sql("ALTER TABLE acc_delivery ENGINE=MyISAM");
+    // A refused row undoes its transaction, but would not undo the move of such a cursor.
+    c.write(20);
+    let mut bad = record(Kind::Cdr, "without a note");
+    bad.extras[1].value = None;
+    c.writer.append_record(SinkId::Db, &bad).unwrap();
+    c.write(20);
+    c.start();
+    wait_until("the others", || c.count(&server) == 40);
+    c.stop();
+    assert_eq!(std::fs::read_to_string(c.tmp.path().join("dead-db.jsonl")).unwrap().lines().count(), 1);
+    assert_eq!(said(&["ALTER TABLE acc_delivery ENGINE=InnoDB;"]).len(), 1);
+
+    std::fs::remove_file(c.tmp.path().join("dead-db.jsonl")).unwrap();
+    server.sql(&c.statement("ALTER TABLE acc_delivery ENGINE=InnoDB; ALTER TABLE {t} ENGINE=Aria"));
+    c.start();
+    c.write(10);
+    wait_until("the rows", || c.count(&server) == 50);
+    c.write(10);
+    c.all_come_once(&server);
+    assert_eq!(said(&["ALTER TABLE acc_delivery ENGINE=InnoDB;"]).len(), 1);
+    assert_eq!(said(&["engine Aria", &format!("ALTER TABLE `{}` ENGINE=InnoDB;", c.table)]).len(), 1);
+}
+
+#[test]
 fn a_server_that_falls_silent_while_the_cursor_is_read_is_asked_again() {
     let Some(server) = postgres() else { return skip("PostgreSQL") };
     server.sql(POSTGRES.make_user);
@@ -413,7 +448,7 @@ fn a_server_that_falls_silent_while_the_cursor_is_read_is_asked_again() {
 
 #[test]
 fn mariadb_and_postgresql_lose_and_double_nothing() {
-    let _ = log::set_logger(&Log).map(|()| log::set_max_level(log::LevelFilter::Info));
+    listen();
     std::thread::scope(|s| {
         for (dialect, start, name) in [(&MARIADB, mariadb as fn() -> Option<Server>, "MariaDB"), (&POSTGRES, postgres, "PostgreSQL")] {
             s.spawn(move || match start() {

@@ -29,7 +29,7 @@ use crate::config::Db;
 use crate::journal::SegmentName;
 use conn::{Outcome, Value};
 use rows::Group;
-use schema::Table;
+use schema::{CURSOR_TABLE, Table};
 
 /// Most rows in one INSERT. More gain nothing measurable, and SQLite's parser takes time by the row.
 const ROWS: usize = 64;
@@ -49,7 +49,7 @@ enum Cursor {
     Unknown,
     /// In `acc_delivery`.
     Table,
-    /// The table cannot be made: in a file, which makes delivery at least once.
+    /// The table cannot be used: in a file, which makes delivery at least once.
     File,
 }
 
@@ -71,6 +71,8 @@ pub struct SqlSink {
     announced: Option<Instant>,
     /// Columns whose clipping was logged.
     clipped: HashSet<(Arc<str>, Arc<str>)>,
+    /// Tables whose lack of transactions was logged.
+    lasting: HashSet<Arc<str>>,
 }
 
 impl From<Failure> for Trouble {
@@ -109,6 +111,7 @@ impl SqlSink {
             stored: Positions::new(),
             tables: HashMap::new(),
             clipped: HashSet::new(),
+            lasting: HashSet::new(),
             announce: None,
             announced: None,
         })
@@ -201,7 +204,16 @@ impl SqlSink {
                 }
             }
         };
-        self.cursor = Cursor::Table;
+        let lasting = schema::lasting_engine(conn, CURSOR_TABLE).await?;
+        if let Some(engine) = &lasting
+            && self.cursor != Cursor::File
+        {
+            // A cursor that stays where a failed transaction put it would lose rows.
+            log::warn!(
+                "db_url: table {CURSOR_TABLE} has the engine {engine}, without transactions, and is not used: a crash may now write a record twice; change it, and start the server again: ALTER TABLE {CURSOR_TABLE} ENGINE=InnoDB;"
+            );
+        }
+        self.cursor = if lasting.is_some() { Cursor::File } else { Cursor::Table };
         self.stored = rows.iter().filter_map(|row| Some((row.first()?.as_deref()?.trim().parse().ok()?, row.get(1)?.as_deref()?.parse().ok()?))).collect();
         Ok(Some(self.stored.clone()))
     }
@@ -237,6 +249,14 @@ impl SqlSink {
             Some(table) => {
                 let missing: Vec<_> = wanted.iter().filter(|c| table.column(c).is_none()).cloned().collect();
                 if missing.is_empty() {
+                    if let Some(engine) = &table.lasting
+                        && self.lasting.insert(name.clone())
+                    {
+                        log::warn!(
+                            "db_url: table {name} has the engine {engine}, without transactions: after a failure some of its rows are written twice; change it: ALTER TABLE {} ENGINE=InnoDB;",
+                            table.quoted
+                        );
+                    }
                     let table = Arc::new(table);
                     self.tables.insert(name.clone(), table.clone());
                     return Ok(Usable::Yes(table));

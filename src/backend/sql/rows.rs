@@ -381,7 +381,7 @@ mod tests {
 
     fn group(dialect: Dialect, columns: Vec<Column>) -> Group {
         let wanted = columns.iter().map(|c| Arc::from(c.name.to_ascii_lowercase())).collect();
-        let table = Arc::new(Table { quoted: dialect.quote("acc"), columns });
+        let table = Arc::new(Table { quoted: dialect.quote("acc"), columns, lasting: None });
         let mut draft = crate::config::Draft::default();
         draft.set("db_url", crate::config::RawValue::Str("sqlite:x".into())).unwrap();
         Group::new("acc".into(), wanted, table, dialect, &draft.finish(None).unwrap().db.unwrap())

@@ -37,6 +37,8 @@ pub struct Table {
     pub quoted: String,
     /// Its columns.
     pub columns: Vec<Column>,
+    /// Its storage engine, if that has no transactions: a part of a batch may stay behind a failure.
+    pub lasting: Option<String>,
 }
 
 impl Table {
@@ -112,7 +114,19 @@ pub async fn probe(conn: &mut Conn, name: &str) -> Outcome<Option<Table>> {
             })
         })
         .collect();
-    Ok(Some(Table { quoted, columns }))
+    Ok(Some(Table { quoted, columns, lasting: lasting_engine(conn, name).await? }))
+}
+
+/// The storage engine of a table, if what is written to it cannot be undone: one of MySQL's without
+/// transactions.
+pub async fn lasting_engine(conn: &mut Conn, name: &str) -> Outcome<Option<String>> {
+    if conn.dialect() != Dialect::MySql {
+        return Ok(None);
+    }
+    let (space, plain) = name.split_once('.').map_or((None, name), |(s, p)| (Some(s), p));
+    let sql = "SELECT CAST(t.engine AS CHAR) FROM information_schema.tables t JOIN information_schema.engines e ON e.engine = t.engine \
+               WHERE t.table_name = ? AND t.table_schema = COALESCE(?, DATABASE()) AND e.transactions = 'NO'";
+    Ok(conn.query(sql, 1, &[text(plain), space.map_or(Value::Null, text)]).await?.into_iter().next().and_then(|mut row| row.pop().flatten()))
 }
 
 /// The last character of MySQL's character sets that lack some; the rest take all or are rare.
