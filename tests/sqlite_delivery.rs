@@ -395,6 +395,8 @@ fn a_database_file_moved_away_is_made_anew() {
     wait_until("the row in the new file", || query(&p.database, "SELECT callid FROM acc WHERE callid = 'after'").len() == 1);
     running.stop();
     assert_eq!(query(&moved, "SELECT callid FROM acc"), [["before"]]);
+    // Its segment is still there, and the new file does not say that it was read.
+    assert_eq!(query(&p.database, "SELECT callid FROM acc ORDER BY id"), [["before"], ["after"]]);
 }
 
 /// Runs a command line, with a path as `$1`.
