@@ -1,7 +1,7 @@
 //! What is recorded of each kind of call, and where.
 
 use super::common::freeradius::{FreeRadius, SECRET};
-use super::phones::{Call, call, play};
+use super::phones::{Call, begin, call, play};
 use super::server::{Database, Server, define, get, row_of, skipped, summary};
 
 #[test]
@@ -145,6 +145,19 @@ fn every_kind_of_call_has_its_records() {
     assert_eq!(errors.len(), 2, "{errors:?}");
     assert!(errors[0].contains("no context is loaded") && errors[1].contains("a context is loaded already"), "{errors:?}");
     assert!(log.contains("set the parameter report_cancels to 1"), "a CANCEL was marked");
+}
+
+/// The dialog module runs its route with a message of its own.
+#[test]
+fn the_route_of_a_lifetime_has_the_call() {
+    if skipped() {
+        return;
+    }
+    let server = Server::start(2, &[define("SHORT_LIVES", "")]);
+    let (_callee, _caller) = begin(&server, "expired");
+    server.wait("the CDR", || server.rows("acc", "expired").len() == 1);
+    let line = &server.lines("call ended", "expired")[0];
+    assert_eq!((get(line, "end_cause"), get(line, "end_side"), get(line, "ended_by")), ("timeout", "proxy", "the lifetime, after 200"));
 }
 
 #[test]

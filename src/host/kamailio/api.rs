@@ -202,8 +202,11 @@ impl Dialogs {
     }
 
     /// The dialog of the initial INVITE, made unless the script did it, or the request is a spiral of
-    /// one that has it. What `of` finds before may be the dialog of an INVITE that was refused.
+    /// one that has it. A dialog without context may be that of an INVITE that was refused.
     pub fn create(&self, msg: *mut km_sip_msg) -> Result<Dialog<'_>, String> {
+        if let Some(d) = self.of(msg).filter(|d| self.context(d.raw).is_some()) {
+            return Ok(d);
+        }
         // SAFETY: msg is the request being processed (promise 5).
         unsafe { (self.dlg_manage)(msg, std::ptr::null_mut(), std::ptr::null_mut()) };
         self.of(msg).ok_or_else(|| "the dialog module made no dialog for this call (see its own message above): no CDR can be written".into())

@@ -51,10 +51,15 @@ impl AtHand for Current {
         self.api.tm.offer(self.api.tm.current()?, ctx)
     }
 
-    /// In the timer process the host's dialog may be that of the last transaction that timed out.
+    /// In a failure route of the timer process the host's dialog may be that of the transaction that
+    /// timed out before. Routes of the dialog module have the right one, and no transaction, but a message
+    /// of the host's own making.
     fn of_dialog(self) -> Option<SharedContext> {
         let dialogs = DIALOGS.get()?;
         let ctx = dialogs.context(dialogs.of(self.raw)?.raw)?;
+        if self.api.tm.current().is_none() {
+            return Some(ctx);
+        }
         let callid = message(self.raw)?.callid();
         ctx.read(|c| c.core.callid == callid).ok()?.then_some(ctx)
     }
