@@ -387,8 +387,9 @@ impl SqlSink {
 
     /// Ends a transaction that failed.
     async fn roll_back(&mut self) {
+        let sqlite = matches!(self.target, Target::Sqlite(_));
         if let Some(conn) = &mut self.conn
-            && conn.run("ROLLBACK").await.is_err()
+            && answered(sqlite, conn.run("ROLLBACK")).await.is_err()
         {
             self.conn = None;
         }

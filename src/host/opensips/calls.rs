@@ -294,9 +294,14 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params:
             None => stock::import(&module.config.fields, |name| dialogs.fetch(dlg, name)).map(|ctx| (0, ctx)),
         };
         let Some((journal, mut ctx)) = state else { return };
+        if ctx.closed {
+            return;
+        }
         // What our journal had and has no more is over: the server was killed before the dialog
-        // module removed the dialog from its database.
-        if ctx.closed || (journal != 0 && journal == our_journal()) {
+        // module removed the dialog from its database. After a power cut the journal may know less.
+        let since_boot = ctx.answered.is_some_and(|m| m.boot == Moment::now().boot);
+        if journal != 0 && journal == our_journal() && since_boot {
+            log::info!("a restored dialog is of a call that is over for the journal: nothing more is accounted");
             return;
         }
         // The original's state has no name: the journal is to find the call again under this one.

@@ -115,8 +115,11 @@ impl AtHand for Current {
     /// Arrival of the request whose transaction is being processed, else of the message at hand.
     fn arrival(self) -> Moment {
         let now = Moment::now();
-        let of_transaction = self.api.tm.current().map(|t| self.api.tm.get(t, self.api.there_arrival));
-        let came = of_transaction.filter(|p| !p.is_null()).unwrap_or_else(|| self.server.symbols.processing_get(self.api.here_arrival));
+        // A transaction that has none is of a request that the server makes now, in the middle of another.
+        let came = match self.api.tm.current() {
+            Some(t) => self.api.tm.get(t, self.api.there_arrival),
+            None => self.server.symbols.processing_get(self.api.here_arrival),
+        };
         if came.is_null() {
             return now;
         }
