@@ -27,12 +27,13 @@ pub fn skipped() -> bool {
     }
 }
 
-/// A UDP port that nobody has, of five digits, never given twice in this process.
+/// A UDP port that nobody has, of five digits, never given twice in this process. It is below those
+/// that the system gives to sockets that do not ask for one (from 32768 on).
 pub fn port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 20_000 + ((std::process::id() * 97) % 20_000) as u16 + n % 2000;
+        let port = 20_000 + ((std::process::id() * 97) % 10_000) as u16 + n % 2000;
         if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
