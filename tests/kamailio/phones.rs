@@ -2,17 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::server::{Server, port, root};
 
-pub struct Sipp(Child);
+pub struct Sipp {
+    child: Child,
+    /// What it complains of.
+    errors: PathBuf,
+}
 
 impl Drop for Sipp {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -20,11 +25,12 @@ impl Sipp {
     pub fn start(server: &Server, scenario: &str, port: u16, arguments: &[&str]) -> Sipp {
         let file = root().join("tests/kamailio/sipp").join(format!("{scenario}.xml"));
         let out = fs::File::create(server.dir.path().join(format!("sipp-{scenario}-{port}"))).unwrap();
+        let errors = server.dir.path().join(format!("sipp-{scenario}-{port}.err"));
         let child = Command::new("sipp")
             .arg("-sf")
             .arg(file)
             .args(["-i", "127.0.0.1", "-p", &port.to_string(), "-nostdin", "-trace_err", "-error_file"])
-            .arg(server.dir.path().join(format!("sipp-{scenario}-{port}.err")))
+            .arg(&errors)
             .args(arguments)
             .current_dir(server.dir.path())
             .stdin(Stdio::null())
@@ -32,12 +38,12 @@ impl Sipp {
             .stderr(out)
             .spawn()
             .unwrap();
-        Sipp(child)
+        Sipp { child, errors }
     }
 
     /// Whether all calls went as the scenario says; `None` while some go on.
     pub fn ended(&mut self) -> Option<bool> {
-        self.0.try_wait().unwrap().map(|status| status.success())
+        self.child.try_wait().unwrap().map(|status| status.success())
     }
 
     pub fn wait(&mut self, what: &str, limit: Duration) {
@@ -46,7 +52,8 @@ impl Sipp {
             assert!(begin.elapsed() < limit, "{what}: sipp hangs");
             std::thread::sleep(Duration::from_millis(20));
         }
-        assert_eq!(self.ended(), Some(true), "{what}: sipp failed");
+        let said = fs::read_to_string(&self.errors).unwrap_or_default();
+        assert_eq!(self.ended(), Some(true), "{what}: sipp failed: {said}");
     }
 }
 
