@@ -110,8 +110,8 @@ class Round:
                 self.host.kill()
             else:
                 self.killed = self.killed or time.time()
-                workers = self.host.workers()
-                kill([workers[int(number * len(workers))]])
+                workers = self.host.workers()       # none when the main process is ending behind another kill
+                kill(workers[int(number * len(workers)):][:1])
             return nothing
         if what == "syslog":
             self.syslog.stop()
