@@ -7,6 +7,13 @@ use crate::acc::context::{Context, Reply};
 use crate::acc::decide::{self, CallEnd};
 use crate::worker::{self, Module};
 
+/// Logs what went wrong, if anything did.
+pub fn say(what: &str, result: Result<(), SharedError>) {
+    if let Err(e) = result {
+        log::error!("{what}: {e}");
+    }
+}
+
 /// All branches failed; the script may try others.
 pub fn attempt_failed(module: &Module, ctx: &SharedContext, reply: &Reply) -> Result<(), SharedError> {
     let call = call_values(ctx)?;

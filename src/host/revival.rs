@@ -62,7 +62,7 @@ pub fn prepare(open: OpenCalls) -> usize {
         };
         match SharedContext::new(&ctx) {
             Ok(shared) => {
-                shared.is_in_journal();
+                shared.set_in_journal();
                 calls.insert(ctx.dialog, (shared, ctx.ended.is_some()));
             }
             Err(e) => log::error!("a call in progress at the last end of the server cannot be restored: {e}"),

@@ -202,7 +202,7 @@ impl SharedContext {
         if encoded.content() != self.content()? {
             self.store(&encoded)?;
             if tell.is_some_and(|tell| tell(&Change { was_open, now: &ctx, encoded: encoded.content() })) {
-                self.is_in_journal();
+                self.set_in_journal();
             }
         }
         Ok(r)
@@ -222,7 +222,7 @@ impl SharedContext {
     }
 
     /// The journal has this call as one in progress, until it ends.
-    pub fn is_in_journal(&self) {
+    pub fn set_in_journal(&self) {
         self.slot().in_journal.store(1, Ordering::Release);
     }
 

@@ -104,7 +104,7 @@ impl DeadLetters {
         Ok(content)
     }
 
-    /// The entry was added, and    /// The entry was added, and the cursor was not known to have passed it.
+    /// The entry was added, and the cursor was not known to have passed it.
     pub fn holds(&self, entry: &Entry) -> bool {
         self.uncommitted.contains(&(entry.segment, entry.offset))
     }

@@ -140,6 +140,10 @@ impl SqlSink {
         self.cursor == Cursor::Table
     }
 
+    fn is_sqlite(&self) -> bool {
+        matches!(self.target, Target::Sqlite(_))
+    }
+
     async fn connect(&mut self) -> Outcome<()> {
         if let Target::Sqlite(path) = &self.target {
             // Somebody may move the file away: rows must not go into one that nobody can find.
@@ -387,7 +391,7 @@ impl SqlSink {
 
     /// Ends a transaction that failed.
     async fn roll_back(&mut self) {
-        let sqlite = matches!(self.target, Target::Sqlite(_));
+        let sqlite = self.is_sqlite();
         if let Some(conn) = &mut self.conn
             && answered(sqlite, conn.run("ROLLBACK")).await.is_err()
         {
@@ -455,7 +459,7 @@ impl SqlSink {
     /// Delivers a batch. What the database refuses is halved, until what it refuses is alone and dead.
     /// Each part is a transaction, in order; `settled` is how many entries are.
     async fn deliver_parts(&mut self, batch: &[Entry], fates: &mut [Fate], settled: &mut usize, commit: &mut Commit<'_>) -> Result<(), Trouble> {
-        let sqlite = matches!(self.target, Target::Sqlite(_));
+        let sqlite = self.is_sqlite();
         let groups = answered(sqlite, async {
             self.connect().await?;
             self.announce().await?;
@@ -501,7 +505,7 @@ async fn answered<T, E: From<Failure>>(sqlite: bool, work: impl Future<Output = 
 impl Sink for SqlSink {
     async fn open(&mut self, journal: u64) -> Result<Option<Positions>, String> {
         self.journal = format!("{journal:016x}");
-        match answered(matches!(self.target, Target::Sqlite(_)), self.load_cursor()).await {
+        match answered(self.is_sqlite(), self.load_cursor()).await {
             Ok(positions) => Ok(positions),
             Err(e) => {
                 self.conn = None;
@@ -515,7 +519,7 @@ impl Sink for SqlSink {
         let mut settled = 0;
         if let Err(trouble) = self.deliver_parts(batch, &mut fates, &mut settled, commit).await {
             self.tables.clear();
-            if matches!(self.target, Target::Sqlite(_)) {
+            if self.is_sqlite() {
                 self.roll_back().await;
             } else {
                 // A new connection is cheap, and never in the middle of something.

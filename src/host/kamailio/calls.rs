@@ -12,7 +12,7 @@ use super::state::{Api, DIALOGS, message, ready};
 use crate::acc::clock::Moment;
 use crate::acc::context::{EndCause, Reply};
 use crate::acc::decide;
-use crate::host::outcome::write_cdr;
+use crate::host::outcome::{say, write_cdr};
 use crate::host::revival::{self, Claim};
 use crate::host::shared::{SharedContext, SharedError};
 use crate::host::{guard, outcome, script};
@@ -25,13 +25,6 @@ pub const TRANSACTION_EVENTS: u32 = KM_TMCB_RESPONSE_READY | KM_TMCB_RESPONSE_OU
 
 /// Script callbacks go on to the route.
 const GO_ON: c_int = 1;
-
-/// Logs what went wrong, if anything did.
-fn say(what: &str, result: Result<(), SharedError>) {
-    if let Err(e) = result {
-        log::error!("{what}: {e}");
-    }
-}
 
 /// The context that a callback was registered with.
 ///

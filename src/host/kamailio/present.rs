@@ -25,14 +25,9 @@ struct Entry {
     bye: Option<(SharedContext, bool)>,
 }
 
-#[derive(Default)]
-struct Doing {
-    messages: Vec<Entry>,
-}
-
 thread_local! {
     /// One thread per process runs SIP.
-    static DOING: RefCell<Doing> = RefCell::new(Doing::default());
+    static MESSAGES: RefCell<Vec<Entry>> = const { RefCell::new(Vec::new()) };
 }
 
 fn name(msg: *mut km_sip_msg) -> Name {
@@ -52,28 +47,25 @@ pub struct Left {
 
 /// A message is about to be routed.
 pub fn begin(msg: *mut km_sip_msg) {
-    DOING.with(|d| {
-        begin_in(&mut d.borrow_mut(), name(msg));
+    MESSAGES.with_borrow_mut(|messages| {
+        begin_in(messages, name(msg));
     });
 }
 
-fn begin_in(doing: &mut Doing, msg: Name) -> &mut Entry {
+fn begin_in(messages: &mut Vec<Entry>, msg: Name) -> &mut Entry {
     // The same address with another number is a message that is gone.
-    doing.messages.retain(|e| e.msg.0 != msg.0);
-    if doing.messages.len() == DEEPEST {
-        doing.messages.remove(0);
+    messages.retain(|e| e.msg.0 != msg.0);
+    if messages.len() == DEEPEST {
+        messages.remove(0);
     }
-    doing.messages.push(Entry { msg, arrived: Moment::now(), contexts: [None, None], replaced: None, bye: None });
-    let last = doing.messages.len() - 1;
-    &mut doing.messages[last]
+    messages.push(Entry { msg, arrived: Moment::now(), contexts: [None, None], replaced: None, bye: None });
+    let last = messages.len() - 1;
+    &mut messages[last]
 }
 
 /// A message was routed.
 pub fn end(msg: *mut km_sip_msg) -> Left {
-    let entry = DOING.with(|d| {
-        let messages = &mut d.borrow_mut().messages;
-        messages.iter().position(|e| e.msg == name(msg)).map(|i| messages.remove(i))
-    });
+    let entry = MESSAGES.with_borrow_mut(|messages| messages.iter().position(|e| e.msg == name(msg)).map(|i| messages.remove(i)));
     entry.map_or_else(Left::default, |e| Left { call: e.bye.filter(|(_, has_transaction)| !has_transaction).map(|(c, _)| c), loaded: e.replaced.is_some() })
 }
 
@@ -81,17 +73,14 @@ fn look<R>(msg: *mut km_sip_msg, f: impl FnOnce(&mut Entry) -> R) -> Option<R> {
     if msg.is_null() {
         return None;
     }
-    DOING.with(|d| d.borrow_mut().messages.iter_mut().find(|e| e.msg == name(msg)).map(f))
+    MESSAGES.with_borrow_mut(|messages| messages.iter_mut().find(|e| e.msg == name(msg)).map(f))
 }
 
 /// As `look`, with a new entry when the host runs a route without saying so.
 fn change<R>(msg: *mut km_sip_msg, f: impl FnOnce(&mut Entry) -> R) -> R {
-    DOING.with(|d| {
-        let doing = &mut *d.borrow_mut();
-        match doing.messages.iter().position(|e| e.msg == name(msg)) {
-            Some(i) => f(&mut doing.messages[i]),
-            None => f(begin_in(doing, name(msg))),
-        }
+    MESSAGES.with_borrow_mut(|messages| match messages.iter().position(|e| e.msg == name(msg)) {
+        Some(i) => f(&mut messages[i]),
+        None => f(begin_in(messages, name(msg))),
     })
 }
 

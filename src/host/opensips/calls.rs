@@ -5,11 +5,11 @@ use std::ffi::{c_int, c_void};
 
 use super::abi::*;
 use super::contexts::{self, Current, Slot};
-use super::state::{Api, DIALOGS, DOING, Server, message, ready};
+use super::state::{Api, BYE, DIALOGS, Server, message, ready};
 use crate::acc::clock::Moment;
 use crate::acc::context::{Context, EndCause, Reply};
 use crate::acc::{decide, stock};
-use crate::host::outcome::write_cdr;
+use crate::host::outcome::{say, write_cdr};
 use crate::host::revival::{self, Claim};
 use crate::host::shared::{SharedContext, SharedError, release};
 use crate::host::{guard, outcome, script};
@@ -22,11 +22,7 @@ const LIFETIME_OVER: &[u8] = b"Lifetime Timeout";
 const STATE: &str = "acc_state";
 
 /// Events of a transaction that a marked request follows.
-pub const TRANSACTION_EVENTS: u32 = OS_TMCB_MSG_MATCHED_IN | OS_TMCB_RESPONSE_OUT | OS_TMCB_LOCAL_COMPLETED | OS_TMCB_ON_FAILURE;
-
-fn say(what: &str, e: &SharedError) {
-    log::error!("{what}: {e}");
-}
+pub const TRANSACTION_EVENTS: u32 = OS_TMCB_RESPONSE_OUT | OS_TMCB_LOCAL_COMPLETED | OS_TMCB_ON_FAILURE;
 
 /// The context that a callback was registered with.
 ///
@@ -64,23 +60,17 @@ pub unsafe extern "C" fn on_request_in(t: *mut os_cell, _kind: c_int, _params: *
         if let Err(e) = api.tm.register_replies(t, Some(on_any_reply)) {
             log::error!("{e}");
         }
-        DOING.with(|d| {
-            if let Some((_, has_transaction)) = &mut d.borrow_mut().bye {
-                *has_transaction = true;
-            }
-        });
+        BYE.set(BYE.get().map(|(raw, _)| (raw, true)));
     });
 }
 
 /// A message of any transaction came in. The script may mark a request only in its failure route,
 /// and change the values of one that is not marked.
-unsafe extern "C" fn on_any_reply(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
+pub unsafe extern "C" fn on_any_reply(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
     guard::entry("any reply", (), || {
         // SAFETY: as in `on_transaction`.
         let (rpl, code) = unsafe { ((*params).rpl, (*params).code as u16) };
-        if let Err(e) = reply_came(t, rpl, code) {
-            say("values set on a reply are lost", &e);
-        }
+        say("values set on a reply are lost", reply_came(t, rpl, code));
     });
 }
 
@@ -106,19 +96,16 @@ fn reply_of(rpl: *mut os_sip_msg, code: u16) -> Reply {
 }
 
 /// Events of a marked request's transaction.
-pub unsafe extern "C" fn on_transaction(t: *mut os_cell, kind: c_int, params: *mut os_tmcb_params) {
+pub unsafe extern "C" fn on_transaction(_t: *mut os_cell, kind: c_int, params: *mut os_tmcb_params) {
     guard::entry("transaction callback", (), || {
         // SAFETY: the host passes its parameters and keeps them through the call (promise 5).
         let (rpl, code, ctx) = unsafe { ((*params).rpl, (*params).code as u16, parameter((*params).param)) };
         let (Some((_, _, module)), Some(ctx)) = (ready(), ctx) else { return };
         let result = match kind as u32 {
-            OS_TMCB_MSG_MATCHED_IN => reply_came(t, rpl, code),
             OS_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code)),
             _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code)),
         };
-        if let Err(e) = result {
-            say("a transaction could not be accounted", &e);
-        }
+        say("a transaction could not be accounted", result);
     });
 }
 
@@ -128,9 +115,7 @@ pub unsafe extern "C" fn on_answer(_t: *mut os_cell, _kind: c_int, params: *mut 
         // SAFETY: as in `on_transaction`.
         let (rpl, code, ctx) = unsafe { ((*params).rpl, (*params).code as u16, parameter((*params).param)) };
         let (Some((_, _, module)), Some(ctx)) = (ready(), ctx) else { return };
-        if let Err(e) = outcome::reply_leaves(module, &ctx, code, || reply_of(rpl, code)) {
-            say("the answer of a call could not be noted", &e);
-        }
+        say("the answer of a call could not be noted", outcome::reply_leaves(module, &ctx, code, || reply_of(rpl, code)));
     });
 }
 
@@ -203,10 +188,8 @@ unsafe extern "C" fn on_dialog(dlg: *mut os_dlg_cell, kind: c_int, params: *mut 
 fn ended(server: &'static Server, api: &'static Api, module: &Module, ctx: &SharedContext, p: &os_dlg_cb_params, expired: bool) {
     if p.is_active == 0 {
         // Another node of the cluster owns this call and writes its CDR.
-        match ctx.update(decide::close) {
-            Ok(end) => worker::emit_end(module, &end),
-            Err(e) => say("a call owned by another node could not be closed", &e),
-        }
+        let closed = ctx.update(decide::close).map(|end| worker::emit_end(module, &end));
+        say("a call owned by another node could not be closed", closed);
         return;
     }
     let (cause, from_wire) = match p.direction {
@@ -217,9 +200,7 @@ fn ended(server: &'static Server, api: &'static Api, module: &Module, ctx: &Shar
         _ => (EndCause::Proxy, false),
     };
     let now = Moment::now();
-    if let Err(e) = ctx.update(|c| decide::on_end(c, cause, now)) {
-        say("the end of a call could not be noted", &e);
-    }
+    say("the end of a call could not be noted", ctx.update(|c| decide::on_end(c, cause, now)));
     if !from_wire {
         write_cdr(ctx);
         return;
@@ -232,7 +213,7 @@ fn ended(server: &'static Server, api: &'static Api, module: &Module, ctx: &Shar
         write_cdr(ctx);
     } else if !has_transaction {
         let raw = server.symbols.processing_get(api.here) as usize;
-        DOING.with(|d| d.borrow_mut().bye = Some((raw, false)));
+        BYE.set(Some((raw, false)));
     }
 }
 
@@ -250,7 +231,7 @@ fn persist(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
     match ctx.read(|c| c.encode(&mut state)) {
         Ok(()) if dialogs.store(dlg, STATE, &state) => {}
         Ok(()) => log::error!("the accounting state of a call could not be kept in its dialog: it would be lost by a restart"),
-        Err(e) => say("the accounting state of a call could not be kept in its dialog", &e),
+        read => say("the accounting state of a call could not be kept in its dialog", read),
     }
 }
 
@@ -264,9 +245,7 @@ fn persisted(state: &[u8]) -> Option<(u64, Context)> {
 fn take_over(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
     let Some(dialogs) = DIALOGS.get() else { return };
     let Some((_, remote)) = dialogs.fetch(dlg, STATE).and_then(|v| persisted(&v)) else { return };
-    if let Err(e) = ctx.take_over(|c| *c = Context { closed: c.closed, ..remote }) {
-        say("values set on another node could not be taken over", &e);
-    }
+    say("values set on another node could not be taken over", ctx.take_over(|c| *c = Context { closed: c.closed, ..remote }));
 }
 
 /// The host restored a dialog: ours or the original module's state becomes a context again.
@@ -306,9 +285,6 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params:
         }
         // The original's state has no name: the journal is to find the call again under this one.
         ctx.dialog = name;
-        match SharedContext::new(&ctx) {
-            Ok(shared) => follow_restored(dlg, &shared),
-            Err(e) => say("a restored call cannot be followed", &e),
-        }
+        say("a restored call cannot be followed", SharedContext::new(&ctx).map(|shared| follow_restored(dlg, &shared)));
     });
 }

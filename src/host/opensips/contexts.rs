@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use super::abi::{os_cell, os_sip_msg};
 use super::calls;
-use super::state::{Api, DIALOGS, DOING, Server, message, ready};
+use super::state::{Api, BYE, DIALOGS, Server, message, ready};
 use crate::acc::clock::Moment;
 use crate::acc::record::{Core, Wall};
 use crate::host::script::{AtHand, Place};
@@ -140,6 +140,10 @@ impl AtHand for Current {
     }
 
     fn watch(self, ctx: SharedContext) -> Result<(), String> {
+        // The server does not announce the transactions of its own requests (`calls::on_request_in`).
+        if let Some(t) = self.api.tm.current().filter(|t| self.api.tm.get(*t, self.api.there_arrival).is_null()) {
+            self.api.tm.register_replies(t, Some(calls::on_any_reply))?;
+        }
         self.api.tm.register(self.raw, calls::TRANSACTION_EVENTS, Some(calls::on_transaction), ctx, Some(release))
     }
 }
@@ -155,9 +159,13 @@ pub unsafe extern "C" fn message_done(p: *mut c_void) {
         {
             log::warn!("acc_load_ctx_from_dlg() without acc_unload_ctx_from_dlg() at the end of the message: unloaded now");
         }
-        let bye = DOING.with(|d| d.borrow_mut().bye.take_if(|(raw, _)| *raw == p as usize));
-        if let Some((_, false)) = bye {
-            crate::host::outcome::write_cdr(&ctx);
+        if let Some((raw, has_transaction)) = BYE.get()
+            && raw == p as usize
+        {
+            BYE.set(None);
+            if !has_transaction {
+                crate::host::outcome::write_cdr(&ctx);
+            }
         }
     });
 }

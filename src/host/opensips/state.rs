@@ -1,7 +1,7 @@
 //! What the OpenSIPS family keeps: the server itself (from load on), its modules' functions (from
 //! initialisation on), and what one process is in the middle of.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::sync::Mutex;
 
 use once_cell::sync::OnceCell;
@@ -73,17 +73,10 @@ pub fn message(raw: *mut os_sip_msg) -> Option<Message<'static>> {
     (!raw.is_null() && raw != FAKED_REPLY).then_some(Message { raw, symbols: &server.symbols, specs: &api.specs })
 }
 
-/// What this process is in the middle of.
-#[derive(Default)]
-pub struct Doing {
-    /// A BYE ended the call of this context and its message is still being processed; whether it
-    /// has got a transaction, whose reply will then write the CDR.
-    pub bye: Option<(usize, bool)>,
-}
-
 thread_local! {
-    /// One thread per process runs SIP.
-    pub static DOING: RefCell<Doing> = RefCell::new(Doing::default());
+    /// A BYE ended the call of this context and its message is still being processed; whether it
+    /// has got a transaction, whose reply will then write the CDR. One thread per process runs SIP.
+    pub static BYE: Cell<Option<(usize, bool)>> = const { Cell::new(None) };
 }
 
 /// The host as the safe side sees it.
