@@ -4,10 +4,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use acc::backend::SinkId;
-use acc::config::JournalSync;
 use acc::delivery;
-use acc::journal::{Dir, Writer};
+use acc::journal::{Dir, JournalSync, SinkId, Writer};
 use sqlx::{Connection as _, SqliteConnection};
 
 use super::common::servers::free_port;

@@ -1,18 +1,19 @@
-//! RADIUS: many requests in flight against one at a time, with FreeRADIUS near and far.
+//! RADIUS: many requests in flight against one at a time, with FreeRADIUS near and far; and with
+//! records that it never acknowledges among the others.
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use acc::acc::clock::Moment;
-use acc::acc::record::{Backend, Record};
+use acc::accounting::clock::Moment;
+use acc::accounting::record::{Backend, Record};
 use acc::backend::radius::client::{Options, RadiusClient};
-use acc::backend::radius::{Radius, conf};
-use acc::backend::{Fate, RecordSender, SinkId};
-use acc::config::Aaa;
+use acc::backend::radius::{Aaa, Radius, conf};
+use acc::backend::{Fate, Offer, one_by_one};
 use acc::delivery;
-use acc::journal::Dir;
+use acc::journal::{Dir, SinkId};
+use acc::stats;
 use tokio::runtime::Runtime;
 
 use super::common::freeradius::{FreeRadius, SECRET};
@@ -37,8 +38,9 @@ fn delayed(socket: UdpSocket) -> Sender<(Instant, Vec<u8>, SocketAddr)> {
     to
 }
 
-/// A network of `DELAY` before the server: half on the way there, half on the way back.
-fn relay(server: u16) -> u16 {
+/// A network of `delay` before the server, half on the way there and half on the way back, which
+/// loses every request that is `lost`.
+fn relay(server: u16, delay: Duration, lost: fn(&[u8]) -> bool) -> u16 {
     let front = UdpSocket::bind("127.0.0.1:0").unwrap();
     let port = front.local_addr().unwrap().port();
     let server = SocketAddr::from(([127, 0, 0, 1], server));
@@ -53,12 +55,14 @@ fn relay(server: u16) -> u16 {
                 std::thread::spawn(move || {
                     let mut buffer = [0; 4096];
                     while let Ok((n, _)) = back.recv_from(&mut buffer) {
-                        let _ = answers.send((Instant::now() + DELAY / 2, buffer[..n].to_vec(), client));
+                        let _ = answers.send((Instant::now() + delay / 2, buffer[..n].to_vec(), client));
                     }
                 });
                 delayed(socket)
             });
-            let _ = requests.send((Instant::now() + DELAY / 2, buffer[..n].to_vec(), server));
+            if !lost(&buffer[..n]) {
+                let _ = requests.send((Instant::now() + delay / 2, buffer[..n].to_vec(), server));
+            }
         }
     });
     port
@@ -90,9 +94,13 @@ fn send(port: u16, n: usize, at_once: usize) -> f64 {
         let mut client = RadiusClient::new(open(port), Options::default()).unwrap();
         let begin = Instant::now();
         for batch in records.chunks(at_once) {
-            let list: Vec<_> = batch.iter().map(|r| (r, Moment::wall_now())).collect();
-            let fates = client.send_all(&list).await;
-            assert!(fates.iter().all(|f| *f == Fate::Delivered), "{fates:?}");
+            let made = Moment::wall_now();
+            let mut left: Vec<_> = batch.iter().map(|record| Offer { record, made, parked: false }).collect();
+            while !left.is_empty() {
+                let fates = client.send_all(&left).await;
+                assert!(fates.iter().all(|f| matches!(f, Fate::Delivered | Fate::UnderWay)), "{fates:?}");
+                left = left.into_iter().zip(fates).filter(|(_, f)| *f == Fate::UnderWay).map(|(offer, _)| offer).collect();
+            }
         }
         rate(n, begin.elapsed())
     })
@@ -103,10 +111,9 @@ fn deliver(port: u16, n: usize) -> f64 {
     let tmp = tempfile::tempdir().unwrap();
     let dir = Dir::open(tmp.path()).unwrap();
     sql::fill(&dir, SinkId::Aaa, n, record);
-    let mut config = sql::config(None, tmp.path());
-    config.aaa = Some(Aaa { url: String::new(), service_type: None, retry: None });
+    let config = sql::config(None, tmp.path());
     let mut delivery = sql::delivery(config, &dir);
-    delivery.aaa = Some(Box::new(move || Ok(Box::new(RadiusClient::new(open(port), Options::default())?) as Box<dyn RecordSender>)));
+    delivery.makers.push(one_by_one(SinkId::Aaa, move || Ok(Box::new(RadiusClient::new(open(port), Options::default())?))));
     let begin = Instant::now();
     delivery::run(delivery).unwrap();
     rate(n, begin.elapsed())
@@ -131,10 +138,43 @@ fn measure(name: &str, port: u16, many: usize, few: usize) {
     ]);
 }
 
+/// One in a hundred is the request of a record that the server could not store, so it never answers.
+fn is_refused(request: &[u8]) -> bool {
+    let at = request.windows(BEHIND_NUMBER.len()).position(|w| w == BEHIND_NUMBER);
+    let number = at.and_then(|at| std::str::from_utf8(request.get(at.checked_sub(8)?..at)?).ok());
+    number.and_then(|n| usize::from_str_radix(n, 16).ok()).is_some_and(|n| n % 100 == 50)
+}
+
+/// In a Call-ID, behind the eight digits of the record's number.
+const BEHIND_NUMBER: &[u8] = b"-4f0a4f6d9f7b@";
+
+/// Records a second until `due` of `n` are acknowledged.
+fn deliver_most(port: u16, n: usize, due: usize) -> f64 {
+    let delivered = || stats::get(SinkId::Aaa.delivered());
+    let before = delivered();
+    let begin = Instant::now();
+    std::thread::scope(|s| {
+        s.spawn(|| deliver(port, n));
+        while delivered() < before + due as u64 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        rate(due, begin.elapsed())
+    })
+}
+
+fn measure_refused(server: u16, n: usize) {
+    let (whole, lossy) = (relay(server, Duration::ZERO, |_| false), relay(server, Duration::ZERO, is_refused));
+    let rounds: Vec<_> = (0..ROUNDS).map(|_| (deliver_most(whole, n, n), deliver_most(lossy, n, n - n / 100))).collect();
+    let of = |what: fn(&(f64, f64)) -> f64| median(rounds.iter().map(what).collect());
+    row(&[format!("{:.0}", of(|r| r.0)), format!("{:.0}", of(|r| r.1)), format!("{:.2}", of(|r| r.1 / r.0))]);
+}
+
 pub fn run() {
     let Some(server) = FreeRadius::start("", "") else { return say("FreeRADIUS is not installed") };
     wait_until("FreeRADIUS runs", || server.log().contains("Ready to process requests"));
     table("RADIUS, FreeRADIUS on this machine, records a second", &["way", "one at a time", "pipelined client", "ratio", "journal to server", "ratio"]);
     measure("loopback", server.port, 20_000, 5_000);
-    measure(&format!("{} ms away", DELAY.as_millis()), relay(server.port), 20_000, 200);
+    measure(&format!("{} ms away", DELAY.as_millis()), relay(server.port, DELAY, |_| false), 20_000, 200);
+    table("RADIUS, the others of 20 000 records, a second", &["all are acknowledged", "1 in 100 never is", "ratio"]);
+    measure_refused(server.port, 20_000);
 }

@@ -4,12 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use acc::acc::record::{Kind, Record};
-use acc::backend::SinkId;
-use acc::backend::sql::{Conn, Dialect, parse, schema};
-use acc::config::{Config, JournalSync};
+use acc::accounting::extras::Family;
+use acc::accounting::record::{Kind, Record};
+use acc::backend::log::syslog;
+use acc::backend::sql::schema::Role;
+use acc::backend::sql::{Conn, Dialect, Value, parse, schema};
+use acc::config::Config;
 use acc::delivery::{self, Delivery};
-use acc::journal::{Dir, Writer};
+use acc::journal::{Dir, JournalSync, SinkId, Writer};
+use acc::stats;
 use sqlx::{Arguments as _, AssertSqlSafe};
 use tokio::runtime::Runtime;
 
@@ -32,6 +35,8 @@ pub const BATCH: usize = 500;
 /// A CDR with two extras, as long as real ones are.
 pub fn record(n: usize) -> Record {
     let mut r = common::record(Kind::Cdr, &format!("{n:08x}-4f0a4f6d9f7b@192.0.2.17"));
+    // Spread as a hash is.
+    r.id = (n as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
     r.core.from_tag = b"gK0c9d8f2a".to_vec();
     r.core.to_tag = b"as58f4d0e1".to_vec();
     r.extras = vec![field("caller_uri", Some(b"sip:+4930123456789@example.com")), field("x_note", None)];
@@ -54,18 +59,98 @@ pub fn config(url: Option<&str>, journal: &Path) -> Config {
 
 /// The delivery of everything in the journal.
 pub fn delivery(config: Config, dir: &Dir) -> Delivery {
-    Delivery { log_socket: dir.path().join("no-syslog-here"), only_what_is_there: Some(Duration::from_secs(600)), ..Delivery::new(config, dir.clone()) }
+    Delivery {
+        makers: vec![syslog::at(dir.path().join("no-syslog-here"))],
+        only_what_is_there: Some(Duration::from_secs(600)),
+        ..Delivery::new(config, dir.clone())
+    }
 }
 
 fn deliver(url: &str) -> f64 {
+    deliver_most(url, record, N)
+}
+
+/// Rows a second until `due` records are in. The others are offered again behind them.
+fn deliver_most(url: &str, record: fn(usize) -> Record, due: usize) -> f64 {
     let tmp = tempfile::tempdir().unwrap();
     let dir = Dir::open(tmp.path()).unwrap();
     fill(&dir, SinkId::Db, N, record);
     let config = config(Some(url), tmp.path());
+    let delivered = || stats::get(SinkId::Db.delivered());
+    let before = delivered();
     let begin = Instant::now();
-    delivery::run(delivery(config, &dir)).unwrap();
-    rate(N, begin.elapsed())
+    std::thread::scope(|s| {
+        s.spawn(|| delivery::run(delivery(config, &dir)).unwrap());
+        while delivered() < before + due as u64 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        rate(due, begin.elapsed())
+    })
 }
+
+/// One in a hundred that the trigger refuses.
+fn refused(n: usize) -> Record {
+    let mut r = record(n);
+    if n % 100 == 50 {
+        r.core.method = b"REFUSED".to_vec();
+    }
+    r
+}
+
+/// One in a hundred for a table that lacks a column.
+fn held(n: usize) -> Record {
+    let mut r = record(n);
+    if n % 100 == 50 {
+        (r.kind, r.duration_ms) = (Kind::Missed, None);
+    }
+    r
+}
+
+/// Rows a second while one record in a hundred has to wait apart.
+fn measure_parked(name: &str, url: &str, trigger: &[&str]) {
+    let runtime = Runtime::new().unwrap();
+    let target = parse(url).unwrap();
+    let clear = |sql: &str| {
+        runtime.block_on(async {
+            let mut conn = Conn::open(&target).await.unwrap();
+            conn.run(sql).await.unwrap();
+        });
+    };
+    let columns = "id INT, method VARCHAR(16), callid VARCHAR(64)";
+    clear(&format!("CREATE TABLE missed_calls ({columns})"));
+    for statement in trigger {
+        clear(statement);
+    }
+    let [mut plain, mut some_refused, mut some_held] = [const { Vec::new() }; 3];
+    for _ in 0..ROUNDS {
+        let others = N - N / 100;
+        for (record, due, rates) in [(record as fn(usize) -> Record, N, &mut plain), (refused, others, &mut some_refused), (held, others, &mut some_held)] {
+            // With acc_seen, where the calls of the round before have their CDRs already.
+            for table in ["acc", schema::SEEN_TABLE] {
+                clear(&format!("TRUNCATE TABLE {table}"));
+            }
+            rates.push(deliver_most(url, record, due));
+        }
+    }
+    let ratio = |other: &[f64]| format!("{:.0} %", 100.0 * median(other.iter().zip(&plain).map(|(a, b)| a / b).collect()));
+    row(&[
+        name.to_owned(),
+        format!("{:.0}", median(plain.clone())),
+        format!("{:.0}", median(some_refused.clone())),
+        ratio(&some_refused),
+        format!("{:.0}", median(some_held.clone())),
+        ratio(&some_held),
+    ]);
+}
+
+/// Refuses a row with a code of the operator's own.
+const MARIADB_TRIGGER: [&str; 1] = [
+    "CREATE TRIGGER rating BEFORE INSERT ON acc FOR EACH ROW IF NEW.method = 'REFUSED' THEN SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 31001, MESSAGE_TEXT = 'no tariff'; END IF",
+];
+const POSTGRES_TRIGGER: [&str; 2] = [
+    "CREATE FUNCTION rating() RETURNS trigger AS $$ BEGIN IF NEW.method = 'REFUSED' THEN RAISE EXCEPTION 'no tariff' USING ERRCODE = 'BILL1'; END IF; RETURN NEW; END $$ LANGUAGE plpgsql",
+    "CREATE TRIGGER rating BEFORE INSERT ON acc FOR EACH ROW EXECUTE FUNCTION rating()",
+];
 
 const COLUMNS: [&str; 13] =
     ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason", "time", "caller_uri", "x_note", "setuptime", "created", "duration", "ms_duration"];
@@ -109,7 +194,16 @@ async fn put(conn: &mut Conn, sql: Arc<str>, at: usize, rows: usize) {
     match conn {
         Conn::Sqlite(c) => execute!(c, sqlx::sqlite::SqliteArguments, sql, at, rows),
         Conn::MySql(c) => execute!(c, sqlx::mysql::MySqlArguments, sql, at, rows),
-        Conn::Postgres(c) => execute!(c, sqlx::postgres::PgArguments, sql, at, rows),
+        Conn::Postgres(_) => {
+            let text = |text: &str| Value::Text(text.into());
+            let row = |n: usize| {
+                let callid = format!("{n:08x}-4f0a4f6d9f7b@192.0.2.17");
+                let texts = ["INVITE", "gK0c9d8f2a", "as58f4d0e1", &callid, "200", "OK", "2023-11-14 22:13:23", "sip:+4930123456789@example.com"];
+                texts.map(text).into_iter().chain([Value::Null, Value::Int(2), text("2023-11-14 22:13:20"), Value::Int(2), Value::Int(1203)])
+            };
+            let values: Vec<_> = (at..at + rows).flat_map(row).collect();
+            conn.execute(sql, &values).await.map(drop).unwrap();
+        }
     }
 }
 
@@ -149,15 +243,19 @@ fn measure(name: &str, url: &str) {
     let target = parse(url).unwrap();
     let place = tempfile::tempdir().unwrap();
     let config = config(Some(url), place.path());
-    let db = config.db.clone().unwrap();
+    let db = config.db().unwrap().clone();
     let clear = |conn: &mut Conn| {
         runtime.block_on(async {
             if conn.query("SELECT callid FROM acc WHERE callid = 'x'", 1, &[]).await.is_err() {
-                for sql in schema::create(&db, &config.fields, false, conn.dialect()) {
+                for sql in schema::create(&db, &config.rules.fields, Role::Acc, conn.dialect(), Family::OpenSips) {
                     conn.run(sql).await.unwrap();
                 }
             } else {
-                conn.run(if conn.dialect() == Dialect::Sqlite { "DELETE FROM acc" } else { "TRUNCATE TABLE acc" }).await.unwrap();
+                // With acc_seen, where the calls of the next round would have their CDRs already.
+                for table in ["acc", schema::SEEN_TABLE] {
+                    let verb = if conn.dialect() == Dialect::Sqlite { "DELETE FROM" } else { "TRUNCATE TABLE" };
+                    conn.run(format!("{verb} {table}")).await.unwrap();
+                }
             }
         });
     };
@@ -190,12 +288,28 @@ pub fn run() {
     );
     let tmp = tempfile::tempdir().unwrap();
     measure("SQLite", &format!("sqlite://{}", tmp.path().join("acc.sqlite").display()));
-    match mariadb() {
-        Some(server) => measure("MariaDB", &format!("mysql://acc:{PASSWORD}@127.0.0.1:{}/acc", server.port)),
+    let (mariadb, postgres) = (mariadb(), postgres());
+    let mysql_url = |port| format!("mysql://acc:{PASSWORD}@127.0.0.1:{port}/acc");
+    let postgres_url = |port| format!("postgres://acc:{PASSWORD}@127.0.0.1:{port}/postgres");
+    match &mariadb {
+        Some(server) => measure("MariaDB", &mysql_url(server.port)),
         None => say("MariaDB is not installed"),
     }
-    match postgres() {
-        Some(server) => measure("PostgreSQL", &format!("postgres://acc:{PASSWORD}@127.0.0.1:{}/postgres", server.port)),
+    match &postgres {
+        Some(server) => {
+            measure("PostgreSQL", &postgres_url(server.port));
+            measure("PostgreSQL, direct=yes", &format!("{}?direct=yes", postgres_url(server.port)));
+        }
         None => say("PostgreSQL is not installed"),
+    }
+    table(
+        &format!("SQL with a trigger, {N} records, others a second while some have to wait apart"),
+        &["database", "all taken", "1 in 100 refused", "ratio", "1 in 100 for a table without a column", "ratio"],
+    );
+    if let Some(server) = &mariadb {
+        measure_parked("MariaDB", &mysql_url(server.port), &MARIADB_TRIGGER);
+    }
+    if let Some(server) = &postgres {
+        measure_parked("PostgreSQL", &postgres_url(server.port), &POSTGRES_TRIGGER);
     }
 }

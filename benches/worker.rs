@@ -6,18 +6,20 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Instant;
 
-use acc::acc::clock::Moment;
-use acc::acc::context::{Context, EndCause, Reply};
-use acc::acc::decide;
-use acc::acc::fields::Fields;
-use acc::acc::marks::{Flags, Types};
-use acc::acc::record::{Backend, Core};
-use acc::backend::event::Event;
-use acc::config::{Config, JournalSync};
+use acc::accounting::clock::Moment;
+use acc::accounting::context::{CallEnd, Context, Reply};
+use acc::accounting::decide;
+use acc::accounting::fields::Fields;
+use acc::accounting::marks::{Flags, Types};
+use acc::accounting::record::{Backend, Core, EndCause};
+use acc::backend::event::{Event, EventValue};
+use acc::config::Config;
 use acc::host::shared::{self, SharedContext};
-use acc::host::{EventValue, Host, LogSettings, arena};
-use acc::journal::Dir;
-use acc::worker::{self, Module};
+use acc::host::values::{self, Named};
+use acc::host::{self, arena, outcome, script};
+use acc::journal::{Dir, JournalSync};
+use acc::worker::port::{Host, LogSettings};
+use acc::worker::{self, Instance};
 
 use super::{common, median, row, table};
 
@@ -45,26 +47,39 @@ impl Host for Nobody {
     fn process_number(&self) -> i32 {
         1
     }
+
+    fn process_id(&self) -> u32 {
+        host::process::id()
+    }
+
+    fn settled(&self, end: &CallEnd) {
+        host::cluster::settled(end);
+    }
 }
 
 const EXTRAS: [&str; 5] = ["caller", "callee", "account", "carrier", "country"];
 
 fn config(journal: &Path) -> Config {
     let mut config = common::config(Some("sqlite:///nowhere"), journal);
-    config.fields = Fields::default();
-    config.fields.extra.add("db: caller->caller_uri; callee->callee_uri; account; carrier; country").unwrap();
-    config.fields.leg.add("db: src->leg_src; dst->leg_dst").unwrap();
+    config.rules.fields = Fields::default();
+    config.rules.fields.extra.add("db: caller->caller_uri; callee->callee_uri; account; carrier; country").unwrap();
+    config.rules.fields.leg.add("db: src->leg_src; dst->leg_dst").unwrap();
     assert_eq!(config.journal_sync, JournalSync::Batch);
     config
 }
 
+/// As `context_max`.
+const MOST: usize = 65_536;
+
 /// The module as a worker has it.
-fn module(journal: &Path) -> &'static Module {
+fn module(journal: &Path) -> &'static Instance {
+    let config = config(journal);
+    values::declare(&config.rules.fields);
     arena::install(64).unwrap();
     let wake: OwnedFd = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-    let module = worker::install(Module { config: config(journal), host: &Nobody, journal: Some(Dir::open(journal).unwrap()), wake });
+    let instance = worker::install(Instance { config, host: &Nobody, journal: Some(Dir::open(journal).unwrap()), wake });
     shared::on_change(worker::call_changed);
-    module
+    instance
 }
 
 fn core() -> Core {
@@ -79,7 +94,7 @@ fn core() -> Core {
 }
 
 fn ok() -> Reply {
-    Reply { code: 200, reason: b"OK".to_vec(), to_tag: b"as58f4d0e1".to_vec(), has_body: true }
+    Reply { code: 200, reason: b"OK".to_vec(), to_tag: b"as58f4d0e1".to_vec(), has_body: true, ..Reply::default() }
 }
 
 fn set_values(ctx: &mut Context) {
@@ -107,37 +122,38 @@ fn call() -> Context {
 
 /// The CDR of an ended call: decision, record, append, waking the delivery process.
 #[inline(never)]
-fn bench_cdr(module: &Module, ctx: &mut Context) {
+fn bench_cdr(instance: &Instance, ctx: &mut Context) {
     ctx.closed = false;
-    if let Some(end) = decide::cdr(&module.config, ctx) {
-        worker::emit_end(module, &end);
+    if let Some(end) = decide::cdr(&instance.config.rules, ctx) {
+        worker::emit_end(instance, &end);
     }
 }
 
 /// The row of an answered transaction.
 #[inline(never)]
-fn bench_transaction(module: &Module, ctx: &mut Context, reply: &Reply, now: Moment) {
-    let records = decide::on_reply(&module.config, ctx, None, reply, now);
-    worker::emit(module, &records);
+fn bench_transaction(instance: &Instance, ctx: &mut Context, reply: &Reply, now: Moment) {
+    let records = decide::on_reply(&instance.config.rules, ctx, None, reply, now, None);
+    worker::emit(instance, &records);
 }
 
 /// `acc_db_request()`.
 #[inline(never)]
-fn bench_manual(module: &Module, request: &decide::Request, now: Moment) {
-    let record = decide::manual(&module.config, Backend::Db, None, request, b"487 cancelled by billing", b"", now);
-    worker::emit(module, &[record]);
+fn bench_manual(instance: &Instance, request: &decide::Request, now: Moment) {
+    let record = decide::manual(&instance.config.rules, Backend::Db, None, request, b"487 cancelled by billing", b"", now);
+    worker::emit(instance, &[record]);
 }
 
 /// `$acc_extra(caller) = ...`.
 #[inline(never)]
 fn bench_update(ctx: &SharedContext, value: &[u8]) {
-    ctx.update(|c| c.extra.set(b"caller", Some(value))).unwrap();
+    assert_eq!(ctx.set(Named::Extra(0), Some(value), MOST), Ok(Ok(true)));
 }
 
 /// Reading one value, `$acc_extra(caller)`.
 #[inline(never)]
 fn bench_read(ctx: &SharedContext) {
-    black_box(ctx.read(|c| c.extra.get(b"caller").map(<[u8]>::to_vec)).unwrap());
+    let read = script::keep_read(|out| ctx.get(Named::Extra(0), out).unwrap(), <[u8]>::len);
+    assert!(black_box(read).unwrap().is_some());
 }
 
 /// What `do_accounting("db", "cdr")` does to a request without context, and the end of that
@@ -146,7 +162,7 @@ fn bench_read(ctx: &SharedContext) {
 fn bench_do_accounting(types: Types, flags: Flags) {
     let ctx = SharedContext::new(&Context::new(Moment::now(), true)).unwrap();
     let held = [ctx.duplicate(), ctx.duplicate()];
-    ctx.update(|c| {
+    ctx.update_head(|c| {
         c.marked = true;
         c.core = core();
         c.arrived = Moment::now();
@@ -159,25 +175,24 @@ fn bench_do_accounting(types: Types, flags: Flags) {
 /// A whole call: `do_accounting("db", "cdr")`, five extras, one leg, answer, end, CDR. The state of
 /// the call goes into the journal with each change after the answer.
 #[inline(never)]
-fn bench_call(module: &Module, types: Types, flags: Flags, reply: &Reply) {
+fn bench_call(types: Types, flags: Flags, reply: &Reply) {
     let ctx = SharedContext::new(&Context::new(Moment::now(), true)).unwrap();
-    ctx.update(|c| {
+    ctx.update_head(|c| {
         c.marked = true;
         c.core = core();
         c.arrived = Moment::now();
         c.marks = c.marks.add(types, flags);
     })
     .unwrap();
-    for tag in EXTRAS {
-        ctx.update(|c| c.extra.set(tag.as_bytes(), Some(b"sip:+4930123456789@example.com"))).unwrap();
+    for n in 0..EXTRAS.len() {
+        assert_eq!(ctx.set(Named::Extra(n), Some(b"sip:+4930123456789@example.com"), MOST), Ok(Ok(true)));
     }
-    ctx.update(|c| c.legs[0].set(b"src", Some(b"sip:+4930123456789@example.com"))).unwrap();
-    ctx.update(|c| c.legs[0].set(b"dst", Some(b"sip:+4930987654321@example.com"))).unwrap();
-    ctx.update(|c| decide::on_answer(c, reply, Moment::now())).unwrap();
-    ctx.update(|c| decide::on_end(c, EndCause::Caller, Moment::now())).unwrap();
-    if let Some(end) = ctx.update(|c| decide::cdr(&module.config, c)).unwrap() {
-        worker::emit_end(module, &end);
+    for n in 0..2 {
+        assert_eq!(ctx.set(Named::Leg(n, None), Some(b"sip:+4930987654321@example.com"), MOST), Ok(Ok(true)));
     }
+    outcome::reply_leaves(&ctx, 200, || reply.clone()).unwrap();
+    ctx.end(EndCause::Caller, Moment::now()).unwrap();
+    outcome::write_cdr(&ctx);
 }
 
 /// What is measured; the names are those of `--count`, and part of the functions' names.
@@ -192,7 +207,7 @@ const KINDS: [(&str, &str); 7] = [
 ];
 
 /// One kind, `n` times; gives each duration to `took`.
-fn repeat(module: &Module, kind: &str, n: usize, mut took: impl FnMut(f64)) {
+fn repeat(instance: &Instance, kind: &str, n: usize, mut took: impl FnMut(f64)) {
     let (types, flags) = (Types::parse(b"db").unwrap(), Flags::parse(b"cdr").unwrap());
     let (reply, now) = (ok(), Moment::now());
     let mut ctx = call();
@@ -208,13 +223,13 @@ fn repeat(module: &Module, kind: &str, n: usize, mut took: impl FnMut(f64)) {
     for i in 0..n {
         let begin = Instant::now();
         match kind {
-            "cdr" => bench_cdr(module, &mut ctx),
-            "transaction" => bench_transaction(module, &mut transaction, &reply, now),
-            "manual" => bench_manual(module, &request, now),
+            "cdr" => bench_cdr(instance, &mut ctx),
+            "transaction" => bench_transaction(instance, &mut transaction, &reply, now),
+            "manual" => bench_manual(instance, &request, now),
             "update" => bench_update(&open, values[i % 2]),
             "read" => bench_read(&open),
             "do_accounting" => bench_do_accounting(types, flags),
-            "call" => bench_call(module, types, flags, &reply),
+            "call" => bench_call(types, flags, &reply),
             _ => panic!("{kind} is not measured"),
         }
         took(begin.elapsed().as_secs_f64() * 1e6);
@@ -229,11 +244,11 @@ pub fn count(kind: &str, n: usize) {
 
 pub fn run() {
     let tmp = tempfile::tempdir().unwrap();
-    let module = module(tmp.path());
+    let instance = module(tmp.path());
     let mut all = KINDS.map(|_| Vec::with_capacity(N * ROUNDS));
     for _ in 0..ROUNDS {
         for ((kind, _), times) in KINDS.iter().zip(&mut all) {
-            repeat(module, kind, N, |t| times.push(t));
+            repeat(instance, kind, N, |t| times.push(t));
         }
     }
     table("Worker, one at a time, `journal_sync=batch`", &["what", "median µs", "99 % below µs", "a second, at the median"]);

@@ -55,8 +55,6 @@ int main(void)
 	SIZE(os_db_val, 32);
 	AT(os_db_val, val, 16);
 	AT(os_db_func, insert, 64);
-	SIZE(os_evi_param, 48);
-	SIZE(os_evi_params, 24);
 	printf("1..%d\n", n);
 	return bad != 0;
 }

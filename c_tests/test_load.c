@@ -9,21 +9,32 @@ static const struct {
 	const char *version;
 	bool loads, tm, rr, dialog;
 	const char *says; /* in the log */
+	const char *odd;
 } tests[] = {
-	{"3.4.7", true, true, true, true, ""},
-	{"3.4.18", true, true, true, true, ""},
-	{"3.5.3", true, true, true, true, ""},
-	{"3.6.0", true, true, true, true, ""},
-	{"3.6.6", true, true, true, true, ""},
-	{"3.6.7", true, true, true, true, ""},
-	{"3.6.8", true, true, true, true, ""},
-	{"4.0.1", true, true, true, true, ""},
-	{"3.6.8", true, true, true, false, ""},
-	{"3.6.8", true, true, false, true, ""},
-	{"3.6.8", false, false, true, false, "tm"},
-	{"3.4.6", false, true, true, true, "3.4.6"},
-	{"3.3.9", false, true, true, true, "3.3.9"},
-	{"5.0.0", false, true, true, true, "5.0.0"},
+	{"3.4.7", true, true, true, true, "", ""},
+	{"3.4.18", true, true, true, true, "", ""},
+	{"3.5.3", true, true, true, true, "", ""},
+	{"3.6.0", true, true, true, true, "", ""},
+	{"3.6.6", true, true, true, true, "", ""},
+	{"3.6.7", true, true, true, true, "", ""},
+	{"3.6.8", true, true, true, true, "", ""},
+	{"4.0.1", true, true, true, true, "", ""},
+	{"3.6.9", true, true, true, true, "3.6.9 (x86_64/linux)\", which is not among the tested versions", ""},
+	{"4.1.0-dev", true, true, true, true, "which is not among the tested versions", ""},
+	{"5.0.0", true, true, true, true, "which is not among the tested versions", ""},
+	{"3.6.9", true, true, true, true, "which is not among the tested versions", "tm_table"},
+	{"3.6.8", true, true, true, true, "", "tm_table"},
+	{"3.6.9", false, true, true, true, "the module tm of this server does not offer t_ctx_put_ptr", "tm_names"},
+	{"3.6.8", false, true, true, true, "the module tm of this server does not offer t_ctx_put_ptr", "tm_names"},
+	{"3.6.9", false, true, true, true, "the module dialog of this server does not offer create_dlg", "dialog_table"},
+	{"3.6.9", false, true, true, true, "names and indices of variables in this server", "variables"},
+	{"3.6.9", false, true, true, true, "values of variables in this server", "values"},
+	{"3.6.9", true, true, true, true, "management commands of this server", "commands"},
+	{"3.6.8", true, true, true, false, "", ""},
+	{"3.6.8", true, true, false, true, "", ""},
+	{"3.6.8", false, false, true, false, "tm", ""},
+	{"3.4.6", false, true, true, true, "3.4.6", ""},
+	{"3.3.9", false, true, true, true, "3.3.9", ""},
 };
 
 int main(int argc, char **argv)
@@ -57,6 +68,7 @@ int main(int argc, char **argv)
 			                             .dialog_first = true, .rr = tests[i].rr, .append_fromtag = true, .tm = tests[i].tm};
 			snprintf(settings.module, sizeof settings.module, "%s", module);
 			snprintf(settings.subscribed, sizeof settings.subscribed, "all");
+			snprintf(settings.odd, sizeof settings.odd, "%s", tests[i].odd);
 			_exit(core_load() < 0 || core_init() < 0 ? 255 : 0);
 		}
 		close(fd[1]);
@@ -66,7 +78,7 @@ int main(int argc, char **argv)
 		close(fd[0]);
 		wait(&status);
 		ok = WIFEXITED(status) && (WEXITSTATUS(status) == 0) == tests[i].loads && strstr(log, tests[i].says);
-		printf("%sok %d - %s%s%s%s: %s\n", ok ? "" : "not ", i + 1, tests[i].version, tests[i].tm ? "" : " without tm",
+		printf("%sok %d - %s %s%s%s%s: %s\n", ok ? "" : "not ", i + 1, tests[i].version, tests[i].odd, tests[i].tm ? "" : " without tm",
 		       tests[i].rr ? "" : " without rr", tests[i].dialog ? "" : " without dialog",
 		       tests[i].loads ? "loads" : "refuses and says why");
 		if (!ok) {

@@ -7,6 +7,8 @@
 
 #define STR(n, v) {n, true, (char *)(v), 0}
 #define INT(n, v) {n, false, NULL, v}
+/* A number outside its range, which the error names. */
+#define OUTSIDE(n, v, range) {n " " #v, {INT(n, v)}, false, "parameter " n ": " #v " is outside " range ": use a number in that range, or remove the line for the default"}
 struct param {
 	const char *name;
 	bool string;
@@ -30,7 +32,15 @@ static const struct {
 	{"column names", {STR("acc_method_column", "meth"), STR("acc_time_column", "t"), STR("acc_callid_column", "cid")}, true, ""},
 	{"more column names", {STR("acc_from_tag_column", "ft"), STR("acc_to_tag_column", "tt"), STR("acc_sip_code_column", "c")}, true, ""},
 	{"table names", {STR("db_table_acc", "a1"), STR("db_table_missed_calls", "m1"), STR("acc_sip_reason_column", "r")}, true, ""},
-	{"db_table_avp", {STR("db_table_avp", "x")}, true, "db_table_avp"},
+	{"db_table_avp", {STR("db_table_avp", "x")}, true, "$avp(name)"},
+	{"a flag by number and by name", {INT("log_flag", 1), STR("db_flag", "ACC"), STR("evi_flag", "7")}, true, ""},
+	{"extras", {STR("log_extra", "a=$fu; b=$hdr(Server)/reply")}, true, ""},
+	{"extras with a trailing semicolon", {STR("log_extra", "a=$fu;")}, false, "log_extra"},
+	{"extras of no variable", {STR("log_extra", "a=$nothing_like_it")}, false, "$nothing_like_it"},
+	{"extras of the BYE that are of a reply", {STR("log_extra_bye", "a=$fu/reply")}, false, "log_extra_bye"},
+	{"legs of no AVP", {STR("multi_leg_info", "a=$fu")}, false, "multi_leg_info"},
+	{"a filter of no failures", {STR("failed_filter", "200")}, false, "failed_filter"},
+	OUTSIDE("log_flag", 32, "-1 to 31"),
 	{"extra_fields", {STR("extra_fields", "log: a->b; c")}, true, ""},
 	{"extra_fields with a trailing semicolon", {STR("extra_fields", "log: a->b; c ; ")}, true, ""},
 	{"extra_fields over lines", {STR("extra_fields", "log: a->b;\n\t c -> d")}, true, ""},
@@ -48,6 +58,29 @@ static const struct {
 	{"a db_url of no kind", {STR("db_url", "nonsense")}, false, "db_url"},
 	{"a number where a string belongs", {INT("extra_fields", 3)}, false, "extra_fields"},
 	{"a string where a number belongs", {STR("early_media", "1")}, false, "early_media"},
+	OUTSIDE("early_media", 2, "0 to 1"),
+	OUTSIDE("early_media", -1, "0 to 1"),
+	OUTSIDE("report_cancels", 2, "0 to 1"),
+	OUTSIDE("detect_direction", 2, "0 to 1"),
+	OUTSIDE("log_level", 5, "-3 to 4"),
+	OUTSIDE("log_level", -4, "-3 to 4"),
+	OUTSIDE("service_type", -2, "-1 to 2147483647"),
+	OUTSIDE("journal_max_size", -1, "0 to 1048576"),
+	OUTSIDE("journal_max_size", 1048577, "0 to 1048576"),
+	OUTSIDE("journal_keep", -1, "0 to 8784"),
+	OUTSIDE("journal_min_free", -1, "0 to 1048576"),
+	OUTSIDE("journal_min_free", 1048577, "0 to 1048576"),
+	OUTSIDE("backlog_threshold", -1, "0 to 2147483647"),
+	OUTSIDE("delivery_batch", 0, "1 to 5000"),
+	OUTSIDE("delivery_batch", 5001, "1 to 5000"),
+	OUTSIDE("delivery_retry_max", 0, "1 to 3600"),
+	OUTSIDE("delivery_retry_max", 3601, "1 to 3600"),
+	OUTSIDE("orphan_timeout", 0, "1 to 86400"),
+	OUTSIDE("orphan_timeout", 86401, "1 to 86400"),
+	OUTSIDE("arena_size", 15, "16 to 65536"),
+	OUTSIDE("arena_size", 65537, "16 to 65536"),
+	OUTSIDE("context_max", 15, "16 to 16384"),
+	OUTSIDE("context_max", 16385, "16 to 16384"),
 	{"an unknown parameter", {INT("no_such_parameter", 1)}, false, "parameter <no_such_parameter> not found"},
 };
 

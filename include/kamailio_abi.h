@@ -24,6 +24,7 @@ typedef struct km_pv_spec km_pv_spec;
 typedef struct km_pv_elem km_pv_elem; /* a text with variables in it, parsed */
 typedef struct km_action km_action;   /* a route, compiled */
 typedef struct km_run_ctx km_run_ctx;
+typedef struct km_sr_module km_sr_module; /* a module that is loaded */
 
 /* a message: the number is unique in its process */
 typedef struct km_sip_msg {
@@ -151,7 +152,9 @@ typedef struct km_pv_param {
 #define KM_PV_IDX_PVAR 1
 #define KM_PV_IDX_NONE 4
 #define KM_PVT_OTHER 22
-#define KM_PV_SPEC_PVP 24 /* offset of the parameter in a specification */
+#define KM_PV_SPEC_GETF 8 /* offsets in a specification: our two functions, and the parameter */
+#define KM_PV_SPEC_SETF 16
+#define KM_PV_SPEC_PVP 24
 
 typedef int km_pv_get_fn(km_sip_msg *, km_pv_param *, void *value);
 typedef int km_pv_set_fn(km_sip_msg *, km_pv_param *, int op, void *value);
@@ -184,6 +187,18 @@ typedef struct km_module_exports {
 	km_destroy_fn *destroy_mod_f;
 } km_module_exports;
 
+/* a function for scripts in other languages: it gets the message, and a text for each parameter; a list ends with an empty one */
+#define KM_KEMI_PARAMS 6
+typedef struct km_kemi {
+	km_str mname;
+	km_str fname;
+	int rtype;
+	void *func;
+	int ptypes[KM_KEMI_PARAMS];
+} km_kemi;
+#define KM_KEMI_INT 1
+#define KM_KEMI_STR 2
+
 /* ---- symbols of the server that we look up by name ------------------------------------------------------------ */
 
 /* counters */
@@ -197,6 +212,8 @@ typedef int km_counter_register_fn(km_counter_handle *, const char *group, const
 
 typedef void km_any_fn(void);
 typedef km_any_fn *km_find_export_fn(const char *name, int param_no, int flags);
+typedef km_sr_module *km_find_module_by_name_fn(const char *name);
+typedef void *km_find_param_export_fn(km_sr_module *, const char *name, unsigned int type_mask, unsigned int *type); /* the parameter's place */
 typedef km_pv_spec *km_pv_cache_get_fn(km_str *name);
 typedef int km_pv_get_spec_value_fn(km_sip_msg *, km_pv_spec *, void *value);
 typedef int km_pv_parse_format_fn(km_str *in, km_pv_elem **out);
@@ -208,7 +225,9 @@ typedef int km_register_procs_fn(int n);
 typedef int km_fork_process_fn(int rank, const char *description, int make_sock);
 typedef void km_cfg_register_child_fn(int n);
 typedef int km_cfg_child_init_fn(void);
+typedef int km_kemi_modules_add_fn(km_kemi *list);
 typedef km_sip_msg *km_faked_msg_fn(void);
+typedef int km_flag_fn(km_sip_msg *, unsigned int flag); /* is it set: 1 or -1; reset it */
 typedef int km_route_lookup_fn(void *routes, const char *name);
 typedef int km_run_top_route_fn(km_action *, km_sip_msg *, km_run_ctx *);
 
@@ -227,6 +246,7 @@ typedef struct km_route_list {
 #define KM_BRANCH_FAILURE_CB 256u
 
 /* log levels; one between each two of them differs from OpenSIPS */
+#define KM_L_ALERT (-5)
 #define KM_L_ERR (-1)
 #define KM_L_WARN 0
 #define KM_L_NOTICE 1
@@ -240,25 +260,36 @@ typedef struct km_tmcb_params {
 	km_sip_msg *rpl; /* (km_sip_msg *)-1: a reply of the server itself */
 	void **param;
 	int code;
+	unsigned short flags;
+	unsigned short branch;
+	void *t_rbuf;
+	void *dst;
+	km_str send_buf; /* in RESPONSE_OUT the reply as it was sent */
 } km_tmcb_params;
 
+typedef int km_t_get_reply_totag_fn(km_sip_msg *, km_str *tag); /* of the reply that would be sent to it */
+typedef int km_t_get_picked_branch_fn(void); /* the branch whose failure wins, below 0: none */
 typedef void km_transaction_cb(km_cell *, int type, km_tmcb_params *);
 typedef void km_release_fn(void *param);
 typedef int km_register_tmcb_fn(km_sip_msg *, km_cell *, int types, km_transaction_cb *, void *param, km_release_fn *);
 typedef km_cell *km_t_gett_fn(void); /* NULL: none, (km_cell *)-1: not looked up yet */
 typedef int km_load_fn(void *binds);
 
-#define KM_TM_REGISTER_TMCB 0 /* offsets in tm's table */
-#define KM_TM_T_GETT 208
-#define KM_BINDS_ROOM 1024 /* larger than any of the tables */
-
 #define KM_TMCB_REQUEST_IN 0x1
 #define KM_TMCB_RESPONSE_IN 0x2
+#define KM_TMCB_E2EACK_IN 0x4
+#define KM_TMCB_REQUEST_FWDED 0x10
 #define KM_TMCB_ON_FAILURE 0x80
 #define KM_TMCB_RESPONSE_OUT 0x200
 #define KM_TMCB_LOCAL_COMPLETED 0x400
 #define KM_TMCB_DESTROY 0x20000
 #define KM_TMCB_RESPONSE_READY 0x100000
+
+/* ---- mqueue ---------------------------------------------------------------------------------------------------- */
+
+typedef struct km_mq_api {
+	int (*add)(km_str *queue, km_str *key, km_str *value); /* 0: taken */
+} km_mq_api;
 
 /* ---- dialog --------------------------------------------------------------------------------------------------- */
 
@@ -272,21 +303,19 @@ typedef struct km_dlg_cb_params {
 
 typedef void km_dialog_cb(km_dlg_cell *, int type, km_dlg_cb_params *);
 
-typedef struct km_dlg_binds {
-	int (*register_dlgcb)(km_dlg_cell *, int types, km_dialog_cb *, void *param, km_release_fn *);
-	void *terminate_dlg;
-	int (*set_dlg_var)(km_dlg_cell *, km_str *key, km_str *val);
-	void *get_dlg_varref;
-	int (*get_dlg_varval)(km_dlg_cell *, km_str *key, km_str *val); /* 0: a copy in a buffer of the host's */
-	void *get_dlg_vardup;
-	void *get_dlg_varstatus;
-	km_dlg_cell *(*get_dlg)(km_sip_msg *); /* with a reference, which goes back through release_dlg */
-	void (*release_dlg)(km_dlg_cell *);
-} km_dlg_binds;
-
+/* what the module offers to others, by name */
+typedef int km_register_dlgcb_fn(km_dlg_cell *, int types, km_dialog_cb *, void *param, km_release_fn *);
+typedef int km_dlg_variable_fn(km_dlg_cell *, km_str *key, km_str *val); /* set, and get: 0: a copy in a buffer of the host's */
+typedef km_dlg_cell *km_get_dlg_fn(km_sip_msg *); /* with a reference, which goes back through release_dlg */
+typedef void km_release_dlg_fn(km_dlg_cell *);
+typedef km_dlg_cell *km_get_dlg_by_tags_fn(km_str *callid, km_str *ftag, km_str *ttag, unsigned int *direction); /* with a reference */
+typedef void km_dlg_ctx_set_fn(km_dlg_cell *); /* which dialog the message at hand has, by its number */
+typedef void km_dlg_ctx_reset_fn(void);
+typedef km_dlg_cell *km_dlg_ctx_get_fn(void); /* with a reference */
 typedef int km_dlg_manage_fn(km_sip_msg *, char *, char *);
 
 #define KM_DLGCB_LOADED 0x1
+#define KM_DLGCB_CREATED 0x2
 #define KM_DLGCB_FAILED 0x4
 #define KM_DLGCB_CONFIRMED_NA 0x8
 #define KM_DLGCB_CONFIRMED 0x10
@@ -301,22 +330,12 @@ typedef int km_dlg_manage_fn(km_sip_msg *, char *, char *);
 
 /* ---- rr ------------------------------------------------------------------------------------------------------- */
 
-typedef struct km_rr_binds {
-	void *record_route[3];
-	void *loose_route;
-	void *add_rr_param;
-	void *check_route_param;
-	int (*is_direction)(km_sip_msg *, int direction); /* 0: yes */
-	void *get_route_param;
-	void *register_rrcb;
-	int append_fromtag;
-} km_rr_binds;
-
+typedef int km_is_direction_fn(km_sip_msg *, int direction); /* 0: yes */
 #define KM_RR_FLOW_UPSTREAM 2
 
 /* ---- databases ------------------------------------------------------------------------------------------------ */
 
-/* The functions of a database module and their values have the types of opensips_abi.h (os_db_...). They stand at these
+/* The functions of a database module and their values have the types of database_abi.h (os_db_...). They stand at these
  * offsets of its table, which has less than OS_DB_FUNC_ROOM bytes. */
 #define KM_DB_FUNC_USE_TABLE 8
 #define KM_DB_FUNC_INIT 16

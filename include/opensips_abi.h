@@ -20,6 +20,7 @@
 #define OS_OPENSIPS_ABI_H
 
 #include <stddef.h>
+#include "database_abi.h"
 
 /* ---- types -------------------------------------------------------------------------------------------------- */
 
@@ -29,6 +30,7 @@
 typedef struct os_sip_msg os_sip_msg;
 typedef struct os_cell os_cell;         /* a transaction */
 typedef struct os_dlg_cell os_dlg_cell; /* a dialog */
+typedef struct os_bin_packet os_bin_packet; /* what nodes of a cluster send each other */
 typedef struct os_async_ctx os_async_ctx;
 typedef struct os_mi_params os_mi_params;
 typedef struct os_mi_response os_mi_response;
@@ -41,13 +43,7 @@ typedef struct os_trans_export os_trans_export;
 typedef struct os_mi_export os_mi_export; /* see OS_MI_EXPORT_* */
 typedef struct os_sr_module_dep os_sr_module_dep;
 typedef struct os_stat_var os_stat_var;
-typedef struct os_db_con os_db_con; /* a connection to a database */
-
-/* a string with a length; not necessarily terminated */
-typedef struct os_str {
-	char *s;
-	int len;
-} os_str;
+typedef struct os_evi_params os_evi_params; /* a list that the server makes, fills and frees */
 
 typedef struct os_str_const {
 	const char *s;
@@ -70,16 +66,12 @@ typedef struct os_pv_value os_pv_value;
 typedef struct os_pv_param os_pv_param;
 typedef struct os_tmcb_params os_tmcb_params;
 typedef struct os_dlg_cb_params os_dlg_cb_params;
-typedef struct os_evi_param os_evi_param;
-typedef struct os_evi_params os_evi_params;
 typedef struct os_param_export os_param_export;
 typedef struct os_module_dependency os_module_dependency;
 typedef struct os_tm_binds os_tm_binds;
 typedef struct os_dlg_binds os_dlg_binds;
 typedef struct os_rr_binds os_rr_binds;
 typedef struct os_module_exports os_module_exports;
-typedef struct os_db_val os_db_val;
-typedef struct os_db_func os_db_func;
 
 #endif /* OS_ABI_HOST_TYPES */
 
@@ -144,34 +136,49 @@ typedef int os_fetch_dlg_value_fn(os_dlg_cell *, const os_str *name, int *type, 
 typedef void os_ref_dlg_fn(os_dlg_cell *, unsigned int cnt);
 typedef int os_get_direction_fn(void);
 typedef os_str *os_get_dlg_did_fn(os_dlg_cell *);
+typedef os_dlg_cell *os_get_dlg_by_did_fn(os_str *did, int active_only); /* with a reference for the caller */
 typedef int os_dlg_ctx_register_ptr_fn(os_context_destroy_fn *);
 typedef void os_dlg_ctx_put_ptr_fn(os_dlg_cell *, int pos, void *data);
 typedef void *os_dlg_ctx_get_ptr_fn(os_dlg_cell *, int pos);
 typedef int os_load_dlg_fn(os_dlg_binds *);
 
+/* clusterer: of its table, found by name; the packets are the core's */
+typedef void os_cl_packet_cb(os_bin_packet *);
+typedef void os_cl_event_cb(unsigned int event, int node_id);
+typedef int os_cl_register_cap_fn(os_str *name, os_cl_packet_cb *, os_cl_event_cb *, int cluster_id, int startup_sync,
+                                  unsigned int sync_cond);
+typedef int os_cl_send_all_fn(os_bin_packet *, int cluster_id);
+typedef int os_cl_send_to_fn(os_bin_packet *, int cluster_id, int node_id);
+typedef int os_cl_get_my_id_fn(void);
+typedef int os_bin_init_fn(os_bin_packet *, os_str *capability, int packet_type, short version, int length, int use_sysmalloc);
+typedef int os_bin_push_str_fn(os_bin_packet *, const os_str *);
+typedef int os_bin_pop_str_fn(os_bin_packet *, os_str *);
+typedef void os_bin_free_packet_fn(os_bin_packet *);
+
 /* rr */
 typedef int os_is_direction_fn(os_sip_msg *, int direction);
 typedef int os_load_rr_fn(os_rr_binds *);
 
-/* databases: the connection keeps the address of the table's name until the next use_table */
-typedef int os_db_use_table_fn(os_db_con *, const os_str *table);
-typedef os_db_con *os_db_init_fn(const os_str *url);
-typedef void os_db_close_fn(os_db_con *);
-typedef int os_db_insert_fn(const os_db_con *, os_str *const *columns, const os_db_val *, int n);
-
 /* symbols of the server that we look up by name */
-typedef int os_db_bind_mod_fn(const os_str *url, os_db_func *);
 typedef os_cmd_fn *os_find_export_fn(const char *name, int flags);
 typedef char *os_pv_parse_spec_fn(const os_str *in, os_pv_spec *);
 typedef int os_pv_get_spec_value_fn(os_sip_msg *, os_pv_spec *, os_pv_value *);
 typedef int os_context_register_ptr_fn(os_context type, os_context_destroy_fn *);
 typedef os_event_id os_evi_publish_event_fn(os_str name);
 typedef int os_evi_probe_event_fn(os_event_id);
-typedef int os_evi_raise_event_fn(os_event_id, os_evi_params *);
+typedef int os_evi_raise_event_fn(os_event_id, os_evi_params *); /* frees a list of evi_get_params() */
+typedef os_evi_params *os_evi_get_params_fn(void);
+typedef int os_evi_param_add_fn(os_evi_params *, const os_str *name, const void *value, int flags); /* os_str *, int * */
+typedef void os_evi_free_params_fn(os_evi_params *);
 typedef int os_user2uid_fn(int *uid, int *gid, char *user);
 typedef int os_group2gid_fn(int *gid, char *group);
 typedef int os_script_cb_fn(os_sip_msg *, void *param);
 typedef int os_register_script_cb_fn(os_script_cb_fn *, int type, void *param, int prio);
+typedef int os_message_flag_fn(os_sip_msg *, unsigned int flag); /* isflagset: 1 or -1; resetflag */
+typedef int os_get_flag_id_by_name_fn(int type, char *name, int len); /* OS_FLAG_TYPE_MSG; only before the fork */
+typedef os_sip_msg *os_get_dummy_sip_msg_fn(void); /* a request that is private to the process */
+typedef void os_release_dummy_sip_msg_fn(os_sip_msg *);
+typedef int os_get_branch_fn(void); /* tm: get_branch_index, t_get_picked_branch */
 typedef void os_timer_fn(unsigned int ticks, void *param);
 typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsigned int interval, unsigned short flags);
 
@@ -180,6 +187,8 @@ typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsign
 /* script callbacks: when, and what they answer */
 #define OS_PRE_SCRIPT_CB 0x1
 #define OS_REQ_TYPE_CB 0x4
+#define OS_RPL_TYPE_CB 0x8
+#define OS_FLAG_TYPE_MSG 0
 #define OS_SCB_RUN_ALL 0x3
 
 /* log levels: *log_level says up to which one to print */
@@ -325,11 +334,6 @@ typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsign
 #define OS_EVI_INT_VAL 1
 #define OS_EVI_STR_VAL 2
 
-/* os_db_val.type */
-#define OS_DB_INT 0u
-#define OS_DB_STR 4u
-#define OS_DB_DATETIME 5u
-
 /* contexts: first index of type_offsets, type_sizes; and the kinds of values in them: the second index */
 #define OS_CONTEXT_GLOBAL 0
 #define OS_CONTEXT_TRAN 1
@@ -358,8 +362,12 @@ typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsign
 #define OS_TM_T_CTX_REGISTER_PTR_3_6_7 312
 #define OS_TM_T_CTX_PUT_PTR 24
 #define OS_TM_T_CTX_GET_PTR 48
-#define OS_TM_BINDS_ROOM 1024 /* what we reserve for the table; the real one has some 370 bytes */
-#define OS_DLG_BINDS_ROOM 1024
+#define OS_BINDS_ROOM 1024 /* what we reserve for a table; the largest has some 370 bytes */
+#define OS_BIN_PACKET_ROOM 256
+
+/* enum clusterer_event */
+#define OS_CLUSTER_NODE_UP 0
+#define OS_CLUSTER_NODE_DOWN 1
 
 /* struct sr_module: the link to the next one */
 #define OS_SR_MODULE_NEXT_3_4_7 56
@@ -375,9 +383,6 @@ typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsign
 #define OS_MI_EXPORT_SIZE_4_0_0 8128
 #define OS_MI_RECIPE_SIZE_3_4_7 88
 #define OS_MI_RECIPE_SIZE_4_0_0 168
-
-/* struct db_func: 3.5 has one more function at the end */
-#define OS_DB_FUNC_ROOM 512 /* what we reserve for the table; the real one has at most 144 bytes */
 
 /* struct acmd_export_, in case somebody wants to walk one */
 #define OS_ACMD_EXPORT_SIZE 232
@@ -541,19 +546,6 @@ struct os_dlg_cb_params {
 	void **param;
 };
 
-struct os_evi_param {
-	int flags; /* OS_EVI_INT_VAL, OS_EVI_STR_VAL */
-	os_int_str val;
-	os_str name;
-	os_evi_param *next;
-};
-
-struct os_evi_params {
-	int flags;
-	os_evi_param *first;
-	os_evi_param *last;
-};
-
 /* the head of tm's table; the rest by offset (OS_TM_*) */
 struct os_tm_binds {
 	os_register_tmcb_fn *register_tmcb;
@@ -575,7 +567,8 @@ struct os_dlg_binds {
 	os_ref_dlg_fn *dlg_unref;
 	os_get_direction_fn *get_direction;
 	os_get_dlg_did_fn *get_dlg_did;
-	void *others3[7];
+	os_get_dlg_by_did_fn *get_dlg_by_did;
+	void *others3[6];
 	os_dlg_ctx_register_ptr_fn *dlg_ctx_register_ptr;
 	void *others4[2];
 	os_dlg_ctx_put_ptr_fn *dlg_ctx_put_ptr;
@@ -588,28 +581,6 @@ struct os_rr_binds {
 	os_is_direction_fn *is_direction;
 	void *others2[6];
 	int append_fromtag;
-};
-
-/* a value of a row */
-struct os_db_val {
-	unsigned int type; /* OS_DB_* */
-	int nul;           /* 1: there is no value */
-	int free;
-	union {
-		int int_val;
-		long time_val; /* seconds since 1970 */
-		os_str str_val;
-	} val;
-};
-
-/* the head of a database module's table */
-struct os_db_func {
-	unsigned int cap;
-	os_db_use_table_fn *use_table;
-	os_db_init_fn *init;
-	os_db_close_fn *close;
-	void *others1[4];
-	os_db_insert_fn *insert;
 };
 
 #endif /* OS_ABI_HOST_TYPES */
@@ -641,8 +612,16 @@ extern os_context_register_ptr_fn context_register_ptr;
 extern os_evi_publish_event_fn evi_publish_event;
 extern os_evi_probe_event_fn evi_probe_event;
 extern os_evi_raise_event_fn evi_raise_event;
+extern os_evi_get_params_fn evi_get_params;
+extern os_evi_param_add_fn evi_param_add;
+extern os_evi_free_params_fn evi_free_params;
 extern os_register_timer_fn register_timer;
 extern os_register_script_cb_fn __register_script_cb;
+extern os_message_flag_fn isflagset;
+extern os_message_flag_fn resetflag;
+extern os_get_flag_id_by_name_fn get_flag_id_by_name;
+extern os_get_dummy_sip_msg_fn get_dummy_sip_msg;
+extern os_release_dummy_sip_msg_fn release_dummy_sip_msg;
 extern os_init_mi_result_object_fn init_mi_result_object;
 extern os_add_mi_item_fn add_mi_array;
 extern os_add_mi_item_fn add_mi_object;

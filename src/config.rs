@@ -1,134 +1,78 @@
 //! Module parameters as a validated configuration.
 //!
-//! `module.rs` declares the parameters; here their raw values become a [`Config`], and every
-//! error names the parameter and the cure.
+//! `declaration.rs` declares the parameters, and each room reads its own. Here they become one [`Config`], and are
+//! checked against each other.
 #![forbid(unsafe_code)]
 
-use std::fmt;
+pub mod stock;
+
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::time::Duration;
 
-use crate::acc::fields::{Fields, is_identifier};
-use crate::acc::record::Backend;
-use crate::journal::limit::{Limits, WhenFull};
-use crate::module::{CORE_COLUMNS, PARAMS, ParamType, default_of};
+use self::stock::StockParams;
+use crate::accounting::extras::{ExtraError, Extras};
+use crate::accounting::fields::Fields;
+use crate::accounting::flags::{FlagName, FlagRules, Flags};
+use crate::accounting::marks::{DropMode, Types};
+use crate::accounting::names::is_identifier;
+use crate::accounting::record::Backend;
+use crate::accounting::rules::{Rules, Tables};
+use crate::backend::Destinations;
+use crate::backend::log::LogLines;
+use crate::backend::sql::Db;
+use crate::declaration::{By, SinkId};
+use crate::journal::JournalSync;
+use crate::journal::limit::Limits;
+use crate::params::{ConfigError, Draft, bad};
 
-/// When a journal append counts as safe (parameter `journal_sync`).
+/// Default port of the DISC client of OpenSIPS 1.x and Kamailio.
+const DISC_PORT: i32 = 3000;
+
+/// What happens to a call that the server has lost track of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JournalSync {
-    /// Written to the kernel: survives the death of every process, not of the machine.
-    Os,
-    /// As `Os`, and fdatasync by the delivery process at most every 200 ms.
-    Batch,
-    /// fdatasync before the append returns.
-    Always,
+pub enum Orphans {
+    /// Its CDR is written.
+    Write,
+    /// Its CDR goes to the dead letters, so that a person can decide.
+    Hold,
 }
 
-/// What `drop_accounting(type, flags)` does to a backend's normal accounting (D15).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DropMode {
-    /// Only the flags go, as the documentation of the original says.
-    Documented,
-    /// A backend whose last flag is dropped goes off, as the original does since 3.4.3.
-    Stock,
-}
-
-/// In which clock times are written to SQL (parameter `db_time`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DbTime {
-    /// Local time: that of `TZ`, or of the machine.
-    Local,
-    /// Universal time.
-    Utc,
-}
-
-impl DbTime {
-    /// What the parameter may be.
-    pub const NAMES: [(&str, DbTime); 2] = [("local", DbTime::Local), ("utc", DbTime::Utc)];
-}
-
-/// Names of tables and columns of the SQL backend.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Db {
-    /// Where the rows go, as given in `db_url`.
-    pub url: String,
-    /// `db_table_acc`: transaction rows and CDRs without a table of their own.
-    pub table_acc: Arc<str>,
-    /// `db_table_missed_calls`.
-    pub table_missed: Arc<str>,
-    /// Column names.
-    pub columns: Columns,
-    /// `db_time`.
-    pub time: DbTime,
-}
-
-/// The URL may hold a password.
-impl fmt::Debug for Db {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Db").field("table_acc", &self.table_acc).field("table_missed", &self.table_missed).finish_non_exhaustive()
-    }
-}
-
-/// Column names of the core values, in record order, and of the times.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Columns {
-    /// method, from_tag, to_tag, callid, sip_code, sip_reason.
-    pub core: [Arc<str>; 6],
-    /// `acc_time_column`.
-    pub time: Arc<str>,
-}
-
-impl Default for Columns {
-    fn default() -> Columns {
-        Columns { core: CORE_COLUMNS.map(Arc::from), time: default_of("acc_time_column").into() }
-    }
-}
-
-/// Column of the setup time; not configurable, as in the original.
-pub const COLUMN_SETUPTIME: &str = "setuptime";
-/// Column of the arrival time.
-pub const COLUMN_CREATED: &str = "created";
-/// Column of the duration in seconds (CDR rows only).
-pub const COLUMN_DURATION: &str = "duration";
-/// Column of the duration in milliseconds (CDR rows only).
-pub const COLUMN_MS_DURATION: &str = "ms_duration";
-
-/// RADIUS accounting.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Aaa {
-    /// `aaa_url`.
-    pub url: String,
-    /// `service_type`; `None` = the dictionary's `Sip-Session`, else 15.
-    pub service_type: Option<u32>,
-    /// `aaa_retry`: how often a record is offered before it is given up; `None` = for ever.
-    pub retry: Option<u32>,
+/// Accounting by message flags.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByFlags {
+    /// The flags of the backends that are on.
+    pub names: Flags<FlagName>,
+    /// What the flags do, without the flags themselves, whose numbers only the server knows.
+    pub rules: FlagRules,
+    /// Backends with a flag, extras or legs: their manual records have the shape of flags.
+    pub shaped: Types,
 }
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Provisional replies with a body count as answers for transaction records.
-    pub early_media: bool,
+    /// See [`ByFlags`].
+    pub flags: ByFlags,
+    /// What goes into records.
+    pub rules: Rules,
+    /// What parameters of Kamailio's own modules ask for.
+    pub stock: StockParams,
     /// CANCEL requests are accounted.
     pub report_cancels: bool,
     /// From and To swap in records of requests sent by the callee.
     pub detect_direction: bool,
-    /// Extra and leg fields of every backend.
-    pub fields: Fields,
-    /// Host log level of record lines.
-    pub log_level: i32,
-    /// Syslog facility of record lines (already shifted, as in `<syslog.h>`).
-    pub log_facility: i32,
-    /// SQL; `None` = off.
-    pub db: Option<Db>,
-    /// RADIUS; `None` = off.
-    pub aaa: Option<Aaa>,
+    /// Format of record lines.
+    pub log: LogLines,
+    /// Settings of every destination that the delivery process serves.
+    pub destinations: Destinations,
     /// Directory of the journal.
     pub journal_dir: PathBuf,
     /// Durability of appends.
     pub journal_sync: JournalSync,
-    /// How much the journal may hold, and what happens then.
+    /// How large the journal may get, and what happens when it is full.
     pub limits: Limits,
+    /// How long delivered segments are kept (parameter `journal_keep`).
+    pub journal_keep: Duration,
     /// See [`DropMode`].
     pub drop_mode: DropMode,
     /// `E_ACC_BACKLOG` is raised when more records than this wait for a sink; 0 = never (parameter `backlog_threshold`).
@@ -137,281 +81,194 @@ pub struct Config {
     pub delivery_batch: usize,
     /// Longest pause between two attempts at a failing sink, in seconds (parameter `delivery_retry_max`).
     pub delivery_retry_max: u32,
-    /// Seconds after a start in which dialogs may come back for their calls (parameter `orphan_timeout`).
+    /// An entry is given up after being refused this often while others were accepted (parameter `delivery_give_up`); `None`: never.
+    pub delivery_give_up: Option<u32>,
+    /// Seconds after a start in which restored dialogs may claim their calls (parameter `orphan_timeout`).
     pub orphan_timeout: u32,
-    /// Most memory that contexts of calls in progress may take, in MiB (parameter `arena_size`).
+    /// Seconds between two interim records of a call (parameter `interim_interval`); 0 = none.
+    pub interim_interval: u32,
+    /// Maximum size of one context, in bytes (parameter `context_max`).
+    pub context_max: usize,
+    /// What happens to a call that no dialog claims (parameter `orphan_cdr`).
+    pub orphans: Orphans,
+    /// The cluster whose nodes tell each other which calls have a CDR (parameter `cluster_id`); 0 = the cluster of the
+    /// dialogs, if any; -1 = none.
+    pub cluster_id: i32,
+    /// Maximum memory for contexts of calls in progress, in MiB (parameter `arena_size`).
     pub arena_mib: u32,
 }
 
-/// Value of one `modparam` line.
-#[derive(Clone, PartialEq, Eq)]
-pub enum RawValue {
-    /// A number.
-    Int(i32),
-    /// A string.
-    Str(String),
-}
-
-/// One of them may be a URL with a password.
-impl fmt::Debug for RawValue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            RawValue::Int(n) => write!(f, "Int({n})"),
-            RawValue::Str(_) => f.write_str("Str(..)"),
-        }
+impl Config {
+    /// SQL, when it is on.
+    pub fn db(&self) -> Option<&Db> {
+        self.destinations.of()
     }
-}
-
-/// What was wrong with the parameters.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// No such parameter.
-    #[error("there is no parameter \"{0}\"")]
-    Unknown(String),
-    /// A string for a number or the other way round.
-    #[error("parameter {name}: {expected} expected, {got} given: write modparam(\"acc\", \"{name}\", {example})")]
-    Type {
-        /// Which parameter.
-        name: &'static str,
-        /// What it takes.
-        expected: &'static str,
-        /// What it got.
-        got: &'static str,
-        /// A value of the right type.
-        example: &'static str,
-    },
-    /// The value cannot be used.
-    #[error("parameter {name}: {reason}")]
-    Value {
-        /// Which parameter.
-        name: &'static str,
-        /// What is wrong and what to write instead.
-        reason: String,
-    },
-}
-
-/// Parameters as they come in, line by line.
-#[derive(Clone, Debug, Default)]
-pub struct Draft {
-    values: Vec<(&'static str, RawValue)>,
-    /// Fields declared so far: variables in the script are checked against them while it is read.
-    pub fields: Fields,
-    /// Things to say once logging works.
-    pub warnings: Vec<String>,
-}
-
-/// Syslog facilities by name, and their numbers in `<syslog.h>`.
-const FACILITIES: [(&str, i32); 20] = [
-    ("LOG_AUTH", 4),
-    ("LOG_AUTHPRIV", 10),
-    ("LOG_CRON", 9),
-    ("LOG_DAEMON", 3),
-    ("LOG_FTP", 11),
-    ("LOG_KERN", 0),
-    ("LOG_LOCAL0", 16),
-    ("LOG_LOCAL1", 17),
-    ("LOG_LOCAL2", 18),
-    ("LOG_LOCAL3", 19),
-    ("LOG_LOCAL4", 20),
-    ("LOG_LOCAL5", 21),
-    ("LOG_LOCAL6", 22),
-    ("LOG_LOCAL7", 23),
-    ("LOG_LPR", 6),
-    ("LOG_MAIL", 2),
-    ("LOG_NEWS", 7),
-    ("LOG_SYSLOG", 5),
-    ("LOG_USER", 1),
-    ("LOG_UUCP", 8),
-];
-
-/// Number of a syslog facility as in `<syslog.h>` (already shifted).
-pub fn facility(name: &str) -> Option<i32> {
-    let with_prefix = |n: &str| name.eq_ignore_ascii_case(n) || n.strip_prefix("LOG_").is_some_and(|short| name.eq_ignore_ascii_case(short));
-    FACILITIES.iter().find(|(n, _)| with_prefix(n)).map(|(_, number)| number << 3)
-}
-
-/// Name of a facility number, "LOG_DAEMON" for one that has none.
-pub fn facility_name(number: i32) -> &'static str {
-    FACILITIES.iter().find(|(_, n)| n << 3 == number).map_or("LOG_DAEMON", |(name, _)| name)
-}
-
-const fn bad(name: &'static str, reason: String) -> ConfigError {
-    ConfigError::Value { name, reason }
 }
 
 impl Draft {
-    /// Takes one `modparam` line.
-    pub fn set(&mut self, name: &str, value: RawValue) -> Result<(), ConfigError> {
-        let param = PARAMS.iter().find(|p| p.name == name).ok_or_else(|| ConfigError::Unknown(name.into()))?;
-        match (param.kind, &value) {
-            (ParamType::Int, RawValue::Str(_)) => return Err(ConfigError::Type { name: param.name, expected: "a number", got: "a string", example: "1" }),
-            (ParamType::Str, RawValue::Int(_)) => {
-                return Err(ConfigError::Type { name: param.name, expected: "a string", got: "a number", example: "\"...\"" });
+    /// Accounting by message flags; the flags of a backend that is off are ignored.
+    fn by_flags(&self, is_on: impl Fn(Backend) -> bool) -> Result<(ByFlags, Extras), ConfigError> {
+        let mut names = Flags::default();
+        let mut extras = Extras::default();
+        let mut shaped = 0;
+        let value = |name, e: ExtraError| bad(name, e.to_string());
+        for (backend, [accounting, missed, extra, bye]) in [
+            (Backend::Log, ["log_flag", "log_missed_flag", "log_extra", "log_extra_bye"]),
+            (Backend::Db, ["db_flag", "db_missed_flag", "db_extra", "db_extra_bye"]),
+            (Backend::Aaa, ["aaa_flag", "aaa_missed_flag", "aaa_extra", "aaa_extra_bye"]),
+            (Backend::Evi, ["evi_flag", "evi_missed_flag", "evi_extra", "evi_extra_bye"]),
+            (Backend::Diameter, ["diameter_flag", "diameter_missed_flag", "diameter_extra", ""]),
+            (Backend::Stream, ["stream_flag", "stream_missed_flag", "stream_extra", ""]),
+            (Backend::Json, ["json_flag", "json_missed_flag", "json_extra", ""]),
+        ] {
+            let (accounting, missed) = (self.flag(accounting), self.flag(missed));
+            let mut is_shaped = accounting.is_some() || missed.is_some();
+            if let Some(list) = self.text(extra) {
+                extras.set(backend, list, self.family).map_err(|e| value(extra, e))?;
+                is_shaped = true;
             }
-            _ => {}
-        }
-        match (param.name, &value) {
-            ("extra_fields", RawValue::Str(s)) => {
-                let said = self.fields.extra.add(s).map_err(|e| bad("extra_fields", e.to_string()))?;
-                self.warnings.extend(said.into_iter().map(|w| format!("parameter extra_fields: {w}")));
+            if let Some(list) = self.text(bye) {
+                extras.set_bye(backend, list, self.family).map_err(|e| value(bye, e))?;
+                is_shaped = true;
             }
-            ("leg_fields", RawValue::Str(s)) => {
-                let said = self.fields.leg.add(s).map_err(|e| bad("leg_fields", e.to_string()))?;
-                self.warnings.extend(said.into_iter().map(|w| format!("parameter leg_fields: {w}")));
+            if is_on(backend) {
+                (names.accounting[backend.index()], names.missed[backend.index()]) = (accounting, missed);
             }
-            ("db_table_avp", _) => self.warnings.push("parameter db_table_avp has no effect: the module has no such table, remove the line".into()),
-            _ => {
-                self.values.retain(|(n, _)| *n != param.name);
-                self.values.push((param.name, value));
+            shaped |= u16::from(is_shaped) << backend as u8;
+        }
+        if let Some(list) = self.text("multi_leg_info") {
+            extras.set_legs(list).map_err(|e| value("multi_leg_info", e))?;
+            shaped = Types::ALL.0;
+        }
+        if let Some(list) = self.text("multi_leg_bye_info") {
+            extras.set_bye_legs(list).map_err(|e| value("multi_leg_bye_info", e))?;
+        }
+        for (parameter, legs) in [("multi_leg_info", &extras.legs), ("multi_leg_bye_info", &extras.bye_legs)] {
+            if let Some(leg) = legs.iter().find(|leg| is_on(Backend::Db) && !is_identifier(&leg.name)) {
+                return Err(value(parameter, ExtraError::BadColumn(leg.name.to_string())));
             }
         }
-        Ok(())
-    }
-
-    fn int(&self, name: &'static str) -> Option<i32> {
-        self.values.iter().find_map(|(n, v)| match v {
-            RawValue::Int(i) if *n == name => Some(*i),
-            _ => None,
-        })
-    }
-
-    fn text(&self, name: &'static str) -> Option<&str> {
-        self.values.iter().find_map(|(n, v)| match v {
-            RawValue::Str(s) if *n == name && !s.is_empty() => Some(s.as_str()),
-            _ => None,
-        })
-    }
-
-    /// As given, else its default, which is a number.
-    fn number(&self, name: &'static str) -> i32 {
-        self.int(name).unwrap_or_else(|| default_of(name).parse().unwrap_or_default())
-    }
-
-    /// As given, else its default, which is a value.
-    fn word(&self, name: &'static str) -> &str {
-        self.text(name).unwrap_or(default_of(name))
-    }
-
-    fn ranged(&self, name: &'static str, range: std::ops::RangeInclusive<i32>) -> Result<i32, ConfigError> {
-        let v = self.number(name);
-        if range.contains(&v) {
-            return Ok(v);
+        if let Some(avp) = self.text("db_table_avp")
+            && let Err(e) = extras.set_table(avp, self.family)
+        {
+            // The server's own module takes anything, and uses nothing.
+            log::warn!("parameter db_table_avp is not used: {e}");
         }
-        Err(bad(name, format!("{v} is outside {} to {}", range.start(), range.end())))
+        (names.failed, names.cdr, names.prepare) = (self.flag("failed_transaction_flag"), self.flag("cdr_flag"), self.flag("acc_prepare_flag"));
+        let rules = FlagRules {
+            prepare_always: self.number("acc_prepare_always") != 0,
+            failed_filter: self.failed_filter()?,
+            report_ack: self.number("report_ack") != 0,
+            report_cancels: self.number("report_cancels") != 0,
+            early_media: self.number("early_media") != 0,
+            ..FlagRules::default()
+        };
+        Ok((ByFlags { names, rules, shaped: Types(shaped) }, extras))
     }
 
-    /// A number of MiB, in bytes.
-    fn mib(&self, name: &'static str) -> Result<u64, ConfigError> {
-        Ok((self.ranged(name, 0..=MIB_MAX)? as u64) << 20)
-    }
-
-    fn identifier(&self, name: &'static str) -> Result<Arc<str>, ConfigError> {
-        let v = self.word(name);
-        if is_identifier(v) {
-            return Ok(Arc::from(v));
+    /// Parameters of the DISC client, which only old configurations have: what is spoken now is another protocol.
+    fn warn_of_disc(&self) {
+        let has_peer = self.text("diameter_url").or(self.text("diameter_client_host")).is_some();
+        if !has_peer && ["diameter_flag", "diameter_missed_flag", "diameter_extra"].iter().any(|name| self.raw(name).is_some()) {
+            log::warn!(
+                "nothing is sent over Diameter: diameter_flag, diameter_missed_flag or diameter_extra is set, but no peer; set diameter_url or diameter_client_host"
+            );
+        } else if has_peer && self.number("diameter_client_port") == DISC_PORT {
+            log::warn!(
+                "parameter diameter_client_port: {DISC_PORT} was the port of the DISC client; what is spoken now is Diameter (RFC 6733), whose servers listen on 3868 by default"
+            );
         }
-        Err(bad(name, format!("\"{v}\" is no name of a table or column: use letters, digits and '_', not beginning with a digit")))
     }
 
-    fn choice<T: Copy>(&self, name: &'static str, choices: &[(&str, T)]) -> Result<T, ConfigError> {
-        let v = self.word(name);
-        choices.iter().find(|(n, _)| n.eq_ignore_ascii_case(v)).map(|(_, c)| *c).ok_or_else(|| {
-            let names: Vec<_> = choices.iter().map(|(n, _)| *n).collect();
-            bad(name, format!("\"{v}\" is none of {}", names.join(", ")))
-        })
+    /// RFC 2869 §5.16: never less than a minute, and better not less than ten.
+    fn interim_interval(&self) -> Result<u32, ConfigError> {
+        const NAME: &str = "interim_interval";
+        match self.number(NAME) as u32 {
+            n @ 1..60 => Err(bad(NAME, format!("{n} seconds are too short: use 60 to 86400, or 0 for no interim records"))),
+            n => {
+                if (1..600).contains(&n) {
+                    log::warn!("parameter {NAME}: {n} seconds make many records; RFC 2869 advises 600 or more");
+                }
+                Ok(n)
+            }
+        }
     }
 
-    /// The whole, checked. `default_db_url` is the host's own default database.
+    /// Three-digit codes, separated by commas.
+    fn failed_filter(&self) -> Result<Vec<u16>, ConfigError> {
+        const NAME: &str = "failed_filter";
+        let code = |text: &str| {
+            let code = text.parse().ok().filter(|n| text.len() == 3 && (300..700).contains(n));
+            code.ok_or_else(|| bad(NAME, format!("\"{text}\" is not a failure code: write codes from 300 to 699, separated by commas without spaces: 404,486")))
+        };
+        self.text(NAME).map_or(Ok(Vec::new()), |list| list.split(',').map(code).collect())
+    }
+
+    /// The whole configuration, checked. `default_db_url` is the host's own default database.
     pub fn finish(&self, default_db_url: Option<&str>) -> Result<Config, ConfigError> {
-        let log_facility = self.word("log_facility");
-        let log_facility = facility(log_facility)
-            .ok_or_else(|| bad("log_facility", format!("\"{log_facility}\" is no syslog facility: use LOG_DAEMON, LOG_LOCAL0 to LOG_LOCAL7, ...")))?;
-        let db = match self.text("db_url").or(default_db_url.filter(|u| !u.is_empty())) {
-            None => None,
-            Some(url) => {
-                crate::backend::sql::validate_url(url).map_err(|e| bad("db_url", e))?;
-                Some(self.db(url)?)
+        let mut draft = self.without_synonyms()?;
+        draft.default_db_url = default_db_url.map(str::to_owned);
+        let is_on = |backend: Backend| match SinkId::of(backend).filter(|_| backend.by() == By::Delivery) {
+            None => true,
+            Some(sink) => {
+                let otherwise = match sink {
+                    SinkId::Db => draft.default_db_url.as_deref(),
+                    SinkId::Diameter => draft.text("diameter_client_host"),
+                    _ => None,
+                };
+                draft.text(sink.parameter()).or(otherwise).is_some_and(|text| !text.is_empty())
             }
         };
-        let uses = |backend| !self.fields.extra.of(backend).is_empty() || !self.fields.leg.of(backend).is_empty();
-        if db.is_none() && uses(Backend::Db) {
-            return Err(bad("db_url", "extra_fields or leg_fields name columns for db, but there is no database: set db_url or remove them".into()));
+        let (flags, mut extras) = draft.by_flags(is_on)?;
+        let (stock, dialog_cdrs) = draft.stock_params(&mut extras)?;
+        draft.fields.flags = extras;
+        draft.warn_of_disc();
+        let destinations = Destinations::read(&draft)?;
+        for id in SinkId::ALL.into_iter().filter(|id| !destinations.is_on(id.backend())) {
+            let (backend, parameter) = (id.backend(), id.parameter());
+            if !self.fields.extra.of(backend).is_empty() || !self.fields.leg.of(backend).is_empty() {
+                return Err(bad(parameter, format!("extra_fields or leg_fields name {}, which is off: set {parameter} or remove them", backend.name())));
+            }
         }
-        let aaa = self.text("aaa_url").map(|url| self.aaa(url)).transpose()?;
-        if aaa.is_none() && uses(Backend::Aaa) {
-            return Err(bad("aaa_url", "extra_fields or leg_fields name attributes for aaa, but there is no RADIUS: set aaa_url or remove them".into()));
-        }
+        let tables = destinations.of::<Db>().map(|db| Tables { acc: db.table_acc.clone(), missed: db.table_missed.clone(), calls: db.table_calls.clone() });
         Ok(Config {
-            early_media: self.number("early_media") != 0,
+            flags,
+            rules: Rules { fields: draft.fields, early_media: self.number("early_media") != 0, tables, dialog_cdrs },
+            stock,
             report_cancels: self.number("report_cancels") != 0,
             detect_direction: self.number("detect_direction") != 0,
-            fields: self.fields.clone(),
-            log_level: self.number("log_level"),
-            log_facility,
-            db,
-            aaa,
+            log: LogLines::of(self)?,
+            destinations,
             journal_dir: PathBuf::from(self.word("journal_dir")),
-            journal_sync: self.choice("journal_sync", &[("os", JournalSync::Os), ("batch", JournalSync::Batch), ("always", JournalSync::Always)])?,
-            limits: Limits {
-                max_bytes: self.mib("journal_max_size")?,
-                min_free: self.mib("journal_min_free")?,
-                when_full: self.choice("journal_full", &WhenFull::NAMES)?,
-            },
-            drop_mode: self.choice("drop_accounting_mode", &[("documented", DropMode::Documented), ("stock", DropMode::Stock)])?,
-            backlog_threshold: self.ranged("backlog_threshold", 0..=i32::MAX)? as u32,
-            delivery_batch: self.ranged("delivery_batch", 1..=BATCH_MAX)? as usize,
-            delivery_retry_max: self.ranged("delivery_retry_max", 1..=3600)? as u32,
-            orphan_timeout: self.ranged("orphan_timeout", 1..=86_400)? as u32,
-            arena_mib: self.ranged("arena_size", 16..=65_536)? as u32,
+            journal_sync: self.choice("journal_sync", &JournalSync::NAMES)?,
+            limits: Limits::of(self)?,
+            journal_keep: Duration::from_secs(3600 * self.number("journal_keep") as u64),
+            drop_mode: self.choice("drop_accounting_mode", &DropMode::NAMES)?,
+            backlog_threshold: self.number("backlog_threshold") as u32,
+            delivery_batch: self.number("delivery_batch") as usize,
+            delivery_retry_max: self.number("delivery_retry_max") as u32,
+            delivery_give_up: Some(self.number("delivery_give_up") as u32).filter(|n| *n > 0),
+            orphan_timeout: self.number("orphan_timeout") as u32,
+            interim_interval: self.interim_interval()?,
+            orphans: self.choice("orphan_cdr", &[("write", Orphans::Write), ("hold", Orphans::Hold)])?,
+            cluster_id: self.number("cluster_id"),
+            arena_mib: self.number("arena_size") as u32,
+            context_max: (self.number("context_max") as usize) << 10,
         })
     }
 
-    fn aaa(&self, url: &str) -> Result<Aaa, ConfigError> {
-        let retry = match self.word("aaa_retry") {
-            "forever" => None,
-            n => Some(n.parse().ok().filter(|n| *n > 0).ok_or_else(|| bad("aaa_retry", format!("\"{n}\" is neither \"forever\" nor a number from 1 on")))?),
-        };
-        let aaa = Aaa { url: url.into(), service_type: self.int("service_type").and_then(|v| u32::try_from(v).ok()), retry };
-        crate::backend::radius::validate(&aaa, &aaa_names(&self.fields)).map_err(|e| bad("aaa_url", e))?;
-        Ok(aaa)
-    }
-
-    fn db(&self, url: &str) -> Result<Db, ConfigError> {
-        let core = [
-            self.identifier("acc_method_column")?,
-            self.identifier("acc_from_tag_column")?,
-            self.identifier("acc_to_tag_column")?,
-            self.identifier("acc_callid_column")?,
-            self.identifier("acc_sip_code_column")?,
-            self.identifier("acc_sip_reason_column")?,
-        ];
-        let time = self.choice("db_time", &DbTime::NAMES)?;
-        if time == DbTime::Utc && crate::backend::sql::is_foreign(url) {
-            return Err(bad("db_time", "utc is for sqlite:, mysql: and postgres: only: the server's own database modules write local time".into()));
-        }
-        Ok(Db {
-            url: url.into(),
-            table_acc: self.identifier("db_table_acc")?,
-            table_missed: self.identifier("db_table_missed_calls")?,
-            columns: Columns { core, time: self.identifier("acc_time_column")? },
-            time,
-        })
+    /// Extra and leg fields of all parameters.
+    pub fn all_fields(&self) -> Result<Fields, ConfigError> {
+        Ok(Fields { flags: self.by_flags(|_| true)?.1, ..self.fields.clone() })
     }
 }
-
-/// Attribute names of the extra and leg fields of RADIUS.
-pub fn aaa_names(fields: &Fields) -> Vec<&str> {
-    fields.extra.of(Backend::Aaa).iter().chain(fields.leg.of(Backend::Aaa)).map(|d| &*d.name).collect()
-}
-
-/// Most records of one sink in memory at a time.
-const BATCH_MAX: i32 = 5000;
-/// Greatest size in MiB: a TiB is more than a disk of records anybody keeps.
-const MIB_MAX: i32 = 1 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::sql::Columns;
+    use crate::declaration::{PARAMS, ParamType, default_of};
+    use crate::params::RawValue;
 
     fn draft(lines: &[(&str, RawValue)]) -> Result<Config, ConfigError> {
         let mut d = Draft::default();
@@ -428,49 +285,89 @@ mod tests {
     #[test]
     fn defaults_need_no_line() {
         let c = draft(&[]).unwrap();
-        assert_eq!((c.log_level, c.log_facility), (2, 24));
-        assert!(c.db.is_none() && c.aaa.is_none() && !c.early_media);
+        assert_eq!((c.log.level, c.log.facility), (2, 24));
+        assert!(c.db().is_none() && !c.destinations.need_journal() && !c.rules.early_media);
         assert_eq!(c.journal_sync, JournalSync::Batch);
-        let db = Draft::default().finish(Some("sqlite:x")).unwrap().db.unwrap();
+        let elsewhere = draft(&[("db_url", s("postgres://h/d")), ("db_table_acc", s("billing.acc"))]).unwrap().db().unwrap().clone();
+        assert_eq!(&*elsewhere.table_acc, "billing.acc");
+        let db = Draft::default().finish(Some("sqlite:x")).unwrap().db().unwrap().clone();
         assert_eq!((&*db.table_acc, &*db.table_missed, db.columns), ("acc", "missed_calls", Columns::default()));
     }
 
-    /// What the documentation gives as the default is the value without a line.
+    /// The documented default must be the value used without a line.
     #[test]
     fn a_default_set_explicitly_changes_nothing() {
         let text = |d: &Draft| {
             let config = d.finish(Some("sqlite:x")).unwrap();
-            format!("{config:?} {:?}", config.db.as_ref().map(|db| (&db.table_missed, &db.columns, db.time)))
+            format!("{config:?} {:?}", config.db().map(|db| (&db.table_missed, &db.columns, db.time)))
         };
         let mut all = Draft::default();
         let without = text(&all);
-        // These have none: what happens without a line depends on what else there is.
-        let none = ["extra_fields", "leg_fields", "aaa_url", "service_type", "db_url", "db_table_avp"];
-        for p in PARAMS.iter().filter(|p| !none.contains(&p.name)) {
+        // These have no default: their value without a line depends on other parameters.
+        let none = ["extra_fields", "leg_fields", "aaa_url", "service_type", "db_url", "stream_url", "stream_node"];
+        for p in PARAMS.iter().filter(|p| !none.contains(&p.name) && p.default != "none") {
             let value = default_of(p.name);
             let value = match p.kind {
-                ParamType::Int => RawValue::Int(value.parse().unwrap_or_else(|_| panic!("{}: {value}", p.name))),
-                ParamType::Str => RawValue::Str(value.into()),
+                ParamType::Int(..) | ParamType::Flag => RawValue::Int(value.parse().unwrap_or_else(|_| panic!("{}: {value}", p.name))),
+                ParamType::Str | ParamType::Word(_) | ParamType::Either(..) => RawValue::Str(value.into()),
             };
             all.set(p.name, value).unwrap();
         }
         assert_eq!(text(&all), without);
     }
 
+    /// The words in a row must be the ones that its parser accepts.
+    #[test]
+    fn every_word_of_a_parameter_is_taken_and_no_other() {
+        for (name, words) in PARAMS.iter().filter_map(|p| if let ParamType::Word(words) = p.kind { Some((p.name, words)) } else { None }) {
+            for word in words {
+                draft(&[("db_url", s("sqlite:x")), (name, s(word))]).unwrap_or_else(|e| panic!("{e}"));
+            }
+            let e = draft(&[("db_url", s("sqlite:x")), (name, s("none of them"))]).err().unwrap().to_string();
+            let mut said: Vec<_> = e.rsplit_once("not one of ").unwrap().1.split(", ").collect();
+            let mut words = words.to_vec();
+            said.sort_unstable();
+            words.sort_unstable();
+            assert_eq!(said, words, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_number_where_text_is_taken_too_means_its_digits() {
+        let aaa = |value: RawValue| {
+            let mut d = Draft::default();
+            d.set("aaa_retry", value).map(|()| d.text("aaa_retry").map(str::to_owned))
+        };
+        assert_eq!(aaa(RawValue::Int(20)).unwrap(), aaa(s("20")).unwrap());
+        assert!(aaa(RawValue::Int(0)).unwrap_err().to_string().contains("1 to "));
+    }
+
+    #[test]
+    fn a_further_line_adds_only_where_the_row_says_so() {
+        for p in PARAMS.iter().filter(|p| p.kind == ParamType::Str && !p.listed) {
+            let mut d = Draft::default();
+            d.set(p.name, s("log: a")).unwrap();
+            d.set(p.name, s("log: b")).unwrap();
+            let kept = d.fields.extra.tags.len() + d.fields.leg.tags.len();
+            assert_eq!(kept == 2, p.adds, "{}", p.name);
+            assert_eq!(d.text(p.name), (!p.adds).then_some("log: b"), "{}", p.name);
+        }
+    }
+
     #[test]
     fn the_hosts_default_database_is_used() {
         let c = Draft::default().finish(Some("sqlite:///tmp/x.sqlite")).unwrap();
-        assert_eq!(c.db.unwrap().url, "sqlite:///tmp/x.sqlite");
+        assert_eq!(c.db().unwrap().url, "sqlite:///tmp/x.sqlite");
     }
 
     #[test]
     fn errors_name_the_parameter_and_the_cure() {
         for (lines, parts) in [
-            (vec![("early_media", s("yes"))], ["parameter early_media", "a number expected"]),
-            (vec![("db_url", RawValue::Int(1))], ["parameter db_url", "a string expected"]),
+            (vec![("early_media", s("yes"))], ["parameter early_media", "expected a number"]),
+            (vec![("db_url", RawValue::Int(1))], ["parameter db_url", "expected a string"]),
             (vec![("no_such", RawValue::Int(1))], ["no parameter", "no_such"]),
             (vec![("log_facility", s("LOG_NOWHERE"))], ["parameter log_facility", "LOG_LOCAL0"]),
-            (vec![("extra_fields", s("foo:bar"))], ["parameter extra_fields", "log, db, aaa or evi"]),
+            (vec![("extra_fields", s("foo:bar"))], ["parameter extra_fields", "db, aaa, diameter, log, evi, stream or json"]),
             (vec![("leg_fields", s("log"))], ["parameter leg_fields", "backend and a colon"]),
             (vec![("extra_fields", s("db:a"))], ["parameter db_url", "set db_url"]),
             (vec![("extra_fields", s("aaa:a"))], ["parameter aaa_url", "set aaa_url"]),
@@ -479,10 +376,13 @@ mod tests {
             (vec![("journal_max_size", RawValue::Int(-1))], ["parameter journal_max_size", "0 to 1048576"]),
             (vec![("journal_min_free", RawValue::Int(-1))], ["parameter journal_min_free", "0 to 1048576"]),
             (vec![("delivery_batch", RawValue::Int(0))], ["parameter delivery_batch", "1 to 5000"]),
-            (vec![("db_url", s("sqlite:x")), ("db_table_acc", s("a;b"))], ["parameter db_table_acc", "no name of a table"]),
-            (vec![("db_url", s("sqlite:x")), ("acc_time_column", s("1t"))], ["parameter acc_time_column", "no name of a table"]),
+            (vec![("db_url", s("sqlite:x")), ("db_table_acc", s("a;b"))], ["parameter db_table_acc", "not a valid table name"]),
+            (vec![("db_url", s("sqlite:x")), ("acc_time_column", s("1t"))], ["parameter acc_time_column", "not a valid column name"]),
+            (vec![("db_url", s("mysql://h/d")), ("db_table_acc", s("a.b.c"))], ["parameter db_table_acc", "not a valid table name"]),
+            (vec![("db_url", s("sqlite:x")), ("db_table_acc", s("billing.acc"))], ["parameter db_table_acc", "no database billing, write acc"]),
             (vec![("db_url", s("sqlite:x")), ("db_time", s("Mars"))], ["parameter db_time", "local, utc"]),
             (vec![("db_url", s("text:/x")), ("db_time", s("utc"))], ["parameter db_time", "local time"]),
+            (vec![("db_url", s("text:/x")), ("db_time_digits", RawValue::Int(3))], ["parameter db_time_digits", "whole seconds"]),
             (vec![("db_url", s("nonsense"))], ["parameter db_url", "sqlite:"]),
         ] {
             let e = draft(&lines).unwrap_err().to_string();
@@ -490,10 +390,5 @@ mod tests {
                 assert!(e.contains(p), "{lines:?}: {e}");
             }
         }
-    }
-
-    #[test]
-    fn facilities_are_those_of_syslog_h() {
-        assert_eq!((facility("LOG_LOCAL5"), facility("local5"), facility("LOG_DAEMON")), (Some(21 << 3), Some(21 << 3), Some(3 << 3)));
     }
 }

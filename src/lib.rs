@@ -4,15 +4,15 @@
 //!
 //! ```text
 //!  SIP worker                                                   delivery process
-//!  request ── host: snapshot ── acc: decide ─┬─ log, evi: now
+//!  request ── host: snapshot ── accounting: decide ─┬─ log, evi: now
 //!  reply, BYE, expiry (callbacks)            └─ db, aaa: journal ═══ delivery: tail ── backend ── SQL, RADIUS
 //! ```
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`module`] | the declaration: parameters, functions, variables, events |
+//! | [`declaration`] | the declaration: parameters, functions, variables, events |
 //! | [`config`] | parameters to a validated configuration |
-//! | [`acc`] | the core without host types: marks, fields, contexts, decisions |
+//! | [`accounting`] | the core without host types: marks, fields, contexts, decisions |
 //! | [`host`] | the only `unsafe`: the server's entry points, shared memory, panic guard |
 //! | [`worker`] | records to backends: lines and events at once, the rest into the journal |
 //! | [`journal`] | append-only segments, one writer per process |
@@ -20,12 +20,14 @@
 //! | [`backend`] | log lines, events, SQL, RADIUS, syslog |
 //! | [`stats`] | counters in shared memory |
 
-pub mod acc;
+pub mod accounting;
 pub mod backend;
 pub mod config;
+pub mod declaration;
 pub mod delivery;
 pub mod host;
+pub mod interprocess;
 pub mod journal;
-pub mod module;
+pub mod params;
 pub mod stats;
 pub mod worker;

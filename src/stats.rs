@@ -1,5 +1,5 @@
-//! Counters, named once here. They live in the shared arena, so every process adds to the
-//! same ones; host statistics, MI and `accctl` are made from this list.
+//! Counters, all declared here. They live in the shared arena, so every process adds to the
+//! same ones. Server statistics, MI and `accctl` are made from this list.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -8,154 +8,227 @@ use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 
-use crate::acc::clock::Moment;
-use crate::acc::record::Wall;
-use crate::host::interprocess::Bell;
+use crate::accounting::clock::{Moment, Wall};
+use crate::declaration::{SinkId, destinations};
+use crate::interprocess::Bell;
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $id:ident = $name:literal;)+) => {
-        /// What is counted.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Counter { $($(#[doc = $doc])+ $id,)+ }
+        enum General { $($id,)+ }
 
+        /// Counters that belong to no sink, or to only one.
+        #[allow(non_upper_case_globals, reason = "they are used like variants of an enum")]
         impl Counter {
-            /// Every counter, in the order of its slot.
-            pub const ALL: &'static [Counter] = &[$(Counter::$id,)+];
-
-            /// The exported name.
-            pub const fn name(self) -> &'static str {
-                match self { $(Counter::$id => $name,)+ }
-            }
+            $($(#[doc = $doc])+ pub const $id: Counter = Counter(General::$id as u16);)+
         }
+
+        const GENERAL: &[&str] = &[$($name,)+];
+
+        const GENERAL_HELP: &[&str] = &[$(concat!($($doc),+),)+];
     };
 }
+
+/// A counter, by its slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counter(u16);
 
 counters! {
     /// Entry points that panicked and were caught.
     Panics = "panics";
-    /// Records handed to the journal for SQL.
-    DbAccepted = "db_accepted";
-    /// SQL records committed.
-    DbDelivered = "db_delivered";
-    /// SQL records given up: in the dead-letter file, or dropped.
-    DbDead = "db_dead";
-    /// SQL records not delivered yet.
-    DbPending = "db_pending";
-    /// Seconds that the oldest of them has been waiting; 0 while none was read.
-    DbOldestAge = "db_oldest_age";
-    /// Records handed to the journal for RADIUS.
-    AaaAccepted = "aaa_accepted";
-    /// RADIUS records acknowledged.
-    AaaDelivered = "aaa_delivered";
-    /// RADIUS records given up: in the dead-letter file, or dropped.
-    AaaDead = "aaa_dead";
-    /// RADIUS records not delivered yet.
-    AaaPending = "aaa_pending";
-    /// Seconds that the oldest of them has been waiting; 0 while none was read.
-    AaaOldestAge = "aaa_oldest_age";
+    /// CDRs not written to SQL because the call has one from another server; also counted as dead.
+    DbElsewhere = "db_elsewhere";
     /// RADIUS packets sent again because no answer came.
     AaaRetransmits = "aaa_retransmits";
-    /// Datagrams that were no valid answer to a RADIUS request in flight: forged, late, repeated, malformed.
+    /// Datagrams that were not a valid answer to a pending RADIUS request.
     AaaIgnored = "aaa_ignored";
-    /// Values left out of RADIUS packets because their attribute cannot hold them.
+    /// Values left out of RADIUS packets because the attribute cannot hold them.
     AaaOmitted = "aaa_omitted";
-    /// Log lines that the syslog socket did not take and that went to the journal.
-    LogAccepted = "log_accepted";
-    /// Those sent later.
-    LogDelivered = "log_delivered";
-    /// Those given up.
-    LogDead = "log_dead";
-    /// Such lines not delivered yet.
-    LogPending = "log_pending";
-    /// Seconds that the oldest of them has been waiting; 0 while none was read.
-    LogOldestAge = "log_oldest_age";
-    /// Times the SQL database stopped taking records.
-    DbOutages = "db_outages";
-    /// Times no RADIUS server took records.
-    AaaOutages = "aaa_outages";
-    /// Times the syslog socket stopped taking lines.
-    LogOutages = "log_outages";
+    /// Diameter requests sent with the T flag.
+    DiameterRetransmits = "diameter_retransmits";
+    /// Diameter answers to no request under way.
+    DiameterIgnored = "diameter_ignored";
+    /// Values left out of Diameter requests because their AVP cannot hold them.
+    DiameterOmitted = "diameter_omitted";
     /// Log lines written at once.
     LogWritten = "log_written";
     /// Events raised.
     EviRaised = "evi_raised";
-    /// Events the host refused.
+    /// Events the server refused.
     EviFailed = "evi_failed";
-    /// Values clipped to what a destination can hold.
+    /// Values clipped to what a destination, or `context_max`, can hold.
     Clipped = "clipped";
-    /// Records lost because the journal could not be written.
+    /// Records lost because the journal could not be written, and lines too long for a datagram.
     JournalLost = "journal_lost";
-    /// Records dropped with the oldest segments of a full journal; counted as dead, too.
+    /// Records dropped with the oldest segments of a full journal; also counted as dead.
     JournalDropped = "journal_dropped";
     /// Requests refused because the journal was full.
     JournalRefused = "journal_refused";
+    /// Messages of streams that their broker had already, from an attempt whose end was not seen.
+    StreamDuplicates = "stream_duplicates";
     /// 1 while the journal is full.
     JournalFull = "journal_full";
     /// Bytes in journal segments not yet removed.
     JournalBytes = "journal_bytes";
-    /// Damaged places found in journal segments; their bytes are kept in `.bad` files.
+    /// Damaged places found in journal segments.
     JournalCorrupt = "journal_corrupt";
-    /// Context writes refused because the shared arena is full.
+    /// Changes to a context that were refused, or not kept for later records, because shared memory was full.
     ArenaFull = "arena_full";
-    /// Times the delivery process had to be started again.
+    /// Interim records not sent because their call had ended, or a later one was there.
+    InterimSuperseded = "interim_superseded";
+    /// Calls with no dialog after a restart whose CDRs went to the dead letters (`orphan_cdr`).
+    OrphansHeld = "orphans_held";
+    /// Times the delivery process ended unexpectedly and was restarted.
     DeliveryRestarts = "delivery_restarts";
 }
 
-/// Number of counter slots.
-pub const COUNTERS: usize = Counter::ALL.len();
+/// How many counters every sink has, see [`SinkCounters`].
+const OF_A_SINK: usize = 7;
 
-/// The counters of one sink. At any instant `accepted = delivered + dead + pending`.
+/// Names of a sink's counters.
+macro_rules! names_of {
+    ($name:literal) => {
+        [
+            concat!($name, "_accepted"),
+            concat!($name, "_parked"),
+            concat!($name, "_delivered"),
+            concat!($name, "_dead"),
+            concat!($name, "_pending"),
+            concat!($name, "_oldest_age"),
+            concat!($name, "_outages"),
+        ]
+    };
+}
+
+/// What a sink's counters count.
+macro_rules! help_of {
+    ($name:literal) => {
+        [
+            concat!("Records for ", $name, " handed to the journal."),
+            concat!("Records for ", $name, " refused while others were accepted, or waiting for a repair; they are retried separately."),
+            concat!("Records for ", $name, " delivered."),
+            concat!("Records for ", $name, " given up: written to the dead-letter file, or dropped."),
+            concat!("Records for ", $name, " waiting in the journal."),
+            concat!("Seconds that the oldest record for ", $name, " has been waiting; 0 if none is waiting or none has been read yet."),
+            concat!("Times ", $name, " stopped accepting records."),
+        ]
+    };
+}
+
+/// Names of what tells how a sink is.
+macro_rules! states_of {
+    ($name:literal) => {
+        [concat!($name, "_state"), concat!($name, "_outage")]
+    };
+}
+
+macro_rules! names {
+    ($($(#[doc = $doc:literal])+ $id:ident = $number:literal, $name:literal, names $names:ident, by $by:ident
+       $(, sink $folder:ident $parameter:literal $(then $($further:ident = $its_number:literal $its_name:literal),+)?)?;)+) => {
+        /// Names of the counters by sink.
+        const SINK_NAMES: [[&str; OF_A_SINK]; SinkId::COUNT] = [$($(names_of!($name), $($(names_of!($its_name),)+)?)?)+];
+
+        /// Help texts of the counters by sink.
+        const SINK_HELP: [[&str; OF_A_SINK]; SinkId::COUNT] = [$($(help_of!($name), $($(help_of!($its_name),)+)?)?)+];
+
+        /// Names of the values that tell how a sink is, and for how many seconds it has accepted nothing.
+        const STATE_NAMES: [[&str; 2]; SinkId::COUNT] = [$($(states_of!($name), $($(states_of!($its_name),)+)?)?)+];
+    };
+}
+destinations!(names);
+
+/// Number of counter slots.
+pub const COUNTERS: usize = GENERAL.len() + SinkId::COUNT * OF_A_SINK;
+
+static ALL: [Counter; COUNTERS] = {
+    let mut all = [Counter(0); COUNTERS];
+    let mut i = 0;
+    while i < COUNTERS {
+        all[i] = Counter(i as u16);
+        i += 1;
+    }
+    all
+};
+
+impl Counter {
+    /// Every counter, in slot order.
+    pub const ALL: &'static [Counter] = &ALL;
+
+    /// Index in [`Counter::ALL`].
+    pub const fn slot(self) -> u16 {
+        self.0
+    }
+
+    /// The exported name.
+    pub const fn name(self) -> &'static str {
+        let slot = self.0 as usize;
+        match slot.checked_sub(GENERAL.len()) {
+            None => GENERAL[slot],
+            Some(n) => SINK_NAMES[n / OF_A_SINK][n % OF_A_SINK],
+        }
+    }
+
+    /// What it counts, in one sentence.
+    pub fn help(self) -> &'static str {
+        let slot = self.0 as usize;
+        match slot.checked_sub(GENERAL.len()) {
+            None => GENERAL_HELP[slot].trim_start(),
+            Some(n) => SINK_HELP[n / OF_A_SINK][n % OF_A_SINK],
+        }
+    }
+}
+
+/// The counters of one sink. At any instant `accepted = delivered + dead + pending + parked`.
 pub struct SinkCounters {
-    /// Entries handed to the journal; with those left over from earlier starts.
+    /// Entries handed to the journal, including those left from earlier starts.
     pub accepted: Counter,
+    /// Entries set aside to be retried separately.
+    pub parked: Counter,
     /// Entries delivered.
     pub delivered: Counter,
     /// Entries given up.
     pub dead: Counter,
-    /// Entries waiting; derived from the three above.
+    /// Entries waiting, derived from the four above.
     pub pending: Counter,
-    /// How long the oldest has been waiting, in seconds; derived from the time of its append.
+    /// Age of the oldest waiting entry in seconds, derived from the time of its append.
     pub oldest_age: Counter,
-    /// Times the sink stopped taking entries.
+    /// Times the sink stopped accepting entries.
     pub outages: Counter,
 }
 
-/// Of every sink, by its number.
-pub const SINKS: [SinkCounters; 3] = [
-    SinkCounters {
-        accepted: Counter::DbAccepted,
-        delivered: Counter::DbDelivered,
-        dead: Counter::DbDead,
-        pending: Counter::DbPending,
-        oldest_age: Counter::DbOldestAge,
-        outages: Counter::DbOutages,
-    },
-    SinkCounters {
-        accepted: Counter::AaaAccepted,
-        delivered: Counter::AaaDelivered,
-        dead: Counter::AaaDead,
-        pending: Counter::AaaPending,
-        oldest_age: Counter::AaaOldestAge,
-        outages: Counter::AaaOutages,
-    },
-    SinkCounters {
-        accepted: Counter::LogAccepted,
-        delivered: Counter::LogDelivered,
-        dead: Counter::LogDead,
-        pending: Counter::LogPending,
-        oldest_age: Counter::LogOldestAge,
-        outages: Counter::LogOutages,
-    },
-];
+/// For every sink, in the order of [`SinkId::ALL`].
+static SINKS: [SinkCounters; SinkId::COUNT] = {
+    let mut sinks = [const { SinkCounters::at(GENERAL.len()) }; SinkId::COUNT];
+    let mut i = 0;
+    while i < SinkId::COUNT {
+        sinks[i] = SinkCounters::at(GENERAL.len() + i * OF_A_SINK);
+        i += 1;
+    }
+    sinks
+};
 
-/// What the delivery of one sink keeps beside its counters.
+impl SinkCounters {
+    const fn at(slot: usize) -> SinkCounters {
+        let s = slot as u16;
+        SinkCounters {
+            accepted: Counter(s),
+            parked: Counter(s + 1),
+            delivered: Counter(s + 2),
+            dead: Counter(s + 3),
+            pending: Counter(s + 4),
+            oldest_age: Counter(s + 5),
+            outages: Counter(s + 6),
+        }
+    }
+}
+
+/// What the delivery of one sink shares beside its counters.
 #[repr(C)]
 pub struct SinkState {
     /// When the oldest entry in hand was appended, µs since 1970; 0 = none.
     oldest: AtomicU64,
-    /// Start of the server whose left over entries are counted.
+    /// Server start whose leftover entries have been counted.
     counted: AtomicU64,
-    /// Monotonic time in µs since which it takes no entries; 0 = it does.
+    /// Monotonic time in µs since which it has accepted no entries; 0 = it accepts them.
     outage: AtomicU64,
     /// 1 while more entries wait than `backlog_threshold`.
     backlog: AtomicU64,
@@ -171,23 +244,23 @@ impl SinkState {
         self.oldest.store(wall.map_or(0, |w| w.0.max(1) as u64), Ordering::Relaxed);
     }
 
-    /// An oldest entry is known.
+    /// Is the oldest entry known?
     pub fn has_oldest(&self) -> bool {
         self.oldest.load(Ordering::Relaxed) != 0
     }
 
-    /// It takes no entries since then, or takes them again.
+    /// Notes since when it has accepted no entries, or that it accepts them again.
     pub fn set_outage(&self, since: Option<Moment>) {
         self.outage.store(since.map_or(0, |m| m.mono.max(1) as u64), Ordering::Relaxed);
     }
 
-    /// Seconds for which it has taken no entries.
+    /// Seconds for which it has accepted no entries.
     pub fn outage_seconds(&self) -> Option<u64> {
         let since = Some(self.outage.load(Ordering::Relaxed)).filter(|t| *t != 0)?;
         Some((Moment::now().mono as u64).saturating_sub(since) / 1_000_000)
     }
 
-    /// Notes how many entries wait. Returns whether that is a change to be told: that there are more
+    /// Notes how many entries wait. Returns a change worth reporting: that there are now more
     /// than `threshold`, or at most half of it again.
     pub fn backlog_changes(&self, pending: u64, threshold: u64) -> Option<bool> {
         let was = self.backlog.load(Ordering::Relaxed) != 0;
@@ -202,24 +275,35 @@ impl SinkState {
     }
 }
 
-/// All counters, as they lie in memory that every process shares.
+/// Delivery processes of one start of the server that events are told apart by: it is started anew when it dies, and dies
+/// hardly ever.
+const DELIVERIES: usize = 64;
+
+/// All counters, in the layout of the shared memory.
 #[repr(C)]
 pub struct Shared {
     counters: [AtomicU64; COUNTERS],
-    sinks: [SinkState; SINKS.len()],
-    /// Monotonic time in µs since which the journal is full; 0 = it is not.
+    sinks: [SinkState; SinkId::COUNT],
+    /// Monotonic time in µs since which the journal has been full; 0 = it is not.
     full_since: AtomicU64,
-    /// How often somebody asked for delivery at once.
+    /// How often immediate delivery was requested.
     flushes: AtomicU64,
-    /// Rung by workers, heard by the delivery process.
+    /// 1 once a call may have start or interim records.
+    reports: AtomicU64,
+    /// Of each delivery process that has made interim records: its id, and the place of the last one that was raised as an
+    /// event.
+    raised: [[AtomicU64; 2]; DELIVERIES],
+    /// Rung by workers to wake the delivery process.
     bell: Bell,
 }
 
 static LOCAL: Shared = Shared {
     counters: [const { AtomicU64::new(0) }; COUNTERS],
-    sinks: [const { SinkState::new() }; SINKS.len()],
+    sinks: [const { SinkState::new() }; SinkId::COUNT],
     full_since: AtomicU64::new(0),
     flushes: AtomicU64::new(0),
+    reports: AtomicU64::new(0),
+    raised: [const { [const { AtomicU64::new(0) }; 2] }; DELIVERIES],
     bell: Bell::quiet(),
 };
 static SHARED: OnceCell<&'static Shared> = OnceCell::new();
@@ -234,12 +318,44 @@ fn shared() -> &'static Shared {
 }
 
 fn slot(c: Counter) -> &'static AtomicU64 {
-    &shared().counters[c as usize]
+    &shared().counters[usize::from(c.0)]
 }
 
-/// The state of the sink of this number.
-pub fn sink(number: usize) -> &'static SinkState {
-    &shared().sinks[number]
+impl SinkId {
+    /// All its counters.
+    pub const fn counters(self) -> &'static SinkCounters {
+        &SINKS[self.index()]
+    }
+
+    /// Counter of entries accepted for it.
+    pub const fn accepted(self) -> Counter {
+        self.counters().accepted
+    }
+
+    /// Counter of entries it delivered.
+    pub const fn delivered(self) -> Counter {
+        self.counters().delivered
+    }
+
+    /// Counter of entries it gave up.
+    pub const fn dead(self) -> Counter {
+        self.counters().dead
+    }
+
+    /// Name of the value that says whether it accepts entries.
+    pub const fn state_name(self) -> &'static str {
+        STATE_NAMES[self.index()][0]
+    }
+
+    /// Name of the value that says for how many seconds it has not accepted any.
+    pub const fn outage_name(self) -> &'static str {
+        STATE_NAMES[self.index()][1]
+    }
+
+    /// What its delivery shares beside the counters.
+    pub fn state(self) -> &'static SinkState {
+        &shared().sinks[self.index()]
+    }
 }
 
 /// Adds `n`.
@@ -247,37 +363,59 @@ pub fn add(c: Counter, n: u64) {
     slot(c).fetch_add(n, Ordering::AcqRel);
 }
 
-/// Subtracts `n` (for the few that are levels).
+/// Subtracts `n`, but not below 0 (for the few counters that are levels).
 pub fn sub(c: Counter, n: u64) {
-    slot(c).fetch_sub(n, Ordering::AcqRel);
+    let _ = slot(c).fetch_update(Ordering::AcqRel, Ordering::Acquire, |level| Some(level.saturating_sub(n)));
 }
 
-/// Sets the value (for the few that are levels).
+/// Sets the value (for the few counters that are levels).
 pub fn set(c: Counter, n: u64) {
     slot(c).store(n, Ordering::Release);
 }
 
-/// The journal is full since then, by the monotonic clock in µs.
+/// Is this process the one that raises the interim record that ends there, in a segment with this number of the delivery
+/// process `pid`? True for one process; records of a segment are asked for in their order.
+pub fn claim_interim(pid: u32, seq: u32, end: u64) -> bool {
+    let pid = u64::from(pid);
+    let is_its = |slot: &&[AtomicU64; 2]| slot[0].compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).map_or_else(|of| of == pid, |_| true);
+    let place = u64::from(seq) << 32 | end.min(u64::from(u32::MAX));
+    shared().raised.iter().find(is_its).is_some_and(|slot| slot[1].fetch_max(place, Ordering::AcqRel) < place)
+}
+
+/// Since when the journal has been full, by the monotonic clock in µs.
 pub fn full_since() -> Option<i64> {
     Some(shared().full_since.load(Ordering::Acquire)).filter(|t| *t != 0).map(|t| t as i64)
 }
 
-/// The journal is full since then, or not any more.
+/// Notes since when the journal has been full, or that it no longer is.
 pub fn set_full_since(since: Option<Moment>) {
     shared().full_since.store(since.map_or(0, |m| m.mono.max(1) as u64), Ordering::Release);
 }
 
-/// Asks for delivery at once, without the rest of any pause.
+/// Requests immediate delivery, ending any pause.
 pub fn flush() {
     shared().flushes.fetch_add(1, Ordering::AcqRel);
 }
 
-/// How often that was asked for.
+/// How often immediate delivery was requested.
 pub fn flushes() -> u64 {
     shared().flushes.load(Ordering::Acquire)
 }
 
-/// Tells the delivery process that there is something for it.
+/// From now on calls may have start and interim records: the delivery process follows them.
+pub fn expect_reports() {
+    let reports = &shared().reports;
+    if reports.load(Ordering::Relaxed) == 0 {
+        reports.store(1, Ordering::Release);
+    }
+}
+
+/// Has any call start or interim records?
+pub fn has_reports() -> bool {
+    shared().reports.load(Ordering::Acquire) != 0
+}
+
+/// Tells the delivery process that there is work.
 pub fn bell() -> &'static Bell {
     &shared().bell
 }
@@ -294,31 +432,32 @@ impl Snapshot {
     /// Reads them.
     pub fn take() -> Snapshot {
         let mut values = [0; COUNTERS];
-        // Backwards: what was accepted is declared before what was delivered and dead, and read
-        // after it, so that it is never less.
+        // Read backwards: `accepted` is declared before `parked`, `delivered` and `dead`, and so read
+        // after them, so it is never less than their sum. A parked entry that leaves is subtracted before it
+        // is counted elsewhere, so nothing is seen twice.
         for c in Counter::ALL.iter().rev() {
-            values[*c as usize] = slot(*c).load(Ordering::Acquire);
+            values[usize::from(c.0)] = slot(*c).load(Ordering::Acquire);
         }
         let now = Moment::wall_now().0;
         for (c, state) in SINKS.iter().zip(&shared().sinks) {
-            let [accepted, delivered, dead] = [c.accepted, c.delivered, c.dead].map(|c| values[c as usize]);
-            let pending = accepted.saturating_sub(delivered + dead);
+            let [accepted, parked, delivered, dead] = [c.accepted, c.parked, c.delivered, c.dead].map(|c| values[usize::from(c.0)]);
+            let pending = accepted.saturating_sub(parked + delivered + dead);
             let oldest = state.oldest.load(Ordering::Relaxed);
-            values[c.pending as usize] = pending;
-            values[c.oldest_age as usize] = if pending == 0 || oldest == 0 { 0 } else { (now - oldest as i64).max(0) as u64 / 1_000_000 };
+            values[usize::from(c.pending.0)] = pending;
+            values[usize::from(c.oldest_age.0)] = if pending == 0 || oldest == 0 { 0 } else { (now - oldest as i64).max(0) as u64 / 1_000_000 };
         }
-        values[Counter::JournalFull as usize] = u64::from(full_since().is_some());
+        values[usize::from(Counter::JournalFull.0)] = u64::from(full_since().is_some());
         Snapshot(values)
     }
 
     /// One of them.
     pub fn get(&self, c: Counter) -> u64 {
-        self.0[c as usize]
+        self.0[usize::from(c.0)]
     }
 }
 
-/// Hosts ask for one counter after the other; those asked for with less time between them belong
-/// to one question. Longer than a busy machine keeps a process waiting in the middle of it.
+/// Hosts read one counter after the other. Reads with less time between them belong
+/// to one query. Longer than a busy machine delays a process in the middle of it.
 const ONE_QUESTION: Duration = Duration::from_millis(100);
 
 struct Question {
@@ -331,18 +470,18 @@ thread_local! {
     static QUESTION: RefCell<Option<Question>> = const { RefCell::new(None) };
 }
 
-/// The value for a host that asks for one counter after the other: all that it asks for together,
-/// each once, is of one instant.
+/// The value for a host that reads one counter after the other: all values of one query,
+/// each read once, are from the same instant.
 pub fn answer(c: Counter) -> u64 {
     QUESTION.with(|q| {
         let mut q = q.borrow_mut();
         let now = Instant::now();
-        let same = q.as_ref().is_some_and(|q| !q.asked[c as usize] && now.duration_since(q.last) < ONE_QUESTION);
+        let same = q.as_ref().is_some_and(|q| !q.asked[usize::from(c.0)] && now.duration_since(q.last) < ONE_QUESTION);
         if !same {
             *q = None;
         }
         let q = q.get_or_insert_with(|| Question { values: Snapshot::take(), asked: [false; COUNTERS], last: now });
-        q.asked[c as usize] = true;
+        q.asked[usize::from(c.0)] = true;
         q.last = now;
         q.values.get(c)
     })
@@ -352,7 +491,7 @@ pub fn answer(c: Counter) -> u64 {
 mod tests {
     use super::*;
 
-    /// A host that goes through the counters sees one instant; asked again, another one.
+    /// A host that reads all counters sees one instant; the next time, another one.
     #[test]
     fn counters_asked_for_together_are_of_one_instant() {
         add(Counter::EviRaised, 1);

@@ -3,17 +3,17 @@
 
 mod common;
 
-use acc::acc::record::{Kind, Record, Wall};
-use acc::backend::{Fate, LocalFuture, RecordSender, SinkId};
-use acc::config::Aaa;
-use acc::journal::Dir;
+use acc::accounting::record::Kind;
+use acc::backend::log::syslog;
+use acc::backend::{Fate, LocalFuture, Offer, RecordSender, one_by_one};
+use acc::journal::{Dir, SinkId};
 use common::*;
 
 /// Panics, as no client should.
 struct Broken;
 
 impl RecordSender for Broken {
-    fn send_all<'a>(&'a mut self, _records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>> {
+    fn send_all<'a>(&'a mut self, _records: &'a [Offer<'a>]) -> LocalFuture<'a, Vec<Fate>> {
         panic!("a defect in the client")
     }
 }
@@ -22,11 +22,9 @@ impl RecordSender for Broken {
 fn a_panic_ends_the_delivery_and_loses_nothing() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = Dir::open(tmp.path()).unwrap();
-    let mut config = config(None, tmp.path());
-    config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
+    let config = config(None, tmp.path());
     let delivery = acc::delivery::Delivery {
-        log_socket: tmp.path().join("log"),
-        aaa: Some(Box::new(|| Ok(Box::new(Broken) as Box<dyn RecordSender>))),
+        makers: vec![syslog::at(tmp.path().join("log")), one_by_one(SinkId::Aaa, || Ok(Box::new(Broken)))],
         ..acc::delivery::Delivery::new(config, dir.clone())
     };
     let mut w = writer(&dir, 1);

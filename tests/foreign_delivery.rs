@@ -6,9 +6,10 @@ mod common;
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
-use acc::acc::record::Kind;
-use acc::backend::{HostDatabase, HostValue, SinkId};
-use acc::journal::Dir;
+use acc::accounting::record::Kind;
+use acc::backend::sql::ForeignSink;
+use acc::backend::{HostDatabase, HostValue};
+use acc::journal::{Dir, SinkId};
 use common::*;
 
 /// What the module was given and what it does.
@@ -56,7 +57,9 @@ fn start(dir: &Dir, state: &Arc<Mutex<State>>) -> Running {
     let (state, journal) = (state.clone(), dir.path().to_path_buf());
     Running::start_with(dir, move |delivery| {
         delivery.config = config(Some("text:///somewhere"), &journal);
-        delivery.database = Some(Box::new(Database(state)));
+        delivery.config.delivery_give_up = Some(2);
+        let db = delivery.config.db().unwrap().clone();
+        delivery.makers.push((SinkId::Db, Box::new(move || Ok(Box::new(ForeignSink::new(&db, Box::new(Database(state))))))));
     })
 }
 
@@ -138,7 +141,15 @@ fn a_refused_row_is_dead_and_the_others_go_on() {
     }
     let running = start(&dir, &state);
     let dead = || std::fs::read_to_string(tmp.path().join("dead-db.jsonl")).unwrap_or_default();
-    wait_until("the others, and two dead letters", || callids(&state).len() == 18 && dead().lines().count() == 2);
+    wait_until("the others", || callids(&state).len() == 18);
+    // What is refused again while others are taken is given up.
+    let mut more = 0;
+    wait_until("two dead letters", || {
+        w.append_record(SinkId::Db, &record(Kind::Cdr, "more")).unwrap();
+        more += 1;
+        dead().lines().count() == 2
+    });
+    wait_until("those as well", || callids(&state).len() == 18 + more);
     running.stop();
     let dead = dead();
     assert!(dead.contains("\"callid\":\"1\"") && dead.contains("\"callid\":\"17\"") && dead.contains("refuses it"), "{dead}");

@@ -7,14 +7,13 @@ mod common;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
-use acc::acc::record::{Backend, Kind, Record};
-use acc::backend::radius::Radius;
+use acc::accounting::record::{Backend, Kind, Record};
+use acc::backend::event::EventValue;
+use acc::backend::log::syslog::{Sent, SyslogSocket};
 use acc::backend::radius::client::{Options, RadiusClient};
-use acc::backend::syslog::{Sent, SyslogSocket};
-use acc::backend::{Fate, SinkId, event, log as line};
-use acc::config::Aaa;
-use acc::host::EventValue;
-use acc::journal::{Dir, json};
+use acc::backend::radius::{Aaa, Radius};
+use acc::backend::{Fate, Offer, event, log as line};
+use acc::journal::{Dir, SinkId, json};
 use common::freeradius::{FreeRadius, SECRET};
 use common::servers::{PASSWORD, Server, mariadb, postgres};
 use common::*;
@@ -42,6 +41,8 @@ const CASES: &[Case] = &[
     plain("ACC: call ended: created=1;x_caller="),
     plain("\u{1b}[2J\t\u{7}\u{7f}"),
     plain("é中\u{202e}\u{0}after"),
+    plain("a\u{9b}31m\u{85}ACC: x"),
+    Case { bytes: b"a\x9b31m", text: "a\\x9b31m" },
     Case { bytes: b"\xff\xfe\xc3(\x80", text: "\\xff\\xfe\\xc3(\\x80" },
     Case { bytes: b"\xe2\x28\xa1'", text: "\\xe2(\\xa1'" },
     plain(""),
@@ -145,7 +146,21 @@ fn postgresql_stores_the_text() {
 
 /// The documented form in a log line: control characters as `\xNN`.
 fn escaped(bytes: &[u8]) -> Vec<u8> {
-    bytes.iter().flat_map(|b| if *b < 0x20 || *b == 0x7f { format!("\\x{b:02x}").into_bytes() } else { vec![*b] }).collect()
+    // Beyond ASCII: CSI and NEL, in UTF-8 and as in 8-bit sets, and one that turns the order of letters.
+    let beyond = ["\u{85}".as_bytes(), "\u{9b}".as_bytes(), "\u{202e}".as_bytes(), b"\x80", b"\x9b"];
+    let mut out = Vec::new();
+    let mut rest = bytes;
+    while let Some(first) = rest.first() {
+        let control = beyond.into_iter().find(|c| rest.starts_with(c)).map_or(usize::from(*first < 0x20 || *first == 0x7f), <[u8]>::len);
+        let (taken, behind) = rest.split_at(control.max(1));
+        if control > 0 {
+            out.extend(taken.iter().flat_map(|b| format!("\\x{b:02x}").into_bytes()));
+        } else {
+            out.extend_from_slice(taken);
+        }
+        rest = behind;
+    }
+    out
 }
 
 #[test]
@@ -157,7 +172,7 @@ fn the_syslog_socket_gets_one_line() {
     let mut socket = SyslogSocket::new(&path);
     for (n, case) in CASES.iter().enumerate() {
         let r = nasty(n, Kind::Cdr);
-        assert_eq!(socket.try_send(&line::datagram(2, 24, "proxy", 1, &line::line(&r))), Sent::Taken);
+        assert_eq!(socket.try_send(&line::datagram(2, 24, "proxy", 1, &[&line::line(&r)])), Sent::Taken);
         let mut buffer = vec![0; 70_000];
         let length = daemon.recv(&mut buffer).unwrap();
         let got = &buffer[..length];
@@ -303,7 +318,7 @@ fn freeradius_gets_one_packet_with_the_bytes() {
         let mut client = RadiusClient::new(radius, Options::default()).unwrap();
         for r in &records {
             let until = std::time::Instant::now() + PATIENCE;
-            while client.send_all(&[(r, r.time)]).await != [Fate::Delivered] {
+            while client.send_all(&[Offer { record: r, made: r.time, parked: false }]).await != [Fate::Delivered] {
                 assert!(std::time::Instant::now() < until, "{}", server.log());
             }
         }

@@ -7,11 +7,9 @@ use std::process::Command;
 
 mod common;
 
-use acc::acc::record::Kind;
-use acc::backend::{Payload, SinkId};
-use acc::config::JournalSync;
+use acc::accounting::record::Kind;
 use acc::journal::limit::{Append, Limits, WhenFull};
-use acc::journal::{Dir, Item, Writer};
+use acc::journal::{Dir, Item, JournalSync, Payload, SinkId, Writer};
 use acc::stats::{self, Counter, Snapshot};
 use common::*;
 
@@ -102,7 +100,10 @@ fn the_oldest_are_dropped_in_a_process_of_its_own() {
     };
     let sum = || {
         let all = Snapshot::take();
-        assert_eq!(all.get(Counter::DbAccepted), all.get(Counter::DbDelivered) + all.get(Counter::DbDead) + all.get(Counter::DbPending));
+        assert_eq!(
+            all.get(SinkId::Db.counters().accepted),
+            all.get(SinkId::Db.counters().delivered) + all.get(SinkId::Db.counters().dead) + all.get(SinkId::Db.counters().pending)
+        );
         all
     };
     let big = |n: u32| {
@@ -129,13 +130,13 @@ fn the_oldest_are_dropped_in_a_process_of_its_own() {
     // The server is started again while the database is still away: it drops what is left over, too.
     running.stop();
     drop((w, dir));
-    let [accepted, dropped] = [Counter::DbAccepted, Counter::DbDead].map(stats::get);
-    stats::set(Counter::DbAccepted, 0);
-    stats::set(Counter::DbDead, 0);
+    let [accepted, dropped] = [SinkId::Db.counters().accepted, SinkId::Db.counters().dead].map(stats::get);
+    stats::set(SinkId::Db.counters().accepted, 0);
+    stats::set(SinkId::Db.counters().dead, 0);
     let dir = Dir::open(&journal).unwrap();
     let mut w = Writer::new(&dir, 1, std::process::id(), JournalSync::Os, limits.segment_max());
     let running = start(&dir);
-    wait_until("what is left over counts", || sum().get(Counter::DbPending) == accepted - dropped);
+    wait_until("what is left over counts", || sum().get(SinkId::Db.counters().pending) == accepted - dropped);
     for n in 1000..1400 {
         w.append_record(SinkId::Db, &big(n)).unwrap();
         if n % 20 == 0 {
@@ -145,11 +146,11 @@ fn the_oldest_are_dropped_in_a_process_of_its_own() {
     wait_until("enough is dropped", || sum().get(Counter::JournalBytes) < MIB);
     // The database comes and gets exactly the newest.
     std::fs::create_dir(path.join("later")).unwrap();
-    wait_until("all is delivered", || sum().get(Counter::DbPending) == 0);
+    wait_until("all is delivered", || sum().get(SinkId::Db.counters().pending) == 0);
     drop(w);
     running.stop();
-    assert_eq!(stats::get(Counter::DbAccepted) + dropped, 1400);
-    let delivered = stats::get(Counter::DbDelivered);
+    assert_eq!(stats::get(SinkId::Db.counters().accepted) + dropped, 1400);
+    let delivered = stats::get(SinkId::Db.counters().delivered);
     assert!((100..250).contains(&delivered), "{delivered}");
     let rows = sqlite(&path.join("later/acc.sqlite"), "SELECT count(*), min(callid), max(callid) FROM acc").unwrap();
     assert_eq!(rows, format!("{delivered}\tcall-{:05}\tcall-01399\n", 1400 - delivered));

@@ -1,4 +1,4 @@
-//! accepted = delivered + dead + pending at every instant, whoever is at work and however it ends.
+//! accepted = delivered + dead + pending + parked at every instant, whoever is at work and however it ends.
 #![forbid(unsafe_code)]
 
 mod common;
@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use acc::acc::record::{Kind, Record, Wall};
-use acc::backend::{Fate, LocalFuture, Payload, RecordSender, SinkId};
-use acc::config::{Aaa, Config};
+use acc::accounting::record::Kind;
+use acc::backend::log::syslog;
+use acc::backend::{Fate, LocalFuture, Offer, RecordSender, one_by_one};
+use acc::config::Config;
 use acc::delivery;
-use acc::journal::Dir;
+use acc::journal::{Dir, Payload, SinkId};
 use acc::stats::{self, Counter, Snapshot};
 use common::*;
 
@@ -24,13 +25,14 @@ struct Moody {
 }
 
 impl RecordSender for Moody {
-    fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>> {
+    fn send_all<'a>(&'a mut self, records: &'a [Offer<'a>]) -> LocalFuture<'a, Vec<Fate>> {
         Box::pin(async move {
             let call = self.calls.fetch_add(1, Ordering::Relaxed);
             assert!(call != 3, "a defect in the client");
             let fate = |n: usize| match (n + call) % 7 {
                 0 => Fate::Retry("not now".into()),
                 1 => Fate::Dead("never".into()),
+                2 => Fate::Refused("not this one".into()),
                 _ => Fate::Delivered,
             };
             (0..records.len()).map(fate).collect()
@@ -41,9 +43,8 @@ impl RecordSender for Moody {
 fn delivery(dir: &Dir, config: Config, calls: &Arc<AtomicUsize>, stop: &Arc<AtomicBool>) -> delivery::Delivery {
     let calls = calls.clone();
     delivery::Delivery {
-        log_socket: dir.path().join("no-syslog-here"),
+        makers: vec![syslog::at(dir.path().join("no-syslog-here")), one_by_one(SinkId::Aaa, move || Ok(Box::new(Moody { calls })))],
         stop: stop.clone(),
-        aaa: Some(Box::new(move || Ok(Box::new(Moody { calls }) as Box<dyn RecordSender>))),
         ..delivery::Delivery::new(config, dir.clone())
     }
 }
@@ -52,8 +53,8 @@ fn delivery(dir: &Dir, config: Config, calls: &Arc<AtomicUsize>, stop: &Arc<Atom
 fn check(of: impl Fn(Counter) -> u64) {
     for sink in SinkId::ALL {
         let c = sink.counters();
-        let [accepted, delivered, dead, pending] = [c.accepted, c.delivered, c.dead, c.pending].map(&of);
-        assert_eq!(accepted, delivered + dead + pending, "{}", sink.name());
+        let [accepted, delivered, dead, pending, parked] = [c.accepted, c.delivered, c.dead, c.pending, c.parked].map(&of);
+        assert_eq!(accepted, delivered + dead + pending + parked, "{}", sink.name());
     }
 }
 
@@ -81,13 +82,12 @@ fn the_sum_is_right_whenever_asked() {
     }
     drop((w, earlier));
     // A server that starts counts from 0.
-    stats::set(Counter::DbAccepted, 0);
+    stats::set(SinkId::Db.counters().accepted, 0);
 
     let dir = Dir::open(&journal).unwrap();
     let (calls, stop, asked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)), AtomicBool::new(false));
     std::thread::scope(|s| {
-        let mut config = config(Some(&url), &journal);
-        config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
+        let config = config(Some(&url), &journal);
         let (dir, calls, stop, asked) = (&dir, &calls, &stop, &asked);
         let end = End([stop, asked]);
         // Again and again, as the host does after an unexpected end.
@@ -107,7 +107,7 @@ fn the_sum_is_right_whenever_asked() {
             }
             times
         });
-        wait_until("the left over ones are counted", || stats::get(Counter::DbAccepted) == 50);
+        wait_until("the left over ones are counted", || stats::get(SinkId::Db.counters().accepted) == 50);
         let workers: Vec<_> = (0..WRITERS)
             .map(|rank| {
                 s.spawn(move || {
@@ -129,20 +129,23 @@ fn the_sum_is_right_whenever_asked() {
         }
         // Nothing can be delivered to the database and syslog; RADIUS ends, having panicked once.
         let total = (WRITERS * EACH) as u64;
-        wait_until("RADIUS has what it takes", || stats::get(Counter::AaaPending) == 0);
+        wait_until("RADIUS has what it takes", || stats::get(SinkId::Aaa.counters().pending) == 0);
         assert_eq!(stats::get(Counter::DeliveryRestarts), 1);
-        assert_eq!(stats::get(Counter::DbPending), 50 + total);
-        assert_eq!(stats::get(Counter::LogPending), total);
-        wait_until("the oldest is getting old", || stats::get(Counter::DbOldestAge) > 1 && stats::get(Counter::LogOldestAge) > 1);
+        assert_eq!(stats::get(SinkId::Db.counters().pending), 50 + total);
+        assert_eq!(stats::get(SinkId::Log.counters().pending), total);
+        wait_until("the oldest is getting old", || stats::get(SinkId::Db.counters().oldest_age) > 1 && stats::get(SinkId::Log.counters().oldest_age) > 1);
         // The database comes.
         std::fs::create_dir(&nowhere).unwrap();
-        wait_until("the database has all", || stats::get(Counter::DbPending) == 0);
-        assert_eq!((stats::get(Counter::DbAccepted), stats::get(Counter::DbDelivered)), (50 + total, 50 + total));
-        assert_eq!(stats::get(Counter::DbOldestAge), 0);
+        wait_until("the database has all", || stats::get(SinkId::Db.counters().pending) == 0);
+        assert_eq!((stats::get(SinkId::Db.counters().accepted), stats::get(SinkId::Db.counters().delivered)), (50 + total, 50 + total));
+        assert_eq!(stats::get(SinkId::Db.counters().oldest_age), 0);
         drop(end);
         assert!(asker.join().unwrap() > 100);
     });
     // What syslog has not got counts again at the next start, and RADIUS got no more than was accepted.
-    assert_eq!(stats::get(Counter::LogPending), (WRITERS * EACH) as u64);
-    assert_eq!(stats::get(Counter::AaaDelivered) + stats::get(Counter::AaaDead), stats::get(Counter::AaaAccepted));
+    assert_eq!(stats::get(SinkId::Log.counters().pending), (WRITERS * EACH) as u64);
+    assert_eq!(
+        stats::get(SinkId::Aaa.counters().delivered) + stats::get(SinkId::Aaa.counters().dead) + stats::get(SinkId::Aaa.counters().parked),
+        stats::get(SinkId::Aaa.counters().accepted)
+    );
 }

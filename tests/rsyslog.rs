@@ -6,9 +6,9 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
-use acc::backend::syslog::{Sent, SyslogSocket};
-use acc::backend::{Payload, SinkId, log as line};
-use acc::journal::Dir;
+use acc::backend::log as line;
+use acc::backend::log::syslog::{self, Sent, SyslogSocket};
+use acc::journal::{Dir, Payload, SinkId};
 use common::servers::quiet;
 use common::*;
 
@@ -70,7 +70,7 @@ fn start(dir: &Dir, journal: &Path, socket: PathBuf) -> Running {
     let journal = journal.to_path_buf();
     Running::start_with(dir, move |delivery| {
         delivery.config = config(None, &journal);
-        delivery.log_socket = socket;
+        delivery.makers = vec![syslog::at(socket)];
     })
 }
 
@@ -80,7 +80,7 @@ fn lines_reach_rsyslogd_at_once_or_when_it_is_back() {
         skip("rsyslogd");
         return;
     };
-    let datagram = |text: &str| line::datagram(2, FACILITY, "opensips", 4711, text.as_bytes());
+    let datagram = |text: &str| line::datagram(2, FACILITY, "opensips", 4711, &[text.as_bytes()]);
     let want = |text: &str| format!("local5.notice opensips {text}");
     let mut worker = SyslogSocket::new(&daemon.path("log"));
     assert_eq!(worker.try_send(&datagram("ACC: nobody is there")), Sent::NotTaken);
@@ -102,7 +102,7 @@ fn lines_reach_rsyslogd_at_once_or_when_it_is_back() {
     }
     drop(w);
     let running = start(&dir, tmp.path(), daemon.path("log"));
-    wait_until("an attempt", || acc::stats::get(acc::stats::Counter::LogOutages) > 0);
+    wait_until("an attempt", || acc::stats::get(acc::journal::SinkId::Log.counters().outages) > 0);
     assert_eq!((daemon.lines().len(), segments(tmp.path())), (1, 1));
 
     // Back: they come in order, each once, and the journal is empty.

@@ -12,13 +12,14 @@ use std::process::Command;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use acc::acc::record::{Kind, Record};
-use acc::backend::radius::Radius;
+use acc::accounting::record::{Kind, Record};
+use acc::backend::log::syslog;
 use acc::backend::radius::client::{Options, RadiusClient};
+use acc::backend::radius::{Aaa, Radius};
 use acc::backend::sql::{SqlSink, validate_url};
-use acc::backend::{Fate, Payload, SinkId};
-use acc::config::{Aaa, Draft, RawValue};
-use acc::journal::{DeadLetters, Dir};
+use acc::backend::{Fate, Offer};
+use acc::journal::{DeadLetters, Dir, Payload, SinkId};
+use acc::params::{Draft, RawValue};
 use common::servers::{mariadb, postgres};
 use common::*;
 
@@ -144,7 +145,7 @@ fn a_url_that_cannot_be_used_is_not_quoted() {
     let good = format!("mysql://acc:{HIDDEN}@host/acc");
     let config = config(Some(&good), Path::new("/nowhere"));
     hidden(&format!("{config:?}"));
-    assert!(SqlSink::new(config.db.as_ref().unwrap(), &config.fields).is_ok());
+    assert!(SqlSink::new(config.db().unwrap(), &config.rules.fields).is_ok());
     hidden(&said().lock().unwrap());
 }
 
@@ -199,7 +200,7 @@ fn the_radius_secret_is_told_to_nobody() {
     let fates = runtime.block_on(async {
         let r: Record = record(Kind::Cdr, "one");
         let mut client = RadiusClient::new(radius, Options { nas_port: None, retry: Some(1) }).unwrap();
-        client.send_all(&[(&r, r.time)]).await
+        client.send_all(&[Offer { record: &r, made: r.time, parked: false }]).await
     });
     assert_ne!(fates, [Fate::Delivered]);
     hidden(&format!("{fates:?}"));
@@ -227,7 +228,7 @@ fn journal_files_are_the_owners_and_no_links() {
     let (url, place) = (url.clone(), journal.clone());
     let running = Running::start_with(&dir, move |delivery| {
         delivery.config = config(Some(&url), &place);
-        delivery.log_socket = socket;
+        delivery.makers = vec![syslog::at(socket)];
     });
     let dead = DeadLetters::file_name(SinkId::Db);
     wait_until("a dead letter and a cursor", || journal.join(&dead).exists() && journal.join("cursor-log").exists());

@@ -7,10 +7,11 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use acc::acc::record::{Kind, Record, Wall};
-use acc::backend::{Fate, LocalFuture, Payload, RecordSender, SinkId};
-use acc::config::Aaa;
-use acc::journal::Dir;
+use acc::accounting::record::Kind;
+use acc::backend::log::syslog;
+use acc::backend::radius::Aaa;
+use acc::backend::{Fate, LocalFuture, Offer, RecordSender, one_by_one};
+use acc::journal::{Dir, Payload, SinkId};
 use acc::stats;
 use common::*;
 
@@ -21,10 +22,10 @@ struct Sender {
 }
 
 impl RecordSender for Sender {
-    fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>> {
+    fn send_all<'a>(&'a mut self, records: &'a [Offer<'a>]) -> LocalFuture<'a, Vec<Fate>> {
         let fates = records
             .iter()
-            .map(|(r, _)| {
+            .map(|Offer { record: r, .. }| {
                 let fate = if self.answers.is_empty() { Fate::Delivered } else { self.answers.remove(0) };
                 if fate == Fate::Delivered {
                     self.got.lock().unwrap().push(String::from_utf8(r.core.callid.clone()).unwrap());
@@ -58,12 +59,11 @@ fn sinks_do_not_wait_for_each_other_and_nothing_is_unaccounted_for() {
     let start = |dir: &Dir, url: String, answers: Vec<Fate>| {
         let (got, socket, wake, journal) = (got.clone(), socket.clone(), wake.try_clone().unwrap(), journal.clone());
         Running::start_with(dir, move |delivery| {
-            let mut config = config(Some(&url), &journal);
-            config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
+            let config = config(Some(&url), &journal);
             delivery.config = config;
-            delivery.log_socket = socket;
+            delivery.makers = vec![syslog::at(socket)];
             delivery.wake = Some(wake);
-            delivery.aaa = Some(Box::new(move || Ok(Box::new(Sender { answers, got }) as Box<dyn RecordSender>)));
+            delivery.makers.push(one_by_one(SinkId::Aaa, move || Ok(Box::new(Sender { answers, got }))));
         })
     };
     // The database's directory does not exist, and RADIUS refuses the first twice and one for ever.
@@ -118,15 +118,17 @@ fn sinks_do_not_wait_for_each_other_and_nothing_is_unaccounted_for() {
     wait_until("the segment is removed", || segments(&journal) == 0);
     running.stop();
     let dead = std::fs::read_to_string(journal.join("dead-aaa.jsonl")).unwrap();
-    assert!(dead.lines().nth(1).unwrap().contains("aaa_url is not set any more"));
+    assert!(dead.lines().nth(1).unwrap().contains("aaa_url is no longer set"));
 }
 
+/// The file was there when the server checked it.
 #[test]
-fn aaa_url_without_a_client_is_refused() {
+fn aaa_url_without_its_file_is_refused() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = Dir::open(tmp.path()).unwrap();
     let mut config = config(None, tmp.path());
-    config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
+    let url = format!("radius:{}", tmp.path().join("gone").display());
+    config.destinations.set(SinkId::Aaa, Aaa { url, service_type: None, retry: None });
     let delivery = acc::delivery::Delivery::new(config, dir);
     assert!(acc::delivery::run(delivery).unwrap_err().to_string().starts_with("aaa_url cannot be used"));
 }

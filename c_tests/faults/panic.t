@@ -4,7 +4,8 @@ route onreply global {
   $acc_extra(note) = "reply"
 }
 route request main {
-  do_accounting("log|db|evi", "cdr|missed")
+  do_accounting("log|db|evi", "missed")
+  do_accounting("log|db|evi", "cdr")
   $acc_extra(caller) = $fu
   $acc_leg(leg_src) = $(acc_leg(leg_dst)[0])
   $var(n) = $acc_current_leg
@@ -148,6 +149,18 @@ recv 1 bye inside
 reply 2 bye 200
 reap
 expect log "*panic in answer at *"
+expect up
+stop
+host env ACC_FAULT_PANIC=script callback of replies
+start
+recv 1 invite
+reply 2 invite 180 totag=bob-1
+reply 3 invite 200 totag=bob-1
+recv 1 ack inside
+recv 1 bye inside
+reply 2 bye 200
+reap
+expect log "*panic in script callback of replies at *"
 expect up
 stop
 host env ACC_FAULT_PANIC=release of a context

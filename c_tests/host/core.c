@@ -183,11 +183,41 @@ static os_sr_module *next_of(os_sr_module *m)
 	return *(os_sr_module **)((char *)m + version.next);
 }
 
+/* as many commands as it takes to see where the second one begins */
+static void one_command(char *at, const char *name)
+{
+	os_mi_child_init_fn *none = NULL;
+	os_init_mi_result_object_fn *any = init_mi_result_object;
+
+	memcpy(at + OS_MI_EXPORT_NAME, &name, sizeof name);
+	memcpy(at + OS_MI_EXPORT_INIT_F, &none, sizeof none);
+	memcpy(at + OS_MI_EXPORT_RECIPES, &any, sizeof any);
+}
+
+static const os_mi_export *commands(void)
+{
+	static _Alignas(16) char table[3 * OS_MI_EXPORT_SIZE_4_0_0];
+	size_t size = version.row >= 40000 ? OS_MI_EXPORT_SIZE_4_0_0 : OS_MI_EXPORT_SIZE_3_4_7;
+
+	if (odd("commands"))
+		size += 8;
+	one_command(table, "t_first");
+	one_command(table + size, "t_second");
+	return (os_mi_export *)table;
+}
+
+bool odd(const char *what)
+{
+	return !strcmp(settings.odd, what);
+}
+
 static os_module_exports *with_version(const os_module_exports *e)
 {
 	os_module_exports *c = malloc(sizeof *c);
 
 	*c = *e;
+	if (e == &tm_exports)
+		c->mi_cmds = commands();
 	c->ver_info.version = version.full;
 	c->ver_info.compile_flags = version.flags;
 	c->ver_info.scm = core_scm_ver;
@@ -607,7 +637,67 @@ int evi_probe_event(os_event_id id)
 	return 0;
 }
 
+struct evi_param {
+	int flags;
+	os_int_str val;
+	os_str name;
+	struct evi_param *next;
+};
+
+struct os_evi_params {
+	bool raised; /* who raises it gives it away */
+	struct evi_param *first, *last;
+};
+
+os_evi_params *evi_get_params(void)
+{
+	return calloc(1, sizeof(os_evi_params));
+}
+
+int evi_param_add(os_evi_params *list, const os_str *name, const void *value, int flags)
+{
+	struct evi_param *p = calloc(1, sizeof *p);
+
+	if (list->raised)
+		host_abort("a parameter for an event that was raised");
+	*p = (struct evi_param){.flags = flags, .name = *name};
+	if (flags & OS_EVI_INT_VAL)
+		p->val.n = *(const int *)value;
+	else if (flags & OS_EVI_STR_VAL)
+		p->val.s = *(const os_str *)value;
+	else
+		return -1;
+	if (list->last)
+		list->last->next = p;
+	else
+		list->first = p;
+	list->last = p;
+	return 0;
+}
+
+void evi_free_params(os_evi_params *list)
+{
+	for (struct evi_param *p = list ? list->first : NULL, *next; p; p = next) {
+		next = p->next;
+		free(p);
+	}
+	free(list);
+}
+
+static int raise_event(os_event_id id, os_evi_params *params);
+
 int evi_raise_event(os_event_id id, os_evi_params *params)
+{
+	int rc;
+
+	if (params)
+		params->raised = true;
+	rc = raise_event(id, params);
+	evi_free_params(params);
+	return rc;
+}
+
+static int raise_event(os_event_id id, os_evi_params *params)
 {
 	char line[200000];
 	size_t n;
@@ -617,7 +707,7 @@ int evi_raise_event(os_event_id id, os_evi_params *params)
 		return -1;
 	}
 	n = (size_t)snprintf(line, sizeof line, "%s", event_name[id]);
-	for (os_evi_param *p = params ? params->first : NULL; p && n < sizeof line - 512; p = p->next) {
+	for (struct evi_param *p = params ? params->first : NULL; p && n < sizeof line - 512; p = p->next) {
 		n += (size_t)snprintf(line + n, sizeof line - n, " %.*s=", STR_FMT(p->name));
 		if (p->flags & OS_EVI_INT_VAL) {
 			n += (size_t)snprintf(line + n, sizeof line - n, "%d", p->val.n);

@@ -45,7 +45,7 @@ static void destroy(os_dlg_cell *d)
 	shm_drop(K_DIALOG, d);
 }
 
-static void ref(os_dlg_cell *d, unsigned n)
+void _ref_dlg(os_dlg_cell *d, unsigned n)
 {
 	d->ref += (int)n;
 }
@@ -99,7 +99,7 @@ os_dlg_cell *dlg_current(void)
 	if (!T || T == OS_T_UNDEFINED)
 		return NULL;
 	if (current_processing_ctx && T->dialog) {
-		ref(T->dialog, 1);
+		_ref_dlg(T->dialog, 1);
 		set_context(T->dialog);
 	}
 	return T->dialog;
@@ -133,6 +133,15 @@ static struct dlg_cb *add_cb(struct dlg_cb **list, int types, os_dialog_cb *f, v
 	return cb;
 }
 
+/* what was passed before 3.4.7, and something behind it */
+struct moved_params {
+	os_sip_msg *msg;
+	unsigned direction, is_active;
+	void *dlg_data;
+	void **param;
+	void *more;
+};
+
 static void run(int type, os_dlg_cell *d, os_sip_msg *m, unsigned dir, int leg, void *data)
 {
 	os_dlg_cb_params p = {m, dir, leg, 1, data, NULL};
@@ -141,8 +150,10 @@ static void run(int type, os_dlg_cell *d, os_sip_msg *m, unsigned dir, int leg, 
 		return;
 	for (struct dlg_cb *cb = d->cbs; cb; cb = cb->next) {
 		if (cb->types & type) {
+			struct moved_params moved = {m, dir, 1, data, &cb->param, d};
+
 			p.param = &cb->param;
-			cb->f(d, type, &p);
+			cb->f(d, type, odd("dialog_params") ? (os_dlg_cb_params *)&moved : &p);
 		}
 	}
 }
@@ -164,7 +175,7 @@ static void run_loaded(os_dlg_cell *d, struct dlg_cb *cb)
 	cb->f(d, OS_DLGCB_LOADED, &p);
 }
 
-static int register_dlgcb(os_dlg_cell *d, int types, os_dialog_cb *f, void *param, os_param_free_cb *release)
+int register_dlgcb(os_dlg_cell *d, int types, os_dialog_cb *f, void *param, os_param_free_cb *release)
 {
 	if ((types & OS_DLGCB_LOADED && types != OS_DLGCB_LOADED) || (types & OS_DLGCB_CREATED && types != OS_DLGCB_CREATED)) {
 		host_log(OS_L_CRIT, "DLGCB_LOADED and DLGCB_CREATED must be registered alone!");
@@ -218,7 +229,7 @@ static void next_state(os_dlg_cell *d, enum event e, int *old, int *unrefs)
 		break;
 	case E_2XX:
 		if (d->state == D_DELETED && !d->has_bye) {
-			ref(d, 1);
+			_ref_dlg(d, 1);
 			d->state = D_CONFIRMED_NA;
 		} else if (d->state <= D_EARLY) {
 			d->state = D_CONFIRMED_NA;
@@ -269,7 +280,7 @@ static void on_reply(os_cell *t, int type, os_tmcb_params *p)
 	if (type == OS_TMCB_TRANS_CANCELLED) {
 		d->cancelled = true;
 		if (current_processing_ctx && !in_context()) {
-			ref(d, 1);
+			_ref_dlg(d, 1);
 			set_context(t->dialog);
 		}
 		return;
@@ -281,7 +292,7 @@ static void on_reply(os_cell *t, int type, os_tmcb_params *p)
 	}
 	if (d->state == D_CONFIRMED_NA && old != D_CONFIRMED_NA && old != D_CONFIRMED) {
 		d->in_timer = true;
-		ref(d, 1);
+		_ref_dlg(d, 1);
 		run(OS_DLGCB_CONFIRMED, d, p->rpl, OS_DLG_DIR_UPSTREAM, 0, NULL);
 		return;
 	}
@@ -317,7 +328,7 @@ static void attach(os_dlg_cell *d, os_cell *t)
 		return;
 	tm_register(NULL, t, OS_TMCB_TRANS_DELETED, on_deleted, d, NULL);
 	t->dialog = d;
-	ref(d, 1);
+	_ref_dlg(d, 1);
 }
 
 static void on_request(os_cell *t, int type, os_tmcb_params *p)
@@ -405,7 +416,7 @@ int dlg_match(os_sip_msg *m)
 		return -1;
 	}
 	next_state(d, e, &old, &unrefs);
-	ref(d, 1);
+	_ref_dlg(d, 1);
 	set_context(d);
 	if (T && T != OS_T_UNDEFINED)
 		attach(d, T);
@@ -439,7 +450,7 @@ static void *begin_outside(os_dlg_cell *d, os_sip_msg **m)
 		(*m)->dummy = true;
 	}
 	set_context(d);
-	ref(d, 1);
+	_ref_dlg(d, 1);
 	return old;
 }
 
@@ -488,7 +499,7 @@ static void send_bye(os_dlg_cell *d, int n)
 	               "BYE sip:leg%d@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKbye%d%s\r\nFrom: <sip:us@host>;tag=%s\r\n"
 	               "To: <sip:them@host>;tag=%s\r\nCall-ID: %s\r\nCSeq: 2 BYE\r\nContent-Length: 0\r\n\r\n",
 	               n, n, d->name, n == 1 ? (d->ttag ? d->ttag : "") : d->ftag, n == 1 ? d->ftag : (d->ttag ? d->ttag : ""), d->callid);
-	ref(d, 1);
+	_ref_dlg(d, 1);
 	tm_local(name, text, len, NULL, bye_reply, d, release_dialog);
 	context_pop(old);
 }
@@ -501,7 +512,7 @@ void dlg_end(const char *name)
 		LM_ERR("no dialog %s to end", name);
 		return;
 	}
-	ref(d, 1);
+	_ref_dlg(d, 1);
 	send_bye(d, 1);
 	send_bye(d, 2);
 	dlg_unref_cell(d, 1);
@@ -537,7 +548,7 @@ void dlg_timeout(const char *name)
 }
 
 /* ---- values ---- */
-static int store_value(os_dlg_cell *d, os_str *name, os_int_str *val, int type)
+int store_dlg_value(os_dlg_cell *d, os_str *name, os_int_str *val, int type)
 {
 	struct dlg_val **at, *v = NULL;
 
@@ -567,7 +578,7 @@ static int store_value(os_dlg_cell *d, os_str *name, os_int_str *val, int type)
 	return 0;
 }
 
-static int fetch_value(os_dlg_cell *d, const os_str *name, int *type, os_int_str *out, int has_buf)
+int fetch_dlg_value(os_dlg_cell *d, const os_str *name, int *type, os_int_str *out, int has_buf)
 {
 	static char *buf;
 	static int room;
@@ -611,10 +622,48 @@ int dlg_set(const char *name, const char *value, os_str text, bool replicated)
 	if (!d)
 		return -1;
 	v.s = text;
-	store_value(d, &n, &v, OS_DLG_VAL_TYPE_STR);
+	store_dlg_value(d, &n, &v, OS_DLG_VAL_TYPE_STR);
 	if (replicated)
 		run(OS_DLGCB_PROCESS_VARS, d, NULL, OS_DLG_DIR_NONE, -1, &n);
 	return 0;
+}
+
+static struct dlg_val *value_of(const char *name, const char *value)
+{
+	os_dlg_cell *d = find(name);
+	os_str n = {(char *)value, (int)strlen(value)};
+
+	for (struct dlg_val *v = d ? d->vals : NULL; v; v = v->next)
+		if (str_same(v->name, n))
+			return v;
+	return NULL;
+}
+
+static os_str kept;
+
+int dlg_keep(const char *name, const char *value)
+{
+	struct dlg_val *v = value_of(name, value);
+
+	if (!v)
+		return -1;
+	kept.len = v->val.s.len;
+	kept.s = realloc(kept.s, (size_t)kept.len + 1);
+	memcpy(kept.s, v->val.s.s, (size_t)kept.len);
+	return 0;
+}
+
+/* another node sends what it still has */
+int dlg_replay(const char *name, const char *value)
+{
+	return kept.s ? dlg_set(name, value, kept, true) : -1;
+}
+
+bool dlg_has(const char *name, const char *value, os_str text)
+{
+	struct dlg_val *v = value_of(name, value);
+
+	return v && memmem(v->val.s.s, (size_t)v->val.s.len, text.s, (size_t)text.len);
 }
 
 /* ---- the database ---- */
@@ -684,7 +733,7 @@ static void load_all(void)
 				v.s = (os_str){s->value[k].data, s->value[k].len};
 			else
 				v.n = s->value[k].n;
-			store_value(d, &n, &v, s->value[k].type);
+			store_dlg_value(d, &n, &v, s->value[k].type);
 		}
 		for (struct dlg_cb *cb = loaded_cbs; cb; cb = cb->next)
 			run_loaded(d, cb);
@@ -698,12 +747,17 @@ static int api_create(os_sip_msg *m, int flags)
 	return dlg_create(m, false);
 }
 
-static int get_direction(void)
+os_dlg_cell *get_current_dialog(void)
+{
+	return dlg_current();
+}
+
+int get_dlg_direction(void)
 {
 	return direction;
 }
 
-static os_str *get_dlg_did(os_dlg_cell *d)
+os_str *dlg_get_did(os_dlg_cell *d)
 {
 	static os_str did;
 
@@ -711,17 +765,27 @@ static os_str *get_dlg_did(os_dlg_cell *d)
 	return &did;
 }
 
-static int dlg_ctx_register_ptr(os_context_destroy_fn *f)
+os_dlg_cell *get_dlg_by_did(os_str *did, int active_only)
+{
+	for (os_dlg_cell *d = S->dialogs; d; d = d->next)
+		if (strlen(d->name) == (size_t)did->len && !memcmp(d->name, did->s, (size_t)did->len) && !(active_only && d->state > D_CONFIRMED)) {
+			_ref_dlg(d, 1);
+			return d;
+		}
+	return NULL;
+}
+
+int dlg_ctx_register_ptr(os_context_destroy_fn *f)
 {
 	return context_register_ptr(OS_CONTEXT_DIALOG, f);
 }
 
-static void dlg_ctx_put_ptr(os_dlg_cell *d, int pos, void *v)
+void dlg_ctx_put_ptr(os_dlg_cell *d, int pos, void *v)
 {
 	context_put_ptr(OS_CONTEXT_DIALOG, d->ctx, pos, v);
 }
 
-static void *dlg_ctx_get_ptr(os_dlg_cell *d, int pos)
+void *dlg_ctx_get_ptr(os_dlg_cell *d, int pos)
 {
 	return context_get_ptr(OS_CONTEXT_DIALOG, d->ctx, pos);
 }
@@ -747,16 +811,19 @@ static int cmd_load_dlg(os_sip_msg *table, void *p1, void *p2, void *p3, void *p
 	fill(b, sizeof *b);
 	b->register_dlgcb = register_dlgcb;
 	b->create_dlg = api_create;
-	b->get_dlg = dlg_current;
-	b->store_dlg_value = store_value;
-	b->fetch_dlg_value = fetch_value;
-	b->dlg_ref = ref;
+	b->get_dlg = get_current_dialog;
+	b->store_dlg_value = store_dlg_value;
+	b->fetch_dlg_value = fetch_dlg_value;
+	b->dlg_ref = _ref_dlg;
 	b->dlg_unref = unref;
-	b->get_direction = get_direction;
-	b->get_dlg_did = get_dlg_did;
+	b->get_direction = get_dlg_direction;
+	b->get_dlg_did = dlg_get_did;
+	b->get_dlg_by_did = get_dlg_by_did;
 	b->dlg_ctx_register_ptr = dlg_ctx_register_ptr;
 	b->dlg_ctx_put_ptr = dlg_ctx_put_ptr;
 	b->dlg_ctx_get_ptr = dlg_ctx_get_ptr;
+	if (odd("dialog_table")) /* one more function, where ours is found by its neighbours */
+		memmove((char *)b + sizeof *b->others1, b, sizeof *b), b->register_dlgcb = register_dlgcb;
 	return 1;
 }
 
@@ -797,7 +864,9 @@ const os_module_exports dialog_exports = {
 	.name = "dialog", .type = OS_MOD_TYPE_DEFAULT, .deps = &dialog_deps, .cmds = dialog_cmds, .init_f = dialog_init, .destroy_f = dialog_destroy};
 
 /* ---- rr ---- */
-static int is_direction(os_sip_msg *m, int dir)
+int append_fromtag;
+
+int is_direction(os_sip_msg *m, int dir)
 {
 	/* by the tag in the Route, as append_fromtag leaves it: 0 = yes, -1 = no */
 	os_str route, tag;
@@ -825,7 +894,7 @@ static int cmd_load_rr(os_sip_msg *table, void *p1, void *p2, void *p3, void *p4
 	(void)p1, (void)p2, (void)p3, (void)p4, (void)p5, (void)p6, (void)p7, (void)p8;
 	fill(b, sizeof *b);
 	b->is_direction = is_direction;
-	b->append_fromtag = settings.append_fromtag;
+	b->append_fromtag = append_fromtag = settings.append_fromtag;
 	return 1;
 }
 

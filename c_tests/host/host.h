@@ -90,6 +90,7 @@ struct os_sip_msg {
 	int id;
 	bool shared, request, dummy;
 	unsigned parsed; /* headers looked at while it was private */
+	unsigned flags;  /* of setflag() */
 	char *buf;
 	int len;
 	os_str method, ruri, status, reason;
@@ -101,6 +102,7 @@ os_sip_msg *msg_parse(const char *text, int len);        /* private */
 os_sip_msg *msg_clone(const os_sip_msg *m);              /* shared */
 os_sip_msg *msg_private_copy(const os_sip_msg *m);
 void msg_free(os_sip_msg *m);
+int flag_number(const char *name, int len); /* a new name gets the next one */
 os_str msg_header(const os_sip_msg *m, const char *name, int len);
 void msg_readable(os_sip_msg *m, const char *what, unsigned header);
 int msg_uri_user(os_str uri, os_str *user, os_str *domain);
@@ -177,7 +179,8 @@ enum step_kind {
 	SP_START, SP_START_FAILS, SP_STOP, SP_RESTART, SP_KILL9, SP_RECV, SP_REPLY, SP_TIMEOUT, SP_DLG_TIMEOUT, SP_DLG_END, SP_DLG_SAVE,
 	SP_DLG_SET, SP_REAP, SP_LOCAL, SP_SLEEP, SP_SIGNAL, SP_LEVELS, SP_EXPECT, SP_MODPARAM, SP_HOST, SP_SHELL, SP_LOOP, SP_END, SP_MARK,
 	SP_CLOCK, SP_RUN,
-	SP_TIMERS
+	SP_TIMERS,
+	SP_DLG_KEEP, SP_DLG_REPLAY, SP_DLG_HAS
 };
 enum expect_what { EX_LOG, EX_EVENT, EX_ROW, EX_STAT, EX_DOWN, EX_UP, EX_LIVE, EX_SHELL, EX_EVENTS, EX_LEVELS };
 struct settings;
@@ -234,8 +237,10 @@ struct settings {
 	int generation;
 	bool foreign; /* no other module is loaded that the version could be learnt from */
 	bool persist; /* is there a dialog database */
+	char odd[32]; /* what this server has in another way than the known versions */
 };
 extern struct settings settings;
+bool odd(const char *what);
 
 /* ---- core ---- */
 #define MAX_MODULES 16
@@ -260,6 +265,7 @@ struct tm_cb {
 	os_transaction_cb *f;
 	void *param;
 	os_release_tmcb_param *release;
+	bool ours; /* of another module of this host */
 	struct tm_cb *next;
 };
 struct cb_list {
@@ -342,6 +348,9 @@ void dlg_timeout(const char *name);
 void dlg_end(const char *name);
 void dlg_save_all(bool on_shutdown);
 int dlg_set(const char *name, const char *value, os_str text, bool replicated);
+int dlg_keep(const char *name, const char *value);
+int dlg_replay(const char *name, const char *value);
+bool dlg_has(const char *name, const char *value, os_str text);
 void dlg_unref_cell(os_dlg_cell *d, int n);
 
 /* ---- server and runner ---- */

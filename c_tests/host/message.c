@@ -187,6 +187,7 @@ os_sip_msg *msg_clone(const os_sip_msg *m)
 	c->id = m->id;
 	c->shared = true;
 	c->parsed = m->parsed;
+	c->flags = m->flags;
 	c->buf = (char *)(c + 1);
 	memcpy(c->buf, m->buf, (size_t)m->len + 1);
 	c->len = m->len;
@@ -199,7 +200,57 @@ os_sip_msg *msg_private_copy(const os_sip_msg *m)
 	os_sip_msg *c = msg_parse(m->buf, m->len);
 
 	c->id = m->id;
+	c->flags = m->flags;
 	return c;
+}
+
+/* ---- flags, by their names ---- */
+static char flag_name[32][64];
+
+int flag_number(const char *name, int len)
+{
+	for (int i = 0; i < 32; i++) {
+		if (!flag_name[i][0])
+			snprintf(flag_name[i], sizeof flag_name[i], "%.*s", len, name);
+		if ((int)strlen(flag_name[i]) == len && !memcmp(flag_name[i], name, (size_t)len))
+			return i;
+	}
+	return -1;
+}
+
+int get_flag_id_by_name(int type, char *name, int len)
+{
+	if (S->status != ST_STARTING)
+		host_abort("get_flag_id_by_name() after the fork");
+	return type == OS_FLAG_TYPE_MSG ? flag_number(name, len) : -1;
+}
+
+int isflagset(os_sip_msg *m, unsigned flag)
+{
+	return m->flags >> flag & 1 ? 1 : -1;
+}
+
+int resetflag(os_sip_msg *m, unsigned flag)
+{
+	if (m->shared)
+		host_abort("resetflag() on a shared message");
+	m->flags &= ~(1u << flag);
+	return 1;
+}
+
+/* a request of nobody, for what wants a message */
+os_sip_msg *get_dummy_sip_msg(void)
+{
+	static const char text[] = "DUMMY sip:dummy@dummy.invalid SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKdummy\r\n"
+	                           "From: <sip:dummy@dummy.invalid>;tag=dummy\r\nTo: <sip:dummy@dummy.invalid>\r\nCall-ID: dummy\r\n"
+	                           "CSeq: 1 DUMMY\r\nContent-Length: 0\r\n\r\n";
+
+	return msg_parse(text, (int)sizeof text - 1);
+}
+
+void release_dummy_sip_msg(os_sip_msg *m)
+{
+	msg_free(m);
 }
 
 /* freed private messages stay around for a while, marked, so that a late look at one is noticed */

@@ -314,6 +314,7 @@ static void set_host(char *p)
 	else if (!strcmp(key, "dialog")) parsing.dialog = strcmp(v, "off"), parsing.dialog_first = strcmp(v, "after"), parsing.dialog_full = !strcmp(v, "full");
 	else if (!strcmp(key, "persist")) parsing.persist = on;
 	else if (!strcmp(key, "alone")) parsing.foreign = on;
+	else if (!strcmp(key, "odd")) snprintf(parsing.odd, sizeof parsing.odd, "%.31s", v);
 	else wrong("no such setting of the host", key);
 	if (parsing.workers < 1 || parsing.workers > MAX_WORKERS)
 		wrong("bad number of workers", v);
@@ -489,6 +490,14 @@ static void parse_line(char *p)
 		word(&p, s->text, sizeof s->text);
 		s->arg = string_of(&p, &s->count);
 		s->negative = key[4] == 'r';
+	} else if (!strcmp(key, "dlg_keep") || !strcmp(key, "dlg_replay") || !strcmp(key, "dlg_has")) {
+		s = add(key[4] == 'k' ? SP_DLG_KEEP : key[4] == 'r' ? SP_DLG_REPLAY : SP_DLG_HAS);
+		/* the timer process does it all: what it keeps is its own */
+		s->worker = 0;
+		word(&p, s->name, sizeof s->name);
+		word(&p, s->text, sizeof s->text);
+		if (s->kind == SP_DLG_HAS)
+			s->arg = string_of(&p, &s->count);
 	} else if (!strcmp(key, "reap")) {
 		add(SP_REAP)->worker = 0;
 	} else if (!strcmp(key, "timers")) {
@@ -1256,7 +1265,7 @@ int scenario_run(void)
 		case SP_DLG_TIMEOUT: tell(s, i, round, "end of lifetime of", s->name); break;
 		case SP_DLG_END: tell(s, i, round, "end by management of", s->name); break;
 		case SP_DLG_SAVE: tell(s, i, round, "saving", "dialogs"); break;
-		case SP_DLG_SET: tell(s, i, round, "dialog value", s->text); break;
+		case SP_DLG_SET: case SP_DLG_KEEP: case SP_DLG_REPLAY: case SP_DLG_HAS: tell(s, i, round, "dialog value", s->text); break;
 		case SP_REAP: tell(s, i, round, "deleting", "transactions"); break;
 		case SP_LOCAL: tell(s, i, round, "own request", s->msg); break;
 		case SP_TIMERS: tell(s, i, round, "timers of", "modules"); break;

@@ -6,12 +6,13 @@
 #include <unistd.h>
 
 enum core_fn { F_MODULE, F_RELAY, F_NEWTRAN, F_CHECK_TRANS, F_ON_FAILURE, F_ON_REPLY, F_ON_BRANCH, F_T_REPLY, F_SL_REPLY, F_SEND_REPLY,
-               F_CREATE_DIALOG, F_LOOSE_ROUTE, F_APPEND_BRANCH, F_EXIT, F_DROP, F_RELAY_ERROR, F_ROUTE };
+               F_CREATE_DIALOG, F_LOOSE_ROUTE, F_APPEND_BRANCH, F_EXIT, F_DROP, F_RELAY_ERROR, F_ROUTE, F_SETFLAG, F_RESETFLAG };
 static const struct { const char *name; enum core_fn f; } core_fns[] = {
 	{"t_relay", F_RELAY}, {"t_newtran", F_NEWTRAN}, {"t_check_trans", F_CHECK_TRANS}, {"t_on_failure", F_ON_FAILURE},
 	{"t_on_reply", F_ON_REPLY}, {"t_on_branch", F_ON_BRANCH}, {"t_reply", F_T_REPLY}, {"sl_send_reply", F_SL_REPLY},
 	{"send_reply", F_SEND_REPLY}, {"create_dialog", F_CREATE_DIALOG}, {"loose_route", F_LOOSE_ROUTE}, {"append_branch", F_APPEND_BRANCH},
 	{"exit", F_EXIT}, {"drop", F_DROP}, {"t_relay_error", F_RELAY_ERROR}, {"route", F_ROUTE},
+	{"setflag", F_SETFLAG}, {"resetflag", F_RESETFLAG},
 };
 
 static _Noreturn void bad(int line, const char *what, const char *text)
@@ -441,6 +442,8 @@ static int call_core(struct stmt *s, os_sip_msg *m, bool *stop)
 			dlg_match(m);
 		return 1;
 	case F_APPEND_BRANCH: return tm_append_branch();
+	case F_SETFLAG: m->flags |= 1u << flag_number(a0, (int)strlen(a0)); return 1;
+	case F_RESETFLAG: m->flags &= ~(1u << flag_number(a0, (int)strlen(a0))); return 1;
 	case F_RELAY_ERROR:
 		rc = tm_relay_error(m, n0);
 		*stop = rc == 0;

@@ -96,14 +96,16 @@ int register_timer(char *label, os_timer_fn *run, void *param, unsigned int inte
 	return 0;
 }
 
-static os_script_cb_fn *before_request;
+static os_script_cb_fn *before_request, *before_reply;
 
 int __register_script_cb(os_script_cb_fn *run, int type, void *param, int prio)
 {
 	(void)prio;
-	if (S->status != ST_STARTING || type != (OS_PRE_SCRIPT_CB | OS_REQ_TYPE_CB) || param || before_request)
+	os_script_cb_fn **place = type == (OS_PRE_SCRIPT_CB | OS_REQ_TYPE_CB) ? &before_request : &before_reply;
+
+	if (S->status != ST_STARTING || (place == &before_reply && type != (OS_PRE_SCRIPT_CB | OS_RPL_TYPE_CB)) || param || *place)
 		return -1;
-	before_request = run;
+	*place = run;
 	return 0;
 }
 
@@ -120,7 +122,7 @@ static void run_timers(bool all)
 }
 
 /* ---- what a worker does ---- */
-/* %n in a message is the round of the loop it is in */
+/* %n in a message or a name is the round of the loop it is in */
 static char *with_round(const char *text, int len, int round, int *out_len)
 {
 	char *out = malloc((size_t)len * 4 + 16), *o = out;
@@ -213,6 +215,8 @@ static void do_reply(struct step *s)
 	T = OS_T_UNDEFINED;
 	current_route = OS_ONREPLY_ROUTE;
 	context_begin();
+	if (before_reply && before_reply(m, NULL) != OS_SCB_RUN_ALL)
+		report(false, s->line, "the script callback dropped a reply");
 	if (r)
 		rc = route_run(r, m);
 	if (!(rc < 0 && m->code < 200))
@@ -260,8 +264,12 @@ static void do_local(struct step *s, int round)
 
 static void do_step(const struct command *c)
 {
-	struct step *s = &scenario.step[c->step];
+	struct step here = scenario.step[c->step], *s = &here;
+	int len;
+	char *name = with_round(s->name, (int)strlen(s->name), c->round, &len);
 
+	snprintf(here.name, sizeof here.name, "%s", name);
+	free(name);
 	switch (s->kind) {
 	case SP_RECV: do_recv(s, c->round); break;
 	case SP_REPLY: do_reply(s); break;
@@ -275,6 +283,14 @@ static void do_step(const struct command *c)
 	case SP_DLG_SET:
 		if (dlg_set(s->name, s->text, (os_str){s->arg, s->count}, s->negative) < 0)
 			report(false, s->line, "no dialog %s", s->name);
+		break;
+	case SP_DLG_KEEP:
+	case SP_DLG_REPLAY:
+		if ((s->kind == SP_DLG_KEEP ? dlg_keep : dlg_replay)(s->name, s->text) < 0)
+			report(false, s->line, "no dialog %s, or no value %s", s->name, s->text);
+		break;
+	case SP_DLG_HAS:
+		report(dlg_has(s->name, s->text, (os_str){s->arg, s->count}), s->line, "%s of dialog %s has \"%s\"", s->text, s->name, s->arg);
 		break;
 	case SP_REAP: tm_reap(false); break;
 	case SP_LOCAL: do_local(s, c->round); break;

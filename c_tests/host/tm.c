@@ -17,13 +17,24 @@ static int extra_branches;
 static char next_failure[64], next_reply[64], next_branch[64];
 static os_cell *cancelled_t;
 static bool forwarded; /* did the failure route make new branches */
+static int branch_index, picked_branch = -1;
+
+int get_branch_index(void)
+{
+	return branch_index;
+}
+
+int t_get_picked_branch(void)
+{
+	return picked_branch;
+}
 
 /* ---- callbacks ---- */
-static void insert(struct cb_list *list, int types, os_transaction_cb *f, void *param, os_release_tmcb_param *release)
+static void insert(struct cb_list *list, int types, os_transaction_cb *f, void *param, os_release_tmcb_param *release, bool ours)
 {
 	struct tm_cb *cb = shm_new(K_CALLBACK, sizeof *cb);
 
-	*cb = (struct tm_cb){types, f, param, release, list->first};
+	*cb = (struct tm_cb){types, f, param, release, ours, list->first};
 	list->first = cb;
 	list->types |= types;
 }
@@ -42,7 +53,7 @@ static void empty(struct cb_list *list)
 	list->types = 0;
 }
 
-int tm_register(os_sip_msg *m, os_cell *t, int types, os_transaction_cb *f, void *param, os_release_tmcb_param *release)
+static int add(os_sip_msg *m, os_cell *t, int types, os_transaction_cb *f, void *param, os_release_tmcb_param *release, bool ours)
 {
 	struct cb_list *list;
 
@@ -74,9 +85,28 @@ int tm_register(os_sip_msg *m, os_cell *t, int types, os_transaction_cb *f, void
 		}
 		list = &pending;
 	}
-	insert(list, types, f, param, release);
+	insert(list, types, f, param, release, ours);
 	return 1;
 }
+
+int tm_register(os_sip_msg *m, os_cell *t, int types, os_transaction_cb *f, void *param, os_release_tmcb_param *release)
+{
+	return add(m, t, types, f, param, release, true);
+}
+
+/* modules find this one and its like by their names, which are those of the real one */
+int register_tmcb(os_sip_msg *m, os_cell *t, int types, os_transaction_cb *f, void *param, os_release_tmcb_param *release)
+{
+	return add(m, t, types, f, param, release, false);
+}
+
+/* what a later release might pass to callbacks */
+struct moved_params {
+	os_sip_msg *req, *rpl;
+	void *more;
+	long code;
+	void **param;
+};
 
 static void run(struct cb_list *list, int type, os_cell *t, os_sip_msg *req, os_sip_msg *rpl, int code)
 {
@@ -87,8 +117,10 @@ static void run(struct cb_list *list, int type, os_cell *t, os_sip_msg *req, os_
 		return;
 	for (struct tm_cb *cb = list->first; cb; cb = cb->next) {
 		if (cb->types & type) {
+			struct moved_params moved = {req, rpl, t, code, &cb->param};
+
 			p.param = &cb->param;
-			cb->f(t, type, &p);
+			cb->f(t, type, !cb->ours && odd("tm_params") ? (os_tmcb_params *)&moved : &p);
 		}
 	}
 	T = old;
@@ -277,11 +309,15 @@ static void add_branches(os_cell *t, os_sip_msg *m, int count)
 		snprintf(b->uri, sizeof b->uri, "sip:branch%d@127.0.0.1", t->branches);
 		run_kind(OS_BRANCH_ROUTE, t->on_branch, m);
 		m->new_uri = old;
-		t->branches++;
+		branch_index = t->branches++;
+		m->new_uri = (os_str){b->uri, (int)strlen(b->uri)};
+		run(&t->cbs, OS_TMCB_REQUEST_FWDED, t, m, NULL, 0);
+		m->new_uri = old;
+		branch_index = 0;
 		run(&t->cbs, OS_TMCB_REQUEST_BUILT, t, m, NULL, 0);
 		run(&t->cbs, OS_TMCB_MSG_SENT_OUT, t, m, NULL, 0);
 	}
-	run(&t->cbs, OS_TMCB_REQUEST_FWDED, t, m, NULL, 0);
+	t->req->flags = m->flags;
 	forwarded = true;
 }
 
@@ -383,11 +419,15 @@ static void failure(os_cell *t, int picked)
 	faked = msg_private_copy(t->req);
 	current_route = OS_FAILURE_ROUTE;
 	T = t;
+	picked_branch = picked;
 	run(&t->cbs, OS_TMCB_ON_FAILURE, t, faked, t->b[picked].reply, t->b[picked].last);
+	t->req->flags = faked->flags;
 	snprintf(name, sizeof name, "%s", t->on_failure);
 	t->on_failure[0] = 0; /* not entered again unless armed again */
 	extra_branches = 0;
 	run_kind(OS_FAILURE_ROUTE, name, faked);
+	t->req->flags = faked->flags;
+	picked_branch = -1;
 	T = old;
 	current_route = old_route;
 	msg_free(faked);
@@ -522,17 +562,22 @@ int tm_reply_received(os_sip_msg *rpl, const char *tran, int branch)
 	rpl->parsed |= H_CSEQ;
 	if (t->invite && rpl->code >= 300)
 		rpl->parsed |= H_TO; /* the ACK was built from it */
+	branch_index = branch;
 	run(&t->cbs, OS_TMCB_MSG_MATCHED_IN, t, NULL, rpl, rpl->code);
 	if (!t->local)
 		run(&t->cbs, OS_TMCB_RESPONSE_IN, t, t->req, rpl, rpl->code);
+	rpl->flags = t->req ? t->req->flags : 0;
 	if (run_kind(OS_ONREPLY_ROUTE, t->on_reply, rpl) < 0 && rpl->code < 200)
 		goto done; /* dropped */
+	if (t->req)
+		t->req->flags = rpl->flags;
 	t->b[branch].replied = true;
 	if (t->local)
 		local_reply(t, rpl, branch, rpl->code);
 	else
 		relay_reply(t, rpl, branch, rpl->code);
 done:
+	branch_index = 0;
 	T = OS_T_UNDEFINED;
 	return 0;
 }
@@ -568,7 +613,7 @@ os_cell *tm_local(const char *name, const char *text, int len, os_dlg_cell *dlg,
 	t->dialog = dlg;
 	run(request_in, OS_TMCB_LOCAL_TRANS_NEW, t, NULL, NULL, 0);
 	if (cb)
-		insert(&t->cbs, OS_TMCB_LOCAL_COMPLETED, cb, param, release);
+		insert(&t->cbs, OS_TMCB_LOCAL_COMPLETED, cb, param, release, true);
 	t->local = true;
 	t->invite = len > 6 && !memcmp(text, "INVITE", 6);
 	link_cell(t);
@@ -626,24 +671,24 @@ static int is_local(os_sip_msg *m)
 	return T->local;
 }
 
-static os_cell *get_t(void)
+os_cell *get_t(void)
 {
 	return T;
 }
 
-static int t_ctx_register_ptr(os_context_destroy_fn *f)
+int t_ctx_register_ptr(os_context_destroy_fn *f)
 {
 	return context_register_ptr(OS_CONTEXT_TRAN, f);
 }
 
-static void t_ctx_put_ptr(os_cell *t, int pos, void *v)
+void t_ctx_put_ptr(os_cell *t, int pos, void *v)
 {
 	if (!t || t == OS_T_UNDEFINED)
 		host_abort("t_ctx_put_ptr() on no transaction");
 	context_put_ptr(OS_CONTEXT_TRAN, t->ctx, pos, v);
 }
 
-static void *t_ctx_get_ptr(os_cell *t, int pos)
+void *t_ctx_get_ptr(os_cell *t, int pos)
 {
 	if (!t || t == OS_T_UNDEFINED)
 		host_abort("t_ctx_get_ptr() on no transaction");
@@ -655,19 +700,32 @@ static void unused(void)
 	host_abort("a function of tm_binds that this host does not have, or a wrong offset into the table");
 }
 
+static void other_put(os_cell *t, int pos, void *v)
+{
+	(void)t, (void)pos, (void)v;
+	host_abort("called a function that is not the one of this name");
+}
+
 static int load_tm(os_tm_binds *b)
 {
 	void (*no)(void) = unused;
-	char *table = (char *)b;
+	char *table = (char *)b + (odd("tm_table") ? sizeof no : 0);
+	os_tm_binds *head = (os_tm_binds *)table;
 	os_t_ctx_register_ptr_fn *reg = t_ctx_register_ptr;
 	os_t_ctx_put_ptr_fn *put = t_ctx_put_ptr;
 	os_t_ctx_get_ptr_fn *get = t_ctx_get_ptr;
+	os_get_branch_fn *index = get_branch_index, *picked = t_get_picked_branch;
 
 	for (int at = 0; at < version.t_ctx + 7 * 8; at += 8)
 		memcpy(table + at, &no, sizeof no);
-	b->register_tmcb = tm_register;
-	b->t_is_local = is_local;
-	b->t_gett = get_t;
+	memcpy(b, &no, sizeof no);
+	head->register_tmcb = register_tmcb;
+	head->t_is_local = is_local;
+	head->t_gett = get_t;
+	if (odd("tm_names")) /* the function is there, and is another one */
+		put = other_put;
+	memcpy(table + 192, &picked, sizeof picked);
+	memcpy(table + 264, &index, sizeof index);
 	memcpy(table + version.t_ctx, &reg, sizeof reg);
 	memcpy(table + version.t_ctx + OS_TM_T_CTX_PUT_PTR, &put, sizeof put);
 	memcpy(table + version.t_ctx + OS_TM_T_CTX_GET_PTR, &get, sizeof get);

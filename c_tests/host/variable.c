@@ -216,8 +216,22 @@ static int name_text(os_pv_spec *sp, const os_str *in)
 	return 0;
 }
 
+static int index_number(os_pv_spec *sp, const os_str *in)
+{
+	sp->pvp.pvi.type = OS_PV_IDX_INT;
+	sp->pvp.pvi.u.ival = atoi(in->s);
+	return 0;
+}
+
+static int get_marker(os_sip_msg *m, os_pv_param *p, os_pv_value *v)
+{
+	(void)m, (void)p;
+	*v = (os_pv_value){{(char *)"$", 1}, '$', OS_PV_VAL_STR | OS_PV_VAL_INT};
+	return 0;
+}
+
 static const os_pv_export host_vars[] = {
-	{{"hdr", 3}, 5, get_header, NULL, name_text, NULL, NULL, 0},
+	{{"hdr", 3}, 5, get_header, NULL, name_text, index_number, NULL, 0},
 	{{"var", 3}, 6, get_box, set_box, name_text, NULL, NULL, 0},
 	{{"avp", 3}, 4, get_box, set_box, name_text, NULL, NULL, 0},
 	{{"dlg_val", 7}, 1010, get_dlg_val, NULL, name_text, NULL, NULL, 0},
@@ -252,7 +266,12 @@ char *pv_parse_spec(const os_str *in, os_pv_spec *spec)
 	}
 	memset(spec, 0, (size_t)version.spec_size); /* and not one byte more */
 	p++;
-	if (p < end && *p == '(') {
+	if (*p == '$') {
+		spec->type = 1;
+		spec->getf = get_marker;
+		return p + 1;
+	}
+	if (*p == '(') {
 		paren = true;
 		p++;
 	}
@@ -325,6 +344,8 @@ found:
 	}
 	if (e && e->init_param)
 		e->init_param(spec, e->iparam);
+	if (odd("variables")) /* one more number before the parameter */
+		memmove((char *)&spec->pvp + sizeof(long), &spec->pvp, sizeof spec->pvp);
 	return p;
 bad:
 	LM_ERR("wrong variable [%.*s]", STR_FMT(*in));
@@ -340,6 +361,12 @@ int pv_get_spec_value(os_sip_msg *m, os_pv_spec *spec, os_pv_value *v)
 	memset(v, 0, sizeof *v);
 	if (spec->getf(m, &spec->pvp, v) != 0)
 		return put_null(v);
+	if (odd("values")) { /* numbers of eight bytes, as Kamailio has since 5.7 */
+		int flags = v->flags;
+
+		v->flags = 0;
+		(&v->flags)[1] = flags;
+	}
 	return 0;
 }
 

@@ -1,8 +1,8 @@
-title the dialog module makes no dialog: transaction records instead of the CDR
+title the dialog module makes no dialog: false, and transaction records instead of the CDR
 include base.inc
 host dialog full
 route request main {
-  do_accounting("log|db|evi", "cdr") -> 1
+  do_accounting("log|db|evi", "cdr") -> -1
   $acc_extra(caller) = $fu
   $acc_extra(callee) = $ru
   $acc_extra(num) = 42

@@ -31,6 +31,9 @@ recv 2 bye inside
 reply 1 bye 200
 expect log "ACC: call ended: created=1700000000;call_start_time=1700000003;duration={n};ms_duration={n};setuptime=3;{$CORE};x_caller=;callee=;x_num=;x_note=later;x_unset="
 expect no log "ACC: *"
+# more milliseconds than an event can tell
+expect event "E_ACC_CDR method=\"INVITE\" * duration={n} ms_duration=2147483647 setuptime=3 created=1700000000"
+expect stat clipped 1
 expect row "SELECT count(*), sip_code, x_note FROM acc" "1|200|later"
 reap
 expect live 0

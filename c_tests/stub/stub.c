@@ -14,7 +14,7 @@
 static int number = 7, poison, refuse;
 static char *text;
 static os_tm_binds *tm;
-static char tm_room[OS_TM_BINDS_ROOM];
+static char tm_room[OS_BINDS_ROOM];
 static os_dlg_binds dlg;
 static int global_pos, tran_pos, dialog_pos, have_dialog, event;
 static os_t_ctx_put_ptr_fn *t_put;
@@ -110,14 +110,16 @@ static int stub_mark(os_sip_msg *m, void *p1, void *p2, void *p3, void *p4, void
 
 static int stub_event(os_sip_msg *m, void *p1, void *p2, void *p3, void *p4, void *p5, void *p6, void *p7, void *p8)
 {
-	os_evi_param b = {OS_EVI_INT_VAL, {.n = -3}, {(char *)"n", 1}, NULL};
-	os_evi_param c = {OS_EVI_STR_VAL, {.s = {NULL, 0}}, {(char *)"nothing", 7}, &b};
-	os_evi_param a = {OS_EVI_STR_VAL, {.s = {(char *)"x y", 3}}, {(char *)"s", 1}, &c};
-	os_evi_params list = {0, &a, &b};
+	os_str name[] = {{(char *)"s", 1}, {(char *)"nothing", 7}, {(char *)"n", 1}}, text = {(char *)"x y", 3}, nothing = {NULL, 0};
+	os_evi_params *list = evi_get_params();
+	int n = -3;
 
+	evi_param_add(list, &name[0], &text, OS_EVI_STR_VAL);
+	evi_param_add(list, &name[1], &nothing, OS_EVI_STR_VAL);
+	evi_param_add(list, &name[2], &n, OS_EVI_INT_VAL);
 	(void)m, (void)p1, (void)p2, (void)p3, (void)p4, (void)p5, (void)p6, (void)p7, (void)p8;
 	SAY("STUB probe %d", evi_probe_event(event));
-	return evi_raise_event(event, &list) == 0 ? 1 : -1;
+	return evi_raise_event(event, list) == 0 ? 1 : -1;
 }
 
 static int stub_put(os_sip_msg *m, void *p1, void *p2, void *p3, void *p4, void *p5, void *p6, void *p7, void *p8)

@@ -1,7 +1,7 @@
 //! Comments of the functions acc_*_request().
 #![no_main]
 
-use acc::acc::reason::{phrase, split_comment};
+use acc::accounting::reason::{phrase, split_comment};
 use libfuzzer_sys::fuzz_target;
 use opensips_acc_fuzz::bounded;
 

@@ -1,8 +1,8 @@
 //! The codecs of contexts (shared memory, dialogs, journal) and of records (journal).
 #![no_main]
 
-use acc::acc::context::Context;
-use acc::acc::record::Record;
+use acc::accounting::context::Context;
+use acc::accounting::record::Record;
 use libfuzzer_sys::fuzz_target;
 use opensips_acc_fuzz::bounded;
 
@@ -15,7 +15,7 @@ fuzz_target!(|input: &[u8]| bounded(input.len(), || {
         assert_eq!(Context::decode(&again[..again.len() - 1]), None);
         // Values and legs of another context change nothing that is not a value.
         let mut merged = context.clone();
-        merged.merge_values(&context);
+        merged.merge_values(&context, input.len());
         assert_eq!(merged.core, context.core);
         for index in [None, Some(0), Some(-1), Some(i64::MIN), Some(i64::MAX)] {
             assert!(context.leg_index(index).is_none_or(|i| i < context.legs.len()));

@@ -3,8 +3,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use acc::acc::fields::{FieldSet, is_identifier};
-use acc::acc::record::Backend;
+use acc::accounting::fields::FieldSet;
+use acc::accounting::names::is_identifier;
+use acc::accounting::record::Backend;
 use libfuzzer_sys::fuzz_target;
 use opensips_acc_fuzz::{bounded, text};
 

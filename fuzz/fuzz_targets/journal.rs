@@ -27,7 +27,7 @@ fuzz_target!(|input: &[u8]| bounded(input.len(), || {
     let dir = DIR.get_or_init(|| Dir::open_to_read(directory()).expect("a directory"));
 
     let mut pieces = Pieces(input);
-    let mut bytes = if pieces.byte() == 0 { Vec::new() } else { b"ACCSEG1\n".to_vec() };
+    let mut bytes = if pieces.byte() == 0 { Vec::new() } else { b"ACCSEG2\n".to_vec() };
     let mut whole = Vec::new();
     let mut sound = !bytes.is_empty();
     while !pieces.is_empty() {
@@ -59,6 +59,7 @@ fuzz_target!(|input: &[u8]| bounded(input.len(), || {
                 if let Some((offset, sink, kind, payload)) = expected.next() {
                     assert_eq!((f.offset, f.sink, f.kind, f.payload), (*offset, *sink, *kind, *payload));
                 }
+                let _ = f.entry(NAME);
                 if let Some(Ok(decoded)) = f.decode() {
                     acc::journal::json::payload(&decoded);
                 }
@@ -66,7 +67,9 @@ fuzz_target!(|input: &[u8]| bounded(input.len(), || {
             Item::Corrupt { offset, end } => {
                 assert!(offset >= at && end > offset && end <= bytes.len() as u64);
                 at = end;
-                assert_eq!(reader.bytes(offset, end).expect("these bytes").len() as u64, end - offset);
+                let mut damaged = Vec::new();
+                reader.copy(offset, end, &mut damaged).expect("these bytes");
+                assert_eq!(damaged, bytes[offset as usize..end as usize]);
             }
             Item::Torn { offset, end } => {
                 assert!(offset >= at && end == bytes.len() as u64);

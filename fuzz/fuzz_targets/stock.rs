@@ -1,9 +1,9 @@
 //! State that the original module left in a dialog: an input has a value for each of its names.
 #![no_main]
 
-use acc::acc::context::Context;
-use acc::acc::fields::Fields;
-use acc::acc::stock;
+use acc::accounting::context::Context;
+use acc::accounting::fields::Fields;
+use acc::accounting::stock;
 use libfuzzer_sys::fuzz_target;
 use opensips_acc_fuzz::{Pieces, bounded};
 

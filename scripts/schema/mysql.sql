@@ -19,6 +19,7 @@ CREATE TABLE `acc` (
     `ms_duration` INT(11) UNSIGNED DEFAULT 0 NOT NULL
 ) ENGINE=InnoDB;
 CREATE INDEX `acc_callid_idx` ON `acc` (`callid`);
+CREATE INDEX `acc_time_idx` ON `acc` (`time`);
 INSERT INTO version (table_name, table_version) VALUES ('missed_calls', 5);
 CREATE TABLE `missed_calls` (
     `id` INT(10) UNSIGNED AUTO_INCREMENT PRIMARY KEY NOT NULL,
@@ -33,4 +34,16 @@ CREATE TABLE `missed_calls` (
     `created` DATETIME DEFAULT NULL
 ) ENGINE=InnoDB;
 CREATE INDEX `missed_calls_callid_idx` ON `missed_calls` (`callid`);
+CREATE INDEX `missed_calls_time_idx` ON `missed_calls` (`time`);
+CREATE TABLE `acc_calls` (
+    `call_id` CHAR(32) NOT NULL PRIMARY KEY,
+    `node` VARCHAR(255) DEFAULT '' NOT NULL,
+    `callid` VARCHAR(255) DEFAULT '' NOT NULL,
+    `from_tag` VARCHAR(255) DEFAULT '' NOT NULL,
+    `to_tag` VARCHAR(255) DEFAULT '' NOT NULL,
+    `time` DATETIME DEFAULT NULL,
+    `updated` DATETIME DEFAULT NULL,
+    `duration` INT(11) UNSIGNED DEFAULT 0 NOT NULL
+) ENGINE=InnoDB;
 CREATE TABLE IF NOT EXISTS acc_delivery (journal CHAR(16) NOT NULL, segment VARCHAR(80) NOT NULL, reached BIGINT NOT NULL, PRIMARY KEY (journal, segment)) ENGINE=InnoDB;
+CREATE TABLE IF NOT EXISTS acc_seen (acc_id VARCHAR(32) NOT NULL PRIMARY KEY, journal VARCHAR(16) NOT NULL, cause VARCHAR(8) NOT NULL, seen TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL) ENGINE=InnoDB;

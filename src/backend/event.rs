@@ -1,37 +1,29 @@
 //! Events of the host's event interface: which one, and its parameters in order.
 #![forbid(unsafe_code)]
 
-use crate::acc::record::{Field, Kind, Record};
-use crate::backend::SinkId;
-use crate::host::EventValue;
-use crate::module::CORE_COLUMNS;
-use crate::stats::Snapshot;
+use crate::accounting::record::{Field, Kind, Record, Shape};
+use crate::declaration::CORE_COLUMNS;
+pub use crate::declaration::Event;
+use crate::journal::SinkId;
+use crate::stats::{self, Counter, Snapshot};
 
-/// The events, in the order of [`crate::module::EVENTS`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Event {
-    /// A transaction, or a manual request with a code below 300 or none.
-    Acc = 0,
-    /// A missed call, or a manual request with another code.
-    Missed = 1,
-    /// The end of a call.
-    Cdr = 2,
-    /// More records wait than `backlog_threshold`, or not any more.
-    Backlog = 3,
-}
-
-impl Event {
-    /// Every event.
-    pub const ALL: [Event; 4] = [Event::Acc, Event::Missed, Event::Cdr, Event::Backlog];
+/// Value of an event's parameter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventValue<'a> {
+    /// A string; `None` is null.
+    Text(Option<&'a [u8]>),
+    /// A number.
+    Int(i32),
 }
 
 /// The event that reports a record.
 pub fn event_of(record: &Record) -> Event {
     match record.kind {
-        Kind::Transaction => Event::Acc,
+        Kind::Transaction | Kind::Ack => Event::Acc,
         Kind::Missed => Event::Missed,
         Kind::Cdr => Event::Cdr,
+        Kind::Start => Event::Start,
+        Kind::Interim => Event::Interim,
         Kind::Manual if record.core.code_number() < 300 => Event::Acc,
         Kind::Manual => Event::Missed,
     }
@@ -41,6 +33,14 @@ pub fn event_of(record: &Record) -> Event {
 /// consumers that read it unsigned understand until 2106.
 const fn int(v: i64) -> EventValue<'static> {
     EventValue::Int(v as i32)
+}
+
+/// A duration, clipped to what such a number can hold (milliseconds: 24.8 days) as in SQL.
+fn duration(v: i64) -> EventValue<'static> {
+    if v > i32::MAX.into() {
+        stats::add(Counter::Clipped, 1);
+    }
+    int(v.clamp(0, i32::MAX.into()))
 }
 
 /// The parameter lists of a record: one for each leg.
@@ -70,12 +70,14 @@ fn params_of<'a>(record: &'a Record, leg: &'a [Field]) -> Vec<(&'a str, EventVal
     out.push(("time", int(record.time.seconds())));
     out.extend(record.extras.iter().chain(leg).map(|f| (&*f.name, EventValue::Text(f.value.as_deref()))));
     let event = event_of(record);
-    if event == Event::Cdr {
-        out.push(("duration", int(record.duration_seconds())));
-        out.push(("ms_duration", int(record.duration_ms.unwrap_or(0))));
+    if matches!(event, Event::Cdr | Event::Interim) {
+        out.push(("duration", duration(record.duration_seconds())));
+        if record.shape == Shape::Context {
+            out.push(("ms_duration", duration(record.duration_ms.unwrap_or(0))));
+        }
     }
-    if event != Event::Acc {
-        out.push(("setuptime", int(record.setup_seconds())));
+    if event != Event::Acc && (record.shape == Shape::Context || record.times.is_some()) {
+        out.push(("setuptime", duration(record.setup_seconds())));
         out.push(("created", int(record.times.map_or(0, |t| t.created.seconds()))));
     }
     out
@@ -84,11 +86,13 @@ fn params_of<'a>(record: &'a Record, leg: &'a [Field]) -> Vec<(&'a str, EventVal
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::acc::record::{Backend, Core, Times, Wall};
+    use crate::accounting::clock::Wall;
+    use crate::accounting::record::{Backend, Core, Signalling, Times};
 
     fn record(kind: Kind, code: &[u8]) -> Record {
         Record {
             kind,
+            shape: Shape::Context,
             backend: Backend::Evi,
             table: "".into(),
             core: Core { method: b"INVITE".into(), from_tag: b"f".into(), code: code.into(), ..Core::default() },
@@ -96,6 +100,8 @@ mod tests {
             times: Some(Times { created: Wall(1_699_999_999_000_000), setup_ms: 1000 }),
             duration_ms: Some(2500),
             end: None,
+            signalling: Signalling::default(),
+            reported: false,
             in_dialog: false,
             extras: vec![Field { name: "x".into(), value: None }],
             legs: vec![vec![Field { name: "l".into(), value: Some(b"0".into()) }], vec![Field { name: "l".into(), value: Some(b"1".into()) }]],

@@ -1,143 +1,149 @@
-//! Where records go. `log` and `event` are used by the workers, `sql` and `radius` by the
+//! Where records go. `log` and `event` are used by the workers, `sql`, `radius` and `stream` by the
 //! delivery process through [`Sink`].
 #![forbid(unsafe_code)]
 
+mod destinations;
 pub mod event;
-pub mod log;
-pub mod radius;
-pub mod sql;
-pub mod syslog;
+pub mod json;
+mod one_by_one;
+mod verifier;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::acc::record::{Backend, Record, Wall};
-use crate::journal::{DeadLetters, SegmentName};
-use crate::stats::{self, Counter, SinkCounters, SinkState};
+use crate::declaration::{SinkId, destinations};
+use crate::journal::{DeadLetters, Entry, Parking, Positions, SegmentName, Stamp};
+use crate::stats::{self, Counter};
 
-/// The destinations the delivery process serves, each with a cursor of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum SinkId {
-    /// The SQL database of `db_url`.
-    Db = 0,
-    /// The RADIUS servers of `aaa_url`.
-    Aaa = 1,
-    /// The syslog socket: lines that it did not take at once.
-    Log = 2,
+pub use destinations::{Destinations, Maker, Read, Settings};
+pub use one_by_one::{Offer, OneByOne, RecordSender, SENDER_BATCH, one_by_one};
+
+macro_rules! folders {
+    ($($(#[doc = $doc:literal])+ $id:ident = $number:literal, $name:literal, names $names:ident, by $by:ident
+       $(, sink $folder:ident $parameter:literal $(then $($further:ident = $its_number:literal $its_name:literal),+)?)?;)+) => {
+        $($(#[doc = concat!("The folder of `", $name, "`.")] pub mod $folder;)?)+
+
+        /// Who reads the settings of each sink.
+        const READERS: [(SinkId, Read); SinkId::COUNT] = [$($(
+            (SinkId::$id, $folder::read),
+            $($((SinkId::$further, |draft| $folder::read_further(draft, SinkId::$further)),)+)?
+        )?)+];
+    };
 }
+destinations!(folders);
 
-impl SinkId {
-    /// Every sink.
-    pub const ALL: [SinkId; 3] = [SinkId::Db, SinkId::Aaa, SinkId::Log];
-
-    /// Name in counters, files and messages.
-    pub const fn name(self) -> &'static str {
-        match self {
-            SinkId::Db => "db",
-            SinkId::Aaa => "aaa",
-            SinkId::Log => "log",
-        }
-    }
-
-    /// The sink whose number is `n`.
-    pub const fn from_index(n: u8) -> Option<SinkId> {
-        match n {
-            0 => Some(SinkId::Db),
-            1 => Some(SinkId::Aaa),
-            2 => Some(SinkId::Log),
-            _ => None,
-        }
-    }
-
-    /// The sink of a backend's records; `None` when workers write them themselves.
-    pub const fn of(backend: Backend) -> Option<SinkId> {
-        match backend {
-            Backend::Db => Some(SinkId::Db),
-            Backend::Aaa => Some(SinkId::Aaa),
-            Backend::Log | Backend::Evi => None,
-        }
-    }
-}
-
-impl SinkId {
-    /// All its counters.
-    pub const fn counters(self) -> &'static SinkCounters {
-        &stats::SINKS[self as usize]
-    }
-
-    /// Counts the entries accepted for it.
-    pub const fn accepted(self) -> Counter {
-        self.counters().accepted
-    }
-
-    /// Counts the entries delivered by it.
-    pub const fn delivered(self) -> Counter {
-        self.counters().delivered
-    }
-
-    /// Counts the entries it gave up.
-    pub const fn dead(self) -> Counter {
-        self.counters().dead
-    }
-
-    /// What its delivery keeps beside the counters.
-    pub fn state(self) -> &'static SinkState {
-        stats::sink(self as usize)
-    }
-}
-
-/// What a journal entry asks a sink to do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Payload {
-    /// Deliver this record.
-    Record(Box<Record>),
-    /// Send this finished datagram to the syslog socket.
-    LogLine(Vec<u8>),
-}
-
-/// What became of one entry.
+/// Result of delivering one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It is stored or acknowledged.
     Delivered,
     /// It can never be delivered: dead-letter file, with this reason.
     Dead(String),
-    /// Not now: try again later, for this reason.
+    /// Only this entry was refused, for this reason, while the sink accepts others.
+    Refused(String),
+    /// Its table takes no rows (or it was not comparable with others) until something is repaired: it waits, as
+    /// long as that takes.
+    Held(Hold),
+    /// The sink does not know yet: it wants the entry again with the next ones.
+    UnderWay,
+    /// The sink accepts nothing at the moment, for this reason: try again later.
     Retry(String),
 }
 
-/// A journal entry on its way to a sink.
+/// Why an entry waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Segment it stands in.
-    pub segment: SegmentName,
-    /// Byte offset of its frame; with the segment its identity.
-    pub offset: u64,
-    /// Offset behind its frame.
-    pub end: u64,
-    /// When it was appended.
-    pub wall: Wall,
-    /// What it asks for.
-    pub payload: Payload,
+pub struct Hold {
+    /// The table that has to be repaired; empty if only this entry waits.
+    pub queue: Arc<str>,
+    /// What is wrong, and what to do.
+    pub reason: String,
+    /// No entry that waits for the table can be delivered.
+    pub all: bool,
 }
 
-/// How far a sink is in each segment, in bytes.
-pub type Positions = BTreeMap<SegmentName, u64>;
-
-/// What has to become durable together with a batch.
+/// Data that must become durable together with a batch.
 pub struct Commit<'a> {
     /// New positions of the cursor.
     pub positions: &'a Positions,
-    /// Removed segments whose positions are not needed any more.
+    /// Removed segments whose positions are no longer needed.
     pub retired: &'a [SegmentName],
-    /// Where entries with [`Fate::Dead`] go.
-    pub dead: &'a mut DeadLetters,
-    /// Set by a sink that stored the positions itself; it has then also written the dead letters,
+    /// Where entries go that the cursor passes, but that are not delivered.
+    pub aside: &'a mut Aside,
+    /// Set by a sink that stored the positions itself; it has then also set aside what was not delivered,
     /// before the positions. Otherwise the caller does both.
     pub stored: bool,
+}
+
+/// Where entries go that are not delivered, but that the cursor passes.
+pub struct Aside {
+    /// Those that never will be.
+    pub dead: DeadLetters,
+    /// Those that wait.
+    pub parking: Parking,
+    /// An entry is given up after being refused this often (parameter `delivery_give_up`); `None`: never.
+    pub give_up: Option<u32>,
+    /// How many interim records were refused, and why the last one was.
+    pub refused_interims: Option<(u64, String)>,
+}
+
+impl Aside {
+    /// Takes an entry with a fate that needs it; the others are left alone. One that was refused too
+    /// often is dead by that. [`Aside::sync`] comes before the cursor passes it.
+    ///
+    /// # Errors
+    /// What cannot be written, and what to do.
+    pub fn take(&mut self, entry: &Entry, fate: &mut Fate) -> Result<(), String> {
+        if let Fate::Refused(reason) | Fate::Held(Hold { reason, .. }) = fate
+            && entry.is_interim()
+        {
+            // It does not wait apart: the next one says more.
+            let count = self.refused_interims.as_ref().map_or(0, |(count, _)| *count);
+            self.refused_interims = Some((count + 1, std::mem::take(reason)));
+            stats::add(Counter::InterimSuperseded, 1);
+            *fate = Fate::Delivered;
+            return Ok(());
+        }
+        let offers = entry.parked.as_ref().map_or(0, |p| p.offers);
+        if let Fate::Refused(reason) = fate
+            && self.give_up.is_some_and(|most| offers + 1 >= most)
+        {
+            *fate = Fate::Dead(format!("{reason}; refused {} times while others were accepted (delivery_give_up)", offers + 1));
+        }
+        let copied = match fate {
+            Fate::Dead(reason) => return self.bury(entry, reason),
+            Fate::Refused(reason) => self.parking.put(entry, &"".into(), offers + 1, reason),
+            Fate::Held(hold) => self.parking.put(entry, &hold.queue, offers, &hold.reason),
+            Fate::Delivered | Fate::UnderWay | Fate::Retry(_) => return Ok(()),
+        };
+        // The journal's largest entry leaves no room for the head of a copy.
+        if copied.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::InvalidInput)
+            && let Fate::Refused(reason) | Fate::Held(Hold { reason, .. }) = fate
+        {
+            let reason = format!("{reason}; it is too long to be retried separately");
+            self.bury(entry, &reason)?;
+            *fate = Fate::Dead(reason);
+            return Ok(());
+        }
+        copied.map_err(not_copied)
+    }
+
+    /// Makes accepted entries survive a power failure.
+    ///
+    /// # Errors
+    /// As [`Aside::take`].
+    pub fn sync(&mut self) -> Result<(), String> {
+        self.parking.sync().map_err(not_copied)
+    }
+
+    fn bury(&mut self, entry: &Entry, reason: &str) -> Result<(), String> {
+        self.dead.add(entry, reason).map_err(|e| self.dead.trouble(&e))
+    }
+}
+
+fn not_copied(e: std::io::Error) -> String {
+    format!("a record to be retried separately cannot be copied in journal_dir ({e}): check its free space and permissions")
 }
 
 /// Why nothing of a batch was delivered.
@@ -150,29 +156,52 @@ pub enum Trouble {
 }
 
 /// A destination, as the delivery process sees it. One task owns it, so it needs no lock.
-#[expect(async_fn_in_trait, reason = "implemented and called in this crate only, on one thread")]
 pub trait Sink {
     /// Connects, and returns the stored cursor for the journal of this number; `None`: the sink
     /// keeps none, the caller keeps it in a file.
-    async fn open(&mut self, journal: u64) -> Result<Option<Positions>, String>;
+    fn open(&mut self, journal: u64) -> LocalFuture<'_, Result<Option<Positions>, String>>;
 
     /// Delivers a batch: one fate for each entry, in order, or nothing at all.
-    async fn deliver(&mut self, batch: &[Entry], commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble>;
+    fn deliver<'a>(&'a mut self, batch: &'a [Entry], commit: &'a mut Commit<'_>) -> LocalFuture<'a, Result<Vec<Fate>, Trouble>>;
+
+    /// It goes on with entries that are under way, also when its future is dropped.
+    fn goes_on(&self) -> bool {
+        false
+    }
+
+    /// Most entries that it wants at once, if that is less than `delivery_batch`.
+    fn batch_max(&self) -> usize {
+        usize::MAX
+    }
+
+    /// It stores its cursor itself, in the transaction that delivers the entries.
+    fn stores_cursor(&self) -> bool {
+        false
+    }
+
+    /// Longest pause before it is tried again, if different from the parameter.
+    fn pause_max(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The state it reports, if it stores one.
+    fn stamp(&self) -> Option<Stamp> {
+        None
+    }
+
+    /// Calls whose interim records its server wants so many seconds apart, since this was last asked.
+    fn intervals(&mut self) -> Vec<(u128, u32)> {
+        Vec::new()
+    }
+
+    /// Ends its connection in good order.
+    fn close(&mut self) -> LocalFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// A future of this crate's single-threaded runtime.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
-
-/// Most records given to a [`RecordSender`] at once: an identifier has one byte, and a batch that
-/// is interrupted is sent again. In a smaller batch nothing else waits to be sent.
-pub const SENDER_BATCH: usize = 100;
-
-/// A sink that takes records one by one and acknowledges each, such as a RADIUS client. It keeps
-/// no cursor: after a crash the last batch is sent again.
-pub trait RecordSender {
-    /// Sends records; one fate for each, in order.
-    fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>>;
-}
 
 /// A value for a row of a [`HostDatabase`].
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,14 +6,19 @@
 //! This is the only place that runs tokio, and it starts it after the fork.
 #![forbid(unsafe_code)]
 
+mod interim;
+mod kept;
+mod rewind;
 mod runner;
 mod sinks;
 mod tail;
+mod view;
 
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -23,17 +28,19 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet};
 
-use crate::acc::clock::Moment;
-use crate::backend::sql::{ForeignSink, SqlSink};
-use crate::backend::syslog::{DEV_LOG, SyslogSink};
-use crate::backend::{HostDatabase, RecordSender, SENDER_BATCH, SinkId};
-use crate::config::{Config, JournalSync};
-use crate::journal::calls::{CARRY_RANK, Tracker};
+use crate::accounting::clock::Moment;
+use crate::backend::{Maker, Sink};
+use crate::config::Config;
+use crate::journal::calls::CARRY_RANK;
 use crate::journal::limit::{self, Found, Limits};
-use crate::journal::{Dir, Segment, SegmentName, Writer};
+use crate::journal::{Dir, JournalSync, Segment, SegmentName, SinkId, Writer};
 use crate::stats::{self, Counter};
-use runner::{Finished, Runner, View};
-use sinks::AnySink;
+use interim::{Calls, Interims};
+use kept::KeptSegments;
+pub use rewind::shown;
+use runner::{Finished, Runner};
+use sinks::{Held, Off};
+use view::View;
 
 /// Longest time between two looks at the directory. It is also the loss window of
 /// `journal_sync=batch` after a power cut, which its documentation gives as 200 ms. While records
@@ -50,12 +57,9 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Size of such a segment: they hold only calls in progress.
 const CARRY_SEGMENT: u64 = 4 << 20;
 /// Every sink has seen the end of a segment.
-const ALL_SINKS: u8 = (1 << SinkId::ALL.len()) - 1;
+const ALL_SINKS: u16 = ((1 << SinkId::COUNT) - 1) as u16;
 
-/// Makes the RADIUS client; called in the delivery process, inside its runtime.
-pub type MakeSender = Box<dyn FnOnce() -> Result<Box<dyn RecordSender>, String>>;
-
-/// What the delivery process needs.
+/// Input of the delivery process.
 pub struct Delivery {
     /// Parameters.
     pub config: Config,
@@ -66,37 +70,22 @@ pub struct Delivery {
     pub wake: Option<OwnedFd>,
     /// Set by the handler of SIGTERM: deliver what can be delivered in 2 s, then return.
     pub stop: Arc<AtomicBool>,
-    /// The syslog socket, see [`crate::backend::syslog::DEV_LOG`].
-    pub log_socket: PathBuf,
-    /// The RADIUS client; needed when `aaa_url` is set.
-    pub aaa: Option<MakeSender>,
-    /// The server's own database module, when `db_url` is left to one.
-    pub database: Option<Box<dyn HostDatabase>>,
-    /// Told which tables the SQL database has.
-    pub tables: Option<fn(&[String])>,
-    /// Asked how many bytes the records of requests and calls accepted already may take yet.
+    /// Sinks that are made otherwise than their settings say, or without any.
+    pub makers: Vec<(SinkId, Maker)>,
+    /// Returns how many bytes the records of requests and calls already accepted may still take.
     pub owed: Option<fn() -> u64>,
     /// Deliver what is there, for at most this long, then return (for `accctl deliver`). Entries
     /// of sinks that are not configured then stay in the journal.
     pub only_what_is_there: Option<Duration>,
+    /// Tells the time for interim records.
+    pub clock: fn() -> Moment,
 }
 
 impl Delivery {
     /// Of this journal until told to stop, to SQL databases that this module serves itself and to
     /// the machine's syslog.
     pub fn new(config: Config, dir: Dir) -> Delivery {
-        Delivery {
-            config,
-            dir,
-            wake: None,
-            stop: Arc::default(),
-            log_socket: DEV_LOG.into(),
-            aaa: None,
-            database: None,
-            tables: None,
-            owed: None,
-            only_what_is_there: None,
-        }
+        Delivery { config, dir, wake: None, stop: Arc::default(), makers: Vec::new(), owed: None, only_what_is_there: None, clock: Moment::now }
     }
 }
 
@@ -106,18 +95,15 @@ pub enum DeliveryError {
     /// No runtime, no eventfd.
     #[error("the delivery process cannot start: {0}")]
     System(#[from] io::Error),
-    /// `db_url` cannot be used.
+    /// A destination cannot be used.
     #[error("{0}")]
-    Db(String),
+    Sink(String),
     /// A task panicked; the journal and every cursor are as they should be, so [`run`] may be called again.
     #[error("the delivery to {0} ended unexpectedly; its records wait in the journal")]
     Task(&'static str),
-    /// The RADIUS client cannot be made.
-    #[error("aaa_url cannot be used: {0}")]
-    Aaa(String),
 }
 
-/// Delivers until told to stop. Call it in a process of its own, after the fork.
+/// Delivers until told to stop. Call it in a separate process, after the fork.
 pub fn run(delivery: Delivery) -> Result<(), DeliveryError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = LocalSet::new().block_on(&runtime, coordinate(delivery));
@@ -134,9 +120,10 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
     let mut directory = Directory {
         dir: delivery.dir.clone(),
         finished: Finished::default(),
+        kept: KeptSegments::new(&delivery),
         synced: Arc::default(),
         syncing: None,
-        tracker: Tracker::new(&delivery.dir),
+        calls: Rc::new(RefCell::new(Interims::new(&delivery.dir, &delivery.config, delivery.clock))),
         carry: Writer::new(&delivery.dir, CARRY_RANK, std::process::id(), sync, CARRY_SEGMENT).syncing_at_end(),
         limits: delivery.config.limits,
         owed: delivery.owed,
@@ -148,15 +135,15 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
         remove_failed: false,
     };
     let closing = delivery.only_what_is_there.is_some();
-    // What is not there now is gone for good: the runners forget its cursors.
-    let (publish, view) = watch::channel(View { segments: Arc::new(delivery.dir.segments()?), closing, ..View::default() });
+    // Segments that are missing now are gone for good: the runners forget their cursors.
+    let (publish, view) = watch::channel(View { segments: Arc::new(delivery.dir.segments()?), closing, kept: directory.kept.segments(), ..View::default() });
 
-    let (mut aaa, mut database) = (delivery.aaa.take(), delivery.database.take());
     let mut runners = Vec::new();
     for id in SinkId::ALL {
-        let (sink, max) = make_sink(id, &delivery, &mut aaa, &mut database)?;
-        let retry_max = Duration::from_secs(u64::from(delivery.config.delivery_retry_max));
-        let runner = Runner::new(id, sink, &delivery.dir, view.clone(), directory.finished.clone(), max, retry_max);
+        let sink = make_sink(id, &mut delivery).map_err(DeliveryError::Sink)?;
+        let max = delivery.config.delivery_batch.max(1).min(sink.batch_max());
+        let of_all = (directory.finished.clone(), directory.kept.needed.clone(), directory.calls.clone());
+        let runner = Runner::new(id, sink, &delivery.dir, view.clone(), of_all, max, &delivery.config);
         runners.push((id, tokio::task::spawn_local(runner.run())));
     }
     drop(view);
@@ -177,6 +164,7 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
                 }
                 directory.every_second();
                 directory.publish(&publish, false);
+                directory.report(&publish);
                 if sync == JournalSync::Batch {
                     let segments = publish.borrow().segments.clone();
                     directory.sync_appended(&segments);
@@ -219,45 +207,32 @@ async fn wait(wake: Option<&AsyncFd<OwnedFd>>) {
     }
 }
 
-fn make_sink(
-    id: SinkId,
-    delivery: &Delivery,
-    aaa: &mut Option<MakeSender>,
-    database: &mut Option<Box<dyn HostDatabase>>,
-) -> Result<(AnySink, usize), DeliveryError> {
-    let batch = delivery.config.delivery_batch.max(1);
-    // A server without the parameter will never deliver them; a tool that was not given it may.
-    let off = |parameter| if delivery.only_what_is_there.is_some() { AnySink::Held(parameter) } else { AnySink::Off(parameter) };
-    let sender = if id == SinkId::Aaa { aaa.take() } else { None };
-    Ok(match id {
-        SinkId::Db => match (&delivery.config.db, database.take()) {
-            (Some(db), Some(database)) => (AnySink::Foreign(Box::new(ForeignSink::new(db, database))), batch),
-            (Some(db), None) => {
-                (AnySink::Sql(Box::new(SqlSink::new(db, &delivery.config.fields).map_err(DeliveryError::Db)?.announcing(delivery.tables))), batch)
-            }
-            (None, _) => (off("db_url"), batch),
-        },
-        SinkId::Aaa => match (&delivery.config.aaa, sender) {
-            (None, _) => (off("aaa_url"), batch),
-            (Some(_), Some(make)) => (AnySink::Records(make().map_err(DeliveryError::Aaa)?), batch.min(SENDER_BATCH)),
-            (Some(_), None) => return Err(DeliveryError::Aaa("no RADIUS client was given to the delivery process".into())),
-        },
-        SinkId::Log => (AnySink::Syslog(SyslogSink::new(&delivery.log_socket)), batch),
-    })
+fn make_sink(id: SinkId, delivery: &mut Delivery) -> Result<Box<dyn Sink>, String> {
+    if let Some(i) = delivery.makers.iter().position(|(of, _)| *of == id) {
+        return delivery.makers.swap_remove(i).1();
+    }
+    match delivery.config.destinations.get(id) {
+        Some(settings) => settings.sink(&delivery.config.rules.fields),
+        // A server without the parameter will never deliver them; a tool that was not given it may.
+        None if delivery.only_what_is_there.is_some() => Ok(Box::new(Held(id))),
+        None => Ok(Box::new(Off(id))),
+    }
 }
 
 /// The coordinator's side of the journal directory.
 struct Directory {
     dir: Dir,
     finished: Finished,
+    /// Segments that every sink has passed, not yet removed.
+    kept: KeptSegments,
     /// Bytes of each segment of this start that are known to be on the disk.
     synced: Arc<Mutex<HashMap<SegmentName, u64>>>,
     syncing: Option<JoinHandle<()>>,
-    /// Calls in progress, whose states must not go with their segments.
-    tracker: Tracker,
+    /// Calls in progress, whose states must not go with their segments, and which may have records while they are up.
+    calls: Calls,
     /// Where such states go instead.
     carry: Writer,
-    /// How much there may be, and what becomes of more.
+    /// How large the journal may get, and what happens then.
     limits: Limits,
     owed: Option<fn() -> u64>,
     /// Free bytes of the disk, as of the last second.
@@ -291,9 +266,12 @@ impl Directory {
                 None
             }
         };
+        let kept = self.kept.segments();
         to.send_if_modified(|view| {
             let flushes = stats::flushes();
             let mut changed = view.closing != closing || view.flushes != flushes || !Arc::ptr_eq(&view.dropping, &self.dropping);
+            changed |= !Arc::ptr_eq(&view.kept, &kept);
+            view.kept = kept;
             view.closing = closing;
             view.flushes = flushes;
             view.dropping = self.dropping.clone();
@@ -307,6 +285,18 @@ impl Directory {
         });
     }
 
+    /// Makes the interim records that are due.
+    fn report(&mut self, view: &watch::Sender<View>) {
+        // An old list of segments would have some of them counted twice.
+        if self.owed.is_none() || self.look_failed || !stats::has_reports() {
+            return;
+        }
+        let segments = view.borrow().segments.clone();
+        let mut calls = self.calls.borrow_mut();
+        calls.follow(&segments);
+        calls.tick();
+    }
+
     /// Once a second: looks at the disk, and leaves a sign of life.
     fn every_second(&mut self) {
         if self.second.is_some_and(|s| s.elapsed() < SECOND) {
@@ -314,13 +304,21 @@ impl Directory {
         }
         self.second = Some(Instant::now());
         self.free = self.dir.free_bytes().ok();
-        // Should the directory be gone, the look at it says so.
-        let _ = self.dir.still_alive();
+        // accctl has no calls that it owes, and is no server. Should the directory be gone, the look at it says so.
+        if self.owed.is_some() {
+            let _ = self.dir.still_alive();
+        }
     }
 
-    /// Is the journal full? Workers and runners are told.
+    /// Checks whether the journal is full, and tells workers and runners.
     fn judge(&mut self, segments: &[Segment]) {
-        let found = Found { bytes: segments.iter().map(|s| s.size).sum(), free: self.free, owed: self.owed.map_or(0, |owed| owed()) };
+        let owed = self.owed.map_or(0, |owed| owed());
+        let bytes = segments.iter().map(|s| s.size).sum::<u64>();
+        // Kept segments are removed before anything is lost.
+        if self.kept.leave_room(self.limits, bytes + owed, self.free) {
+            self.free = self.dir.free_bytes().ok();
+        }
+        let found = Found { bytes: bytes + self.kept.bytes(), free: self.free, owed };
         stats::set(Counter::JournalBytes, found.bytes);
         let verdict = self.limits.judge(found, self.full.is_some());
         let path = self.dir.path().display();
@@ -330,7 +328,7 @@ impl Directory {
                 self.full = Some(now.mono);
                 stats::set_full_since(Some(now));
                 log::error!(
-                    "the journal in {path} is full: it has {} MiB, and its disk {} MiB free (parameters journal_max_size, journal_min_free); {}",
+                    "the journal in {path} is full: it takes {} MiB, and its disk has {} MiB free (parameters journal_max_size, journal_min_free); {}",
                     found.bytes >> 20,
                     found.free.map_or_else(|| "?".into(), |free| (free >> 20).to_string()),
                     self.limits.when_full.told()
@@ -348,12 +346,13 @@ impl Directory {
 
     /// Adds the oldest segments to those that go, until they have `excess` bytes.
     fn choose_dropped(&mut self, segments: &[Segment], excess: u64) {
-        let there = |name: &SegmentName| segments.binary_search_by_key(name, |s| s.name).is_ok();
+        // One that cannot be read cannot go either.
+        let there = |name: &SegmentName| segments.binary_search_by_key(name, |s| s.name).is_ok() && !self.dir.is_passed_over(*name);
         let mut dropping: BTreeSet<_> = self.dropping.iter().copied().filter(there).collect();
         let going: u64 = segments.iter().filter(|s| dropping.contains(&s.name)).map(|s| s.size).sum();
         if excess > going {
             // Calls in progress that were carried over have no records to give up.
-            let sealed = segments.iter().filter(|s| s.sealed && s.name.rank != CARRY_RANK && !dropping.contains(&s.name));
+            let sealed = segments.iter().filter(|s| s.sealed && s.name.rank != CARRY_RANK && there(&s.name) && !dropping.contains(&s.name));
             let dated = sealed.filter_map(|s| Some((self.dir.modified(s.name).ok()?, s.name, s.size))).collect();
             dropping.extend(limit::oldest(dated, excess - going));
         }
@@ -364,10 +363,19 @@ impl Directory {
 
     fn remove_finished(&mut self) {
         let mut finished = self.finished.borrow_mut();
-        let mut complete: Vec<_> = finished.iter().filter(|(_, sinks)| **sinks == ALL_SINKS).map(|(name, _)| *name).collect();
+        let mut complete: Vec<_> = finished
+            .iter()
+            .filter(|(name, sinks)| {
+                // Entries that wait apart concern one sink.
+                let all = name.parks_for().map_or(ALL_SINKS, |sink| 1 << sink.index());
+                **sinks & all == all
+            })
+            .map(|(name, _)| *name)
+            .collect();
         // Calls carried over are carried on only when most of them have ended: else they would be
         // copied again with every look.
-        complete.retain(|name| name.rank != CARRY_RANK || self.tracker.needed(*name) < CARRY_SEGMENT / 2);
+        let mut calls = self.calls.borrow_mut();
+        complete.retain(|name| name.rank != CARRY_RANK || calls.tracker().needed(*name) < CARRY_SEGMENT / 2);
         if complete.is_empty() {
             return;
         }
@@ -376,18 +384,19 @@ impl Directory {
             // Once for all that go, but again behind one that did not, for what its states and ends mean
             // for the others is forgotten by now, and behind one whose ends were carried over: states
             // that go after them need not be.
-            let known = if followed { Ok(()) } else { self.dir.segments().and_then(|segments| self.tracker.follow(&segments)) };
-            let released = known.and_then(|()| self.tracker.release(name, &mut self.carry));
-            let removed = released.and_then(|carried| self.dir.remove(name).map(|()| carried));
+            let known = if followed { Ok(()) } else { self.dir.segments().map(|segments| calls.follow(&segments)) };
+            let released = known.and_then(|()| calls.tracker().release(name, &mut self.carry));
+            let removed = released.and_then(|carried| self.kept.take(name).map(|()| carried));
             followed = matches!(removed, Ok(false));
             match removed {
                 Ok(_) => {
+                    calls.gone(name);
                     finished.remove(&name);
                     self.remove_failed = false;
                 }
                 Err(e) if !self.remove_failed => {
                     self.remove_failed = true;
-                    log::error!("journal segment {name} is delivered, but cannot be removed ({e}): give journal_dir back its permissions");
+                    log::error!("journal segment {name} is delivered, but cannot be removed ({e}): restore the permissions of journal_dir");
                 }
                 Err(_) => {}
             }
@@ -423,10 +432,17 @@ impl Directory {
         }
         self.syncing = Some(tokio::task::spawn_blocking(move || {
             for segment in behind {
-                match dir.open_segment(segment.name).and_then(|file| file.sync_data()) {
+                let file = match dir.open_segment(segment.name) {
+                    Ok(file) => file,
+                    // Delivered and removed in the meantime.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                    Err(e) => {
+                        dir.pass_over(segment.name, &e);
+                        continue;
+                    }
+                };
+                match file.sync_data() {
                     Ok(()) => drop(synced.lock().unwrap_or_else(PoisonError::into_inner).insert(segment.name, segment.size)),
-                    // Delivered and removed meanwhile.
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                     Err(e) => {
                         log::error!("journal segment {} cannot be synced ({e}): what was appended may be lost in a power cut; check the disk", segment.name)
                     }

@@ -2,18 +2,21 @@
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::sinks::AnySink;
-use super::tail::{Batch, Tail};
-use crate::acc::clock::Moment;
-use crate::backend::{Commit, Entry, Fate, Positions, Sink, SinkId, Trouble};
-use crate::journal::{DeadLetters, Dir, Segment, SegmentName};
+use super::interim::Calls;
+use super::rewind::{Rewind, dead_places, rewind};
+use super::tail::{AGAIN, Batch, Tail};
+use super::view::View;
+use crate::accounting::clock::Moment;
+use crate::backend::{Aside, Commit, Fate, Sink, Trouble};
+use crate::config::Config;
+use crate::journal::{Committed, DeadLetters, Dir, Entry, Parking, Positions, Segment, SegmentName, SinkId, parking};
 use crate::stats::{self, Counter};
 
 /// First pause after a failed attempt; each further one doubles up to `delivery_retry_max`.
@@ -21,41 +24,66 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Removed segments whose cursor rows go in one transaction; keeps it short after a long outage.
 const RETIRED_AT_ONCE: usize = 200;
 
-/// Entries read at once while a sink works: some 100 us, a part of what a database takes for an INSERT.
+/// Entries read at once while a sink works: some 100 µs, a fraction of what a database takes for an INSERT.
 const READ_AT_ONCE: usize = 32;
 
-/// Looks at a journal that workers append to before its entries are taken as uncountable.
+/// Pause before a database that seems to be older than it was is believed.
+const BEHIND: Duration = Duration::from_secs(1);
+/// While more waits in the stream, those that wait apart get a twentieth of the time.
+const REST: u32 = 19;
+
+/// Entries of the stream that may be under way at once. One in a hundred may wait 3 s for an answer that never
+/// comes, beside 20 000 a second that are answered at once.
+const UNDER_WAY: usize = 800;
+/// Parked entries in flight at once: they take room that others need.
+const APART_UNDER_WAY: usize = 64;
+
+/// A sink is not waited for longer than this before those that wait apart are looked at again.
+const LOOK_UP: Duration = Duration::from_secs(1);
+
+/// Refused entries are logged at most once in this time.
+const TOLD: Duration = Duration::from_secs(60);
+
+/// Attempts to count the entries of a journal that workers append to.
 const RECOUNTS: u32 = 20;
 
-/// What the directory looks like, and whether this is the last look.
-#[derive(Clone, Default)]
-pub struct View {
-    pub segments: Arc<Vec<Segment>>,
-    /// Deliver what is there, then end; do not wait for a sink in trouble.
-    pub closing: bool,
-    /// Segments that go although not every sink is past them.
-    pub dropping: Arc<BTreeSet<SegmentName>>,
-    /// How often delivery at once was asked for.
-    pub flushes: u64,
-}
-
 /// Which sinks (a bit each) are past the end of a segment.
-pub type Finished = Rc<RefCell<HashMap<SegmentName, u8>>>;
+pub type Finished = Rc<RefCell<HashMap<SegmentName, u16>>>;
+
+/// Kept segments that the database may not have passed: they must stay.
+pub type Needed = Rc<RefCell<BTreeSet<SegmentName>>>;
 
 /// The queue of one sink.
 pub struct Runner {
     pub id: SinkId,
-    pub sink: AnySink,
+    pub sink: Box<dyn Sink>,
     pub dir: Dir,
     pub view: watch::Receiver<View>,
     pub finished: Finished,
+    pub needed: Needed,
+    /// Calls that are up.
+    calls: Calls,
     pub batch_max: usize,
     pub retry_max: Duration,
+    /// Deliver what is there, once, and return.
+    pub once: bool,
     outage: Outage,
-    dead: DeadLetters,
+    aside: Aside,
+    /// Entries behind the cursor whose fate the sink does not know yet. The file with the cursor does not
+    /// pass them.
+    under_way: Vec<Entry>,
+    /// Segments that are otherwise done.
+    almost_ended: Vec<SegmentName>,
+    /// The cursor as it was last written to its file.
+    written: Option<Positions>,
+    /// Tables in trouble, and why.
+    tables: HashMap<Arc<str>, String>,
+    refused: Refused,
     /// Positions of the file that are ahead of those the sink keeps itself: they go into its own with
     /// the next batch, and then the file is outdated.
     of_file: Option<Positions>,
+    /// The database turned out to be older than it was.
+    rewind: Option<Rewind>,
     /// What last cut a pause short.
     woken_by: (Arc<BTreeSet<SegmentName>>, u64),
 }
@@ -65,26 +93,55 @@ pub struct Runner {
 struct Outage {
     since: Option<Instant>,
     pause: Duration,
-    /// Reasons already logged; each is said once per outage.
+    /// Reasons already logged; each is logged once per outage.
     said: HashSet<String>,
+}
+
+/// Refused entries not logged yet.
+#[derive(Default)]
+struct Refused {
+    count: u64,
+    reason: String,
+    told: Option<Instant>,
 }
 
 /// The process is ending.
 struct Ended;
 
 impl Runner {
-    pub fn new(id: SinkId, sink: AnySink, dir: &Dir, view: watch::Receiver<View>, finished: Finished, batch_max: usize, retry_max: Duration) -> Runner {
+    pub fn new(
+        id: SinkId,
+        sink: Box<dyn Sink>,
+        dir: &Dir,
+        view: watch::Receiver<View>,
+        (finished, needed, calls): (Finished, Needed, Calls),
+        batch_max: usize,
+        config: &Config,
+    ) -> Runner {
+        // Nothing more will arrive.
+        let once = view.borrow().closing;
+        let retry_max = Duration::from_secs(u64::from(config.delivery_retry_max)).min(sink.pause_max().unwrap_or(Duration::MAX));
+        let parking = Parking::new(dir, id, config.limits.segment_max());
         Runner {
             id,
             sink,
             dir: dir.clone(),
             view,
             finished,
+            needed,
+            calls,
             batch_max,
             retry_max,
+            once,
             outage: Outage::default(),
-            dead: DeadLetters::new(dir, id),
+            aside: Aside { dead: DeadLetters::new(dir, id), parking, give_up: config.delivery_give_up, refused_interims: None },
+            under_way: Vec::new(),
+            almost_ended: Vec::new(),
+            written: None,
+            tables: HashMap::new(),
+            refused: Refused::default(),
             of_file: None,
+            rewind: None,
             woken_by: Default::default(),
         }
     }
@@ -92,63 +149,143 @@ impl Runner {
     /// Delivers until the process ends.
     pub async fn run(mut self) {
         let _ = self.deliver_all().await;
+        self.sink.close().await;
     }
 
     async fn deliver_all(&mut self) -> Result<(), Ended> {
         let mut tail = self.begin().await?;
         let mut ahead: Option<Batch> = None;
+        // Entries that wait apart come in turn with those of the stream; until `rest` only if that is empty.
+        let (mut turn, mut rest) = (true, Instant::now());
+        // At the end each of them is offered once.
+        let mut last = self.once;
+        let mut flushes = self.view.borrow().flushes;
         loop {
-            let view = self.view.borrow_and_update().clone();
+            let view = self.look();
+            if std::mem::replace(&mut flushes, view.flushes) != view.flushes {
+                tail.wait_no_more();
+            }
             if !view.dropping.is_empty() && ahead.take().is_some() {
-                // What was read ahead may be of segments that go.
+                // Entries read ahead may be from segments about to be removed.
                 tail.unread(&Batch::default());
             }
             self.give_up(&mut tail, &Batch::default(), &mut Vec::new());
+            self.aside.parking.close(|name, end| tail.is_settled_to(name, end));
+
+            let full = ahead.as_ref().is_some_and(|batch| !batch.is_empty());
+            let mut next_look = None;
+            let apart = self.under_way.iter().filter(|e| e.parked.is_some()).count();
+            let its_turn = std::mem::replace(&mut turn, true);
+            let has_time = !full || rest <= Instant::now();
+            if its_turn && has_time && apart < APART_UNDER_WAY && (self.once || !view.closing) {
+                match tail.parked_batch(&view.segments, self.batch_max.min(APART_UNDER_WAY)) {
+                    // Entries read ahead stay valid: they are from other segments.
+                    Ok((batch, next)) if batch.is_empty() => {
+                        next_look = next;
+                        self.done(&mut tail, &batch);
+                    }
+                    Ok((batch, _)) => {
+                        if ahead.take().is_some() {
+                            tail.unread(&batch);
+                        }
+                        let begun = Instant::now();
+                        ahead = self.settle(&mut tail, batch, &view.segments).await?;
+                        rest = Instant::now() + begun.elapsed() * REST;
+                        turn = false;
+                        continue;
+                    }
+                    Err(e) => {
+                        self.unreadable(&mut tail, &view.segments, &e).await?;
+                        continue;
+                    }
+                }
+            }
+
             let next = match ahead.take() {
                 Some(batch) if !batch.is_empty() => Ok(batch),
-                // There was nothing behind the last batch; more may have come since that look.
+                // There was nothing after the last batch; more may have arrived since then.
                 nothing => {
                     nothing.iter().for_each(|batch| self.done(&mut tail, batch));
-                    tail.next_batch(&view.segments, self.batch_max)
+                    let room = UNDER_WAY.saturating_sub(self.under_way.len() - apart);
+                    tail.next_batch(&view.segments, if self.under_way.is_empty() { self.batch_max } else { self.batch_max.min(room) })
                 }
             };
             let batch = match next {
                 Ok(batch) => batch,
                 Err(e) => {
-                    // What was read so far is read again from the settled positions.
-                    tail.restart(tail.settled().clone(), &view.segments);
-                    let reason = format!("journal_dir {} cannot be read ({e}): check the disk and its permissions", self.dir.path().display());
-                    self.trouble(reason).await?;
+                    self.unreadable(&mut tail, &view.segments, &e).await?;
                     continue;
                 }
             };
-            self.id.state().set_oldest(batch.oldest());
-            if batch.is_empty() {
-                self.done(&mut tail, &batch);
-                if view.closing {
-                    return Ok(());
-                }
-                // The sender lives as long as the runners.
-                let _ = self.view.changed().await;
+            let oldest = self.under_way.iter().filter(|e| e.parked.is_none()).map(|e| e.wall).chain(batch.oldest()).min();
+            self.id.state().set_oldest(oldest);
+            if !batch.is_empty() || !self.under_way.is_empty() {
+                ahead = self.settle(&mut tail, batch, &view.segments).await?;
                 continue;
             }
-            ahead = self.settle(&mut tail, batch, &view.segments).await?;
+            self.done(&mut tail, &batch);
+            if !its_turn {
+                continue;
+            }
+            if view.closing {
+                if !std::mem::take(&mut last) {
+                    return Ok(());
+                }
+                tail.wait_no_more();
+                continue;
+            }
+            if tail.passes_over() {
+                let again = Instant::now() + AGAIN;
+                next_look = Some(next_look.map_or(again, |next| next.min(again)));
+            }
+            // The sender lives as long as the runners.
+            match next_look {
+                Some(next) => drop(tokio::time::timeout_at(next.into(), self.view.changed()).await),
+                None => drop(self.view.changed().await),
+            }
         }
     }
 
-    fn done(&self, tail: &mut Tail, batch: &Batch) {
+    /// Places whose entries wait apart by now.
+    pub fn moved(&self) -> Vec<(SegmentName, u64)> {
+        self.aside.parking.moved().borrow().iter().copied().collect()
+    }
+
+    /// The current segments; for a database, including those that it may need again.
+    fn look(&mut self) -> View {
+        let view = self.view.borrow_and_update().clone();
+        if self.id == SinkId::Db { View { segments: view.with_kept(), ..view } } else { view }
+    }
+
+    /// Reads everything again from the settled positions.
+    async fn unreadable(&mut self, tail: &mut Tail, segments: &[Segment], e: &std::io::Error) -> Result<(), Ended> {
+        tail.restart(tail.settled().clone(), segments);
+        self.trouble(format!("journal_dir {} cannot be read ({e}): check the disk and its permissions", self.dir.path().display())).await
+    }
+
+    fn done(&mut self, tail: &mut Tail, batch: &Batch) {
         tail.settle(batch);
+        self.almost_ended.extend(&batch.ended);
+        let under_way = &self.under_way;
         let mut finished = self.finished.borrow_mut();
-        for name in &batch.ended {
-            *finished.entry(*name).or_default() |= 1 << self.id as u8;
-        }
+        let kept = self.view.borrow().kept.clone();
+        let needed = &self.needed;
+        self.almost_ended.retain(|name| {
+            let waits = under_way.iter().any(|e| e.segment == *name);
+            if !waits && kept.binary_search_by_key(name, |s| s.name).is_ok() {
+                needed.borrow_mut().remove(name);
+            } else if !waits {
+                *finished.entry(*name).or_default() |= 1 << self.id.index();
+            }
+            waits
+        });
     }
 
     /// The cursor may turn out to be behind segments that this sink was past: they must stay until it
     /// has seen their end again.
     fn reads_again(&self, tail: &Tail) {
         for (_, sinks) in self.finished.borrow_mut().iter_mut().filter(|(name, _)| !tail.is_given_up(**name)) {
-            *sinks &= !(1 << self.id as u8);
+            *sinks &= !(1 << self.id.index());
         }
     }
 
@@ -162,7 +299,9 @@ impl Runner {
         // be among those counted.
         let mut counted = None;
         let segments = self.view.borrow().segments.clone();
-        let mut tail = Tail::new(&self.dir, self.id, self.dir.cursor(self.id).unwrap_or_default(), &segments);
+        let moved = self.aside.parking.moved();
+        moved.borrow_mut().extend(parking::moved(&self.dir, self.id, &segments));
+        let mut tail = Tail::new(&self.dir, self.id, self.dir.cursor(self.id).unwrap_or_default(), &segments, moved);
         let settled = loop {
             let reason = match self.try_open().await {
                 Ok(positions) => break positions,
@@ -171,28 +310,65 @@ impl Runner {
             let view = self.view.borrow_and_update().clone();
             if first {
                 if counted.is_none() {
-                    let count = self.left_over(&tail, &view.segments);
+                    let parked = self.parked(&tail, &view.segments);
+                    let count = self.left_over(&tail, &view.segments) + parked;
                     stats::add(self.id.accepted(), count);
+                    stats::set(self.id.counters().parked, parked);
                     counted = Some(count);
                 }
                 let dropped = self.give_up(&mut tail, &Batch::default(), &mut Vec::new());
                 counted = counted.map(|n| n.saturating_sub(dropped));
             }
             if !state.has_oldest() && stats::get(self.id.counters().pending) > 0 {
-                state.set_oldest(tail.oldest(&view.segments).unwrap_or(None));
+                state.set_oldest(tail.oldest(&view.segments));
             }
             self.trouble(reason).await?;
         };
-        let segments = self.view.borrow().segments.clone();
-        tail.restart(settled, &segments);
+        let view = self.look();
+        let segments = view.segments.clone();
+        self.aside.parking.avoid(settled.keys().chain(segments.iter().map(|s| &s.name)));
+        let rewound = self.rewind.is_some();
+        self.restart(&mut tail, settled, &view);
         if first {
-            let (count, counted) = (self.left_over(&tail, &segments), counted.unwrap_or(0));
+            let parked = self.parked(&tail, &segments);
+            let (count, counted) = (self.left_over(&tail, &segments) + parked, counted.unwrap_or(0));
             stats::add(self.id.accepted(), count.saturating_sub(counted));
+            stats::set(self.id.counters().parked, parked);
             stats::add(self.id.delivered(), counted.saturating_sub(count));
-        } else if let Err(e) = self.recount(&tail) {
-            log::error!("journal_dir {}: {e}: what is in it is delivered, but the counters do not say so", self.dir.path().display());
+        } else {
+            if !rewound {
+                stats::add(self.id.dead(), tail.dead_ahead(&segments));
+            }
+            self.recount_or_say(&tail);
         }
         Ok(tail)
+    }
+
+    fn recount_or_say(&self, tail: &Tail) {
+        if let Err(e) = self.recount(tail) {
+            log::error!("journal_dir {}: {e}: its records are delivered, but the counters do not include them", self.dir.path().display());
+        }
+    }
+
+    /// Starts again at the positions that the sink has just reported.
+    fn restart(&mut self, tail: &mut Tail, positions: Positions, view: &View) {
+        if self.id == SinkId::Db && !view.kept.is_empty() {
+            self.needed.borrow_mut().extend(view.kept.iter().map(|s| s.name));
+        }
+        if self.rewind.is_some() || !view.kept.is_empty() {
+            self.aside.parking.moved().borrow_mut().extend(parking::moved(&self.dir, self.id, &view.segments));
+        }
+        // The transaction of a dead letter may not have come to its end.
+        if self.id == SinkId::Db {
+            match dead_places(&self.dir, self.id, &view.segments) {
+                Ok(dead) => tail.pass(dead),
+                Err(e) => log::error!("the dead letters in journal_dir cannot be read ({e}): some may be delivered; check their permissions"),
+            }
+        }
+        tail.restart(positions, &view.segments);
+        if let Some(rewind) = self.rewind.take() {
+            rewind.told(&self.dir, self.id, self.moved(), tail, view);
+        }
     }
 
     /// What a delivery process delivered and could not count, because it was killed, counts; what
@@ -201,10 +377,14 @@ impl Runner {
         let (accepted, boot) = (self.id.accepted(), self.dir.boot());
         for _ in 0..RECOUNTS {
             let before = stats::get(accepted);
-            let pending = tail.count(self.dir.segments()?.iter().filter(|s| s.name.boot <= boot))?;
-            // Nothing came meanwhile, so that both numbers are of one moment.
+            let now = View { segments: Arc::new(self.dir.segments()?), ..self.view.borrow().clone() };
+            let all = if self.id == SinkId::Db { now.with_kept() } else { now.segments };
+            let parked = self.parked(tail, &all);
+            let pending = tail.count(all.iter().filter(|s| s.name.parks_for().is_none() && s.name.boot <= boot));
+            // Nothing arrived in the meantime, so both numbers are from the same moment.
             if stats::get(accepted) == before {
-                let left = pending + stats::get(self.id.dead());
+                let left = parked + pending + stats::get(self.id.dead());
+                stats::set(self.id.counters().parked, parked);
                 stats::set(self.id.delivered(), before.saturating_sub(left));
                 stats::add(accepted, left.saturating_sub(before));
                 break;
@@ -213,11 +393,14 @@ impl Runner {
         Ok(())
     }
 
+    /// Entries of earlier starts in the stream.
     fn left_over(&self, tail: &Tail, segments: &[Segment]) -> u64 {
-        tail.count(segments.iter().filter(|s| s.name.boot < self.dir.boot())).unwrap_or_else(|e| {
-            log::error!("journal_dir {}: {e}: entries of earlier starts are delivered, but not counted", self.dir.path().display());
-            0
-        })
+        tail.count(segments.iter().filter(|s| s.name.parks_for().is_none() && s.name.boot < self.dir.boot()))
+    }
+
+    /// Entries that wait apart.
+    fn parked(&self, tail: &Tail, segments: &[Segment]) -> u64 {
+        tail.count(segments.iter().filter(|s| s.name.parks_for() == Some(self.id)))
     }
 
     async fn open(&mut self) -> Result<Positions, Ended> {
@@ -230,7 +413,19 @@ impl Runner {
     }
 
     async fn try_open(&mut self) -> Result<Positions, String> {
-        let stored = self.sink.open(self.dir.id()).await?;
+        let mut stored = self.sink.open(self.dir.id()).await?;
+        if self.is_older(stored.as_ref())?.is_some() {
+            // A node of a cluster may be behind for a moment.
+            tokio::time::sleep(BEHIND).await;
+            stored = self.sink.open(self.dir.id()).await?;
+            self.rewind = self.is_older(stored.as_ref())?;
+        }
+        if let (Some(stored), true) = (&stored, self.rewind.is_some()) {
+            // The file has a later state, if it has any.
+            self.of_file = None;
+            self.dir.set_cursor(self.id, &Positions::new()).map_err(|e| cursor_file_trouble(&self.dir, self.id, &e))?;
+            return Ok(stored.clone());
+        }
         let mut positions = self.dir.cursor(self.id).map_err(|e| format!("{} cannot be read ({e}): check its permissions", self.dir.cursor_path(self.id)))?;
         self.of_file = None;
         if let Some(stored) = stored {
@@ -245,30 +440,70 @@ impl Runner {
         Ok(positions)
     }
 
-    /// Tries until every entry of the batch is delivered or dead. Returns the next batch if it was
-    /// read meanwhile.
+    /// Is the database older than it was when it was last heard of?
+    fn is_older(&self, stored: Option<&Positions>) -> Result<Option<Rewind>, String> {
+        let (Some(stored), true) = (stored, self.sink.stores_cursor()) else { return Ok(None) };
+        let known = self.dir.committed().map_err(|e| format!("committed-db in journal_dir cannot be read ({e}): check its permissions"))?;
+        Ok(rewind(self.sink.stamp(), stored, known))
+    }
+
+    /// Notes what the database has committed.
+    fn note_committed(&self, tail: &Tail) {
+        let Some(stamp) = self.sink.stamp() else { return };
+        let segments = self.view.borrow().segments.clone();
+        let there = |(name, _): &(&SegmentName, &u64)| segments.binary_search_by_key(*name, |s| s.name).is_ok();
+        let positions = tail.settled().iter().filter(there).map(|(name, position)| (*name, *position)).collect();
+        // An older note makes no database an older one.
+        let _ = self.dir.set_committed(Some(&Committed { stamp, positions }));
+    }
+
+    /// Tries until no entry of the batch has to be tried again: each is delivered, set aside, or under way
+    /// with a sink that goes on with it. Returns the next batch if it was read meanwhile.
     async fn settle(&mut self, tail: &mut Tail, mut batch: Batch, segments: &[Segment]) -> Result<Option<Batch>, Ended> {
         let retired = tail.retired(segments, RETIRED_AT_ONCE);
         for u in &batch.unreadable {
-            while let Err(e) = self.dead.add_unreadable(u.segment, u.offset, u.wall, u.kind, &u.bytes) {
-                self.trouble(dead_letter_trouble(self.id, &e)).await?;
+            while let Err(e) = self.aside.dead.add_unreadable(u.segment, u.offset, u.wall, u.kind, &u.bytes) {
+                let reason = self.aside.dead.trouble(&e);
+                self.trouble(reason).await?;
             }
         }
-        // More waits behind a full batch: it is read while the sink works on this one.
-        let mut reads_ahead = batch.is_full(self.batch_max);
+        // More waits after a full batch: it is read while the sink works on this one.
+        let room = self.under_way.is_empty() || self.under_way.len() + 2 * self.batch_max <= UNDER_WAY;
+        let mut reads_ahead = batch.is_full(self.batch_max) && batch.of_stream() && room;
         for (name, position) in self.of_file.iter().flatten() {
             batch.positions.entry(*name).or_insert(*position);
         }
-        let mut pending = std::mem::take(&mut batch.entries);
-        let mut stored = false;
+        let mut pending = std::mem::take(&mut self.under_way);
+        pending.append(&mut batch.entries);
+        let (mut stored, mut progress) = (false, false);
         let mut ahead = None;
         loop {
             if ahead.take().is_some() {
                 tail.unread(&batch);
             }
             self.give_up(tail, &batch, &mut pending);
-            let mut commit = Commit { positions: &batch.positions, retired: &retired, dead: &mut self.dead, stored: false };
-            let delivery = self.sink.deliver(&pending, &mut commit);
+            // A transaction that failed may have copied some of them: the cursor passes these now.
+            if let Err(reason) = self.aside.sync() {
+                self.trouble(reason).await.inspect_err(|_| self.keep_partial(tail, &batch, &pending))?;
+                continue;
+            }
+            pending.retain(|entry| !self.aside.parking.holds(entry));
+            self.supersede(&mut pending);
+            let mut commit = Commit { positions: &batch.positions, retired: &retired, aside: &mut self.aside, stored: false };
+            let (goes_on, mut more) = (self.sink.goes_on(), self.view.clone());
+            let (sink, entries) = (&mut self.sink, &pending);
+            let delivery = async {
+                let delivery = sink.deliver(entries, &mut commit);
+                if !goes_on {
+                    return delivery.await;
+                }
+                // New entries need not wait for an answer that may never come.
+                tokio::select! {
+                    biased;
+                    fates = delivery => fates,
+                    () = interrupted(&mut more) => Ok(vec![Fate::UnderWay; entries.len()]),
+                }
+            };
             let fates = if std::mem::take(&mut reads_ahead) {
                 let (fates, next) = tokio::join!(biased; delivery, read_ahead(tail, segments, self.batch_max));
                 match next {
@@ -280,7 +515,7 @@ impl Runner {
             } else {
                 delivery.await
             };
-            let fates = match fates {
+            let mut fates = match fates {
                 Ok(fates) => fates,
                 Err(Trouble::Outage(reason)) => {
                     self.trouble(reason).await.inspect_err(|_| self.keep_partial(tail, &batch, &pending))?;
@@ -291,89 +526,236 @@ impl Runner {
                     // A transaction whose end this process did not see was committed after all.
                     let positions = self.open().await?;
                     for entry in pending.iter().filter(|e| positions.get(&e.segment).is_some_and(|p| *p >= e.end)) {
-                        stats::add(if self.dead.holds(entry) { self.id.dead() } else { self.id.delivered() }, 1);
+                        if !self.aside.parking.holds(entry) {
+                            self.leaves(entry);
+                            stats::add(if self.aside.dead.holds(entry) { self.id.dead() } else { self.id.delivered() }, 1);
+                        }
                     }
                     let passed = batch.unreadable.iter().filter(|u| positions.get(&u.segment).is_some_and(|p| *p > u.offset));
-                    stats::add(self.id.dead(), passed.count() as u64);
-                    // Should somebody else move the cursor all the time, do not spin.
+                    self.unreadable_are_dead(passed);
+                    // If another process keeps moving the cursor, do not spin.
                     tokio::time::sleep(FIRST_PAUSE).await;
-                    tail.restart(positions, segments);
+                    let view = self.look();
+                    self.restart(tail, positions, &view);
+                    // What was superseded is read, and counted, again.
+                    self.recount_or_say(tail);
                     return Ok(None);
                 }
             };
-            stored |= commit.stored;
+            let stores = commit.stored;
+            stored |= stores;
+            fates.resize(pending.len(), Fate::Retry("no answer".into()));
+            if let Some(table) = &batch.queue
+                && !stored
+                && self.stays_held(table, &fates)
+            {
+                tail.wait_for_table(table, self.retry_max);
+                tail.put_back(&batch);
+                return Ok(None);
+            }
+            let aside_trouble = if stores { None } else { self.set_aside(&pending, &mut fates) };
             let mut left = Vec::new();
             let mut why = None;
-            let mut dead_trouble = None;
             let (mut delivered, mut dead) = (0, 0);
-            for (entry, fate) in std::mem::take(&mut pending).into_iter().zip(fates.into_iter().chain(std::iter::repeat(Fate::Retry("no answer".into())))) {
+            for (entry, fate) in std::mem::take(&mut pending).into_iter().zip(fates) {
                 match fate {
-                    Fate::Delivered => delivered += 1,
-                    Fate::Dead(reason) => {
-                        let added = if stored { Ok(()) } else { self.dead.add(&entry, &reason) };
-                        match added {
-                            Ok(()) => dead += 1,
-                            Err(e) => {
-                                dead_trouble = Some(dead_letter_trouble(self.id, &e));
-                                left.push(entry);
-                            }
-                        }
+                    Fate::Delivered => {
+                        self.leaves(&entry);
+                        delivered += 1;
                     }
+                    Fate::Dead(_) => {
+                        self.leaves(&entry);
+                        dead += 1;
+                    }
+                    Fate::Refused(reason) => {
+                        self.refused.count += 1;
+                        self.refused.reason = reason;
+                    }
+                    Fate::Held(hold) => self.is_held(hold.queue, hold.reason),
+                    Fate::UnderWay => self.under_way.push(entry),
                     Fate::Retry(reason) => {
                         why.get_or_insert(reason);
                         left.push(entry);
                     }
                 }
             }
+            if let Some((count, reason)) = self.aside.refused_interims.take() {
+                self.refused.count += count;
+                self.refused.reason = reason;
+            }
+            for (call, seconds) in self.sink.intervals() {
+                self.calls.borrow_mut().set_interval(call, seconds);
+            }
+            progress |= delivered + dead > 0;
             stats::add(self.id.delivered(), delivered);
             stats::add(self.id.dead(), dead);
             if dead > 0 {
                 log::error!("{dead} entries for {} can never be delivered: see {} in journal_dir", self.id.name(), DeadLetters::file_name(self.id));
             }
+            self.tell_refused();
+            if delivered > 0
+                && let Some(table) = &batch.queue
+            {
+                tail.table_works(table);
+                if self.tables.remove(table).is_some() {
+                    log::warn!("{}: table {table} accepts records again", self.id.name());
+                }
+            }
             if left.is_empty() {
                 break;
             }
             pending = left;
+            pending.append(&mut self.under_way);
             if delivered > 0 {
                 self.recovered();
             }
-            let reason = dead_trouble.or(why).unwrap_or_default();
+            let reason = aside_trouble.or(why).unwrap_or_default();
             self.trouble(reason).await.inspect_err(|_| self.keep_partial(tail, &batch, &pending))?;
         }
-        self.recovered();
+        // Entries in flight may have been so for a long time.
+        if progress || self.under_way.is_empty() {
+            self.recovered();
+        }
+        // Each was refused on its own, and has a new copy after the others: they must not be tried again at once.
+        if let (Some(table), false) = (&batch.queue, progress) {
+            tail.wait_for_table(table, self.retry_max);
+        }
         // Entries that could not be decoded were accepted as well.
-        stats::add(self.id.dead(), batch.unreadable.len() as u64);
+        self.unreadable_are_dead(batch.unreadable.iter());
         self.done(tail, &batch);
         tail.forget(&retired);
         let outdated = self.of_file.take().is_some();
         // Left as it is, it would count again should the sink come back with an older cursor.
-        let of_file = if stored { outdated.then(Positions::new) } else { Some(tail.settled().clone()) };
-        if let Some(of_file) = of_file {
+        let of_file = if stored { outdated.then(Positions::new) } else { Some(self.of_file(tail.settled(), &Positions::new(), &[])) };
+        if let Some(of_file) = of_file.filter(|positions| self.written.as_ref() != Some(positions)) {
             while let Err(e) = self.dir.set_cursor(self.id, &of_file) {
-                self.trouble(format!("{} cannot be written ({e}): give journal_dir space and permissions", self.dir.cursor_path(self.id))).await?;
+                self.trouble(cursor_file_trouble(&self.dir, self.id, &e)).await?;
+            }
+            self.written = Some(of_file);
+        }
+        if stored {
+            self.note_committed(tail);
+        }
+        self.aside.dead.committed();
+        Ok(ahead)
+    }
+
+    /// Takes out what means nothing any more: its call has ended, or there is a later record of it.
+    fn supersede(&self, pending: &mut Vec<Entry>) {
+        let segments = self.view.borrow().segments.clone();
+        let over = self.calls.borrow_mut().superseded(pending, &segments, self.id == SinkId::Db);
+        if over.is_empty() {
+            return;
+        }
+        over.iter().for_each(|entry| self.leaves(entry));
+        stats::add(self.id.delivered(), over.len() as u64);
+        stats::add(Counter::InterimSuperseded, over.iter().filter(|entry| entry.is_interim()).count() as u64);
+    }
+
+    /// An entry that waited apart does so no more.
+    fn leaves(&self, entry: &Entry) {
+        self.calls.borrow_mut().left(self.id, entry);
+        if entry.parked.is_some() {
+            stats::sub(self.id.counters().parked, 1);
+        }
+    }
+
+    fn unreadable_are_dead<'a>(&self, unreadable: impl Iterator<Item = &'a super::tail::Unreadable>) {
+        for u in unreadable {
+            if u.segment.parks_for().is_some() {
+                stats::sub(self.id.counters().parked, 1);
+            }
+            stats::add(self.id.dead(), 1);
+        }
+    }
+
+    /// Keeps entries that the cursor is about to pass although they are not delivered. Those that cannot be
+    /// kept have to be tried again; says why.
+    fn set_aside(&mut self, entries: &[Entry], fates: &mut [Fate]) -> Option<String> {
+        let mut trouble = None;
+        for (entry, fate) in entries.iter().zip(&mut *fates) {
+            if let Err(reason) = self.aside.take(entry, fate) {
+                *fate = Fate::Retry(trouble.insert(reason).clone());
             }
         }
-        self.dead.committed();
-        Ok(ahead)
+        if let Err(reason) = self.aside.sync() {
+            for fate in fates.iter_mut().filter(|f| matches!(f, Fate::Refused(_) | Fate::Held(_))) {
+                *fate = Fate::Retry(reason.clone());
+            }
+            trouble = Some(reason);
+        }
+        trouble
+    }
+
+    /// Does the table accept none of the entries that wait for it?
+    fn stays_held(&mut self, table: &Arc<str>, fates: &[Fate]) -> bool {
+        let Some(Fate::Held(first)) = fates.first() else { return false };
+        let reason = first.reason.clone();
+        let all = fates.iter().all(|f| matches!(f, Fate::Held(hold) if hold.all && hold.queue == *table));
+        if all {
+            self.is_held(table.clone(), reason);
+        }
+        all
+    }
+
+    /// Entries wait for a table: logged once for each reason.
+    fn is_held(&mut self, table: Arc<str>, reason: String) {
+        if !table.is_empty() && self.tables.get(&table).is_none_or(|said| *said != reason) {
+            log::error!("{}: {reason}. Its records wait in the journal; other tables are not affected", self.id.name());
+            self.tables.insert(table, reason);
+        }
+    }
+
+    /// Says now and then that entries are refused.
+    fn tell_refused(&mut self) {
+        let refused = &mut self.refused;
+        if refused.count > 0 && refused.told.is_none_or(|told| told.elapsed() > TOLD) {
+            log::error!(
+                "{} entries for {} were refused while others were accepted; they are retried separately ({}), see delivery_give_up",
+                refused.count,
+                self.id.name(),
+                refused.reason
+            );
+            *refused = Refused { told: Some(Instant::now()), ..Refused::default() };
+        }
+    }
+
+    /// The cursor for its file: it passes no entry that is not settled.
+    fn of_file(&self, settled: &Positions, batch: &Positions, pending: &[Entry]) -> Positions {
+        let mut positions = settled.clone();
+        positions.extend(batch);
+        for entry in pending.iter().chain(&self.under_way) {
+            let position = positions.entry(entry.segment).or_insert(entry.offset);
+            *position = entry.offset.min(*position);
+        }
+        positions
     }
 
     /// Gives up what the segments that have to go hold for this sink: the entries in hand, and what
     /// was not read yet. Returns how many of them were of earlier starts.
-    fn give_up(&self, tail: &mut Tail, batch: &Batch, pending: &mut Vec<Entry>) -> u64 {
+    fn give_up(&mut self, tail: &mut Tail, batch: &Batch, pending: &mut Vec<Entry>) -> u64 {
         let view = self.view.borrow().clone();
         let mut of_earlier_starts = 0;
-        for name in view.dropping.iter().copied().filter(|name| !tail.is_given_up(*name) && !tail.has_ended(*name)).collect::<Vec<_>>() {
+        let concerns = |name: &SegmentName| name.parks_for().is_none_or(|sink| sink == self.id) && !tail.is_given_up(*name) && !tail.has_ended(*name);
+        for name in view.dropping.iter().copied().filter(concerns).collect::<Vec<_>>() {
             let in_hand = batch.positions.get(&name).copied();
+            // Copied entries are safe in their new place.
+            let held = pending.iter().chain(&self.under_way).filter(|e| e.segment == name && self.aside.parking.holds(e)).count();
             let behind = match tail.give_up(name, in_hand) {
                 Ok(n) => n,
                 Err(e) => {
-                    log::error!("journal segment {name} cannot be read ({e}): it stays although the journal is full");
+                    // It stays although the journal is full.
+                    self.dir.pass_over(name, &e);
                     continue;
                 }
             };
-            let before = pending.len();
+            let in_hand = pending.len() + self.under_way.len();
             pending.retain(|e| e.segment != name);
-            let dropped = behind + (before - pending.len()) as u64;
+            self.under_way.retain(|e| e.segment != name);
+            let dropped = behind + (in_hand - pending.len() - self.under_way.len() - held) as u64;
+            if name.parks_for().is_some() {
+                stats::sub(self.id.counters().parked, dropped);
+            }
             stats::add(self.id.dead(), dropped);
             stats::add(Counter::JournalDropped, dropped);
             if dropped > 0 {
@@ -382,12 +764,12 @@ impl Runner {
                     self.id.name()
                 );
                 let left = pending.iter().map(|e| e.wall).min();
-                self.id.state().set_oldest(left.or_else(|| tail.oldest(&view.segments).unwrap_or(None)));
+                self.id.state().set_oldest(left.or_else(|| tail.oldest(&view.segments)));
             }
             if name.boot < self.dir.boot() {
                 of_earlier_starts += dropped;
             }
-            *self.finished.borrow_mut().entry(name).or_default() |= 1 << self.id as u8;
+            *self.finished.borrow_mut().entry(name).or_default() |= 1 << self.id.index();
         }
         of_earlier_starts
     }
@@ -397,13 +779,7 @@ impl Runner {
         if self.sink.stores_cursor() {
             return;
         }
-        let mut positions = tail.settled().clone();
-        positions.extend(&batch.positions);
-        let mut first = BTreeMap::new();
-        for entry in pending {
-            first.entry(entry.segment).or_insert(entry.offset);
-        }
-        positions.extend(first);
+        let positions = self.of_file(tail.settled(), &batch.positions, pending);
         if let Err(e) = self.dir.set_cursor(self.id, &positions) {
             log::error!("{} cannot be written ({e}): some entries will be sent twice", self.dir.cursor_path(self.id));
         }
@@ -419,7 +795,7 @@ impl Runner {
             stats::add(self.id.counters().outages, 1);
         }
         if self.outage.said.len() < 16 && self.outage.said.insert(reason.clone()) {
-            log::error!("{}: {reason}. Its records wait in the journal; the attempts go on", self.id.name());
+            log::error!("{}: {reason}. Its records wait in the journal and are retried", self.id.name());
         }
         if self.view.borrow().closing {
             return Err(Ended);
@@ -475,6 +851,11 @@ async fn read_ahead(tail: &mut Tail, segments: &[Segment], max: usize) -> std::i
     Ok(batch)
 }
 
-fn dead_letter_trouble(id: SinkId, e: &std::io::Error) -> String {
-    format!("{} in journal_dir cannot be written ({e}): give it space and permissions", DeadLetters::file_name(id))
+fn cursor_file_trouble(dir: &Dir, id: SinkId, e: &std::io::Error) -> String {
+    format!("{} cannot be written ({e}): check the free space and permissions of journal_dir", dir.cursor_path(id))
+}
+
+/// Until there is more to do than to wait for the sink.
+async fn interrupted(view: &mut watch::Receiver<View>) {
+    let _ = tokio::time::timeout(LOOK_UP, view.changed()).await;
 }

@@ -1,16 +1,21 @@
 //! Following the segments for one sink.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::acc::record::Wall;
-use crate::backend::{Entry, Positions, SinkId};
-use crate::journal::{Dir, Item, Reader, Segment, SegmentName};
+use crate::accounting::clock::{Moment, Wall};
+use crate::journal::parking::{self, Moved};
+use crate::journal::{Dir, Entry, Item, Parked, Positions, Reader, Segment, SegmentName, SinkId};
 use crate::stats::{self, Counter};
 
 /// Most bytes of payload in one batch: bounds memory when every value has its greatest length.
 const BATCH_BYTES: usize = 8 << 20;
+
+/// Pause before an unreadable segment is tried again: a broken disk takes seconds for each attempt.
+pub const AGAIN: Duration = Duration::from_secs(5);
 
 /// An entry that this build cannot decode.
 pub struct Unreadable {
@@ -21,7 +26,7 @@ pub struct Unreadable {
     pub bytes: Vec<u8>,
 }
 
-/// What one round of reading yields.
+/// Result of one round of reading.
 #[derive(Default)]
 pub struct Batch {
     pub entries: Vec<Entry>,
@@ -32,17 +37,26 @@ pub struct Batch {
     pub positions: Positions,
     /// Segments of which nothing is left once the batch is settled.
     pub ended: Vec<SegmentName>,
+    /// Entries that have been moved elsewhere were skipped: the cursor has to pass them, too.
+    passed: bool,
+    /// The table that these entries wait for, of entries that wait apart for one.
+    pub queue: Option<Arc<str>>,
 }
 
 impl Batch {
     /// Nothing has to be settled.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.unreadable.is_empty()
+        self.entries.is_empty() && self.unreadable.is_empty() && !self.passed
     }
 
     /// It holds as much as it may, of `max` entries at most.
     pub fn is_full(&self, max: usize) -> bool {
         self.entries.len() >= max || self.bytes >= BATCH_BYTES
+    }
+
+    /// It is of entries that wait for nothing but their turn.
+    pub fn of_stream(&self) -> bool {
+        self.entries.first().is_none_or(|e| e.parked.is_none())
     }
 
     /// When the oldest entry was appended.
@@ -57,7 +71,7 @@ pub struct Tail {
     sink: SinkId,
     /// Last settled positions, of all segments that the cursor knows.
     settled: Positions,
-    /// How far it was read beyond that, and segments read to their end: what is in hand.
+    /// How far it was read beyond that, and segments read to their end: the batch in hand.
     read: Positions,
     read_out: HashSet<SegmentName>,
     open: BTreeMap<SegmentName, Reader>,
@@ -68,11 +82,53 @@ pub struct Tail {
     turn: usize,
     /// How far entries that accctl put back are counted as accepted.
     put_back: BTreeMap<SegmentName, u64>,
+    /// Segments that could not be read, and when that was tried.
+    passed_over: BTreeMap<SegmentName, Instant>,
+    /// Places whose entries are dead letters already.
+    dead: HashSet<(SegmentName, u64)>,
+    /// Places whose entries have been moved elsewhere.
+    moved: Moved,
+    /// First entry in each segment of those that wait apart.
+    heads: BTreeMap<SegmentName, Head>,
+    waits: Waits,
 }
 
+/// The first entry of a segment of those that wait apart.
+struct Head {
+    /// Its place.
+    at: u64,
+    parked: Parked,
+}
+
+/// When entries that wait apart are offered again.
+#[derive(Default)]
+struct Waits {
+    /// Those that wait for a table: when it is looked at next, and the pause before that.
+    tables: HashMap<Arc<str>, (Instant, Duration)>,
+    /// Entries that were copied before need not wait any longer, by the wall clock in µs.
+    now: i64,
+}
+
+impl Waits {
+    /// What is left of an entry's pause at this time. One that waits for a table has none of its own.
+    fn left_of(&self, parked: &Parked, wall: i64) -> Duration {
+        // A clock that was set back makes no pause longer.
+        let since = parked.since.0.min(wall);
+        if !parked.queue.is_empty() || since <= self.now {
+            return Duration::ZERO;
+        }
+        parking::pause(parked.tries).saturating_sub(Duration::from_micros(wall.saturating_sub(since).unsigned_abs()))
+    }
+}
+
+/// First pause of a table in trouble; each further one doubles up to `delivery_retry_max`.
+const FIRST_LOOK: Duration = Duration::from_millis(50);
+/// Number of entries with which a failing table is tried: a refused one costs two statements.
+const PROBE: usize = 8;
+
 impl Tail {
-    /// Begins at the stored positions; `segments` is what is in the directory.
-    pub fn new(dir: &Dir, sink: SinkId, settled: Positions, segments: &[Segment]) -> Tail {
+    /// Starts at the stored positions; `segments` are the ones in the directory.
+    pub fn new(dir: &Dir, sink: SinkId, settled: Positions, segments: &[Segment], moved: Moved) -> Tail {
         let mut tail = Tail {
             dir: dir.clone(),
             sink,
@@ -84,18 +140,26 @@ impl Tail {
             given_up: HashSet::new(),
             turn: 0,
             put_back: BTreeMap::new(),
+            passed_over: BTreeMap::new(),
+            dead: HashSet::new(),
+            moved,
+            heads: BTreeMap::new(),
+            waits: Waits::default(),
         };
         tail.restart(settled, segments);
         tail
     }
 
-    /// Counts what is still to be delivered of these segments.
-    pub fn count<'a>(&self, segments: impl Iterator<Item = &'a Segment>) -> io::Result<u64> {
+    /// Counts the undelivered entries of these segments.
+    pub fn count<'a>(&self, segments: impl Iterator<Item = &'a Segment>) -> u64 {
         let mut count = 0;
         for segment in segments.filter(|s| !self.is_given_up(s.name)) {
-            count += self.count_from(segment.name, None)?;
+            match self.count_from(segment.name, None) {
+                Ok(n) => count += n,
+                Err(e) => self.dir.pass_over(segment.name, &e),
+            }
         }
-        Ok(count)
+        count
     }
 
     /// Counts the entries of a segment from `position` on, or those that are not settled.
@@ -115,6 +179,8 @@ impl Tail {
         self.open.remove(&name);
         self.read.remove(&name);
         self.given_up.insert(name);
+        // Only the copies made from there are left of it.
+        self.moved.borrow_mut().retain(|(segment, _)| *segment != name);
         Ok(count)
     }
 
@@ -130,29 +196,38 @@ impl Tail {
 
     /// When the oldest entry that is not settled was appended; entries of one segment stand in
     /// their order.
-    pub fn oldest(&self, segments: &[Segment]) -> io::Result<Option<Wall>> {
+    pub fn oldest(&self, segments: &[Segment]) -> Option<Wall> {
         let mut oldest: Option<Wall> = None;
-        for segment in segments.iter().filter(|s| !self.is_given_up(s.name)) {
-            self.look_at(segment.name, None, |wall| {
+        for segment in segments.iter().filter(|s| s.name.parks_for().is_none() && !self.is_given_up(s.name)) {
+            let looked = self.look_at(segment.name, None, |wall| {
                 oldest = Some(oldest.map_or(wall, |o| o.min(wall)));
                 false
-            })?;
+            });
+            if let Err(e) = looked {
+                self.dir.pass_over(segment.name, &e);
+            }
         }
-        Ok(oldest)
+        oldest
     }
 
     /// Calls `each` with the time of every entry from `position` on, or of those that are not
     /// settled, until it returns false.
     fn look_at(&self, name: SegmentName, position: Option<u64>, mut each: impl FnMut(Wall) -> bool) -> io::Result<()> {
         let position = position.or_else(|| self.settled.get(&name).copied()).unwrap_or(0);
-        let mut reader = match self.dir.read(name, position) {
+        let mut reader = match self.dir.read_also_kept(name, position) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         };
         loop {
             match reader.read()? {
-                Item::Frame(f) if f.sink_id() == Some(self.sink) && f.decode().is_some() => {
-                    if !each(f.wall) {
+                Item::Frame(f)
+                    if f.sink_id() == Some(self.sink) && !self.dead.contains(&(name, f.offset)) && !self.moved.borrow().contains(&(name, f.offset)) =>
+                {
+                    let wall = match f.entry(name) {
+                        None => continue,
+                        Some(entry) => entry.map_or(f.wall, |e| e.wall),
+                    };
+                    if !each(wall) {
                         return Ok(());
                     }
                 }
@@ -180,45 +255,175 @@ impl Tail {
     pub fn read_into(&mut self, batch: &mut Batch, segments: &[Segment], max: usize) -> io::Result<bool> {
         let live = segments.partition_point(|s| s.name.boot < self.dir.boot());
         let (old, live) = segments.split_at(live);
-        let (before, after) = live.split_at(self.turn.checked_rem(live.len()).unwrap_or(0));
+        // Each writer has its turn; its own segments stay in their order, which is that of its records.
+        let writer = |at: usize| (live[at].name.boot, live[at].name.rank, live[at].name.pid);
+        let first: Vec<_> = (0..live.len()).filter(|at| *at == 0 || writer(*at) != writer(at - 1)).collect();
+        let turn = self.turn.checked_rem(first.len()).map_or(0, |n| first[n]);
+        let (before, after) = live.split_at(turn);
         for segment in old.iter().chain(after).chain(before) {
-            if self.ended.contains(&segment.name) || self.read_out.contains(&segment.name) || self.is_given_up(segment.name) {
+            if segment.name.parks_for().is_some() || self.is_done_with(segment.name) {
                 continue;
             }
             if batch.is_full(max) {
                 break;
             }
-            self.read_segment(segment, max, batch)?;
+            self.read_one(segment, max, batch, None)?;
         }
         Ok(batch.is_full(max))
     }
 
-    fn read_segment(&mut self, segment: &Segment, max: usize, batch: &mut Batch) -> io::Result<()> {
+    /// Are there segments that could not be read, and are to be tried again?
+    pub fn passes_over(&self) -> bool {
+        !self.passed_over.is_empty()
+    }
+
+    /// Reads on in a segment, unless it could not be read a moment ago.
+    fn read_one(&mut self, segment: &Segment, max: usize, batch: &mut Batch, due: Option<i64>) -> io::Result<()> {
+        if self.passed_over.get(&segment.name).is_some_and(|tried| tried.elapsed() < AGAIN) {
+            return Ok(());
+        }
+        match self.read_segment(segment, max, batch, due)? {
+            Ok(()) if self.passed_over.remove(&segment.name).is_some() => self.dir.is_read_again(segment.name),
+            Ok(()) => {}
+            Err(e) => {
+                self.open.remove(&segment.name);
+                self.passed_over.insert(segment.name, Instant::now());
+                self.dir.pass_over(segment.name, &e);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_done_with(&self, name: SegmentName) -> bool {
+        self.ended.contains(&name) || self.read_out.contains(&name) || self.is_given_up(name)
+    }
+
+    /// Entries that wait apart and are to be offered now: of one segment, at most `max`. Also segments
+    /// of which nothing is left. The second value is when to look again, if there is nothing now.
+    pub fn parked_batch(&mut self, segments: &[Segment], max: usize) -> io::Result<(Batch, Option<Instant>)> {
+        let (now, wall) = (Instant::now(), Moment::wall_now().0);
+        let mut next: Option<Instant> = None;
+        // Of those that wait for one table the oldest come first.
+        let mut tables = HashSet::new();
+        let sink = self.sink;
+        let mut over = Vec::new();
+        for segment in segments.iter().filter(|s| s.name.parks_for() == Some(sink)) {
+            let name = segment.name;
+            if self.is_done_with(name) {
+                continue;
+            }
+            let at = self.settled.get(&name).copied().unwrap_or(0);
+            if self.heads.get(&name).is_none_or(|h| h.at < at) {
+                let mut first = Batch::default();
+                self.read_one(segment, 1, &mut first, Some(i64::MAX))?;
+                let Some(entry) = first.entries.first() else {
+                    over.append(&mut first.ended);
+                    if !first.is_empty() {
+                        first.ended = over;
+                        return Ok((first, None));
+                    }
+                    continue;
+                };
+                // Anything else is not a copy, but is settled like one.
+                let Some(parked) = entry.parked.clone() else { return Ok((first, None)) };
+                self.heads.insert(name, Head { at: entry.offset, parked });
+                self.forget_read(name, &first);
+            }
+            let Some(Head { parked, .. }) = self.heads.get(&name) else { continue };
+            // Its copy does not count before the cursor has passed the place where it stood.
+            if self.moved.borrow().contains(&parked.from) {
+                continue;
+            }
+            let queue = parked.queue.clone();
+            let due = if queue.is_empty() {
+                now + self.waits.left_of(parked, wall)
+            } else if tables.insert(queue.clone()) {
+                self.waits.tables.get(&queue).map_or(now, |(next, _)| *next)
+            } else {
+                continue;
+            };
+            if due > now {
+                next = Some(next.map_or(due, |n| n.min(due)));
+                continue;
+            }
+            let mut batch = Batch::default();
+            let max = if self.waits.tables.contains_key(&queue) { PROBE.min(max) } else { max };
+            self.read_one(segment, max, &mut batch, Some(wall))?;
+            batch.queue = (!queue.is_empty()).then_some(queue);
+            over.append(&mut batch.ended);
+            if !batch.is_empty() {
+                batch.ended = over;
+                return Ok((batch, None));
+            }
+        }
+        Ok((Batch { ended: over, ..Batch::default() }, next))
+    }
+
+    /// Everything that waits apart is to be offered now.
+    pub fn wait_no_more(&mut self) {
+        self.waits = Waits { now: Moment::wall_now().0, ..Waits::default() };
+    }
+
+    /// The table is in trouble: it is looked at again after a pause, of this length at most.
+    pub fn wait_for_table(&mut self, table: &Arc<str>, longest: Duration) {
+        let (next, pause) = self.waits.tables.entry(table.clone()).or_insert((Instant::now(), FIRST_LOOK / 2));
+        *pause = (*pause * 2).min(longest);
+        *next = Instant::now() + *pause;
+    }
+
+    /// It accepts rows again.
+    pub fn table_works(&mut self, table: &Arc<str>) -> bool {
+        self.waits.tables.remove(table).is_some()
+    }
+
+    /// Reads on in a segment; of those that wait apart only what may be offered at `due`, by the wall clock in µs. The
+    /// inner error is one of reading it: what was read before it counts.
+    fn read_segment(&mut self, segment: &Segment, max: usize, batch: &mut Batch, due: Option<i64>) -> io::Result<io::Result<()>> {
         let name = segment.name;
         let position = self.read.get(&name).or_else(|| self.settled.get(&name)).copied().unwrap_or(0);
         let reader = match self.open.entry(name) {
             std::collections::btree_map::Entry::Occupied(o) => o.into_mut(),
-            std::collections::btree_map::Entry::Vacant(v) => match self.dir.read(name, position) {
+            std::collections::btree_map::Entry::Vacant(v) => match self.dir.read_also_kept(name, position) {
                 Ok(reader) => v.insert(reader),
                 // Removed since the scan, which happens only when nothing was left in it.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(e) => return Err(e),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Ok(())),
+                Err(e) => return Ok(Err(e)),
             },
         };
         // It has not grown since it was read to its end.
         if !segment.sealed && reader.position() >= segment.size {
-            return Ok(());
+            return Ok(Ok(()));
         }
-        let mut taken = false;
-        let mut ended = false;
+        let (mut taken, mut ended, mut stopped) = (false, false, None);
+        let mut result = Ok(());
         while !batch.is_full(max) {
-            match reader.read()? {
+            let item = match reader.read() {
+                Ok(item) => item,
+                Err(e) => {
+                    result = Err(e);
+                    break;
+                }
+            };
+            match item {
                 Item::Frame(frame) => {
                     if frame.sink_id() != Some(self.sink) {
                         continue;
                     }
-                    let Some(decoded) = frame.decode() else { continue };
+                    let Some(decoded) = frame.entry(name) else { continue };
+                    if self.moved.borrow().contains(&(name, frame.offset)) {
+                        (taken, batch.passed) = (true, true);
+                        continue;
+                    }
+                    if let (Some(due), Ok(Entry { parked: Some(parked), .. })) = (due, &decoded)
+                        && (!self.waits.left_of(parked, due).is_zero() || self.moved.borrow().contains(&parked.from))
+                    {
+                        stopped = Some(frame.offset);
+                        break;
+                    }
                     taken = true;
+                    if self.dead.contains(&(name, frame.offset)) {
+                        continue;
+                    }
                     if name.boot > self.dir.boot() && self.put_back.get(&name).is_none_or(|counted| *counted < frame.end) {
                         // Put back by accctl while the server runs; no worker counted it.
                         self.put_back.insert(name, frame.end);
@@ -226,7 +431,7 @@ impl Tail {
                     }
                     batch.bytes += frame.payload.len();
                     match decoded {
-                        Ok(payload) => batch.entries.push(Entry { segment: name, offset: frame.offset, end: frame.end, wall: frame.wall, payload }),
+                        Ok(entry) => batch.entries.push(entry),
                         Err(()) => batch.unreadable.push(Unreadable {
                             segment: name,
                             offset: frame.offset,
@@ -237,19 +442,18 @@ impl Tail {
                     }
                 }
                 Item::Corrupt { offset, end } => {
-                    if self.dir.keep_aside(name, offset, &reader.bytes(offset, end)?)? {
+                    if self.dir.keep_aside(name, offset, |file| reader.copy(offset, end, file))? {
                         stats::add(Counter::JournalCorrupt, 1);
                         log::error!(
-                            "journal segment {name} is damaged from byte {offset} to {end}: these bytes are kept in a .bad file beside it, the rest is delivered"
+                            "journal segment {name} is damaged from byte {offset} to {end}: these bytes are copied to a .bad file beside it, and the rest is delivered"
                         );
                     }
                 }
                 Item::Torn { offset, end } => {
                     if segment.sealed {
-                        let tail = reader.bytes(offset, end)?;
-                        if tail.iter().any(|b| *b != 0) && self.dir.keep_aside(name, offset, &tail)? {
+                        if !reader.is_blank(offset, end)? && self.dir.keep_aside(name, offset, |file| reader.copy(offset, end, file))? {
                             log::warn!(
-                                "journal segment {name} ends in the middle of an entry at byte {offset}: its writer was stopped there; the piece is kept in a .bad file beside it"
+                                "journal segment {name} ends in the middle of an entry at byte {offset}: its writer was stopped there; the incomplete entry is copied to a .bad file beside it"
                             );
                         }
                         ended = true;
@@ -263,8 +467,13 @@ impl Tail {
             }
         }
         if taken {
-            batch.positions.insert(name, reader.position());
-            self.read.insert(name, reader.position());
+            let position = stopped.unwrap_or(reader.position());
+            batch.positions.insert(name, position);
+            self.read.insert(name, position);
+        }
+        if stopped.is_some() {
+            // It is read again when its time has come.
+            self.open.remove(&name);
         }
         if ended {
             // Thousands of segments may wait: their files do not stay open.
@@ -272,7 +481,7 @@ impl Tail {
             self.read_out.insert(name);
             batch.ended.push(name);
         }
-        Ok(())
+        Ok(result)
     }
 
     /// The batch is settled: delivered or dead, and the cursor durable.
@@ -281,9 +490,33 @@ impl Tail {
         self.ended.extend(&batch.ended);
         self.read.retain(|name, read| self.settled.get(name).is_none_or(|settled| settled < read));
         self.read_out.retain(|name| !self.ended.contains(name));
+        self.forget_moved();
     }
 
-    /// What was read behind the batch in hand is read again later.
+    /// Entries that the cursor has passed are not read again.
+    fn forget_moved(&self) {
+        let mut moved = self.moved.borrow_mut();
+        if !moved.is_empty() {
+            moved.retain(|(name, offset)| !self.ended.contains(name) && self.settled.get(name).is_none_or(|settled| settled <= offset));
+        }
+    }
+
+    /// The batch, of one segment, was not settled: it is read again.
+    pub fn put_back(&mut self, batch: &Batch) {
+        for name in batch.positions.keys().chain(&batch.ended) {
+            self.forget_read(*name, batch);
+        }
+    }
+
+    fn forget_read(&mut self, name: SegmentName, batch: &Batch) {
+        self.open.remove(&name);
+        self.read.remove(&name);
+        if batch.ended.contains(&name) {
+            self.read_out.remove(&name);
+        }
+    }
+
+    /// Entries read after the batch in hand are read again later.
     pub fn unread(&mut self, in_hand: &Batch) {
         self.open.clear();
         self.read = in_hand.positions.clone();
@@ -295,7 +528,25 @@ impl Tail {
         // Segments that are gone had been read to their end by every sink.
         self.ended = settled.keys().filter(|name| segments.binary_search_by_key(*name, |s| s.name).is_err()).copied().collect();
         self.settled = settled;
+        self.heads.clear();
+        self.forget_moved();
         self.unread(&Batch::default());
+    }
+
+    /// Entries at these places are passed over.
+    pub fn pass(&mut self, dead: HashSet<(SegmentName, u64)>) {
+        self.dead = dead;
+    }
+
+    /// Dead letters that the cursor has not passed.
+    pub fn dead_ahead(&self, segments: &[Segment]) -> u64 {
+        let there = |name: &SegmentName| segments.binary_search_by_key(name, |s| s.name).is_ok();
+        self.dead.iter().filter(|(name, offset)| there(name) && self.settled.get(name).is_none_or(|settled| settled <= offset)).count() as u64
+    }
+
+    /// Is all of the segment settled up to there?
+    pub fn is_settled_to(&self, name: SegmentName, end: u64) -> bool {
+        self.settled.get(&name).is_some_and(|settled| *settled >= end)
     }
 
     /// The settled positions.
@@ -309,7 +560,7 @@ impl Tail {
         self.settled.keys().filter(gone).copied().take(max).collect()
     }
 
-    /// Their positions need not be kept any more.
+    /// Their positions need no longer be kept.
     pub fn forget(&mut self, retired: &[SegmentName]) {
         for name in retired {
             self.settled.remove(name);
@@ -319,8 +570,10 @@ impl Tail {
 
     fn forget_removed(&mut self, segments: &[Segment]) {
         self.given_up.retain(|name| segments.binary_search_by_key(name, |s| s.name).is_ok());
+        self.passed_over.retain(|name, _| segments.binary_search_by_key(name, |s| s.name).is_ok());
         self.put_back.retain(|name, _| segments.binary_search_by_key(name, |s| s.name).is_ok());
         self.open.retain(|name, _| segments.binary_search_by_key(name, |s| s.name).is_ok());
+        self.heads.retain(|name, _| segments.binary_search_by_key(name, |s| s.name).is_ok());
         let settled = &self.settled;
         self.ended.retain(|name| settled.contains_key(name) || segments.binary_search_by_key(name, |s| s.name).is_ok());
     }

@@ -39,15 +39,22 @@ pub fn entry<R>(name: &'static str, failure: R, body: impl FnOnce() -> R) -> R {
     match catch_unwind(AssertUnwindSafe(body)) {
         Ok(r) => r,
         Err(payload) => {
-            stats::add(Counter::Panics, 1);
-            let place = PLACE.with(|p| p.borrow().clone());
-            // Logging itself must not be able to unwind out of here.
-            let _ = catch_unwind(AssertUnwindSafe(|| {
-                log::error!("panic in {name} at {place}: {} (this call to the module failed, the process goes on)", message(&*payload));
-            }));
+            caught(name, &*payload);
             failure
         }
     }
+}
+
+/// Counts and logs a panic.
+#[cold]
+#[inline(never)]
+fn caught(name: &str, payload: &(dyn Any + Send)) {
+    stats::add(Counter::Panics, 1);
+    let place = PLACE.with(|p| p.borrow().clone());
+    // Logging itself must not be able to unwind out of here.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        log::error!("panic in {name} at {place}: {} (this call to the module failed, the process goes on)", message(payload));
+    }));
 }
 
 /// Lets tests make any entry point panic: `ACC_FAULT_PANIC=name`.

@@ -2,15 +2,14 @@
 //! (in Kamailio `acc.status` and so on).
 
 use super::arena;
-use crate::acc::clock::Moment;
-use crate::acc::context::Context;
-use crate::backend::SinkId;
-use crate::journal::{calls, json};
-use crate::module::COMMANDS;
+use crate::accounting::clock::Moment;
+use crate::accounting::context::Context;
+use crate::declaration::commands;
+use crate::journal::{SinkId, calls, json};
 use crate::stats::{Counter, Snapshot};
-use crate::worker::{self, Module};
+use crate::worker::{self, Instance};
 
-/// Most calls that [`open_calls`] tells of; a longer answer helps nobody and holds up the process
+/// Most calls that [`acc_open_calls`] tells of; a longer answer helps nobody and holds up the process
 /// that gives it.
 const CALLS_SHOWN: usize = 1000;
 
@@ -35,52 +34,52 @@ pub struct Answer {
     pub list: Option<(&'static str, Vec<Fields>)>,
 }
 
-/// A command, in the order of [`COMMANDS`].
-pub type Command = fn(&Module) -> Result<Answer, String>;
+/// The body of a command.
+pub type Body = fn(&Instance) -> Result<Answer, String>;
 
-/// Every command.
-pub const ALL: [Command; COMMANDS.len()] = [status, flush, open_calls];
+macro_rules! bodies {
+    ($($name:ident $rpc:literal $help:literal,)+) => { &[$($name as Body,)+] };
+}
+
+/// The body of every command, as [`crate::declaration::COMMANDS`] has them.
+pub const BODIES: &[Body] = commands!(bodies);
 
 /// Version, every counter, memory of contexts, and how each sink is.
-fn status(module: &Module) -> Result<Answer, String> {
+fn acc_status(instance: &Instance) -> Result<Answer, String> {
     let counters = Snapshot::take();
     let mut fields = vec![("version", Value::Text(env!("CARGO_PKG_VERSION").into()))];
     fields.extend(Counter::ALL.iter().map(|c| (c.name(), Value::Number(counters.get(*c)))));
     let arena = arena::get();
     fields.push(("contexts_blocks", Value::Number(arena.map_or(0, arena::Arena::live_blocks))));
     fields.push(("contexts_bytes", Value::Number(arena.map_or(0, arena::Arena::live_bytes))));
-    for (sink, [state, since]) in SinkId::ALL.into_iter().zip([["db_state", "db_outage"], ["aaa_state", "aaa_outage"], ["log_state", "log_outage"]]) {
-        let used = match sink {
-            SinkId::Db => module.config.db.is_some(),
-            SinkId::Aaa => module.config.aaa.is_some(),
-            SinkId::Log => true,
-        };
+    for sink in SinkId::ALL {
+        let used = instance.config.destinations.get(sink).is_some();
         let outage = sink.state().outage_seconds();
         let word = match (used, outage) {
             (false, _) => "off",
             (true, None) => "ok",
             (true, Some(_)) => "outage",
         };
-        fields.push((state, Value::Text(word.into())));
-        fields.push((since, Value::Number(outage.unwrap_or(0))));
+        fields.push((sink.state_name(), Value::Text(word.into())));
+        fields.push((sink.outage_name(), Value::Number(outage.unwrap_or(0))));
     }
     Ok(Answer { fields, list: None })
 }
 
 /// Delivery begins at once, and pauses after failures are over. It answers at once, with what is
 /// pending at that moment.
-fn flush(module: &Module) -> Result<Answer, String> {
-    if module.journal.is_none() {
+fn acc_flush(instance: &Instance) -> Result<Answer, String> {
+    if instance.journal.is_none() {
         return Err("there is no journal".into());
     }
-    worker::flush(module);
+    worker::flush(instance);
     let counters = Snapshot::take();
     Ok(Answer { fields: SinkId::ALL.map(|s| s.counters().pending).map(|c| (c.name(), Value::Number(counters.get(c)))).into(), list: None })
 }
 
 /// The calls in progress that the journal keeps, the longest first.
-fn open_calls(module: &Module) -> Result<Answer, String> {
-    let dir = module.journal.as_ref().ok_or("there is no journal")?;
+fn acc_open_calls(instance: &Instance) -> Result<Answer, String> {
+    let dir = instance.journal.as_ref().ok_or("there is no journal")?;
     let open = calls::scan(dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?.calls;
     let now = Moment::now();
     let mut known: Vec<_> = open.into_iter().filter_map(|(key, state)| Some((key, Context::decode(&state)?))).collect();
@@ -90,7 +89,7 @@ fn open_calls(module: &Module) -> Result<Answer, String> {
         let answered = c.answered.unwrap_or_default();
         vec![
             ("key", Value::Text(json::hex(&key.to_be_bytes()))),
-            ("callid", Value::Text(crate::backend::log::visible(&String::from_utf8_lossy(&c.core.callid)).to_string())),
+            ("callid", Value::Text(crate::accounting::visible::visible(&String::from_utf8_lossy(&c.core.callid)).to_string())),
             ("start", Value::Number(answered.wall.seconds().max(0) as u64)),
             ("age", Value::Number((now.millis_since(answered) / 1000).max(0) as u64)),
         ]

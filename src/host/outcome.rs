@@ -1,32 +1,28 @@
 //! What every host family does when a transaction or a call comes to something: decide under the
 //! context's lock, write after it.
 
-use super::shared::{SharedContext, SharedError};
-use crate::acc::clock::Moment;
-use crate::acc::context::{Context, Reply};
-use crate::acc::decide::{self, CallEnd};
-use crate::worker::{self, Module};
+use super::full::{context_max, say_clipped};
+use super::shared::{CallId, SharedContext, SharedError};
+use crate::accounting::clock::Moment;
+use crate::accounting::context::{CallEnd, Context, Reply};
+use crate::accounting::decide::{self, Joined};
+use crate::accounting::marks::Flag;
+use crate::accounting::record::EndCause;
+use crate::worker::{self, Instance};
 
-/// Logs what went wrong, if anything did.
-pub fn say(what: &str, result: Result<(), SharedError>) {
-    if let Err(e) = result {
-        log::error!("{what}: {e}");
-    }
-}
-
-/// All branches failed; the script may try others.
-pub fn attempt_failed(module: &Module, ctx: &SharedContext, reply: &Reply) -> Result<(), SharedError> {
+/// All branches failed; the script may try others. `joined` is what message flags add.
+pub fn attempt_failed(instance: &Instance, ctx: &SharedContext, reply: &Reply, joined: Option<&Joined>) -> Result<(), SharedError> {
     let call = call_values(ctx)?;
     let now = Moment::now();
-    let records = ctx.update(|c| decide::on_failure(&module.config, c, call.as_ref(), reply, now))?;
-    worker::emit(module, &records);
+    let records = ctx.happen(|c| decide::on_failure(&instance.config.rules, c, call.as_ref(), reply, now, joined))?;
+    worker::emit(instance, &records);
     Ok(())
 }
 
 /// Can a reply with this code make a record or start a call? A provisional one only with
 /// `early_media`.
-pub fn matters(module: &Module, code: u16) -> bool {
-    code >= 200 || module.config.early_media
+pub fn matters(instance: &Instance, code: u16) -> bool {
+    code >= 200 || instance.config.rules.early_media
 }
 
 /// A reply came in. What a global reply route `set_before` its transaction was known goes into the
@@ -39,50 +35,77 @@ pub fn take_values(ctx: &SharedContext, set_before: &SharedContext, put: impl Fn
     let other = set_before.copy()?;
     // A marked one belongs to another message of this process.
     if !other.marked {
-        values.update(|c| c.merge_values(&other))?;
+        let clipped = values.update(|c| c.merge_values(&other, context_max()))?;
+        if let Some(tag) = clipped {
+            say_clipped(&tag, &CallId(values.read_head(|c| c.core.callid.clone())?));
+        }
         put(values);
     }
     Ok(())
 }
 
-/// A reply with this code went out.
-pub fn reply_went(module: &Module, ctx: &SharedContext, code: u16, reply: impl FnOnce() -> Reply) -> Result<(), SharedError> {
-    if !matters(module, code) {
+/// A reply with this code went out: the first 18x is when the request began to ring.
+pub fn note_ringing(ctx: &SharedContext, code: u16) -> Result<(), SharedError> {
+    if (180..190).contains(&code) && !ctx.has_rung() {
+        let now = Moment::now();
+        ctx.ring(ctx.read(|c| now.millis_since(c.arrived))?);
+    }
+    Ok(())
+}
+
+/// A reply with this code went out. `joined` is what message flags add.
+pub fn reply_went(instance: &Instance, ctx: &SharedContext, code: u16, reply: impl FnOnce() -> Reply, joined: Option<&Joined>) -> Result<(), SharedError> {
+    note_ringing(ctx, code)?;
+    if !matters(instance, code) {
+        return Ok(());
+    }
+    if joined.is_none() && !decide::may_record(&ctx.facts()?, code) {
         return Ok(());
     }
     let call = call_values(ctx)?;
     let (reply, now) = (reply(), Moment::now());
-    let (records, end) = ctx.update(|c| {
-        decide::on_answer(c, &reply, now);
-        let records = decide::on_reply(&module.config, c, call.as_ref(), &reply, now);
-        (records, decide::cdr(&module.config, c))
+    let (records, end) = ctx.happen(|c| {
+        let mut records = if decide::on_answer(c, &reply, now) { decide::start(&instance.config.rules, c) } else { Vec::new() };
+        records.extend(decide::on_reply(&instance.config.rules, c, call.as_ref(), &reply, now, joined));
+        (records, decide::cdr(&instance.config.rules, c))
     })?;
-    worker::emit(module, &records);
-    finish(module, end);
+    worker::emit(instance, &records);
+    finish(instance, end);
     Ok(())
 }
 
 /// A reply with this code is about to leave. The 2xx of a call with CDR starts the call, before
 /// anybody can hang up.
-pub fn reply_leaves(module: &Module, ctx: &SharedContext, code: u16, reply: impl FnOnce() -> Reply) -> Result<(), SharedError> {
-    if !(200..300).contains(&code) {
+pub fn reply_leaves(ctx: &SharedContext, code: u16, reply: impl FnOnce() -> Reply) -> Result<(), SharedError> {
+    if !(200..300).contains(&code) || ctx.progress().answered {
         return Ok(());
     }
     let (reply, now) = (reply(), Moment::now());
-    let end = ctx.update(|c| {
-        decide::on_answer(c, &reply, now);
-        decide::cdr(&module.config, c)
-    })?;
-    finish(module, end);
+    match worker::instance().filter(|_| ctx.facts().is_ok_and(|f| !f.marks.reported(Flag::Start).is_empty())) {
+        None => ctx.happen_head(|c| decide::on_answer(c, &reply, now)).map(drop)?,
+        Some(instance) => {
+            let records = ctx.happen(|c| if decide::on_answer(c, &reply, now) { decide::start(&instance.config.rules, c) } else { Vec::new() })?;
+            worker::emit(instance, &records);
+        }
+    }
+    // The BYE may have been faster.
+    write_cdr(ctx);
     Ok(())
+}
+
+/// A call ended; `reason` is the Reason header of the BYE, empty if it had none.
+pub fn end(ctx: &SharedContext, cause: EndCause, reason: &[u8], now: Moment) -> Result<(), SharedError> {
+    if reason.is_empty() { ctx.end(cause, now) } else { ctx.happen(|c| decide::on_bye(c, cause, reason, context_max(), now)) }
 }
 
 /// Writes the CDR of a call that was answered and ended, unless it is written already.
 pub fn write_cdr(ctx: &SharedContext) {
-    let Some(module) = worker::module() else { return };
-    let written = ctx.progress().and_then(|p| if p.is_due() { ctx.update(|c| decide::cdr(&module.config, c)) } else { Ok(None) });
-    match written {
-        Ok(end) => finish(module, end),
+    let Some(instance) = worker::instance() else { return };
+    if !ctx.progress().is_due() {
+        return;
+    }
+    match ctx.conclude(|c| decide::cdr_due(&instance.config.rules, c)) {
+        Ok(end) => finish(instance, end),
         Err(e) => log::error!("a call's end could not be accounted: {e}"),
     }
 }
@@ -91,8 +114,9 @@ fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {
     ctx.call().map(|call| call.copy()).transpose()
 }
 
-fn finish(module: &Module, end: Option<CallEnd>) {
+/// What the end of a call made is written.
+pub fn finish(instance: &Instance, end: Option<CallEnd>) {
     if let Some(end) = end {
-        worker::emit_end(module, &end);
+        worker::emit_end(instance, &end);
     }
 }

@@ -10,14 +10,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use once_cell::sync::{Lazy, OnceCell};
 
 use super::database::{self, BindMod, Places};
-use super::{Host, arena, guard, revival, shared, supervisor, tables};
-use crate::backend::syslog::{DEV_LOG, SyslogSocket};
-use crate::backend::{radius, sql};
-use crate::config::{Config, Draft, RawValue};
-use crate::delivery::{self, Delivery, MakeSender};
+use super::{arena, cluster, guard, revival, shared, supervisor, tables, values};
+use crate::accounting::extras::Family;
+use crate::backend::Maker;
+use crate::backend::log::syslog::{DEV_LOG, SyslogSocket};
+use crate::backend::sql::{self, ForeignSink, SqlSink};
+use crate::config::Config;
+use crate::declaration::{PARAMS, Param, SinkId};
+use crate::delivery::{self, Delivery};
 use crate::journal::{self, Dir};
-use crate::module::{PARAMS, Param};
-use crate::worker::{self, Module};
+use crate::params::{ConfigError, Draft, RawValue};
+use crate::worker::port::Host;
+use crate::worker::{self, Instance};
 
 /// What hosts read as success and as failure.
 pub const OK: c_int = 0;
@@ -69,16 +73,17 @@ struct Logger(&'static dyn Host);
 
 impl log::Log for Logger {
     fn enabled(&self, m: &log::Metadata<'_>) -> bool {
-        level_of(m.level()) <= self.0.log_settings().level
+        // Not what libraries say, such as the notices that a database's triggers raise.
+        m.target().starts_with("acc") && level_of(m.level()) <= self.0.log_settings().level
     }
 
     fn log(&self, record: &log::Record<'_>) {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let text = format!("acc: {}", crate::backend::log::visible(&record.args().to_string()));
+        let text = format!("acc: {}", crate::accounting::visible::visible(&record.args().to_string()));
         let level = level_of(record.level());
-        match worker::module() {
+        match worker::instance() {
             Some(m) => worker::print(m, level, None, text.as_bytes()),
             None => self.before_init(level, text.as_bytes()),
         }
@@ -93,10 +98,10 @@ impl Logger {
     fn before_init(&self, level: i32, text: &[u8]) {
         let settings = self.0.log_settings();
         if settings.stderr || !settings.syslog {
-            worker::print_stderr(level, &settings, text);
+            worker::print_stderr(id(), level, &settings, text);
         }
         if settings.syslog {
-            let message = [settings.prefix.as_bytes(), crate::backend::log::level_name(level).as_bytes(), b":", text].concat();
+            let message = [settings.prefix.as_bytes(), crate::backend::log::level_name(level).as_bytes(), b":", text];
             let datagram = crate::backend::log::datagram(level, settings.facility, &settings.name, id(), &message);
             SyslogSocket::new(DEV_LOG.as_ref()).try_send(&datagram);
         }
@@ -109,13 +114,17 @@ pub fn log_to(host: &'static dyn Host) {
     log::set_max_level(log::LevelFilter::Debug);
 }
 
+/// A timer of the host.
+pub type TimerFn = extern "C" fn(c_uint, *mut c_void);
+
 /// Opens the journal, once, before the fork: for the user and group that the server will run as (0 = as
 /// now), with the calls that were in progress at its last end. `every` registers a timer that calls
 /// `revival::end_orphans` so often, in seconds. Without SQL and RADIUS a server runs without a journal too.
-pub fn open_journal(config: &Config, (uid, gid): (u32, u32), every: impl FnOnce(u32) -> bool) -> Result<Option<Dir>, String> {
+/// With `cluster_id`, another one asks the other nodes meanwhile.
+pub fn open_journal(config: &Config, (uid, gid): (u32, u32), every: impl Fn(u32, TimerFn) -> bool) -> Result<Option<Dir>, String> {
     let dir = match Dir::open(&config.journal_dir) {
         Ok(dir) => dir,
-        Err(e) if config.db.is_some() || config.aaa.is_some() => return Err(e.to_string()),
+        Err(e) if config.destinations.need_journal() => return Err(e.to_string()),
         Err(e) => {
             log::warn!("{e}; log lines that syslog does not take at once will be lost");
             return Ok(None);
@@ -125,10 +134,18 @@ pub fn open_journal(config: &Config, (uid, gid): (u32, u32), every: impl FnOnce(
         dir.give_to(uid, gid)
             .map_err(|e| format!("journal_dir \"{}\" cannot be given to user {uid}, group {gid}, as whom the server will run: {e}", dir.path().display()))?;
     }
+    if config.cluster_id > 0 {
+        cluster::install().map_err(|e| format!("parameter cluster_id: no memory: {e}"))?;
+        if !every(1, tell_returned) {
+            return Err("the host refused the timer for nodes of the cluster that are back".into());
+        }
+    }
     let waiting = revival::prepare(journal::calls::scan(&dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?);
     if waiting > 0 {
         log::info!("{waiting} calls were in progress when the server last ended");
-        if !every(config.orphan_timeout) {
+        // Some times before the calls are written.
+        let asks = config.cluster_id <= 0 || every((config.orphan_timeout / 4).max(1), ask_cluster);
+        if !asks || !every(config.orphan_timeout, end_orphans) {
             return Err("the host refused the timer for calls that come back with no dialog".into());
         }
     }
@@ -140,16 +157,15 @@ pub fn take_records(config: Config, host: &'static dyn Host, journal: Option<Dir
     use rustix::event::{EventfdFlags, eventfd};
     shared::on_change(worker::call_changed);
     let wake = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).map_err(|e| format!("no eventfd: {e}"))?;
-    worker::install(Module { config, host, journal, wake });
+    worker::install(Instance { config, host, journal, wake });
     Ok(())
 }
 
-/// A `modparam` line for `PARAMS[i]`, whose value `read` gets from the host.
-pub fn set_param(draft: &Mutex<Option<Draft>>, i: usize, read: impl FnOnce(&Param) -> RawValue) -> c_int {
+/// A `modparam` line for the `i`th parameter, whose value `read` gets from the host.
+pub fn set_param(draft: &Mutex<Option<Draft>>, i: usize, read: impl FnOnce(&Param) -> Result<RawValue, ConfigError>) -> c_int {
     guard::entry("modparam", FAILED, || {
         let Some(param) = PARAMS.get(i) else { return FAILED };
-        let value = read(param);
-        told(draft.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().set(param.name, value))
+        told(read(param).and_then(|value| draft.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().set(param.name, value)))
     })
 }
 
@@ -168,7 +184,7 @@ pub fn init(initialise: impl FnOnce() -> Result<(), String>) -> c_int {
 }
 
 /// What the host reads of a result; an error is one log line.
-fn told<E: Display>(result: Result<(), E>) -> c_int {
+pub fn told<E: Display>(result: Result<(), E>) -> c_int {
     match result {
         Ok(()) => OK,
         Err(e) => {
@@ -180,22 +196,45 @@ fn told<E: Display>(result: Result<(), E>) -> c_int {
 
 /// The first part of initialisation: the parameters, the server's database module if one of them asks
 /// for it (`bind_mod` and `places` of the host), and the arena.
-pub fn configure(draft: &Mutex<Option<Draft>>, default_url: Option<&str>, bind_mod: Option<BindMod>, places: &Places) -> Result<Config, String> {
-    let draft = draft.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().clone();
+pub fn configure(
+    draft: &Mutex<Option<Draft>>,
+    family: Family,
+    default_url: Option<&str>,
+    bind_mod: Option<BindMod>,
+    places: &Places,
+) -> Result<Config, String> {
+    let mut draft = draft.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().clone();
+    draft.family = family;
     for w in &draft.warnings {
         log::warn!("{w}");
     }
     let config = draft.finish(default_url).map_err(|e| e.to_string())?;
-    if let Some(db) = config.db.as_ref().filter(|db| sql::is_foreign(&db.url)) {
+    if let Some(db) = config.db().filter(|db| sql::is_foreign(&db.url)) {
         database::bind(&db.url, bind_mod, places)?;
     }
+    values::declare(&config.rules.fields);
     arena::install(config.arena_mib).map_err(|e| format!("parameter arena_size: {} MiB of address space cannot be had: {e}", config.arena_mib))?;
     Ok(config)
+}
+
+/// Timer: calls wait for their dialogs.
+pub extern "C" fn ask_cluster(_ticks: c_uint, _param: *mut c_void) {
+    guard::entry("cluster timer", (), cluster::ask);
+}
+
+/// Timer: every second, in a cluster.
+pub extern "C" fn tell_returned(_ticks: c_uint, _param: *mut c_void) {
+    guard::entry("returned nodes timer", (), cluster::tell_returned);
 }
 
 /// Timer: `orphan_timeout` is over, or over once more.
 pub extern "C" fn end_orphans(_ticks: c_uint, _param: *mut c_void) {
     guard::entry("orphan timer", (), revival::end_orphans);
+}
+
+/// Timer: every second, with `interim_interval`.
+pub extern "C" fn raise_interims(_ticks: c_uint, _param: *mut c_void) {
+    guard::entry("interim timer", (), worker::interims::raise);
 }
 
 /// Timer: every second, with `backlog_threshold`.
@@ -217,43 +256,52 @@ extern "C" fn on_terminate(_signal: c_int) {
 
 /// What the process that the host forks for us does: keeps a delivery process running, and returns
 /// when SIGTERM came and that one has ended.
-pub fn deliver(module: &'static Module) {
-    if let Some(dir) = &module.journal {
-        supervisor::keep_running(|| deliver_once(module, dir));
+pub fn deliver(instance: &'static Instance) {
+    if let Some(dir) = &instance.journal {
+        supervisor::keep_running(|| deliver_once(instance, dir));
     }
 }
 
 /// The delivery process: returns when SIGTERM came and what could be delivered at once is
 /// delivered, or when it cannot go on.
-fn deliver_once(module: &'static Module, dir: &Dir) {
+fn deliver_once(instance: &'static Instance, dir: &Dir) {
     // The handler must not be the first to touch them.
     STOP.store(false, Ordering::Relaxed);
-    let _ = WAKE_FD.set(module.wake.as_raw_fd());
+    let _ = WAKE_FD.set(instance.wake.as_raw_fd());
     supervisor::on_terminate(on_terminate);
     let delivery = Delivery {
-        wake: module.wake.try_clone().ok(),
+        wake: instance.wake.try_clone().ok(),
         stop: Arc::clone(&STOP),
-        aaa: make_client(module),
-        database: database::open(),
-        tables: Some(tables::publish),
+        makers: database_sink(instance).into_iter().collect(),
         owed: Some(owed),
-        ..Delivery::new(module.config.clone(), dir.clone())
+        ..Delivery::new(instance.config.clone(), dir.clone())
     };
     if let Err(e) = guard::entry("delivery", Ok(()), || delivery::run(delivery)) {
         log::error!("{e}");
     }
 }
 
-/// What calls in progress may yet write to the journal: a state, and a record each for SQL and
-/// RADIUS, of about the size they have in shared memory.
+/// What calls in progress may yet write to the journal: a state, and a record for each destination, of about the size they
+/// have in shared memory.
 fn owed() -> u64 {
-    arena::get().map_or(0, |a| a.live_bytes() * 3)
+    let destinations = worker::instance().map(|m| &m.config.destinations);
+    let records = SinkId::ALL.into_iter().filter(|id| destinations.is_some_and(|d| d.get(*id).is_some())).count() as u64;
+    arena::get().map_or(0, |a| a.live_bytes() * (1 + records.max(3)))
 }
 
-/// How the delivery process makes its RADIUS client, when there is RADIUS.
-fn make_client(module: &'static Module) -> Option<MakeSender> {
-    let aaa = module.config.aaa.as_ref()?;
-    Some(Box::new(move || radius::sender(aaa, &module.config.fields)))
+/// How the delivery process makes its SQL sink: the server's own database module may serve it, and scripts are checked
+/// against the tables that it finds.
+fn database_sink(instance: &'static Instance) -> Option<(SinkId, Maker)> {
+    let (db, database) = (instance.config.db()?, database::open());
+    Some((
+        SinkId::Db,
+        Box::new(move || {
+            Ok(match database {
+                Some(database) => Box::new(ForeignSink::new(db, database)),
+                None => Box::new(SqlSink::new(db, &instance.config.rules.fields)?.announcing(Some(tables::publish))),
+            })
+        }),
+    ))
 }
 
 #[cfg(test)]

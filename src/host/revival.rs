@@ -8,16 +8,23 @@ use std::sync::atomic::Ordering;
 use once_cell::sync::OnceCell;
 
 use super::arena::{self, Head};
+use super::cluster::{self, Named};
 use super::shared::{SharedContext, SharedError, locked};
-use crate::acc::clock::Moment;
-use crate::acc::context::{Context, EndCause};
-use crate::acc::decide::{self, CallEnd};
-use crate::acc::record::Wall;
+use crate::accounting::clock::Moment;
+use crate::accounting::context::CallEnd;
+use crate::accounting::context::Context;
+use crate::accounting::decide;
+use crate::accounting::marks::Flag;
+use crate::accounting::record::EndCause;
+use crate::config::Orphans;
 use crate::journal::calls::OpenCalls;
-use crate::worker::{self, Module};
+use crate::stats;
+use crate::worker::{self, Instance};
 
 /// A call that waits for its dialog.
 struct Waiting {
+    /// See [`Context::call_key`].
+    call: u128,
     /// Raw reference to its context, the same in every process; see [`Waiting::context`].
     raw: usize,
     /// It had ended, but for its CDR.
@@ -25,19 +32,40 @@ struct Waiting {
 }
 
 struct Revived {
-    /// By the host's name of the dialog; filled before the fork.
-    by_dialog: HashMap<Vec<u8>, Waiting>,
+    /// By the host's name of the dialog, of which two nodes of a cluster may give the same to two; filled
+    /// before the fork.
+    by_dialog: HashMap<Vec<u8>, Vec<Waiting>>,
     /// The server was alive then.
     last_seen: Moment,
 }
 
 static REVIVED: OnceCell<Revived> = OnceCell::new();
 
+impl Revived {
+    fn of_dialog(&self, dialog: &[u8]) -> &[Waiting] {
+        self.by_dialog.get(dialog).map_or(&[], Vec::as_slice)
+    }
+
+    fn get(&self, named: &Named) -> Option<&Waiting> {
+        self.of_dialog(&named.dialog).iter().find(|w| w.call == named.call)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Waiting> {
+        self.by_dialog.values().flatten()
+    }
+}
+
 fn head() -> Option<&'static Head> {
     arena::get().map(|a| a.head())
 }
 
 impl Waiting {
+    /// Can this be the call of a dialog with its name? Two nodes of a cluster may name two dialogs alike. A
+    /// state from before the answer has no key yet.
+    fn may_be(&self, state: Option<&Context>) -> bool {
+        state.is_none_or(|c| c.answered.is_none() || c.call_key() == self.call)
+    }
+
     /// Its context; `None` once the references are given up.
     fn context(&self) -> Option<SharedContext> {
         let head = head()?;
@@ -53,8 +81,9 @@ impl Waiting {
 
 /// Puts open calls back into shared memory; once, before the fork. Returns how many wait.
 pub fn prepare(open: OpenCalls) -> usize {
-    let last_seen = Moment { wall: open.last_seen.unwrap_or(Wall(0)), mono: 0, boot: 0 };
-    let mut calls = HashMap::new();
+    open.ended.into_iter().for_each(cluster::remember);
+    let last_seen = open.last_seen.unwrap_or_default();
+    let mut by_dialog: HashMap<Vec<u8>, Vec<Waiting>> = HashMap::new();
     for state in open.calls.into_values() {
         let Some(ctx) = Context::decode(&state) else {
             log::error!("the journal holds a call in progress that cannot be read: its CDR is lost");
@@ -63,13 +92,16 @@ pub fn prepare(open: OpenCalls) -> usize {
         match SharedContext::new(&ctx) {
             Ok(shared) => {
                 shared.set_in_journal();
-                calls.insert(ctx.dialog, (shared, ctx.ended.is_some()));
+                if !ctx.marks.reported(Flag::Start).is_empty() {
+                    stats::expect_reports();
+                }
+                let (call, ended) = (ctx.call_key(), ctx.ended.is_some());
+                by_dialog.entry(ctx.head.dialog).or_default().push(Waiting { call, raw: shared.into_raw() as usize, ended });
             }
             Err(e) => log::error!("a call in progress at the last end of the server cannot be restored: {e}"),
         }
     }
-    let waiting = calls.len();
-    let by_dialog = calls.into_iter().map(|(name, (ctx, ended))| (name, Waiting { raw: ctx.into_raw() as usize, ended })).collect();
+    let waiting = by_dialog.values().map(Vec::len).sum();
     let _ = REVIVED.set(Revived { by_dialog, last_seen });
     waiting
 }
@@ -82,30 +114,80 @@ pub enum Claim {
     Over,
 }
 
-/// A restored dialog asks for its call; `None` when it is not known.
-pub fn claim(dialog: &[u8]) -> Option<Claim> {
-    let Some(ctx) = REVIVED.get()?.by_dialog.get(dialog)?.context() else { return Some(Claim::Over) };
+/// A restored dialog, which may have a `state` of its call, asks for it; `None` when it is not known.
+pub fn claim(dialog: &[u8], state: Option<&Context>) -> Option<Claim> {
+    let waiting = REVIVED.get()?.of_dialog(dialog).iter().find(|w| w.may_be(state))?;
+    let Some(ctx) = waiting.context() else { return Some(Claim::Over) };
     ctx.claim();
-    Some(if ctx.progress().is_ok_and(|p| !p.closed) { Claim::Open(ctx) } else { Claim::Over })
+    if ctx.progress().closed {
+        return Some(Claim::Over);
+    }
+    // Only a state of this start makes interim records again.
+    if let Err(e) = ctx.restate(|c| !c.marks.reported(Flag::Interim).is_empty()) {
+        log::error!("a call in progress at the last end of the server has no interim records: {e}");
+    }
+    Some(Claim::Open(ctx))
+}
+
+/// A call that still waits, with its context.
+fn find(named: &Named) -> Option<(&'static Waiting, SharedContext)> {
+    let waiting = REVIVED.get()?.get(named)?;
+    waiting.context().filter(|ctx| !ctx.is_claimed() && !ctx.progress().closed).map(|ctx| (waiting, ctx))
+}
+
+/// Calls that no dialog has claimed yet.
+pub fn waiting() -> Vec<Named> {
+    let all = REVIVED.get().into_iter().flat_map(|r| &r.by_dialog);
+    let named = all.flat_map(|(dialog, calls)| calls.iter().map(|w| Named { call: w.call, dialog: dialog.clone() }));
+    named.filter(|named| find(named).is_some()).collect()
+}
+
+/// Another node has written the CDR.
+pub fn settled(named: &Named) {
+    let known = REVIVED.get().and_then(|r| r.get(named));
+    if let Some(ctx) = known.and_then(Waiting::context)
+        && let Err(e) = ctx.happen(decide::close)
+    {
+        log::error!("a call that another node has ended could not be closed: {e}");
+    }
+}
+
+/// Another node has the call, for now. One whose end is known here is nobody else's.
+pub fn is_elsewhere(named: &Named) {
+    if let Some((_, ctx)) = find(named).filter(|(w, _)| !w.ended) {
+        ctx.set_elsewhere();
+    }
+}
+
+/// Does a call wait here that this node will write, while another one asks for it, too? One that ended
+/// here is written here; of the others only `if_both`.
+pub fn answers_for(named: &Named, if_both: bool) -> bool {
+    find(named).is_some_and(|(w, _)| w.ended || if_both)
 }
 
 /// The time to claim is over: what nobody claimed ends, at the last moment the server was seen
 /// alive unless its end is known. When all could be ended there is nothing to do the next times.
 pub fn end_orphans() {
-    let (Some(revived), Some(module), Some(head)) = (REVIVED.get(), worker::module(), head()) else { return };
-    if head.revival_over.load(Ordering::Acquire) != 0 {
+    let (Some(revived), Some(instance), Some(head)) = (REVIVED.get(), worker::instance(), head()) else { return };
+    if head.revival_over.load(Ordering::Acquire) != 0 || !cluster::may_end_orphans() {
         return;
     }
     let mut all = true;
-    for waiting in revived.by_dialog.values() {
+    for waiting in revived.all() {
         let Some(ctx) = waiting.context() else { return };
         let claimed = ctx.is_claimed();
-        match end_orphan(module, revived, waiting, &ctx, claimed) {
+        if !claimed && ctx.take_elsewhere() {
+            // Until the node that has it says no more that it does.
+            all = false;
+            continue;
+        }
+        match end_orphan(instance, revived, waiting, &ctx, claimed) {
+            Ok(Some(end)) if !claimed && !waiting.ended && instance.config.orphans == Orphans::Hold => worker::hold(instance, &end),
             Ok(Some(end)) => {
                 if !claimed {
                     log::warn!("a call in progress at the last end of the server came back with no dialog: its CDR ends when the server was last seen alive");
                 }
-                worker::emit_end(module, &end);
+                worker::emit_end(instance, &end);
             }
             Ok(None) => {}
             Err(e) => {
@@ -119,19 +201,19 @@ pub fn end_orphans() {
     }
 }
 
-fn end_orphan(module: &Module, revived: &Revived, waiting: &Waiting, ctx: &SharedContext, claimed: bool) -> Result<Option<CallEnd>, SharedError> {
+fn end_orphan(instance: &Instance, revived: &Revived, waiting: &Waiting, ctx: &SharedContext, claimed: bool) -> Result<Option<CallEnd>, SharedError> {
     if claimed && !waiting.ended {
         return Ok(None);
     }
     // Claimed and ended: its BYE came before the crash, and the dialog does not know it: no other
     // will come.
-    ctx.update(|c| {
+    ctx.happen(|c| {
         if !claimed {
             let answered = c.answered.unwrap_or_default();
             let last = Moment { wall: revived.last_seen.wall.max(answered.wall), ..revived.last_seen };
             decide::on_end(c, EndCause::Orphan, last);
         }
-        decide::cdr(&module.config, c)
+        decide::cdr(&instance.config.rules, c)
     })
 }
 
@@ -143,10 +225,37 @@ fn give_up(revived: &Revived, head: &Head) {
         head.revival_over.swap(1, Ordering::AcqRel) == 0
     };
     if is_first {
-        for waiting in revived.by_dialog.values() {
+        for waiting in revived.all() {
             // SAFETY: the reference that `prepare` made; nobody borrows it any more, and no other
             // process comes here.
             drop(unsafe { SharedContext::from_raw(waiting.raw as *mut c_void) });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dialog_claims_no_call_of_another_with_its_name() {
+        let mut ours = Context::new(Moment::now(), false);
+        ours.core.callid = b"ours".to_vec();
+        let mut other = ours.clone();
+        other.answered = Some(Moment::now());
+        other.core.callid = b"other".to_vec();
+        let waiting = Waiting { call: ours.call_key(), raw: 0, ended: false };
+        assert!(waiting.may_be(None) && waiting.may_be(Some(&ours)));
+        ours.answered = other.answered;
+        assert!(waiting.may_be(Some(&ours)) && !waiting.may_be(Some(&other)));
+
+        let dialog = b"1a2b.3c4d".to_vec();
+        let of = |c: &Context| Waiting { call: c.call_key(), raw: 0, ended: false };
+        let revived = Revived { by_dialog: HashMap::from([(dialog.clone(), vec![of(&ours), of(&other)])]), last_seen: Moment::default() };
+        for call in [ours.call_key(), other.call_key()] {
+            assert_eq!(revived.get(&Named { call, dialog: dialog.clone() }).map(|w| w.call), Some(call));
+        }
+        assert_eq!(revived.of_dialog(&dialog).iter().find(|w| w.may_be(Some(&other))).map(|w| w.call), Some(other.call_key()));
+        assert_eq!((revived.all().count(), revived.of_dialog(b"other").len()), (2, 0));
     }
 }

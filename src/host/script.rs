@@ -2,22 +2,28 @@
 //! values from the host, and says where it keeps contexts ([`AtHand`]).
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::c_int;
 use std::fmt::Display;
 
-use super::guard;
-use super::shared::SharedContext;
-use super::tables;
-use crate::acc::clock::Moment;
-use crate::acc::context::{Context, Values};
-use crate::acc::decide;
-use crate::acc::fields::FieldSet;
-use crate::acc::marks::{Flag, Flags, Marks, Types};
-use crate::acc::record::{Backend, Core};
+use super::full::{context_max, say_clipped};
+use super::shared::{CallId, FULL, SharedContext, SharedError};
+use super::values::{Named, NoLeg};
+use super::{full, guard, proof, tables};
+use crate::accounting::clock::Moment;
+use crate::accounting::context::{Context, Head, leg_index};
+use crate::accounting::fields::FieldSet;
+use crate::accounting::flags::Taken;
+use crate::accounting::marks::{Flag, Flags, Marks, Types};
+use crate::accounting::record::{Backend, Core};
+use crate::accounting::{decide, flags};
+use crate::backend::sql::is_foreign;
 use crate::backend::sql::schema::is_table_name;
-use crate::module::VARIABLES;
-use crate::worker::{self, Module};
+use crate::config::Config;
+use crate::declaration::{Argument, By, FUNCTIONS, MOST_ARGUMENTS, SinkId, VARIABLES, functions};
+use crate::stats::{self, Counter};
+use crate::worker::{self, Instance};
 
 /// What the script reads as true, and as false.
 const TRUE: c_int = 1;
@@ -26,26 +32,118 @@ const FALSE: c_int = -1;
 const OK: c_int = 0;
 const FAILED: c_int = -1;
 
-/// Runs a script function; an error is one log line and "false".
+/// Runs a script function; an error is one log line and "false". Once accounting was stopped, which
+/// was one line of its own, it is "false" without more.
 pub fn function(name: &'static str, f: impl FnOnce() -> Result<(), String>) -> c_int {
+    if proof::stopped() {
+        return FALSE;
+    }
     guard::entry(name, FALSE, || match f() {
         Ok(()) => TRUE,
         Err(e) => {
-            log::error!("{name}(): {e}");
+            complain(format_args!("{name}(): {e}"), &e);
             FALSE
         }
     })
 }
 
-/// Runs an entry point of a variable; an error is one log line.
+/// Assigns a variable; an error is one log line. Once accounting was stopped, nothing happens: the
+/// server would complain of every assignment.
+pub fn assign(entry: &'static str, name: &str, f: impl FnOnce() -> Result<(), String>) -> c_int {
+    if proof::stopped() { OK } else { variable(entry, name, f) }
+}
+
+/// Runs an entry point of a variable; an error is one log line. Once accounting was stopped, there
+/// are no values.
 pub fn variable(entry: &'static str, name: &str, f: impl FnOnce() -> Result<(), String>) -> c_int {
+    if proof::stopped() {
+        return FAILED;
+    }
     guard::entry(entry, FAILED, || match f() {
         Ok(()) => OK,
         Err(e) => {
-            log::error!("${name}: {e}");
+            complain(format_args!("${name}: {e}"), &e);
             FAILED
         }
     })
+}
+
+/// An error of the script. That memory is full is said once a second, however many requests come.
+fn complain(line: impl Display, error: &str) {
+    if error.contains(FULL) {
+        full::FULL.error(line);
+    } else {
+        log::error!("{line}");
+    }
+}
+
+/// The value of an argument.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// Backends.
+    Types(Types),
+    /// Flags.
+    Flags(Flags),
+    /// A comment, or the name of a table.
+    Text(Cow<'a, [u8]>),
+}
+
+/// The arguments of a function, in the order of its row; `None` when left out.
+pub struct Arguments<'a>(pub [Option<Value<'a>>; MOST_ARGUMENTS]);
+
+impl Arguments<'_> {
+    fn types(&self, i: usize) -> Option<Types> {
+        if let Some(Value::Types(t)) = self.0[i] { Some(t) } else { None }
+    }
+
+    fn flags(&self, i: usize) -> Option<Flags> {
+        if let Some(Value::Flags(f)) = self.0[i] { Some(f) } else { None }
+    }
+
+    fn text(&self, i: usize) -> &[u8] {
+        if let Some(Value::Text(t)) = &self.0[i] { t } else { b"" }
+    }
+}
+
+/// The body of a function.
+pub type Body<A> = fn(A, &'static Instance, &Arguments<'_>) -> Result<(), String>;
+
+/// The body of every function, as [`crate::declaration::FUNCTIONS`] has them.
+pub const fn bodies<A: AtHand>() -> [Body<A>; FUNCTIONS.len()] {
+    macro_rules! bodies {
+        ($($name:ident($($needed:expr),*; $($more:expr),*) $routes:ident,)+) => { [$($name as Body<A>,)+] };
+    }
+    functions!(bodies)
+}
+
+/// What an argument is called in error lines.
+pub const fn what(argument: Argument) -> &'static str {
+    match argument {
+        Argument::Types => "accounting backends",
+        Argument::Flags => "accounting flags",
+        Argument::Table => "accounting table",
+        Argument::Comment(_) => "accounting comment",
+    }
+}
+
+/// Checks an argument that is the same at every call; its value, where that is not the text itself.
+pub fn check(argument: Argument, text: &[u8]) -> Result<Option<Value<'static>>, String> {
+    match argument {
+        Argument::Types => types_of(text).map(|t| Some(Value::Types(t))),
+        Argument::Flags => flags_of(text).map(|f| Some(Value::Flags(f))),
+        Argument::Table => check_table(text).map(|()| None),
+        Argument::Comment(backend) => may_call_manual(Types::one(backend)).map(|()| None),
+    }
+}
+
+/// The value of an argument whose variables were evaluated for this call.
+pub fn read(argument: Argument, text: Vec<u8>) -> Result<Value<'static>, String> {
+    match argument {
+        Argument::Types => types_of(&text).map(Value::Types),
+        Argument::Flags if text.is_empty() => Ok(Value::Flags(Flags(0))),
+        Argument::Flags => flags_of(&text).map(Value::Flags),
+        Argument::Table | Argument::Comment(_) => Ok(Value::Text(Cow::Owned(text))),
+    }
 }
 
 /// Where a context may be kept for the message at hand (docs/ARCHITECTURE.md, "Look-up order").
@@ -91,11 +189,28 @@ pub trait AtHand: Copy {
     /// Calls can be followed to their end.
     fn has_dialogs(self) -> bool;
 
-    /// Ties a call to its dialog, made if need be.
-    fn follow(self, ctx: &SharedContext) -> Result<(), String>;
+    /// Ties a call to its dialog, made if need be. Unless the events of its transaction come to `ctx` already
+    /// (`is_watched`), the answer says whether [`AtHand::watch`] is to watch for the answer, too.
+    fn follow(self, ctx: &SharedContext, is_watched: bool) -> Result<bool, String>;
 
-    /// Has the events of the message's transaction come to `ctx`.
-    fn watch(self, ctx: SharedContext) -> Result<(), String>;
+    /// What `log_extra` and its likes say of the message at hand.
+    fn taken(self, config: &Config, backend: Backend) -> Taken {
+        let _ = (config, backend);
+        Taken::default()
+    }
+
+    /// Has the events of the message's transaction come to `ctx`; with `answers` also that an answer is about to
+    /// leave.
+    fn watch(self, ctx: SharedContext, answers: bool) -> Result<(), String>;
+
+    /// `acc_load_ctx_from_dlg()`: puts the context of the message's dialog in force.
+    fn load(self) -> Result<(), String>;
+
+    /// `acc_unload_ctx_from_dlg()`: puts the one back that it replaced.
+    fn unload(self) -> Result<(), String>;
+
+    /// The script changed a value: others who keep the call's state may have to know it.
+    fn changed(self) {}
 }
 
 /// The context in force.
@@ -106,7 +221,18 @@ pub fn find(at: impl AtHand) -> Option<SharedContext> {
 /// Changes a context that was found, else a new one for the message and its transaction, which is
 /// stored once, with the change in it.
 fn change<R>(at: impl AtHand, found: Option<SharedContext>, has_leg_fields: bool, f: impl Fn(&mut Context) -> R) -> Result<(SharedContext, R), String> {
-    let update = |ctx: SharedContext| ctx.update(&f).map(|r| (ctx, r)).map_err(text);
+    change_by(at, found, has_leg_fields, &f, |ctx| ctx.update(&f))
+}
+
+/// [`change`], where `of_shared` changes a context that is shared already as `f` changes a new one.
+fn change_by<R>(
+    at: impl AtHand,
+    found: Option<SharedContext>,
+    has_leg_fields: bool,
+    f: impl Fn(&mut Context) -> R,
+    of_shared: impl Fn(&SharedContext) -> Result<R, SharedError>,
+) -> Result<(SharedContext, R), String> {
+    let update = |ctx: SharedContext| of_shared(&ctx).map(|r| (ctx, r)).map_err(|e| refused(at, e));
     if let Some(ctx) = found {
         return update(ctx);
     }
@@ -115,7 +241,7 @@ fn change<R>(at: impl AtHand, found: Option<SharedContext>, has_leg_fields: bool
     }
     let mut ctx = Context::new(at.arrival(), has_leg_fields);
     let r = f(&mut ctx);
-    let new = SharedContext::new(&ctx).map_err(text)?;
+    let new = SharedContext::new(&ctx).map_err(|e| refused(at, e))?;
     let (ctx, r) = match at.offer(&new) {
         Some(other) => update(other)?,
         None => (new, r),
@@ -133,20 +259,22 @@ pub fn join(at: impl AtHand, call: &SharedContext) {
     }
     if let Some(own) = before {
         let joined = own.copy().and_then(|values| {
-            let marks = call.update(|c| {
-                c.merge_values(&values);
-                c.marks
+            // Without room for the values the request keeps the marks that are its own.
+            let (marks, clipped) = call.happen(|c| {
+                let clipped = c.merge_values(&values, context_max());
+                (c.marks, clipped)
             })?;
+            if let Some(tag) = clipped {
+                say_clipped(&tag, &call_id(at));
+            }
             if values.marked {
                 own.set_call(call);
-                own.update(|c| c.marks = c.marks.without_cdr().outside_cdr_of(marks))?;
+                own.update_head(|c| c.marks = c.marks.without_cdr().outside_cdr_of(marks))?;
                 at.put(Place::HereOwn, &own);
             }
             Ok(())
         });
-        if let Err(e) = joined {
-            log::error!("values set before the dialog was matched are lost: {e}");
-        }
+        full::say("values set before the dialog was matched are lost", joined);
         if at.get(Place::There).is_some_and(|c| c.same(&own)) {
             at.put(Place::There, call);
         }
@@ -156,6 +284,18 @@ pub fn join(at: impl AtHand, call: &SharedContext) {
 
 fn text(e: impl Display) -> String {
     e.to_string()
+}
+
+/// A change was refused: of which request, if its context does not say so yet.
+fn refused(at: impl AtHand, e: SharedError) -> String {
+    match e {
+        SharedError::Full(CallId(id)) if id.is_empty() => text(SharedError::Full(call_id(at))),
+        e => text(e),
+    }
+}
+
+fn call_id(at: impl AtHand) -> CallId {
+    CallId(at.core().map(|c| c.callid).unwrap_or_default())
 }
 
 /// Backends of an argument, all of them with the parameter they need.
@@ -171,14 +311,18 @@ pub fn flags_of(argument: &[u8]) -> Result<Flags, String> {
 
 /// A backend without its parameter cannot be accounted to.
 pub fn configured(types: Types) -> Result<(), String> {
-    let config = &worker::module().ok_or("the module is not initialised")?.config;
-    if types.has(Backend::Db) && config.db.is_none() {
-        return Err("accounting to db needs a database: set the parameter db_url".into());
-    }
-    if types.has(Backend::Aaa) && config.aaa.is_none() {
-        return Err("accounting to aaa needs a RADIUS configuration: set the parameter aaa_url".into());
+    let config = &worker::instance().ok_or("the module is not initialised")?.config;
+    if let Some(sink) = types.iter().filter_map(SinkId::of).find(|sink| !config.destinations.is_on(sink.backend())) {
+        return Err(format!("accounting to {} needs the parameter {}: set it", sink.name(), sink.parameter()));
     }
     Ok(())
+}
+
+/// A manual function for a backend without its parameter refuses the start, but beside parameters of message
+/// flags, which are silent without it: there it is false when it is called.
+pub fn may_call_manual(types: Types) -> Result<(), String> {
+    let has_flags = worker::instance().is_some_and(|m| !m.config.flags.shaped.is_empty());
+    if has_flags { Ok(()) } else { configured(types) }
 }
 
 /// A table that a statement can name.
@@ -187,19 +331,19 @@ pub fn check_table(table: &[u8]) -> Result<(), String> {
     if is_table_name(&name) {
         Ok(())
     } else {
-        Err(format!("\"{}\" is no table name: use letters, digits and '_', not beginning with a digit", name.escape_debug()))
+        Err(format!("\"{}\" is not a valid table name: use letters, digits and '_', not beginning with a digit", name.escape_debug()))
     }
 }
 
-fn is_upstream(at: impl AtHand, module: &Module) -> bool {
-    module.config.detect_direction && at.is_upstream()
+fn is_upstream(at: impl AtHand, instance: &Instance) -> bool {
+    instance.config.detect_direction && at.is_upstream()
 }
 
 /// `do_accounting()`.
-pub fn mark(at: impl AtHand, module: &Module, types: Types, flags: Flags, table: &[u8]) -> Result<(), String> {
+fn mark(at: impl AtHand, instance: &Instance, types: Types, flags: Flags, table: &[u8]) -> Result<(), String> {
     let core = at.core().ok_or("there is no SIP message here")?;
     let is_cancel = core.method == b"CANCEL";
-    if is_cancel && !module.config.report_cancels {
+    if is_cancel && !instance.config.report_cancels {
         log::warn!("do_accounting() on a CANCEL does nothing: set the parameter report_cancels to 1 to account them");
         return Ok(());
     }
@@ -210,6 +354,10 @@ pub fn mark(at: impl AtHand, module: &Module, types: Types, flags: Flags, table:
     if types.has(Backend::Db) && !table.is_empty() {
         check_table(table)?;
     }
+    if flags.report() {
+        may_report(instance, types, flags)?;
+        stats::expect_reports();
+    }
     let flags = if flags.has(Flag::Cdr) && !at.has_dialogs() {
         log::error!("do_accounting(): the flag cdr needs the dialog module: load dialog.so; this request is accounted without it");
         flags.without(Flag::Cdr)
@@ -219,17 +367,17 @@ pub fn mark(at: impl AtHand, module: &Module, types: Types, flags: Flags, table:
     let in_dialog = !core.to_tag.is_empty();
     // A CANCEL is a transaction of its own: never the call's.
     let found = if is_cancel { at.get(Place::Here) } else { find(at) };
-    worker::admit(module, types, || found.as_ref()?.read(|c| c.marks).ok())?;
+    worker::admit(instance, types, || Some(found.as_ref()?.facts().ok()?.marks))?;
     // The server is asked before the context is locked.
-    let (arrived, upstream) = (at.arrival(), is_upstream(at, module));
-    let snapshot = |c: &mut Context| {
+    let (arrived, upstream) = (at.arrival(), is_upstream(at, instance));
+    let snapshot = |c: &mut Head| {
         c.marked = true;
         c.in_dialog = in_dialog;
         c.core = core.clone();
         c.arrived = arrived;
         c.upstream = upstream;
     };
-    let name_table = |c: &mut Context| {
+    let name_table = |c: &mut Head| {
         if types.has(Backend::Db) && !table.is_empty() {
             c.table = table.to_vec();
         }
@@ -237,7 +385,7 @@ pub fn mark(at: impl AtHand, module: &Module, types: Types, flags: Flags, table:
 
     if in_dialog
         && let Some(call) = &found
-        && let Some(of_call) = call.read(|c| (c.marked && !c.in_dialog).then_some(c.marks)).map_err(text)?
+        && let Some(of_call) = call.facts().map(|c| (c.marked && !c.in_dialog).then_some(c.marks)).map_err(text)?
     {
         // D13: a request inside a call that is accounted already gets a record of its own only for
         // backends without CDR on this call; the call's marks never change by it.
@@ -245,69 +393,114 @@ pub fn mark(at: impl AtHand, module: &Module, types: Types, flags: Flags, table:
         if flags.has(Flag::Cdr) || marks.is_empty() {
             return Ok(());
         }
-        let add = |c: &mut Context| {
+        let add = |c: &mut Head| {
             c.marks = c.marks.union(marks);
             name_table(c);
         };
         if let Some(own) = own(at) {
-            return own.update(add).map_err(text);
+            return own.update_head(add).map_err(text);
         }
         let mut ctx = Context::default();
         snapshot(&mut ctx);
         add(&mut ctx);
-        let own = SharedContext::new(&ctx).map_err(text)?;
+        let own = SharedContext::new(&ctx).map_err(|e| refused(at, e))?;
         own.set_call(call);
         at.put(Place::HereOwn, &own);
         at.put(Place::ThereOwn, &own);
-        return at.watch(own);
+        return at.watch(own, false);
     }
 
-    // A repeated INVITE may overtake the first copy, which has made the dialog, but no transaction yet:
-    // whichever comes first to its transaction, it must be watched.
-    let is_repeated = !in_dialog && found.is_some() && at.get(Place::Here).or_else(|| at.get(Place::There)).is_none();
-    let (ctx, (is_new, is_cdr_call)) = change(at, found, has_leg_fields(module), |c| {
-        let is_new = !c.marked;
-        if is_new {
+    let own_len = core.values().map(<[u8]>::len).iter().sum::<usize>();
+    if own_len > instance.config.context_max {
+        stats::add(Counter::Clipped, 1);
+        return Err(format!("Call-ID and tags of this request are {own_len} bytes long: one context may not take so much (parameter context_max)"));
+    }
+    let mark = |c: &mut Head| {
+        // What flags marked has its values, but no callbacks of ours yet.
+        let is_new = std::mem::take(&mut c.by_flags) || !c.marked;
+        if !c.marked {
             snapshot(c);
         }
         c.marks = c.marks.add(types, flags);
         name_table(c);
         (is_new, decide::is_cdr_call(c))
-    })?;
-    if is_cdr_call && let Err(e) = at.follow(&ctx) {
-        log::error!("do_accounting(): the flag cdr: {e}; this request is accounted without it");
-        ctx.update(|c| c.marks = c.marks.without(Flag::Cdr)).map_err(text)?;
+    };
+    let (ctx, (is_new, is_cdr_call)) = change_by(at, found, has_leg_fields(instance), |c| mark(c), |ctx| ctx.update_head(mark))?;
+    let followed = if is_cdr_call { at.follow(&ctx, !is_new) } else { Ok(false) };
+    if followed.is_err() {
+        // A script that ignores the error at least has a record of the answer.
+        ctx.update_head(|c| c.marks = c.marks.without(Flag::Cdr)).map_err(text)?;
     }
-    if is_repeated {
-        at.put(Place::Here, &ctx);
+    if is_new {
+        at.watch(ctx, followed == Ok(true))?;
     }
-    if is_new || is_repeated { at.watch(ctx) } else { Ok(()) }
+    followed.map(drop).map_err(|e| format!("the flag cdr: {e}; this request is accounted without it"))
+}
+
+/// Start and interim records are for calls with a CDR, and not for lines: these would be of no call.
+fn may_report(instance: &Instance, types: Types, flags: Flags) -> Result<(), String> {
+    if !flags.has(Flag::Cdr) {
+        return Err("the flags start and interim need the flag cdr beside them".into());
+    }
+    match types.iter().find(|b| b.by() == By::Worker && *b != Backend::Evi) {
+        Some(b) => Err(format!("{} has no start and interim records: leave it out, and call do_accounting() for it without these flags", b.name())),
+        None if types.has(Backend::Db) && instance.config.db().is_some_and(|db| is_foreign(&db.url)) => {
+            Err("start and interim records of db need a db_url that this module serves itself (sqlite:, mysql:, postgres:): leave db out, and call do_accounting() for it without these flags".into())
+        }
+        None => Ok(()),
+    }
 }
 
 fn own(at: impl AtHand) -> Option<SharedContext> {
     at.get(Place::HereOwn).or_else(|| at.get(Place::ThereOwn))
 }
 
-fn has_leg_fields(module: &Module) -> bool {
-    !module.config.fields.leg.tags.is_empty()
+fn has_leg_fields(instance: &Instance) -> bool {
+    !instance.config.rules.fields.leg.tags.is_empty()
 }
 
 /// `drop_accounting()`.
-pub fn drop_marks(at: impl AtHand, module: &Module, types: Option<Types>, flags: Option<Flags>) -> Result<(), String> {
+fn drop_marks(at: impl AtHand, instance: &Instance, types: Option<Types>, flags: Option<Flags>) -> Result<(), String> {
     let contexts: Vec<_> = find(at).into_iter().chain(own(at)).collect();
     if contexts.is_empty() {
         return Err("nothing to drop: do_accounting() was not called for this request".into());
     }
     for ctx in contexts {
-        ctx.update(|c| c.marks = c.marks.remove(types, flags, module.config.drop_mode)).map_err(text)?;
+        let now = Moment::now();
+        let withdrawn = ctx.update(|c| {
+            let before = c.marks;
+            c.marks = before.remove(types, flags, instance.config.drop_mode);
+            decide::withdraw(&instance.config.rules, c, before, now)
+        });
+        worker::emit(instance, &withdrawn.map_err(text)?);
     }
     Ok(())
 }
 
-/// The four manual functions: a record at once.
-pub fn manual(at: impl AtHand, module: &Module, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
-    configured(Types(1 << backend as u8))?;
-    worker::admit(module, Types(1 << backend as u8), || None)?;
+/// The manual functions: a record at once.
+pub fn manual(at: impl AtHand, instance: &Instance, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
+    may_record(instance, backend, table)?;
+    let core = at.core().ok_or("there is no SIP message here")?;
+    let request = decide::Request { in_dialog: !core.to_tag.is_empty(), core, arrived: at.arrival(), upstream: is_upstream(at, instance) };
+    let values = find(at).map(|c| c.copy()).transpose().map_err(text)?;
+    let config = &instance.config;
+    let mut record = decide::manual(&config.rules, backend, values.as_ref(), &request, comment, table, Moment::now());
+    if config.flags.shaped.has(backend) {
+        let taken = at.taken(config, backend);
+        if by_script(at).has(backend) {
+            taken.join(&config.rules.fields.flags, &mut record);
+        } else {
+            record = flags::shaped(&config.rules, record, &taken);
+        }
+    }
+    worker::emit(instance, &[record]);
+    Ok(())
+}
+
+/// A manual record to this backend, and into this table, can be taken.
+pub fn may_record(instance: &Instance, backend: Backend, table: &[u8]) -> Result<(), String> {
+    configured(Types::one(backend))?;
+    worker::admit(instance, Types::one(backend), || None)?;
     if backend == Backend::Db {
         check_table(table)?;
         let name = String::from_utf8_lossy(table);
@@ -315,21 +508,76 @@ pub fn manual(at: impl AtHand, module: &Module, backend: Backend, comment: &[u8]
             return Err(format!("the database has no table \"{name}\": create it, or name another"));
         }
     }
-    let core = at.core().ok_or("there is no SIP message here")?;
-    let request = decide::Request { in_dialog: !core.to_tag.is_empty(), core, arrived: at.arrival(), upstream: is_upstream(at, module) };
-    let values = find(at).map(|c| c.copy()).transpose().map_err(text)?;
-    let record = decide::manual(&module.config, backend, values.as_ref(), &request, comment, table, Moment::now());
-    worker::emit(module, &[record]);
     Ok(())
 }
 
+/// Backends for which the script called `do_accounting()` for the message at hand.
+fn by_script(at: impl AtHand) -> Types {
+    let places = [Place::Here, Place::There, Place::HereOwn, Place::ThereOwn];
+    let marks = places.into_iter().filter_map(|place| Some(at.get(place)?.facts().ok()?.marks));
+    marks.fold(Types::default(), |types, marks| types.or(marks.types()))
+}
+
 /// `acc_new_leg()`.
-pub fn new_leg(at: impl AtHand, module: &Module) -> Result<(), String> {
+fn new_leg(at: impl AtHand, instance: &Instance) -> Result<(), String> {
     let found = find(at);
     // An initial request has its first leg from the beginning. What a request sets before its call is
     // known goes to the call's legs, from the first on (D22).
-    let has_first = found.is_none() && has_leg_fields(module) && at.core().is_some_and(|c| c.to_tag.is_empty());
-    change(at, found, has_first, |c| c.legs.push(Values::default())).map(drop)
+    let has_first = found.is_none() && has_leg_fields(instance) && at.core().is_some_and(|c| c.to_tag.is_empty());
+    let most = instance.config.context_max;
+    match change(at, found, has_first, |c| c.add_leg(most))? {
+        (_, true) => Ok(()),
+        (_, false) => {
+            stats::add(Counter::Clipped, 1);
+            Err(format!("no room for one more leg: one context may not take more (parameter context_max; {})", call_id(at)))
+        }
+    }
+}
+
+/// `do_accounting(types, flags, table)`.
+fn do_accounting(at: impl AtHand, instance: &'static Instance, a: &Arguments<'_>) -> Result<(), String> {
+    mark(at, instance, a.types(0).unwrap_or_default(), a.flags(1).unwrap_or_default(), a.text(2))
+}
+
+/// `drop_accounting(types, flags)`.
+fn drop_accounting(at: impl AtHand, instance: &'static Instance, a: &Arguments<'_>) -> Result<(), String> {
+    drop_marks(at, instance, a.types(0), a.flags(1))
+}
+
+fn acc_log_request(at: impl AtHand, instance: &'static Instance, a: &Arguments<'_>) -> Result<(), String> {
+    manual(at, instance, Backend::Log, a.text(0), b"")
+}
+
+fn acc_db_request(at: impl AtHand, instance: &'static Instance, a: &Arguments<'_>) -> Result<(), String> {
+    manual(at, instance, Backend::Db, a.text(0), a.text(1))
+}
+
+fn acc_aaa_request(at: impl AtHand, instance: &'static Instance, a: &Arguments<'_>) -> Result<(), String> {
+    manual(at, instance, Backend::Aaa, a.text(0), b"")
+}
+
+fn acc_diam_request(at: impl AtHand, instance: &'static Instance, a: &Arguments<'_>) -> Result<(), String> {
+    manual(at, instance, Backend::Diameter, a.text(0), b"")
+}
+
+fn acc_evi_request(at: impl AtHand, instance: &'static Instance, a: &Arguments<'_>) -> Result<(), String> {
+    manual(at, instance, Backend::Evi, a.text(0), b"")
+}
+
+fn acc_stream_request(at: impl AtHand, instance: &'static Instance, a: &Arguments<'_>) -> Result<(), String> {
+    manual(at, instance, Backend::Stream, a.text(0), b"")
+}
+
+fn acc_new_leg(at: impl AtHand, instance: &'static Instance, _: &Arguments<'_>) -> Result<(), String> {
+    new_leg(at, instance).inspect(|()| at.changed())
+}
+
+fn acc_load_ctx_from_dlg(at: impl AtHand, _: &'static Instance, _: &Arguments<'_>) -> Result<(), String> {
+    at.load()
+}
+
+fn acc_unload_ctx_from_dlg(at: impl AtHand, _: &'static Instance, _: &Arguments<'_>) -> Result<(), String> {
+    at.unload()
 }
 
 /// Number of a tag in a variable's name.
@@ -341,7 +589,7 @@ pub fn number_of_tag(set: Option<&FieldSet>, tag: &[u8], parameter: &str) -> Res
 }
 
 /// The tag with that number.
-pub fn tag(set: &FieldSet, number: usize) -> Result<&[u8], String> {
+fn tag(set: &FieldSet, number: usize) -> Result<&[u8], String> {
     set.tags.get(number).map(|t| t.as_bytes()).ok_or_else(|| "the module is not initialised".into())
 }
 
@@ -358,10 +606,10 @@ pub fn parse_index<V>(index: &[u8], variable: impl FnOnce(&[u8]) -> Option<V>) -
     let index = index.trim_ascii();
     let shown = || String::from_utf8_lossy(index).escape_debug().to_string();
     if index.first() == Some(&b'$') {
-        return variable(index).map(Index::Variable).ok_or_else(|| format!("\"{}\" is no variable that could be an index", shown()));
+        return variable(index).map(Index::Variable).ok_or_else(|| format!("\"{}\" is not a variable that could be an index", shown()));
     }
     let number = std::str::from_utf8(index).ok().and_then(|t| t.parse().ok());
-    number.map(Index::Number).ok_or_else(|| format!("\"{}\" is no index: use a number (negative from the last leg) or a variable", shown()))
+    number.map(Index::Number).ok_or_else(|| format!("\"{}\" is not an index: use a number (negative from the last leg) or a variable", shown()))
 }
 
 /// The index that a variable holds.
@@ -370,33 +618,43 @@ pub fn index_value(value: Option<Vec<u8>>) -> Result<i64, String> {
     text.and_then(|t| t.trim().parse().ok()).ok_or_else(|| "the index variable holds no number".into())
 }
 
-/// `$acc_extra(tag)`.
-pub fn extra(at: impl AtHand, tag: &[u8]) -> Result<Option<Vec<u8>>, String> {
-    let value = find(at).map(|c| c.read(|c| c.extra.get(tag).map(<[u8]>::to_vec))).transpose();
-    value.map(Option::flatten).map_err(text)
+/// `$acc_extra(tag)`, of the tag with that number: appended to `out`; false if it has no value.
+pub fn extra(at: impl AtHand, number: usize, out: &mut Vec<u8>) -> Result<bool, String> {
+    find(at).map_or(Ok(false), |ctx| get(&ctx, Named::Extra(number), out))
 }
 
-/// `$(acc_leg(tag)[index])`; without index of the current leg.
-pub fn leg(at: impl AtHand, tag: &[u8], index: Option<i64>) -> Result<Option<Vec<u8>>, String> {
-    let look = |c: &Context| Ok(c.legs[position(c, index)?].get(tag).map(<[u8]>::to_vec));
+/// `$(acc_leg(tag)[index])`, as [`extra`]; without index of the current leg.
+pub fn leg(at: impl AtHand, number: usize, index: Option<i64>, out: &mut Vec<u8>) -> Result<bool, String> {
     match find(at) {
-        Some(ctx) => ctx.read(look).map_err(text)?,
-        None => look(&Context::new(Moment::default(), true)),
+        Some(ctx) => get(&ctx, Named::Leg(number, index), out),
+        // A new context has its first leg.
+        None => leg_index(1, index).map(|_| false).ok_or_else(|| no_leg(index, NoLeg { legs: 1 })),
     }
 }
 
-fn position(c: &Context, index: Option<i64>) -> Result<usize, String> {
-    c.leg_index(index).ok_or_else(|| match index {
-        Some(i) => format!("there is no leg {i}: this request has {}", c.legs.len()),
+fn get(ctx: &SharedContext, named: Named, out: &mut Vec<u8>) -> Result<bool, String> {
+    ctx.get(named, out).map_err(text)?.map_err(|e| no_leg(index_of(named), e))
+}
+
+fn index_of(named: Named) -> Option<i64> {
+    match named {
+        Named::Leg(_, index) => index,
+        Named::Extra(_) => None,
+    }
+}
+
+fn no_leg(index: Option<i64>, e: NoLeg) -> String {
+    match index {
+        Some(i) => format!("there is no leg {i}: this request has {}", e.legs),
         None => "this request has no leg: call acc_new_leg() first".into(),
-    })
+    }
 }
 
 /// `$acc_current_leg`: from 0 on.
-pub fn current_leg(at: impl AtHand, module: &Module) -> Result<i32, String> {
+pub fn current_leg(at: impl AtHand, instance: &Instance) -> Result<i32, String> {
     let legs = match find(at) {
-        Some(ctx) => ctx.read(|c| c.legs.len()).map_err(text)?,
-        None => usize::from(has_leg_fields(module)),
+        Some(ctx) => ctx.legs().map_err(text)?,
+        None => usize::from(has_leg_fields(instance)),
     };
     match legs {
         0 => Err("there is no leg: declare leg_fields, or call acc_new_leg()".into()),
@@ -404,19 +662,31 @@ pub fn current_leg(at: impl AtHand, module: &Module) -> Result<i32, String> {
     }
 }
 
-/// Assigns `$acc_extra(tag)`; no value = `$null`.
-pub fn set_extra(at: impl AtHand, module: &Module, tag: &[u8], value: Option<&[u8]>) -> Result<(), String> {
-    change(at, find(at), has_leg_fields(module), |c| c.extra.set(tag, value)).map(drop)
+/// Assigns `$acc_extra(tag)`, of the tag with that number; no value = `$null`.
+pub fn set_extra(at: impl AtHand, instance: &Instance, number: usize, value: Option<&[u8]>) -> Result<(), String> {
+    set(at, instance, Named::Extra(number), tag(&instance.config.rules.fields.extra, number)?, value)
 }
 
 /// Assigns `$(acc_leg(tag)[index])`.
-pub fn set_leg(at: impl AtHand, module: &Module, tag: &[u8], index: Option<i64>, value: Option<&[u8]>) -> Result<(), String> {
-    let set = |c: &mut Context| {
-        let i = position(c, index)?;
-        c.legs[i].set(tag, value);
-        Ok(())
+pub fn set_leg(at: impl AtHand, instance: &Instance, number: usize, index: Option<i64>, value: Option<&[u8]>) -> Result<(), String> {
+    set(at, instance, Named::Leg(number, index), tag(&instance.config.rules.fields.leg, number)?, value)
+}
+
+fn set(at: impl AtHand, instance: &Instance, named: Named, tag: &[u8], value: Option<&[u8]>) -> Result<(), String> {
+    let most = instance.config.context_max;
+    let set = |c: &mut Context| match named {
+        Named::Extra(_) => Ok(c.set_extra(tag, value, most)),
+        Named::Leg(_, index) => {
+            let leg = c.leg_index(index).ok_or(NoLeg { legs: c.legs.len() })?;
+            Ok(c.set_leg(leg, tag, value, most))
+        }
     };
-    change(at, find(at), has_leg_fields(module), set)?.1
+    let (_, done) = change_by(at, find(at), has_leg_fields(instance), set, |ctx| ctx.set(named, value, most))?;
+    if !done.map_err(|e| no_leg(index_of(named), e))? {
+        say_clipped(tag, &call_id(at));
+    }
+    at.changed();
+    Ok(())
 }
 
 /// Names of the variables, for their error lines.
@@ -430,19 +700,46 @@ pub const CURRENT_LEG: &str = VARIABLES[2];
 /// compares and prints a few at once.
 const VALUES_KEPT: usize = 16;
 
+/// Capacity of a place that is kept for the next value.
+const CAPACITY_KEPT: usize = 4096;
+
+struct Kept {
+    last: usize,
+    values: [Vec<u8>; VALUES_KEPT],
+}
+
+impl Kept {
+    /// Takes the next place for what `read` appends.
+    fn fill<E>(&mut self, read: impl FnOnce(&mut Vec<u8>) -> Result<bool, E>) -> Result<Option<&[u8]>, E> {
+        let next = (self.last + 1) % VALUES_KEPT;
+        let place = &mut self.values[next];
+        place.clear();
+        place.shrink_to(CAPACITY_KEPT);
+        if !read(place)? {
+            return Ok(None);
+        }
+        place.push(0);
+        self.last = next;
+        Ok(Some(&place[..place.len() - 1]))
+    }
+}
+
 thread_local! {
-    static KEPT: RefCell<(usize, [Vec<u8>; VALUES_KEPT])> = const { RefCell::new((0, [const { Vec::new() }; VALUES_KEPT])) };
+    static KEPT: RefCell<Kept> = const { RefCell::new(Kept { last: 0, values: [const { Vec::new() }; VALUES_KEPT] }) };
 }
 
 /// Keeps a value for the host, and has its place and length made into the host's own kind of string. A
 /// zero follows it, as Kamailio likes its strings.
-pub fn keep<S>(mut value: Vec<u8>, string: impl FnOnce(&[u8]) -> S) -> S {
-    let len = value.len();
-    value.push(0);
-    KEPT.with(|k| {
-        let (next, kept) = &mut *k.borrow_mut();
-        *next = (*next + 1) % VALUES_KEPT;
-        kept[*next] = value;
-        string(&kept[*next][..len])
-    })
+pub fn keep<S>(value: &[u8], string: impl FnOnce(&[u8]) -> S) -> S {
+    let whole = |out: &mut Vec<u8>| {
+        out.extend_from_slice(value);
+        Ok(true)
+    };
+    KEPT.with(|k| k.borrow_mut().fill(whole).map(|value| string(value.unwrap_or_default())).unwrap_or_else(|e: std::convert::Infallible| match e {}))
+}
+
+/// [`keep`] of what `read` appends; `None` if it says that there is no value. No memory is taken for a value that fits
+/// in the place of an earlier one.
+pub fn keep_read<S, E>(read: impl FnOnce(&mut Vec<u8>) -> Result<bool, E>, string: impl FnOnce(&[u8]) -> S) -> Result<Option<S>, E> {
+    KEPT.with(|k| Ok(k.borrow_mut().fill(read)?.map(string)))
 }

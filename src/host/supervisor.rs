@@ -8,7 +8,7 @@ use std::ffi::c_int;
 use std::time::{Duration, Instant};
 
 use super::guard;
-use crate::module::DELIVERY_PROCESS;
+use crate::declaration::DELIVERY_PROCESS;
 use crate::stats::{self, Counter};
 
 /// Pause before a delivery process that ended is started again; doubled each time.

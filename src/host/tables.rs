@@ -2,11 +2,31 @@
 //! a script which names a table in vain is told at once.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::acc::clock::Moment;
+use crate::accounting::clock::Moment;
 
-use super::arena::{self, KNOWN_TABLES};
+use super::arena;
+use crate::interprocess::Sequence;
+
+/// Most tables of a database that are told apart.
+const MOST: usize = 256;
+
+/// Seconds for which the list counts. Without rows it is not renewed, and a table made meanwhile
+/// must not be refused: the record is then taken, and answered for by the delivery process.
+const VALID: i64 = 30;
+
+/// The list, in shared memory. Zeroed memory is one of which nothing is known.
+#[repr(C)]
+pub(super) struct Known {
+    /// Of the rest, which is read as a whole.
+    sequence: Sequence,
+    /// How many of `hashes` are valid, plus 1; 0 = not known yet.
+    len: AtomicU32,
+    /// Monotonic time in microseconds at which they were listed.
+    time: AtomicU64,
+    hashes: [AtomicU64; MOST],
+}
 
 /// Hashes are compared between processes of one server, which run the same code.
 fn hash(name: &str) -> u64 {
@@ -15,37 +35,70 @@ fn hash(name: &str) -> u64 {
     h.finish()
 }
 
-/// Seconds for which the list counts. Without rows it is not renewed, and a table made meanwhile
-/// must not be refused: the record is then taken, and answered for by the delivery process.
-const VALID: i64 = 30;
+impl Known {
+    /// Only the delivery process does this. More tables than there is room for cannot be told apart, so
+    /// then nothing is known.
+    fn publish(&self, names: &[String]) {
+        self.sequence.write(|| {
+            for (slot, name) in self.hashes.iter().zip(names) {
+                slot.store(hash(name), Ordering::Relaxed);
+            }
+            self.time.store(Moment::now().mono as u64, Ordering::Relaxed);
+            let len = if names.len() > MOST { 0 } else { names.len() as u32 + 1 };
+            self.len.store(len, Ordering::Relaxed);
+        });
+    }
 
-/// Publishes the present tables; more than the arena has room for cannot be told apart, so then
-/// nothing is known.
+    fn may_exist(&self, name: &str) -> bool {
+        let wanted = hash(name);
+        let exists = self.sequence.read(|| {
+            let known = (self.len.load(Ordering::Relaxed) as usize).checked_sub(1)?;
+            let age = Moment::now().mono - self.time.load(Ordering::Relaxed) as i64;
+            (age <= VALID * 1_000_000).then(|| self.hashes.iter().take(known).any(|h| h.load(Ordering::Relaxed) == wanted))
+        });
+        // While it is being published nothing is known.
+        exists.flatten().unwrap_or(true)
+    }
+}
+
+/// Publishes the present tables.
 pub fn publish(names: &[String]) {
-    let Some(head) = arena::get().map(arena::Arena::head) else { return };
-    if names.len() > KNOWN_TABLES {
-        head.tables_len.store(0, Ordering::Release);
-        return;
+    if let Some(arena) = arena::get() {
+        arena.head().known_tables.publish(names);
     }
-    head.tables_len.store(0, Ordering::Release);
-    for (slot, name) in head.tables.iter().zip(names) {
-        slot.store(hash(name), Ordering::Relaxed);
-    }
-    head.tables_time.store(Moment::now().mono as u64, Ordering::Relaxed);
-    head.tables_len.store(names.len() as u32 + 1, Ordering::Release);
 }
 
 /// Does the table exist, as far as is known? Yes while the database was not reached lately: the
 /// record then waits in the journal. Yes, too, for a table of another schema or database.
 pub fn may_exist(name: &str) -> bool {
-    let Some(head) = arena::get().map(arena::Arena::head) else { return true };
-    let age = Moment::now().mono - head.tables_time.load(Ordering::Relaxed) as i64;
-    match head.tables_len.load(Ordering::Acquire) {
-        0 => true,
-        _ if age > VALID * 1_000_000 || name.contains('.') => true,
-        n => {
-            let name = hash(name);
-            head.tables.iter().take(n as usize - 1).any(|t| t.load(Ordering::Relaxed) == name)
-        }
+    name.contains('.') || arena::get().is_none_or(|arena| arena.head().known_tables.may_exist(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_exists_is_never_missed_while_the_list_changes() {
+        let known = Known { sequence: Sequence::unchanged(), len: AtomicU32::new(0), time: AtomicU64::new(0), hashes: [const { AtomicU64::new(0) }; MOST] };
+        assert!(known.may_exist("never_made"), "nothing is known yet");
+        let (one, mut other): (Vec<_>, Vec<_>) = (0..100).map(|n| (format!("t{n}"), format!("t{}", 99 - n))).unzip();
+        other.truncate(98);
+        known.publish(&one);
+        assert!(known.may_exist("T50") && !known.may_exist("never_made"));
+        std::thread::scope(|scope| {
+            let publisher = scope.spawn(|| {
+                for _ in 0..2000 {
+                    known.publish(&one);
+                    known.publish(&other);
+                }
+            });
+            while !publisher.is_finished() {
+                assert!(known.may_exist("t2") && known.may_exist("t97"));
+            }
+        });
+        let many: Vec<_> = (0..=MOST).map(|n| format!("t{n}")).collect();
+        known.publish(&many);
+        assert!(known.may_exist("never_made"));
     }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 
 use super::Dir;
-use crate::backend::{Positions, SinkId};
+use crate::journal::{Positions, SinkId};
 
 fn file_name(sink: SinkId) -> String {
     format!("cursor-{}", sink.name())
@@ -17,7 +17,7 @@ impl Dir {
         self.path().join(file_name(sink)).display().to_string()
     }
 
-    /// The cursor of `sink`; empty when there is none.
+    /// The cursor of `sink`; empty if there is none.
     pub fn cursor(&self, sink: SinkId) -> io::Result<Positions> {
         let content = self.content(&file_name(sink))?;
         let text = String::from_utf8_lossy(&content);

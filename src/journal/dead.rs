@@ -11,8 +11,8 @@ use rustix::io::retry_on_intr;
 use serde_json::{Value, json};
 
 use super::{Dir, SegmentName, json as to_json};
-use crate::acc::record::Wall;
-use crate::backend::{Entry, Payload, SinkId};
+use crate::accounting::clock::Wall;
+use crate::journal::{Entry, SinkId};
 
 /// The dead-letter file of one sink; made when first needed.
 pub struct DeadLetters {
@@ -34,16 +34,20 @@ impl DeadLetters {
         format!("dead-{}.jsonl", sink.name())
     }
 
+    /// Place of the entry in such a line.
+    pub fn place(line: &[u8]) -> Option<(SegmentName, u64)> {
+        let line: Value = serde_json::from_slice(line).ok()?;
+        Some((line["segment"].as_str()?.parse().ok()?, line["offset"].as_u64()?))
+    }
+
+    /// The message for a file that cannot be written.
+    pub fn trouble(&self, e: &io::Error) -> String {
+        format!("{} in journal_dir cannot be written ({e}): check its free space and permissions", Self::file_name(self.sink))
+    }
+
     /// Adds an entry, durably: the cursor passes it next.
     pub fn add(&mut self, entry: &Entry, reason: &str) -> io::Result<()> {
-        let (kind, bytes) = match &entry.payload {
-            Payload::Record(r) => {
-                let mut bytes = Vec::new();
-                r.encode(&mut bytes);
-                (super::KIND_RECORD, bytes)
-            }
-            Payload::LogLine(line) => (super::KIND_LOG_LINE, line.clone()),
-        };
+        let (kind, bytes) = entry.payload.encode();
         self.write(entry.segment, entry.offset, entry.wall, kind, &bytes, reason, to_json::payload(&entry.payload))
     }
 
@@ -65,7 +69,8 @@ impl DeadLetters {
         // The exact entry, for `accctl requeue`.
         line["kind_number"] = Value::from(kind);
         line["payload"] = Value::from(to_json::hex(bytes));
-        let mut text = format!("{line}\n").into_bytes();
+        let mut text = to_json::line(&line).into_bytes();
+        text.push(b'\n');
         let mut file = self.open()?;
         if !ends_a_line(&file)? {
             text.insert(0, b'\n');
@@ -82,7 +87,7 @@ impl DeadLetters {
             let file = self.dir.open_file(&Self::file_name(self.sink), OFlags::RDWR | OFlags::CREATE | OFlags::APPEND)?;
             retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
             if !self.dir.is_named(&Self::file_name(self.sink), &file)? {
-                // Moved away since it was opened: whoever did so may have read it already.
+                // Renamed since it was opened: the process that did so may have read it already.
                 continue;
             }
             if file.metadata()?.len() == 0 {
@@ -112,6 +117,21 @@ impl DeadLetters {
     /// The cursor has passed all that was added.
     pub fn committed(&mut self) {
         self.uncommitted.clear();
+    }
+}
+
+impl Dir {
+    /// Contents of the files of the dead letters of a sink, also of those that were put back.
+    pub(crate) fn dead_letters(&self, sink: SinkId) -> io::Result<Vec<Vec<u8>>> {
+        let mut contents = vec![self.content(&DeadLetters::file_name(sink))?];
+        for entry in rustix::fs::Dir::read_from(&self.0.fd)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if name.starts_with(&format!("requeued-{}-", sink.name())) && name.ends_with(".jsonl") {
+                contents.push(self.content(name)?);
+            }
+        }
+        Ok(contents)
     }
 }
 

@@ -7,7 +7,7 @@
 #![forbid(unsafe_code)]
 
 /// First bytes of every segment; the digit is the version of the frame layout.
-pub const HEADER: &[u8; 8] = b"ACCSEG1\n";
+pub const HEADER: &[u8; 8] = b"ACCSEG2\n";
 
 /// Bytes before the sink: length and crc.
 pub const PREFIX: usize = 8;
@@ -24,6 +24,8 @@ pub const KIND_RECORD: u8 = 1;
 pub const KIND_LOG_LINE: u8 = 2;
 /// Kind of a frame about a call in progress, see [`super::calls`]. It has no sink.
 pub const KIND_CALL: u8 = 3;
+/// Kind of a frame with an entry that left its stream, see [`super::parking`].
+pub const KIND_PARKED: u8 = 4;
 
 /// CRC-32 of a frame.
 pub fn crc(length: [u8; 4], body: &[u8]) -> u32 {

@@ -3,9 +3,9 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::acc::context::EndCause;
-use crate::acc::record::{Backend, Field, Kind, Record};
-use crate::backend::Payload;
+use crate::accounting::record::{Backend, EndCause, Field, Record};
+use crate::accounting::visible::is_control;
+use crate::journal::Payload;
 
 /// Bytes as text; those that are not UTF-8 as `{"hex": "..."}`, so that nothing is changed.
 fn text(bytes: &[u8]) -> Value {
@@ -13,6 +13,23 @@ fn text(bytes: &[u8]) -> Value {
         Ok(s) => Value::from(s),
         Err(_) => json!({ "hex": hex(bytes) }),
     }
+}
+
+/// A value as one line. JSON has its own escapes, and leaves most control characters beyond ASCII as they are:
+/// here they are all escaped, which changes no value.
+pub fn line(value: &Value) -> String {
+    let text = value.to_string();
+    if !text.chars().any(is_control) {
+        return text;
+    }
+    text.chars().fold(String::with_capacity(text.len() + 16), |mut out, c| {
+        if is_control(c) {
+            out.push_str(&format!("\\u{:04x}", c as u32));
+        } else {
+            out.push(c);
+        }
+        out
+    })
 }
 
 /// Two hexadecimal digits for each byte.
@@ -32,15 +49,9 @@ fn fields(fields: &[Field]) -> Value {
 
 /// A record with all its values. Times are µs since 1970, spans are milliseconds.
 pub fn record(r: &Record) -> Value {
-    let kind = match r.kind {
-        Kind::Transaction => "transaction",
-        Kind::Missed => "missed",
-        Kind::Manual => "manual",
-        Kind::Cdr => "cdr",
-    };
     let mut out = json!({
         "id": format!("{:032x}", r.id),
-        "kind": kind,
+        "kind": r.kind.name(),
         "backend": r.backend.name(),
         "method": text(&r.core.method),
         "from_tag": text(&r.core.from_tag),
@@ -54,6 +65,10 @@ pub fn record(r: &Record) -> Value {
         "duration_ms": r.duration_ms,
         "end_cause": r.end.map(EndCause::cause),
         "end_side": r.end.map(EndCause::side),
+        "end_reason": Some(&r.signalling.end_reason).filter(|reason| !reason.is_empty()).map(|reason| text(reason)),
+        "attempts": Some(r.signalling.attempts).filter(|n| *n > 0),
+        "pdd_ms": r.signalling.pdd_ms,
+        "ring_ms": r.ring_ms(),
         "extras": fields(&r.extras),
         "legs": r.legs.iter().map(|l| fields(l)).collect::<Vec<_>>(),
     });
@@ -80,6 +95,14 @@ mod tests {
         assert_eq!(unhex(&hex(&[0, 1, 0xfe, 0xff])), Some(vec![0, 1, 0xfe, 0xff]));
         assert_eq!(unhex("0"), None);
         assert_eq!(unhex("zz"), None);
+    }
+
+    #[test]
+    fn no_control_character_stands_in_a_line() {
+        let value = json!({ "a": "\u{1b}\u{7f}\u{85}\u{9b}31m gpj\u{202e} Zoë\u{2028}" });
+        let line = line(&value);
+        assert_eq!(line, "{\"a\":\"\\u001b\\u007f\\u0085\\u009b31m gpj\\u202e Zoë\\u2028\"}");
+        assert_eq!(serde_json::from_str::<Value>(&line).unwrap(), value);
     }
 
     #[test]

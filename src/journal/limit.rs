@@ -3,7 +3,8 @@
 #![forbid(unsafe_code)]
 
 use super::SegmentName;
-use crate::acc::clock::Moment;
+use crate::accounting::clock::Moment;
+use crate::params::{ConfigError, Draft};
 use crate::stats;
 
 /// Size at which a segment is closed and a new one begun: small enough that a delivered one frees
@@ -20,7 +21,7 @@ const SEGMENTS: u64 = 64;
 pub enum WhenFull {
     /// The oldest segments go, whether delivered or not.
     DropOldest,
-    /// New records are not taken.
+    /// New records are dropped.
     #[default]
     DropNew,
     /// New requests are not accounted; those accepted before are.
@@ -28,10 +29,10 @@ pub enum WhenFull {
 }
 
 impl WhenFull {
-    /// What the parameter may be.
+    /// Values of the parameter.
     pub const NAMES: [(&str, WhenFull); 3] = [("drop-oldest", WhenFull::DropOldest), ("drop-new", WhenFull::DropNew), ("refuse", WhenFull::Refuse)];
 
-    /// What is done, for the log.
+    /// What happens, for the log.
     pub const fn told(self) -> &'static str {
         match self {
             WhenFull::DropOldest => "the oldest records are dropped",
@@ -57,7 +58,7 @@ pub enum Append {
 /// How much the journal may hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Most bytes of its segments (parameter `journal_max_size`); 0 = as many as the disk takes.
+    /// Maximum size of its segments in bytes (parameter `journal_max_size`); 0 = no limit.
     pub max_bytes: u64,
     /// Least free bytes of its disk (parameter `journal_min_free`); 0 = not watched.
     pub min_free: u64,
@@ -65,27 +66,36 @@ pub struct Limits {
     pub when_full: WhenFull,
 }
 
-/// What the delivery process found.
+/// What the delivery process has measured.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Found {
     /// Bytes of all segments.
     pub bytes: u64,
-    /// Free bytes of the disk; `None` when they cannot be told.
+    /// Free bytes on the disk; `None` if unknown.
     pub free: Option<u64>,
-    /// Bytes that records of requests and calls accepted already may take yet.
+    /// Bytes that records of requests and calls already accepted may still take.
     pub owed: u64,
 }
 
-/// What follows from it.
+/// The result of [`Limits`] for a measurement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// No room for what is new.
+    /// There is no room for new records.
     pub full: bool,
-    /// So many bytes of the oldest segments have to go.
+    /// Bytes of the oldest segments to remove.
     pub excess: u64,
 }
 
 impl Limits {
+    /// As the parameters say.
+    pub fn of(draft: &Draft) -> Result<Limits, ConfigError> {
+        Ok(Limits {
+            max_bytes: draft.mib("journal_max_size"),
+            min_free: draft.mib("journal_min_free"),
+            when_full: draft.choice("journal_full", &WhenFull::NAMES)?,
+        })
+    }
+
     /// Size at which a segment is closed.
     pub fn segment_max(&self) -> u64 {
         match self.max_bytes {
@@ -94,8 +104,8 @@ impl Limits {
         }
     }
 
-    /// Judges what was found. A journal that was full needs a sixteenth of room to be so no more,
-    /// so that it does not change from one look to the next.
+    /// Judges a measurement. A journal that was full counts as full until a sixteenth of it is free,
+    /// so that the result does not flip with every measurement.
     pub fn judge(&self, found: Found, was_full: bool) -> Verdict {
         let owed = if self.when_full == WhenFull::Refuse { found.owed } else { 0 };
         let margin = |n: u64| if was_full { n / 16 } else { 0 };
@@ -106,11 +116,20 @@ impl Limits {
         if self.when_full != WhenFull::DropOldest {
             return Verdict { full: over(self.max_bytes - margin(self.max_bytes)) || short(self.min_free + margin(self.min_free)), excess: 0 };
         }
-        // Dropping begins early, so that there is room for what comes meanwhile. Only when it does
-        // not come after the rest, new records have to be dropped.
+        // Dropping begins early, so that there is room for new records in the meantime. New records
+        // are only dropped if dropping old ones cannot keep up.
         let high = self.max_bytes / 8 * 7;
         let excess = if over(high) { bytes - high } else { 0 }.max(if short(self.min_free) { self.min_free - free } else { 0 });
         Verdict { full: over(self.max_bytes - margin(self.max_bytes)) || short(self.min_free / 2 + margin(self.min_free)), excess }
+    }
+
+    /// How many bytes of kept segments to remove, so that the journal, with `bytes` in all of
+    /// its segments and `free` bytes on its disk, is not nearly full.
+    pub fn excess_kept(&self, bytes: u64, free: Option<u64>) -> u64 {
+        let high = self.max_bytes / 8 * 7;
+        let over = if self.max_bytes > 0 { bytes.saturating_sub(high) } else { 0 };
+        let wanted = self.min_free + self.min_free / 8;
+        over.max(free.map_or(0, |free| wanted.saturating_sub(free)))
     }
 
     /// May a worker append this now?
@@ -132,8 +151,8 @@ impl Limits {
     }
 }
 
-/// Does the journal know of a call that was answered then, when it became full at `since`? Of one
-/// answered in another boot of the machine it does, whose monotonic clock tells nothing here.
+/// Does the journal know a call that was answered then, if it became full at `since`? It always
+/// knows one from an earlier boot of the machine, whose monotonic clock cannot be compared.
 fn is_known(answered: Option<Moment>, since: Moment) -> bool {
     answered.is_none_or(|a| a.boot != since.boot || a.mono < since.mono)
 }
@@ -181,7 +200,7 @@ mod tests {
             assert!(full(found(61, 100, 0), true) && !full(found(59, 100, 0), true));
             assert!(full(found(0, 16, 0), true) && !full(found(0, 17, 0), true));
             assert!(!full(Found { bytes: 0, free: None, owed: 0 }, false));
-            // Room for what was accepted is kept only where it is promised.
+            // Room for accepted requests is only reserved where it is promised.
             assert_eq!(full(found(60, 100, 5), false), policy == WhenFull::Refuse);
             assert_eq!(full(found(0, 20, 5), false), policy == WhenFull::Refuse);
         }
@@ -200,6 +219,14 @@ mod tests {
         assert_eq!(oldest(sealed.clone(), 0), []);
         assert_eq!(oldest(sealed.clone(), 11), [name(2), name(3)]);
         assert_eq!(oldest(sealed, 1000).len(), 3);
+    }
+
+    #[test]
+    fn kept_segments_go_before_it_is_full() {
+        let excess = |bytes, free| limits(WhenFull::DropNew).excess_kept(bytes * MIB, Some(free * MIB));
+        assert_eq!([excess(56, 18), excess(57, 18), excess(64, 100), excess(0, 17)], [0, MIB, 8 * MIB, MIB]);
+        assert_eq!(Limits::default().excess_kept(1 << 50, Some(0)), 0);
+        assert_eq!(limits(WhenFull::DropNew).excess_kept(0, None), 0);
     }
 
     #[test]

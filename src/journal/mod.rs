@@ -11,17 +11,27 @@
 //! | `id` | random name of this journal, 16 hexadecimal digits; keeps servers apart in `acc_delivery` |
 //! | `BOOT-RANK-PID-SEQ.seg` | a segment, see `frame` |
 //! | `BOOT-RANK-PID-SEQ-OFFSET.bad` | bytes of a segment that are no entry |
+//! | such a segment of rank -16 or less | entries of the destination with the number -16 - rank that wait apart from the others, see `parking` |
 //! | `cursor-SINK` | how far a sink is, where the sink cannot keep that itself |
+//! | `committed-db` | what the database last said of itself, to know an older one by |
+//! | `kept/` | segments that every sink has passed, see `kept` |
+//! | `gone` | up to when such segments are gone |
 //! | `dead-SINK.jsonl` | entries that can never be delivered, with the reason |
 #![forbid(unsafe_code)]
 
 pub mod calls;
+mod committed;
 mod cursor;
 mod dead;
+mod entry;
 mod frame;
 pub mod json;
+mod kept;
 pub mod limit;
+pub mod parking;
+mod passed_over;
 mod reader;
+mod said;
 mod writer;
 
 use std::fmt;
@@ -34,15 +44,22 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use once_cell::sync::OnceCell;
+use rustix::fs::{AtFlags, FlockOperation, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
-use crate::acc::record::Wall;
+use crate::accounting::clock::{Moment, Wall};
 
+pub use committed::{Committed, Stamp};
 pub use dead::DeadLetters;
-pub use frame::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_RECORD};
+pub use entry::{Entry, Parked, Payload, Positions, SinkId};
+pub use frame::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_PARKED, KIND_RECORD};
+pub use kept::Kept;
+pub use parking::Parking;
+use passed_over::{PassedOver, no_segment};
 pub use reader::{Frame, Item, Reader};
-pub use writer::{AppendError, Writer};
+pub use writer::{AppendError, JournalSync, Writer};
 
 /// How long [`Dir::open`] waits for the previous server to let go: it drains for up to 2 s
 /// after SIGTERM, and a restart must not fail over that.
@@ -77,6 +94,18 @@ pub enum JournalError {
         /// What the system said.
         source: io::Error,
     },
+    /// Its file `id` says nothing.
+    #[error(
+        "the file {ID} in journal_dir \"{path}\" cannot be used ({source}): without it the database would get records of this journal a second time. \
+         Give it back to the user the server runs as, or write it again from the column journal of the table acc_delivery; \
+         remove it only when no segments are left in the directory"
+    )]
+    Id {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// Another running server holds it.
     #[error("another server uses journal_dir \"{path}\": stop it, or give each server a directory of its own")]
     InUse {
@@ -85,7 +114,10 @@ pub enum JournalError {
     },
 }
 
-/// Stands for the host's process number in the names of segments that `accctl requeue` writes.
+/// Maximum size of a segment in bytes: the largest write into an empty one. A larger file is not a segment.
+pub(crate) const SEGMENT_LARGEST: u64 = 8 * FRAME_MAX as u64;
+
+/// Used in place of the host's process number in the names of segments that `accctl requeue` writes.
 pub const REQUEUE_RANK: i32 = -1;
 
 /// Name of a segment. Names sort by start of the server, so that older entries come first.
@@ -104,6 +136,14 @@ pub struct SegmentName {
 impl fmt::Display for SegmentName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}-{}-{}-{:08}.seg", self.boot, self.rank, self.pid, self.seq)
+    }
+}
+
+impl SegmentName {
+    /// The sink whose parked entries it holds, if it is a segment of such.
+    pub fn parks_for(&self) -> Option<SinkId> {
+        let number = parking::FIRST_RANK.checked_sub(self.rank)?;
+        SinkId::from_number(u8::try_from(number).ok()?)
     }
 }
 
@@ -135,7 +175,7 @@ pub struct Segment {
     pub name: SegmentName,
     /// Bytes at the time of the scan.
     pub size: u64,
-    /// Nothing will be appended any more: whoever reads to its end now has read all of it.
+    /// Nothing more will be appended: a reader that reaches the end now has read all of it.
     pub sealed: bool,
 }
 
@@ -143,9 +183,12 @@ struct Inner {
     path: PathBuf,
     fd: OwnedFd,
     /// Held open, and so locked, as long as the server or one of its children lives.
-    _lock: Option<OwnedFd>,
+    lock: Option<OwnedFd>,
     boot: u64,
     id: u64,
+    passed_over: PassedOver,
+    /// The user and group that the server will run as.
+    later: OnceCell<(Option<Uid>, Option<Gid>)>,
 }
 
 /// An open journal directory. Clones share it; forked children inherit it.
@@ -172,8 +215,7 @@ impl Dir {
             other => other,
         }
         .map_err(|e| JournalError::Open { path: path.into(), source: e.into() })?;
-        let lock =
-            rustix::fs::openat(&fd, LOCK, OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE).map_err(|e| not_writable(e.into()))?;
+        let lock: OwnedFd = open_at(&fd, LOCK, OFlags::RDWR | OFlags::CREATE).map_err(|e| not_writable(e.into()))?.into();
         let give_up = Instant::now() + LOCK_WAIT;
         loop {
             match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -188,21 +230,23 @@ impl Dir {
         if mode & 0o022 != 0 {
             log::warn!("journal_dir \"{}\" can be written by others (mode {:03o}): make it 0700", path.display(), mode & 0o777);
         }
-        let id = journal_id(&fd).map_err(not_writable)?;
+        let id = match stored_id(&fd).map_err(|source| JournalError::Id { path: path.into(), source })? {
+            Some(id) => id,
+            None => new_id(&fd).map_err(not_writable)?,
+        };
         let boot = boot_id(last_start(&fd).map_err(not_writable)?);
-        let start = rustix::fs::openat(&fd, START, OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)
-            .map_err(|e| not_writable(e.into()))?;
+        let start = open_at(&fd, START, OFlags::WRONLY | OFlags::CREATE).map_err(|e| not_writable(e.into()))?;
         // In place, which a full disk allows. Without it segments still tell; only a clock that is set back while there are none goes unnoticed.
         if let Err(e) = rustix::io::pwrite(&start, format!("{boot:016x}\n").as_bytes(), 0) {
             log::warn!("the file {START} in journal_dir \"{}\" cannot be written: {e}", path.display());
         }
-        Ok(Dir(Arc::new(Inner { path: path.into(), fd, _lock: Some(lock), boot, id })))
+        Ok(Dir(Arc::new(Inner { path: path.into(), fd, lock: Some(lock), boot, id, passed_over: PassedOver::default(), later: OnceCell::new() })))
     }
 
     /// Gives the directory and all its files to the user and group (0 = leave) that the server will
     /// run as: it is opened before the server gives up its rights.
     pub fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
-        let (user, group) = ((uid != 0).then(|| rustix::fs::Uid::from_raw(uid)), (gid != 0).then(|| rustix::fs::Gid::from_raw(gid)));
+        let (user, group) = *self.0.later.get_or_init(|| ((uid != 0).then(|| Uid::from_raw(uid)), (gid != 0).then(|| Gid::from_raw(gid))));
         rustix::fs::fchown(&self.0.fd, user, group)?;
         for entry in rustix::fs::Dir::read_from(&self.0.fd)? {
             let entry = entry?;
@@ -210,15 +254,29 @@ impl Dir {
                 rustix::fs::chownat(&self.0.fd, entry.file_name(), user, group, AtFlags::SYMLINK_NOFOLLOW)?;
             }
         }
+        if let Some(kept) = self.kept_directory()? {
+            rustix::fs::fchown(&kept, user, group)?;
+            for Kept { segment, .. } in self.kept()? {
+                rustix::fs::chownat(&kept, segment.name.to_string(), user, group, AtFlags::SYMLINK_NOFOLLOW)?;
+            }
+        }
         Ok(())
+    }
+
+    /// Gives a new file to whom the server will run as: it may be made before the server gives up its rights.
+    pub(crate) fn hand_over(&self, file: &OwnedFd) -> io::Result<()> {
+        match self.0.later.get() {
+            Some((user, group)) if geteuid().is_root() => Ok(rustix::fs::fchown(file, *user, *group)?),
+            _ => Ok(()),
+        }
     }
 
     /// Opens the directory for looking only, while a server may be using it: no lock, nothing made.
     pub fn open_to_read(path: &Path) -> Result<Dir, JournalError> {
         let fd = open_dir(path).map_err(|e| JournalError::Open { path: path.into(), source: e.into() })?;
-        let id = read_small(&fd, "id").ok().and_then(|s| u64::from_str_radix(s.trim(), 16).ok()).unwrap_or(0);
+        let id = stored_id(&fd).ok().flatten().unwrap_or(0);
         let last = last_start(&fd).map_err(|source| JournalError::Open { path: path.into(), source })?;
-        Ok(Dir(Arc::new(Inner { path: path.into(), fd, _lock: None, boot: boot_id(last), id })))
+        Ok(Dir(Arc::new(Inner { path: path.into(), fd, lock: None, boot: boot_id(last), id, passed_over: PassedOver::default(), later: OnceCell::new() })))
     }
 
     /// Number of the user whose files these are, which is that of the server; `None` where no server
@@ -252,7 +310,7 @@ impl Dir {
         self.segments_after(&[])
     }
 
-    /// [`Dir::segments`], given an earlier answer: what was sealed then is as it was.
+    /// [`Dir::segments`], given an earlier result: what was sealed then has not changed.
     pub fn segments_after(&self, before: &[Segment]) -> io::Result<Vec<Segment>> {
         let known = |name| before.binary_search_by_key(&name, |s| s.name).ok().map(|at| before[at]).filter(|s| s.sealed);
         let mut found = Vec::new();
@@ -263,24 +321,35 @@ impl Dir {
                 Ok(segment) => found.push(segment),
                 // Removed since it was listed.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
+                Err(e) => {
+                    self.pass_over(name, &e);
+                    // A file that may be a segment still exists: how far it was delivered must not be forgotten.
+                    if e.kind() != io::ErrorKind::InvalidData {
+                        found.push(Segment { name, size: self.stat_segment(name).map_or(0, |stat| stat.st_size as u64), sealed: false });
+                    }
+                }
             }
         }
         found.sort_by_key(|s| s.name);
         Ok(found)
     }
 
-    /// A sign of life of the server: without traffic the last entry may be old when it ends.
+    /// A sign of life of the server: without traffic the last entry may be old when it ends. It stands in the
+    /// file of the lock, which is this server's, and is written in place, which a full disk allows.
     pub(crate) fn still_alive(&self) -> io::Result<()> {
-        let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
-        let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
-        Ok(rustix::fs::utimensat(&self.0.fd, LOCK, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+        let Some(lock) = &self.0.lock else { return Ok(()) };
+        let now = Moment::now();
+        let line = format!("{:016x} {:016x} {:016x} {:016x}\n", self.0.boot, now.mono, now.wall.0, now.boot);
+        rustix::io::pwrite(lock, line.as_bytes(), 0).map(drop).map_err(Into::into)
     }
 
-    /// The last sign of life of any server.
-    pub(crate) fn last_alive(&self) -> io::Result<Wall> {
-        let stat = rustix::fs::statat(&self.0.fd, LOCK, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(Wall(stat.st_mtime * 1_000_000 + stat.st_mtime_nsec as i64 / 1000))
+    /// The last sign of life of a server, and its start.
+    pub(crate) fn last_alive(&self) -> Option<(u64, Moment)> {
+        let text = read_small(&self.0.fd, LOCK).ok()?;
+        let mut numbers = text.split_whitespace().map(|n| u64::from_str_radix(n, 16).ok());
+        let mut next = || numbers.next().flatten();
+        let (start, mono, wall, boot) = (next()?, next()?, next()?, next()?);
+        Some((start, Moment { wall: Wall(wall as i64), mono: mono as i64, boot }))
     }
 
     /// Bytes that may still be written to the disk of the directory by its user.
@@ -296,10 +365,9 @@ impl Dir {
     }
 
     fn look_at(&self, name: SegmentName) -> io::Result<Segment> {
-        if self.0._lock.is_some() && name.boot < self.0.boot {
+        if self.0.lock.is_some() && name.boot < self.0.boot {
             // Of an earlier start: that server's lock is ours now, so its writers are gone.
-            let stat = rustix::fs::statat(&self.0.fd, name.to_string(), AtFlags::SYMLINK_NOFOLLOW)?;
-            return Ok(Segment { name, size: stat.st_size as u64, sealed: true });
+            return Ok(Segment { name, size: self.stat_segment(name)?.st_size as u64, sealed: true });
         }
         let file = self.open_segment(name)?;
         // A writer locks its segment before it writes the header, and lets go of the lock only by
@@ -309,13 +377,22 @@ impl Dir {
         Ok(Segment { name, size, sealed: !locked && size >= frame::HEADER.len() as u64 })
     }
 
+    /// Opens a segment. Anything else with such a name gives an error of the kind `InvalidData`.
     pub(crate) fn open_segment(&self, name: SegmentName) -> io::Result<File> {
-        self.open_file(&name.to_string(), OFlags::RDONLY)
+        match open_at(&self.0.fd, &name.to_string(), OFlags::RDONLY) {
+            Ok(file) => match no_segment(&rustix::fs::fstat(&file)?) {
+                None => Ok(file),
+                Some(why) => Err(why),
+            },
+            // A link and a socket cannot be opened at all.
+            Err(e) => Err(self.stat_segment(name).err().unwrap_or_else(|| e.into())),
+        }
     }
 
-    /// Opens a file of the directory; never through a symbolic link.
+    /// Opens a regular file of the directory; never through a symbolic link.
     pub(crate) fn open_file(&self, name: &str, flags: OFlags) -> io::Result<File> {
-        Ok(rustix::fs::openat(&self.0.fd, name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)?.into())
+        let file = open_at(&self.0.fd, name, flags)?;
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::new(io::ErrorKind::InvalidData, format!("{name} is not a regular file: remove it"))) }
     }
 
     /// Is `name` the name of this open file?
@@ -333,9 +410,9 @@ impl Dir {
         Ok(Reader::new(self.open_segment(name)?, offset))
     }
 
-    /// Keeps bytes of a segment that are no entry in a `.bad` file. Returns whether they were not
-    /// kept before: every sink meets the same damage.
-    pub(crate) fn keep_aside(&self, name: SegmentName, offset: u64, bytes: &[u8]) -> io::Result<bool> {
+    /// Keeps bytes of a segment that are no entry in a `.bad` file, into which `copy` writes them. Returns
+    /// whether they were not kept before: every sink meets the same damage.
+    pub(crate) fn keep_aside(&self, name: SegmentName, offset: u64, copy: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<bool> {
         let file_name = name.to_string().replace(".seg", &format!("-{offset}.bad"));
         match rustix::fs::statat(&self.0.fd, &file_name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(_) => return Ok(false),
@@ -345,7 +422,7 @@ impl Dir {
         // It gets its name when it is complete: a disk may be full, and a process may die.
         let temporary = format!("{file_name}.new");
         let mut file = self.open_file(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
-        file.write_all(bytes)?;
+        copy(&mut file)?;
         file.sync_data()?;
         self.rename(&temporary, &file_name)?;
         Ok(true)
@@ -364,7 +441,7 @@ impl Dir {
         Ok(rustix::fs::fsync(&self.0.fd)?)
     }
 
-    /// Gives a file another name, replacing what had it.
+    /// Renames a file, replacing any file with the new name.
     pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         Ok(rustix::fs::renameat(&self.0.fd, from, &self.0.fd, to)?)
     }
@@ -391,6 +468,8 @@ impl Dir {
     }
 }
 
+/// Name of the file with the number of the journal.
+const ID: &str = "id";
 /// Name of the lock file.
 const LOCK: &str = "lock";
 /// Name of the file with the number of the last start.
@@ -398,12 +477,18 @@ const START: &str = "start";
 /// Accounting data is for the server alone.
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 
+/// Opens a file of a directory: never through a symbolic link, and without waiting for the other end of a
+/// named pipe.
+fn open_at(dir: &OwnedFd, name: &str, flags: OFlags) -> Result<File, Errno> {
+    Ok(rustix::fs::openat(dir, name, flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, FILE_MODE)?.into())
+}
+
 fn open_dir(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn read_small(dir: &OwnedFd, name: &str) -> io::Result<String> {
-    let mut file: File = rustix::fs::openat(dir, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?.into();
+    let mut file = open_at(dir, name, OFlags::RDONLY)?;
     let mut text = String::new();
     file.read_to_string(&mut text)?;
     Ok(text)
@@ -427,22 +512,33 @@ fn last_start(dir: &OwnedFd) -> io::Result<u64> {
     Ok(last)
 }
 
-fn journal_id(dir: &OwnedFd) -> io::Result<u64> {
-    if let Ok(text) = read_small(dir, "id")
-        && let Ok(id) = u64::from_str_radix(text.trim(), 16)
-    {
-        return Ok(id);
+/// The number of the journal; `None` if it has none yet.
+fn stored_id(dir: &OwnedFd) -> io::Result<Option<u64>> {
+    let text = match read_small(dir, ID) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other?,
+    };
+    if text.is_empty() {
+        return Ok(None);
     }
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, "it is damaged");
+    if text.trim().len() == 16 { u64::from_str_radix(text.trim(), 16).map(Some).map_err(|_| damaged()) } else { Err(damaged()) }
+}
+
+/// Gives the journal a number. The file has it as soon as it is there: it never holds a part of one.
+fn new_id(dir: &OwnedFd) -> io::Result<u64> {
     let id = random();
-    let mut file: File = rustix::fs::openat(dir, "id", OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC, FILE_MODE)?.into();
+    let temporary = format!("{ID}.new");
+    let mut file = open_at(dir, &temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
     writeln!(file, "{id:016x}")?;
     file.sync_all()?;
-    // Under another id the database would take what it has for new.
+    rustix::fs::renameat(dir, &temporary, dir, ID)?;
+    // With another id the database would treat the records it already has as new.
     rustix::fs::fsync(dir)?;
     Ok(id)
 }
 
-/// A number nobody can count on; from the keys that the standard library draws for its maps.
+/// An unpredictable number, from the random keys of the standard library's maps.
 pub(crate) fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     let mut hasher = std::collections::hash_map::RandomState::new().build_hasher();

@@ -2,15 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
-use super::{FRAME_MAX, frame};
-use crate::acc::record::{Record, Wall};
-use crate::backend::{Payload, SinkId};
+use super::{FRAME_MAX, Parked, SegmentName, frame};
+use crate::accounting::clock::Wall;
+use crate::accounting::record::Record;
+use crate::journal::{Entry, Payload, SinkId};
 
 /// Bytes read at a time: some hundred entries for one system call, and bearable for each of a
 /// hundred segments at once.
@@ -21,7 +22,7 @@ const CHUNK: usize = 64 << 10;
 pub struct Frame<'a> {
     /// Number of the sink.
     pub sink: u8,
-    /// What the payload is.
+    /// Kind of the payload.
     pub kind: u8,
     /// Time of the append.
     pub wall: Wall,
@@ -36,30 +37,52 @@ pub struct Frame<'a> {
 impl Frame<'_> {
     /// The sink, unless it is one that this build does not know.
     pub fn sink_id(&self) -> Option<SinkId> {
-        SinkId::from_index(self.sink)
+        SinkId::from_number(self.sink)
     }
 
     /// The entry: `None` for a kind that this build does not know, `Some(Err)` when a payload
     /// of a known kind cannot be decoded.
     pub fn decode(&self) -> Option<Result<Payload, ()>> {
-        match self.kind {
-            super::KIND_RECORD => Some(Record::decode(self.payload).map(|r| Payload::Record(Box::new(r))).ok_or(())),
-            super::KIND_LOG_LINE => Some(Ok(Payload::LogLine(self.payload.to_vec()))),
-            _ => None,
-        }
+        decode(self.kind, self.payload)
+    }
+
+    /// The entry as it stands in the segment of this name, also one that left its stream; else as
+    /// [`Frame::decode`].
+    pub fn entry(&self, segment: SegmentName) -> Option<Result<Entry, ()>> {
+        let (parked, kind, wall, payload) = match self.kind {
+            super::KIND_PARKED => match Parked::decode(self.payload, self.wall) {
+                Some((parked, kind, wall, payload)) => (Some(parked), kind, wall, payload),
+                None => return Some(Err(())),
+            },
+            kind => (None, kind, self.wall, self.payload),
+        };
+        let decoded = match decode(kind, payload) {
+            // A copy is always of an entry.
+            None if parked.is_some() => Err(()),
+            decoded => decoded?,
+        };
+        Some(decoded.map(|payload| Entry { segment, offset: self.offset, end: self.end, wall, payload, parked }))
     }
 }
 
-/// What comes next in a segment.
+fn decode(kind: u8, payload: &[u8]) -> Option<Result<Payload, ()>> {
+    match kind {
+        super::KIND_RECORD => Some(Record::decode(payload).map(|r| Payload::Record(Box::new(r))).ok_or(())),
+        super::KIND_LOG_LINE => Some(Ok(Payload::LogLine(payload.to_vec()))),
+        _ => None,
+    }
+}
+
+/// The next item in a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Item<'a> {
     /// A frame.
     Frame(Frame<'a>),
-    /// Bytes from `offset` to `end` are damaged; reading goes on behind them.
+    /// Bytes from `offset` to `end` are damaged; reading continues after them.
     Corrupt {
         /// First damaged byte.
         offset: u64,
-        /// First byte behind the damage.
+        /// First byte after the damage.
         end: u64,
     },
     /// Bytes from `offset` to the present end (`end`) are the beginning of a frame: one that is
@@ -74,7 +97,7 @@ pub enum Item<'a> {
     End,
 }
 
-/// What is at a place, by the numbers only.
+/// What is at a place, judged by the numbers only.
 enum Found {
     Whole(usize),
     Damaged(usize),
@@ -96,16 +119,50 @@ impl Reader {
         Reader { file, position: offset, buffer: Vec::new(), base: offset }
     }
 
+    /// Reads to the present end, and passes on every frame.
+    pub(super) fn each_frame(&mut self, mut f: impl FnMut(&Frame<'_>)) -> io::Result<()> {
+        loop {
+            match self.read()? {
+                Item::Frame(frame) => f(&frame),
+                Item::Corrupt { .. } => {}
+                Item::Torn { .. } | Item::End => return Ok(()),
+            }
+        }
+    }
+
     /// Where the next item begins.
     pub fn position(&self) -> u64 {
         self.position
     }
 
-    /// The bytes between two offsets, as they are.
-    pub fn bytes(&self, from: u64, to: u64) -> io::Result<Vec<u8>> {
-        let mut out = vec![0; (to - from) as usize];
-        self.file.read_exact_at(&mut out, from)?;
-        Ok(out)
+    /// Writes the bytes between two offsets to `out`, as they are.
+    pub fn copy(&self, from: u64, to: u64, out: &mut impl Write) -> io::Result<()> {
+        self.pieces(from, to, |piece| out.write_all(piece).map(|()| true))
+    }
+
+    /// Are there only zeros between two offsets?
+    pub(crate) fn is_blank(&self, from: u64, to: u64) -> io::Result<bool> {
+        let mut blank = true;
+        self.pieces(from, to, |piece| {
+            blank = piece.iter().all(|b| *b == 0);
+            Ok(blank)
+        })?;
+        Ok(blank)
+    }
+
+    /// Passes on the bytes between two offsets piece by piece, until `each` returns false.
+    fn pieces(&self, from: u64, to: u64, mut each: impl FnMut(&[u8]) -> io::Result<bool>) -> io::Result<()> {
+        let mut piece = vec![0; CHUNK];
+        let mut at = from;
+        while at < to {
+            let length = CHUNK.min((to - at) as usize);
+            self.file.read_exact_at(&mut piece[..length], at)?;
+            if !each(&piece[..length])? {
+                break;
+            }
+            at += length as u64;
+        }
+        Ok(())
     }
 
     /// The next item. `End` and `Torn` may become something else while the segment is written.
@@ -151,7 +208,7 @@ impl Reader {
             }
             Found::Damaged(size) => {
                 // The damaged length leads on only when it leads to a whole frame or the very end.
-                // Looking for a frame at any byte could take a caller's text for one.
+                // A search for a frame at any byte could mistake a caller's text for one.
                 let end = self.file.metadata()?.len();
                 let next = offset + size as u64;
                 let leads_on = size > 0 && (next == end || matches!(self.look(size)?, Found::Whole(_)));
@@ -171,7 +228,7 @@ impl Reader {
         }
     }
 
-    /// What is `ahead` bytes behind the position. `Damaged(0)`: not even the length is plausible.
+    /// What is `ahead` bytes after the position. `Damaged(0)`: not even the length is plausible.
     fn look(&mut self, ahead: usize) -> io::Result<Found> {
         let have = self.fill(ahead + frame::PREFIX)?.saturating_sub(ahead);
         if have == 0 {
@@ -186,7 +243,11 @@ impl Reader {
         let body = u32::from_le_bytes(length) as usize;
         if !(frame::BODY_MIN..=FRAME_MAX).contains(&body) {
             // A machine that lost power may leave zeros where a frame was about to be.
-            return Ok(if body == 0 && crc == 0 && self.only_zeros(ahead)? { Found::Torn } else { Found::Damaged(0) });
+            return Ok(if body == 0 && crc == 0 && self.is_blank(self.position + ahead as u64, self.file.metadata()?.len())? {
+                Found::Torn
+            } else {
+                Found::Damaged(0)
+            });
         }
         let size = frame::PREFIX + body;
         if self.fill(ahead + size)? < ahead + size {
@@ -199,7 +260,7 @@ impl Reader {
         Ok(if frame::crc(length, &at[frame::PREFIX..]) == crc { Found::Whole(size) } else { Found::Damaged(size) })
     }
 
-    /// Drops what is buffered, so that it is read again.
+    /// Drops the buffer, so that its bytes are read again.
     fn forget(&mut self) {
         self.buffer.clear();
         self.base = self.position;
@@ -207,18 +268,6 @@ impl Reader {
 
     fn window(&self) -> &[u8] {
         &self.buffer[(self.position - self.base) as usize..]
-    }
-
-    fn only_zeros(&self, ahead: usize) -> io::Result<bool> {
-        let mut at = self.position + ahead as u64;
-        let mut chunk = vec![0; CHUNK];
-        loop {
-            match self.file.read_at(&mut chunk, at)? {
-                0 => return Ok(true),
-                n if chunk[..n].iter().any(|b| *b != 0) => return Ok(false),
-                n => at += n as u64,
-            }
-        }
     }
 
     /// Has at least `wanted` bytes from the position in the buffer, or all there are. Returns how many.

@@ -7,13 +7,14 @@ use std::process::Command;
 use proptest::prelude::*;
 
 use super::*;
-use crate::acc::record::{Backend, Core, Kind, Record, Wall};
-use crate::backend::{Payload, SinkId};
-use crate::config::JournalSync;
+use crate::accounting::clock::Wall;
+use crate::accounting::record::{Backend, Core, Kind, Record, Shape, Signalling};
+use crate::journal::{JournalSync, Payload, SinkId};
 
 fn record(n: usize) -> Record {
     Record {
         kind: Kind::Transaction,
+        shape: Shape::Context,
         backend: Backend::Db,
         table: "acc".into(),
         core: Core { method: b"INVITE".to_vec(), callid: format!("call-{n}").into_bytes(), ..Core::default() },
@@ -21,6 +22,8 @@ fn record(n: usize) -> Record {
         times: None,
         duration_ms: None,
         end: None,
+        signalling: Signalling::default(),
+        reported: false,
         in_dialog: false,
         extras: vec![],
         legs: vec![],
@@ -125,6 +128,31 @@ fn files_are_private_and_links_are_not_followed() {
     assert!(!tmp.path().join("victim").exists());
 }
 
+/// A server started as root writes to the journal before it becomes another user.
+#[test]
+fn a_segment_belongs_to_whom_the_server_will_run_as() {
+    use std::os::unix::fs::MetadataExt;
+    const NOBODY: u32 = 65_534;
+    const NOGROUP: u32 = 65_533;
+    if !geteuid().is_root() {
+        return;
+    }
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut before = writer(&dir);
+    before.append(SinkId::Log, &line(b"before")).unwrap();
+    dir.give_to(NOBODY, NOGROUP).unwrap();
+    let mut w = Writer::new(&dir, 2, 1, JournalSync::Os, 1);
+    for text in [b"one", b"two"] {
+        w.append(SinkId::Log, &line(text)).unwrap();
+    }
+    for segment in dir.segments().unwrap() {
+        let file = std::fs::metadata(tmp.path().join(segment.name.to_string())).unwrap();
+        assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (NOBODY, NOGROUP, 0o600), "{}", segment.name);
+    }
+    assert_eq!(dir.segments().unwrap().len(), 3);
+}
+
 #[test]
 fn a_second_server_is_refused_and_a_file_in_the_way_named() {
     let tmp = tempfile::tempdir().unwrap();
@@ -139,6 +167,33 @@ fn a_second_server_is_refused_and_a_file_in_the_way_named() {
     std::fs::write(tmp.path().join("file"), b"").unwrap();
     let e = Dir::open(&tmp.path().join("file")).unwrap_err().to_string();
     assert!(e.contains("journal_dir"), "{e}");
+}
+
+#[test]
+fn a_journal_without_its_number_is_refused() {
+    let tmp = tempfile::tempdir().unwrap();
+    let id = Dir::open(tmp.path()).unwrap().id();
+    let path = tmp.path().join("id");
+    let kept = std::fs::read(&path).unwrap();
+    for damaged in ["0123\n", "no number at all", "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "\n"] {
+        std::fs::write(&path, damaged).unwrap();
+        let e = Dir::open(tmp.path()).unwrap_err().to_string();
+        assert!(e.contains("the file id in journal_dir") && e.contains("it is damaged") && e.contains("table acc_delivery"), "{e}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), damaged);
+    }
+    std::fs::remove_file(&path).unwrap();
+    std::fs::create_dir(&path).unwrap();
+    let e = Dir::open(tmp.path()).unwrap_err().to_string();
+    assert!(e.contains("the file id in journal_dir") && e.contains("Is a directory"), "{e}");
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::write(&path, kept).unwrap();
+    assert_eq!(Dir::open(tmp.path()).unwrap().id(), id);
+    // A first start that was cut off.
+    for nothing in [true, false] {
+        if nothing { std::fs::remove_file(&path) } else { std::fs::write(&path, "") }.unwrap();
+        let new = Dir::open(tmp.path()).unwrap().id();
+        assert!(new != id && Dir::open(tmp.path()).unwrap().id() == new);
+    }
 }
 
 #[test]
@@ -179,7 +234,7 @@ fn unknown_kinds_and_sinks_are_told_apart_from_damage() {
     let mut w = writer(&dir);
     w.append(SinkId::Log, &line(b"a")).unwrap();
     let segment = dir.segments().unwrap()[0];
-    let mut body = vec![9u8, 200];
+    let mut body = vec![15u8, 200];
     body.extend_from_slice(&[0; 8]);
     body.extend_from_slice(b"from the future");
     let length = (body.len() as u32).to_le_bytes();
@@ -243,7 +298,7 @@ fn keeping_damage_aside_without_room() {
     let Some(path) = std::env::var_os(LIMITED) else { return };
     let dir = Dir::open_to_read(Path::new(&path)).unwrap();
     for _ in 0..2 {
-        assert!(dir.keep_aside(DAMAGED, 8, &[b'x'; 1000]).is_err());
+        assert!(dir.keep_aside(DAMAGED, 8, |file| file.write_all(&[b'x'; 1000])).is_err());
     }
 }
 
@@ -252,8 +307,8 @@ fn damage_is_kept_as_a_whole_or_tried_again() {
     let tmp = tempfile::tempdir().unwrap();
     under_a_limit("keeping_damage_aside_without_room", 1, tmp.path());
     let dir = Dir::open_to_read(tmp.path()).unwrap();
-    assert!(dir.keep_aside(DAMAGED, 8, &[b'x'; 1000]).unwrap());
-    assert!(!dir.keep_aside(DAMAGED, 8, &[b'x'; 1000]).unwrap());
+    assert!(dir.keep_aside(DAMAGED, 8, |file| file.write_all(&[b'x'; 1000])).unwrap());
+    assert!(!dir.keep_aside(DAMAGED, 8, |file| file.write_all(&[b'x'; 1000])).unwrap());
     let files: Vec<_> = std::fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().path()).collect();
     assert_eq!(files, [tmp.path().join("0000000000000001-1-1-00000000-8.bad")]);
     assert_eq!(std::fs::read(&files[0]).unwrap(), [b'x'; 1000]);
@@ -265,7 +320,7 @@ fn a_cursor_cut_off_anywhere_leads_to_no_place_of_its_own() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = Dir::open(tmp.path()).unwrap();
     let name = |seq| SegmentName { boot: dir.boot(), rank: 1, pid: 1, seq };
-    let positions = crate::backend::Positions::from([(name(0), 40960), (name(1), 12345)]);
+    let positions = crate::journal::Positions::from([(name(0), 40960), (name(1), 12345)]);
     dir.set_cursor(SinkId::Aaa, &positions).unwrap();
     assert_eq!(dir.cursor(SinkId::Aaa).unwrap(), positions);
     let path = tmp.path().join("cursor-aaa");

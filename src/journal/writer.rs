@@ -7,11 +7,12 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::{Dir, FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_RECORD, SegmentName, calls, frame};
-use crate::acc::clock::Moment;
-use crate::acc::record::Record;
-use crate::backend::{Payload, SinkId};
-use crate::config::JournalSync;
+use super::said::{NO_SINK, Order, put_changed, put_closed, put_open};
+use super::{Dir, FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_PARKED, KIND_RECORD, SEGMENT_LARGEST, SegmentName, frame};
+use crate::accounting::clock::Moment;
+use crate::accounting::context::Base;
+use crate::accounting::record::Record;
+use crate::journal::{Payload, SinkId};
 use crate::stats;
 
 /// Capacity the buffer starts with: a common record takes some 600 bytes, a log line 400.
@@ -23,7 +24,7 @@ const BUFFER_KEPT: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct AppendError {
-    /// So many of the first ones are.
+    /// How many of the first ones are.
     pub kept: usize,
     /// Why the others are not.
     pub source: io::Error,
@@ -47,6 +48,22 @@ struct Open {
     fd: OwnedFd,
     /// Bytes of whole frames and the header; the file is never longer between two appends.
     len: u64,
+}
+
+/// When a journal append counts as safe (parameter `journal_sync`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalSync {
+    /// Written to the kernel: survives the death of every process, not of the machine.
+    Os,
+    /// As `Os`, and fdatasync by the delivery process at most every 200 ms.
+    Batch,
+    /// fdatasync before the append returns.
+    Always,
+}
+
+impl JournalSync {
+    /// Values of the parameter.
+    pub const NAMES: [(&str, JournalSync); 3] = [("os", JournalSync::Os), ("batch", JournalSync::Batch), ("always", JournalSync::Always)];
 }
 
 /// The one writer of a process. Made after the fork; its file is opened at the first append.
@@ -84,6 +101,12 @@ impl Writer {
         Writer { sync_at_end: true, ..self }
     }
 
+    /// A writer whose first segment has this number.
+    pub(super) fn beginning_at(mut self, seq: u32) -> Writer {
+        self.name.seq = seq;
+        self
+    }
+
     /// Appends an entry and counts it as accepted. On `Err` the entry is not in the journal, and
     /// the journal is as if it had never been tried. An entry that was written, but could not be
     /// synced, is in the journal, see [`Writer::unsynced`].
@@ -108,15 +131,35 @@ impl Writer {
         Ok(self.write(&[sink], true)?)
     }
 
-    /// Appends the state of a call in progress, see [`super::calls`].
-    pub fn append_call(&mut self, call: u128, state: &[u8]) -> io::Result<()> {
-        self.append_call_of(calls::Order::now(self.dir.boot()), call, state)
+    /// Appends the whole state of a call in progress, see [`super::calls`]; answers with the time by which
+    /// a change names it.
+    pub fn append_call(&mut self, call: u128, state: &[u8]) -> io::Result<u64> {
+        let order = Order::now(self.dir.boot());
+        self.about_call(|out| put_open(out, call, order, state))?;
+        Ok(order.monotonic)
     }
 
-    /// [`Writer::append_call`] of a state that was first written at `order`.
-    pub(super) fn append_call_of(&mut self, order: calls::Order, call: u128, state: &[u8]) -> io::Result<()> {
+    /// Appends a change to such a state: a new head, and new bytes in its middle.
+    pub fn append_change(&mut self, call: u128, base: Base, head: &[u8], middle: &[u8]) -> io::Result<()> {
+        let order = Order::now(self.dir.boot());
+        self.about_call(|out| put_changed(out, call, order, base, head, middle))
+    }
+
+    /// Appends what another segment says about a call.
+    pub(super) fn append_about_call(&mut self, payload: &[u8]) -> io::Result<()> {
+        self.about_call(|out| out.extend_from_slice(payload))
+    }
+
+    fn about_call(&mut self, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         self.buffer.clear();
-        self.frame(calls::NO_SINK, KIND_CALL, |out| calls::put_open(out, call, order, state))?;
+        self.frame(NO_SINK, KIND_CALL, payload)?;
+        Ok(self.write(&[], true)?)
+    }
+
+    /// Appends an entry that left its stream, see [`super::parking`]; it was counted when it came.
+    pub(super) fn append_parked(&mut self, sink: SinkId, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        self.buffer.clear();
+        self.frame(sink as u8, KIND_PARKED, payload)?;
         Ok(self.write(&[], true)?)
     }
 
@@ -133,9 +176,16 @@ impl Writer {
             self.frame(sink as u8, KIND_RECORD, |out| record.encode(out))?;
         }
         if let Some(call) = end {
-            self.frame(calls::NO_SINK, KIND_CALL, |out| calls::put_closed(out, call))?;
+            self.frame(NO_SINK, KIND_CALL, |out| put_closed(out, call))?;
         }
         self.write(&records.map(|(sink, _)| sink).collect::<Vec<_>>(), end.is_some())
+    }
+
+    /// Appends a record that no sink delivers: a worker raises it as an event.
+    pub fn append_event(&mut self, record: &Record) -> io::Result<()> {
+        self.buffer.clear();
+        self.frame(NO_SINK, KIND_RECORD, |out| record.encode(out))?;
+        Ok(self.write(&[], true)?)
     }
 
     /// Why entries that were appended could not be synced, as `journal_sync=always` promises: they are
@@ -144,7 +194,7 @@ impl Writer {
         self.unsynced.take()
     }
 
-    /// Makes what was appended survive a loss of power, whatever the policy.
+    /// Makes appended entries survive a power failure, whatever the policy.
     pub(super) fn sync(&mut self) -> io::Result<()> {
         if let Some(e) = self.unsynced() {
             return Err(e);
@@ -156,6 +206,36 @@ impl Writer {
         Ok(())
     }
 
+    /// The segment being written.
+    pub(crate) fn segment(&self) -> Option<SegmentName> {
+        self.open.as_ref().map(|o| o.name)
+    }
+
+    /// Its length.
+    pub(super) fn length(&self) -> u64 {
+        self.open.as_ref().map_or(0, |o| o.len)
+    }
+
+    /// [`Writer::sync`], given the length when that was last done; 0: never. Returns the present one.
+    pub(super) fn sync_from(&mut self, synced: u64) -> io::Result<u64> {
+        if let Some(open) = &self.open {
+            rustix::fs::fdatasync(&open.fd)?;
+        }
+        if synced == 0 {
+            self.dir.sync()?;
+        }
+        Ok(self.length())
+    }
+
+    /// Ends the segment, cut off at `length` bytes.
+    pub(super) fn cut(&mut self, length: u64) {
+        let Some(open) = self.open.take() else { return };
+        let cut = if length == 0 { self.dir.remove(open.name) } else { rustix::fs::ftruncate(&open.fd, length).map_err(io::Error::from) };
+        if let Err(e) = cut {
+            log::error!("journal segment {} cannot be truncated ({e}): some of its entries may be delivered twice; check the disk", open.name);
+        }
+    }
+
     /// Adds a frame to the buffer.
     fn frame(&mut self, sink: u8, kind: u8, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         let start = self.buffer.len();
@@ -165,7 +245,7 @@ impl Writer {
         payload(&mut self.buffer);
         let body = self.buffer.len() - start - frame::PREFIX;
         if body > FRAME_MAX {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("an entry of {body} bytes is over the journal's limit of {FRAME_MAX}")));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("an entry of {body} bytes exceeds the journal's limit of {FRAME_MAX}")));
         }
         let length = (body as u32).to_le_bytes();
         let crc = frame::crc(length, &self.buffer[start + frame::PREFIX..]);
@@ -174,7 +254,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the buffer, whose frames are for these sinks, and stay `together`: all or none.
+    /// Writes the buffer, whose frames are for these sinks; with `together`, all of them or none.
     fn write(&mut self, sinks: &[SinkId], together: bool) -> Result<(), AppendError> {
         // Counted before a reader can see it, so that delivered never runs ahead of accepted.
         for sink in sinks {
@@ -194,6 +274,9 @@ impl Writer {
 
     fn write_buffer(&mut self, together: bool) -> Result<(), AppendError> {
         let size = self.buffer.len() as u64;
+        if size + frame::HEADER.len() as u64 > SEGMENT_LARGEST {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a write of {size} bytes exceeds the journal's limit")).into());
+        }
         if self.open.as_ref().is_some_and(|o| o.len + size > self.segment_max && o.len > frame::HEADER.len() as u64) {
             if self.sync_at_end {
                 self.sync()?;
@@ -223,7 +306,7 @@ impl Writer {
     /// frames if they need not stay `together`: these may be delivered already. Returns how many
     /// frames are left.
     fn take_back(&mut self, written: usize, together: bool) -> usize {
-        // A reader may have seen more than what is left, and would look for later entries behind it.
+        // A reader may have seen more than what is left, and would look for later entries after that.
         let Some(open) = self.open.take_if(|_| written > 0) else { return 0 };
         let (whole, bytes) = whole_frames(&self.buffer[..written]);
         let (left, len) = if together { (0, open.len) } else { (whole, open.len + bytes as u64) };
@@ -255,7 +338,7 @@ impl Writer {
                     }
                     return Ok(Open { name, fd, len: frame::HEADER.len() as u64 });
                 }
-                // A file of this name belongs to somebody else: the next number is free.
+                // A file with this name belongs to another writer: try the next number.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(e),
             }
@@ -264,6 +347,7 @@ impl Writer {
 
     /// Makes an empty file a segment of this writer.
     fn begin(&self, fd: &OwnedFd) -> io::Result<()> {
+        self.dir.hand_over(fd)?;
         // Readers take a segment that nobody locks for a finished one. The header comes after the
         // lock, so that they never see a header without it.
         rustix::io::retry_on_intr(|| rustix::fs::flock(fd, FlockOperation::LockExclusive))?;

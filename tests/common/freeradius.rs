@@ -20,6 +20,11 @@ impl FreeRadius {
     /// With lines of its own in the dictionary and in the section `accounting`; `None` where FreeRADIUS
     /// is not installed.
     pub fn start(dictionary: &str, accounting: &str) -> Option<FreeRadius> {
+        FreeRadius::start_with(dictionary, "", accounting)
+    }
+
+    /// The same with modules of its own.
+    pub fn start_with(dictionary: &str, modules: &str, accounting: &str) -> Option<FreeRadius> {
         if !Path::new(BINARY).exists() {
             super::skip(BINARY);
             return None;
@@ -32,7 +37,7 @@ impl FreeRadius {
             "prefix = /usr\nlogdir = {d}\nrun_dir = {d}\nlibdir = /usr/lib/freeradius\npidfile = {d}/pid\ncorrect_escapes = true\nmax_requests = 65536\n\
              log {{\n destination = files\n file = {d}/log\n}}\nsecurity {{\n max_attributes = 0\n status_server = no\n}}\n\
              client here {{\n ipaddr = 127.0.0.1\n secret = {SECRET}\n}}\n\
-             modules {{\n detail {{\n filename = {d}/detail\n header = \"%t\"\n }}\n}}\n\
+             modules {{\n detail {{\n filename = {d}/detail\n header = \"%t\"\n }}\n{modules}}}\n\
              server default {{\n listen {{\n type = acct\n ipaddr = 127.0.0.1\n port = {port}\n }}\n accounting {{\n detail\n{accounting}\n }}\n}}\n"
         );
         std::fs::write(dir.path().join("radiusd.conf"), conf).unwrap();
@@ -107,4 +112,28 @@ impl Drop for FreeRadius {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Where Debian's freeradius-config keeps the schema and the queries for MySQL.
+const MYSQL: &str = "/etc/freeradius/3.0/mods-config/sql/main/mysql";
+/// Debian's freeradius-mysql.
+const DRIVER: &str = "/usr/lib/freeradius/rlm_sql_mysql.so";
+
+/// Its own schema for MySQL, and lines for `modules` that store there what it accounts, as shipped; `None` where
+/// that is not installed. A request that the database refuses gets no answer.
+pub fn mysql(port: u16, user: &str, password: &str) -> Option<(String, String)> {
+    let schema = Path::new(MYSQL).join("schema.sql");
+    if !Path::new(DRIVER).exists() || !schema.exists() {
+        super::skip(DRIVER);
+        return None;
+    }
+    let module = format!(
+        "sql {{\n driver = rlm_sql_mysql\n dialect = mysql\n server = 127.0.0.1\n port = {port}\n login = {user}\n password = \"{password}\"\n radius_db = acc\n \
+         acct_table1 = radacct\n acct_table2 = radacct\n postauth_table = radpostauth\n authcheck_table = radcheck\n groupcheck_table = radgroupcheck\n \
+         authreply_table = radreply\n groupreply_table = radgroupreply\n usergroup_table = radusergroup\n client_table = nas\n group_attribute = SQL-Group\n \
+         sql_user_name = \"%{{User-Name}}\"\n safe_characters = \"@abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_: /\"\n \
+         event_timestamp_epoch = \"%{{%{{integer:Event-Timestamp}}:-%l}}\"\n \
+         pool {{\n start = 1\n min = 1\n max = 4\n spare = 1\n uses = 0\n lifetime = 0\n idle_timeout = 60\n }}\n $INCLUDE {MYSQL}/queries.conf\n}}\n"
+    );
+    Some((std::fs::read_to_string(schema).unwrap(), module))
 }

@@ -8,18 +8,22 @@ pub mod servers;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use acc::acc::fields::Fields;
-use acc::acc::record::{Backend, Core, Field, Kind, Record, Times, Wall};
-use acc::backend::SinkId;
-use acc::config::{Columns, Config, Db, DbTime, Draft, JournalSync};
+use acc::accounting::clock::Wall;
+use acc::accounting::fields::Fields;
+use acc::accounting::record::{Backend, Core, Field, Kind, Record, Shape, Signalling, Times};
+use acc::accounting::rules::Tables;
+use acc::backend::log::syslog;
+use acc::backend::sql::{Columns, Db, DbTime};
+use acc::config::Config;
 use acc::delivery::{self, Delivery, DeliveryError};
 use acc::journal::limit::Limits;
-use acc::journal::{Dir, Writer};
+use acc::journal::{Dir, JournalSync, SinkId, Writer};
+use acc::params::Draft;
 
 /// Longest wait for something that must come; a bound for failures, no measurement.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,21 +33,25 @@ pub fn config(url: Option<&str>, journal: &Path) -> Config {
     let mut fields = Fields::default();
     fields.extra.add("db: caller->caller_uri; note->x_note").unwrap();
     fields.leg.add("db: src->leg_src; dst->leg_dst").unwrap();
-    Config {
-        fields,
-        db: url.map(|url| Db {
+    let mut config =
+        Config { journal_dir: journal.into(), limits: Limits::default(), delivery_batch: 50, delivery_retry_max: 1, ..Draft::default().finish(None).unwrap() };
+    config.rules.fields = fields;
+    if let Some(url) = url {
+        let db = Db {
             url: url.to_string(),
             table_acc: "acc".into(),
             table_missed: "missed_calls".into(),
+            table_calls: "acc_calls".into(),
+            node: "proxy1".into(),
             columns: Columns::default(),
             time: DbTime::Local,
-        }),
-        journal_dir: journal.into(),
-        limits: Limits::default(),
-        delivery_batch: 50,
-        delivery_retry_max: 1,
-        ..Draft::default().finish(None).unwrap()
+            cdrs: None,
+            digits: 0,
+        };
+        config.rules.tables = Some(Tables { acc: db.table_acc.clone(), missed: db.table_missed.clone(), calls: db.table_calls.clone() });
+        config.destinations.set(SinkId::Db, db);
     }
+    config
 }
 
 /// A field under its backend name.
@@ -55,6 +63,7 @@ pub fn field(name: &str, value: Option<&[u8]>) -> Field {
 pub fn record(kind: Kind, callid: &str) -> Record {
     Record {
         kind,
+        shape: Shape::Context,
         backend: Backend::Db,
         table: "".into(),
         core: Core {
@@ -69,6 +78,8 @@ pub fn record(kind: Kind, callid: &str) -> Record {
         times: Some(Times { created: Wall(1_700_000_000_900_000), setup_ms: 2600 }),
         duration_ms: (kind == Kind::Cdr).then_some(1203),
         end: None,
+        signalling: Signalling::default(),
+        reported: false,
         in_dialog: false,
         extras: vec![field("caller_uri", Some(b"sip:a@example.com")), field("x_note", None)],
         legs: vec![],
@@ -92,9 +103,9 @@ impl Running {
     pub fn start_with(dir: &Dir, change: impl FnOnce(&mut Delivery) + Send + 'static) -> Running {
         let stop = Arc::new(AtomicBool::new(false));
         let (dir, flag) = (dir.clone(), stop.clone());
-        let log_socket = dir.path().join("no-syslog-here");
+        let socket = dir.path().join("no-syslog-here");
         let thread = std::thread::spawn(move || {
-            let mut delivery = Delivery { stop: flag, log_socket, ..Delivery::new(config(None, dir.path()), dir) };
+            let mut delivery = Delivery { stop: flag, makers: vec![syslog::at(socket)], ..Delivery::new(config(None, dir.path()), dir) };
             change(&mut delivery);
             delivery::run(delivery)
         });
@@ -114,6 +125,34 @@ impl Drop for Running {
     }
 }
 
+/// The CDR of an answered call for `aaa_url`, told apart by its Call-ID.
+pub fn answered_call(n: usize) -> Record {
+    Record {
+        kind: Kind::Cdr,
+        shape: Shape::Context,
+        backend: Backend::Aaa,
+        table: "".into(),
+        core: Core {
+            method: "INVITE".into(),
+            from_tag: "alice-1".into(),
+            to_tag: "bob-1".into(),
+            callid: format!("call-{n}").into(),
+            code: "200".into(),
+            reason: "OK".into(),
+        },
+        time: Wall(1_700_000_001_500_000),
+        times: Some(Times { created: Wall(1_700_000_000_700_000), setup_ms: 1800 }),
+        duration_ms: Some(1204),
+        end: None,
+        signalling: Signalling::default(),
+        reported: false,
+        in_dialog: false,
+        extras: vec![],
+        legs: vec![],
+        id: n as u128,
+    }
+}
+
 /// What the program sqlite3 answers: a line for each row, its values between tabs; or what it
 /// complains of. Waits for a lock: the delivery's connection is closed by a thread of its own, which
 /// may still be putting the write-ahead log into the database when the delivery has ended.
@@ -123,6 +162,40 @@ pub fn sqlite(database: &Path, sql: &str) -> Result<String, String> {
     let out = command.output().expect("the program sqlite3");
     let text = |bytes| String::from_utf8(bytes).unwrap();
     if out.status.success() { Ok(text(out.stdout)) } else { Err(text(out.stderr)) }
+}
+
+/// What the module said, by all tests of this program.
+static SAID: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl log::Log for Log {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("acc")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            SAID.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Hears what the module says from now on.
+pub fn listen() {
+    let _ = log::set_logger(&Log).map(|()| log::set_max_level(log::LevelFilter::Info));
+}
+
+/// Messages up to now count no more.
+pub fn forget_what_was_said() {
+    SAID.lock().unwrap().clear();
+}
+
+/// Messages with all of these words.
+pub fn said(words: &[&str]) -> Vec<String> {
+    SAID.lock().unwrap().iter().filter(|m| words.iter().all(|w| m.contains(w))).cloned().collect()
 }
 
 /// Says that a test cannot play here.
@@ -149,6 +222,11 @@ pub fn segments(journal: &Path) -> usize {
     std::fs::read_dir(journal).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().ends_with(".seg")).count()
 }
 
+/// accctl, as it was built together with this test.
+pub fn accctl_command() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_accctl"))
+}
+
 /// Runs accctl in a zone five and a half hours ahead of UTC; its output.
 pub fn accctl_in_zone(args: &[&str]) -> String {
     let out = Command::new(env!("CARGO_BIN_EXE_accctl")).args(args).env("TZ", "IST-5:30").output().unwrap();
@@ -160,7 +238,10 @@ pub fn accctl_in_zone(args: &[&str]) -> String {
 pub fn deliver_in_zone(url: &str, table: &str, args: &[&str]) {
     let tmp = tempfile::tempdir().unwrap();
     let dir = Dir::open(tmp.path()).unwrap();
-    writer(&dir, 1).append_record(SinkId::Db, &record(Kind::Cdr, "zoned")).unwrap();
+    let mut zoned = record(Kind::Cdr, "zoned");
+    // Of a call that the database does not know yet.
+    zoned.id ^= u128::from(dir.id()) << 64;
+    writer(&dir, 1).append_record(SinkId::Db, &zoned).unwrap();
     drop(dir);
     accctl_in_zone(&[&["deliver", "--url", url, "--table-acc", table], args, &[tmp.path().to_str().unwrap()]].concat());
 }

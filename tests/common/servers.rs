@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +19,19 @@ pub const PASSWORD: &str = "s3cr@t:/word";
 /// A port that nobody listens on now.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// A UDP port that nobody has, of five digits, never given twice in this process. It is below those
+/// that the system gives to sockets that do not ask for one (from 32768 on).
+pub fn udp_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 20_000 + ((std::process::id() * 97) % 10_000) as u16 + n % 2000;
+        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Tests run as root.
@@ -206,6 +220,17 @@ pub fn mariadb_with(options: Vec<String>) -> Option<Server> {
     Some(server)
 }
 
+/// For servers that refuse to run as root.
+fn as_user(program: &Path) -> Command {
+    if is_root() {
+        let mut c = Command::new("runuser");
+        c.args(["-u", "postgres", "--"]).arg(program);
+        c
+    } else {
+        Command::new(program)
+    }
+}
+
 /// With a database `postgres`; `None` where it is not installed.
 pub fn postgres() -> Option<Server> {
     postgres_with(vec![])
@@ -217,16 +242,6 @@ pub fn postgres_with(options: Vec<String>) -> Option<Server> {
     which(&["psql"])?;
     let tmp = tempfile::tempdir().unwrap();
     let port = free_port();
-    // The server refuses to run as root.
-    let as_user = |program: &Path| {
-        if is_root() {
-            let mut c = Command::new("runuser");
-            c.args(["-u", "postgres", "--"]).arg(program);
-            c
-        } else {
-            Command::new(program)
-        }
-    };
     std::fs::set_permissions(tmp.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
     let data = tmp.path().join("data");
     std::fs::write(tmp.path().join("pw"), PASSWORD).unwrap();
@@ -261,6 +276,54 @@ pub fn postgres_with(options: Vec<String>) -> Option<Server> {
     };
     wait_until("PostgreSQL runs", || (server.sql)(&server, "SELECT 1").is_ok());
     Some(server)
+}
+
+/// A PgBouncer that ends with its test.
+pub struct Pooler {
+    child: Child,
+    _tmp: tempfile::TempDir,
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        // It is its own child where another user runs it.
+        family(self.child.id()).into_iter().for_each(|pid| signal(pid, Signal::KILL));
+        let _ = self.child.wait();
+    }
+}
+
+/// Before a PostgreSQL: a pool of two connections, handed on after every transaction, all else as it comes.
+pub fn pgbouncer(server: &Server) -> Option<Pooler> {
+    let daemon = which(&["pgbouncer"])?;
+    let (tmp, port) = (tempfile::tempdir().unwrap(), free_port());
+    let users = tmp.path().join("users");
+    std::fs::write(&users, format!("\"acc\" \"{PASSWORD}\"\n")).unwrap();
+    let config = tmp.path().join("ini");
+    let text = format!(
+        "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
+         auth_type = scram-sha-256\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 2\n",
+        server.port,
+        users.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    for (path, mode) in [(tmp.path(), 0o755), (&users, 0o644), (&config, 0o644)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let child = quiet(as_user(&daemon).arg(&config)).spawn().unwrap();
+    let pooler = Pooler { child, _tmp: tmp, port };
+    wait_until("PgBouncer runs", || pooler.sql("SELECT 1").is_ok());
+    Some(pooler)
+}
+
+impl Pooler {
+    /// Runs statements through it, as one client; what fails does not stop it.
+    pub fn sql(&self, text: &str) -> Result<String, String> {
+        let mut psql = Command::new("psql");
+        psql.args(["-h", "127.0.0.1", "-U", "acc", "-d", "postgres", "-A", "-t", "-q", "-p"]).arg(self.port.to_string()).env("PGPASSWORD", PASSWORD);
+        output(&mut psql, text)
+    }
 }
 
 /// Core columns with their widths, as in the host's schema.

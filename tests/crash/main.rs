@@ -17,15 +17,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 
-use acc::acc::decide::CallEnd;
-use acc::acc::record::{Backend, Kind, Record, Wall};
-use acc::backend::event::Event;
-use acc::backend::{Fate, LocalFuture, Payload, RecordSender, SinkId};
-use acc::config::{Aaa, Config, JournalSync};
+use acc::accounting::clock::Moment;
+use acc::accounting::context::CallEnd;
+use acc::accounting::record::{Backend, Kind, Record};
+use acc::backend::event::{Event, EventValue};
+use acc::backend::log::syslog;
+use acc::backend::{Fate, LocalFuture, Offer, RecordSender, one_by_one};
+use acc::config::Config;
 use acc::delivery::{self, Delivery, DeliveryError};
-use acc::host::{self, EventValue, Host, LogSettings};
-use acc::journal::{Dir, Item, KIND_CALL, Writer, calls};
-use acc::worker::{self, Module};
+use acc::host;
+use acc::host::cluster::{self, Named, Nodes};
+use acc::journal::{Dir, Item, JournalSync, KIND_CALL, Payload, SinkId, Writer, calls};
+use acc::params::{Draft, RawValue};
+use acc::worker::port::{Host, LogSettings};
+use acc::worker::{self, Instance};
 use sqlx::{Connection, SqliteConnection};
 
 use common::PATIENCE;
@@ -42,15 +47,24 @@ fn say(what: &str) {
     let _ = std::io::stdout().flush();
 }
 
-/// A RADIUS server that takes everything, and tells what.
-struct Sender<F>(F);
+/// A RADIUS server that takes everything, and tells what; while `refuses` says so, but for some.
+struct Sender<F> {
+    told: F,
+    refuses: bool,
+}
 
 impl<F: Fn(&str)> RecordSender for Sender<F> {
-    fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>> {
-        for (r, _) in records {
-            self.0(std::str::from_utf8(&r.core.callid).unwrap());
-        }
-        Box::pin(async { vec![Fate::Delivered; records.len()] })
+    fn send_all<'a>(&'a mut self, records: &'a [Offer<'a>]) -> LocalFuture<'a, Vec<Fate>> {
+        let fate = |offer: &Offer<'_>| {
+            let id = std::str::from_utf8(&offer.record.core.callid).unwrap();
+            if self.refuses && id.starts_with("late-") {
+                return Fate::Refused("not acknowledged".into());
+            }
+            (self.told)(id);
+            Fate::Delivered
+        };
+        let fates = records.iter().map(fate).collect();
+        Box::pin(async move { fates })
     }
 }
 
@@ -69,12 +83,10 @@ impl Place {
 }
 
 /// Delivers all that can be delivered now.
-fn deliver(dir: &Dir, below: &Path, log: &Path, sent: impl Fn(&str) + 'static) -> Result<(), DeliveryError> {
-    let mut config = common::config(Some(&format!("sqlite://{}", below.join("acc.sqlite").display())), dir.path());
-    config.aaa = Some(Aaa { url: "radius:/x".into(), service_type: None, retry: None });
+fn deliver(dir: &Dir, below: &Path, log: &Path, refuses: bool, told: impl Fn(&str) + 'static) -> Result<(), DeliveryError> {
+    let config = common::config(Some(&format!("sqlite://{}", below.join("acc.sqlite").display())), dir.path());
     delivery::run(Delivery {
-        log_socket: log.into(),
-        aaa: Some(Box::new(|| Ok(Box::new(Sender(sent)) as Box<dyn RecordSender>))),
+        makers: vec![syslog::at(log.into()), one_by_one(SinkId::Aaa, move || Ok(Box::new(Sender { told, refuses })))],
         only_what_is_there: Some(PATIENCE),
         ..Delivery::new(config, dir.clone())
     })
@@ -91,13 +103,29 @@ fn poison(callid: &str) -> Record {
     r
 }
 
+/// A trigger that refuses two records with a code that says nothing: one until the run's last row is there, one as
+/// long as it is there.
+const TRIGGER: &str = "CREATE TRIGGER odd BEFORE INSERT ON acc WHEN new.callid LIKE 'odd-always-%' \
+    OR new.callid LIKE 'odd-first-%' AND NOT EXISTS (SELECT 1 FROM acc WHERE callid = 'db-synced-end') BEGIN SELECT gone(); END";
+
+/// Runs a statement; what fails is the run's.
+fn execute(database: &Path, sql: &'static str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        if let Ok(mut conn) = SqliteConnection::connect(&format!("sqlite://{}", database.display())).await {
+            let _ = sqlx::query(sql).execute(&mut conn).await;
+            let _ = conn.close().await;
+        }
+    });
+}
+
 /// The run: two workers with records for every sink, calls in progress, a segment change, and the
 /// delivery in between, which removes segments and carries calls over.
 fn play(below: &Path, log: &Path) {
     let Ok(dir) = Dir::open(&below.join("journal")) else { return };
     let alone = threads();
     let deliver = || {
-        let _ = deliver(&dir, below, log, |id| say(&format!("sent {id}")));
+        let _ = deliver(&dir, below, log, true, |id| say(&format!("sent {id}")));
         // SQLite's connection is closed by a thread of its own. Were the process stopped in that one, this one
         // would go on for a moment, and might acknowledge what is lost already.
         common::wait_until("SQLite is closed", || threads() <= alone);
@@ -127,6 +155,15 @@ fn play(below: &Path, log: &Path) {
             for (at, (_, id)) in pair.iter().enumerate() {
                 say(&format!("{} {id}", if at < kept { "ok" } else { "failed" }));
             }
+            for kind in ["odd-first", "odd-always"] {
+                let id = format!("{kind}-{n}-{round}");
+                say(&format!("try {id}"));
+                let result = w.append_record(SinkId::Db, &common::record(Kind::Transaction, &id));
+                tried(id, result);
+            }
+            let id = format!("late-{n}-{round}");
+            let result = w.append_record(SinkId::Aaa, &common::record(Kind::Transaction, &id));
+            tried(id, result);
             let id = format!("poison-{n}-{round}");
             let result = w.append_record(SinkId::Db, &poison(&id));
             tried(id, result);
@@ -134,10 +171,12 @@ fn play(below: &Path, log: &Path) {
         for call in 0..3u128 {
             let state = format!("{round}");
             say(&format!("try call {call} {state}"));
-            let result = workers[(call % 2) as usize].1.append_call(call, state.as_bytes());
+            let result = workers[(call % 2) as usize].1.append_call(call, state.as_bytes()).map(drop);
             tried(format!("call {call} {state}"), result);
         }
         deliver();
+        execute(&below.join("acc.sqlite"), TRIGGER);
+        common::wait_until("SQLite is closed", || threads() <= alone);
     }
     // The first call ends, with two records in one write, in the other process than it began in.
     let ids = ["db-synced-end", "aaa-synced-end"];
@@ -150,6 +189,8 @@ fn play(below: &Path, log: &Path) {
         say(&format!("{ok} {id}"));
     }
     drop(workers);
+    deliver();
+    // What was refused is offered again, and what was so then is copied again.
     deliver();
     say("done");
 }
@@ -261,9 +302,10 @@ fn crash(mode: &str, k: usize) -> Option<String> {
             None => assert!(acknowledged.is_none(), "call {call} is lost: {}", about()),
         }
     }
+    execute(&place.dir.join("acc.sqlite"), "DROP TRIGGER IF EXISTS odd");
     let sent = Rc::new(RefCell::new(said.with("sent").map(String::from).collect::<BTreeSet<_>>()));
     let collect = sent.clone();
-    deliver(&dir, &place.dir, &place.log, move |id| collect.borrow_mut().extend([id.to_string()])).unwrap();
+    deliver(&dir, &place.dir, &place.log, false, move |id| collect.borrow_mut().extend([id.to_string()])).unwrap();
 
     let rows = rows(&place.dir.join("acc.sqlite"));
     // A line that was cut off is none.
@@ -284,8 +326,8 @@ fn crash(mode: &str, k: usize) -> Option<String> {
     }
     for id in said.with("ok").filter(|id| kept(id)) {
         let there = match id.split_once('-').map(|(kind, _)| kind) {
-            Some("db") => rows.contains_key(id),
-            Some("aaa") => sent.borrow().contains(id),
+            Some("db" | "odd") => rows.contains_key(id),
+            Some("aaa" | "late") => sent.borrow().contains(id),
             Some("log") => lines.contains(id),
             Some("poison") => !rows.contains_key(id) && dead.contains(id),
             _ => continue,
@@ -357,6 +399,63 @@ fn a_power_cut_loses_nothing_that_was_synced() {
     every_call("power", &USUAL);
 }
 
+/// Set in the process that plays a stream.
+const STREAM: &str = "CRASH_STREAM";
+
+/// Delivers what waits for a stream into files that take two lines each.
+fn deliver_stream(dir: &Dir, out: &Path) {
+    let mut draft = Draft::default();
+    draft.set("stream_url", RawValue::Str(format!("file://{}/cdr.jsonl?max_size=2K", out.display()))).unwrap();
+    let config = Config { destinations: draft.finish(None).unwrap().destinations, delivery_batch: 5, ..common::config(None, dir.path()) };
+    delivery::run(Delivery { only_what_is_there: Some(PATIENCE), ..Delivery::new(config, dir.clone()) }).unwrap();
+}
+
+/// Not a test of its own: a delivery into files. Without the environment it has nothing to do.
+#[test]
+fn stream_player() {
+    let Some(place) = std::env::var_os(STREAM).map(PathBuf::from) else { return };
+    deliver_stream(&Dir::open(&place.join("journal")).unwrap(), &place.join("out"));
+    say("done");
+}
+
+#[test]
+fn lines_of_a_stream_are_whole_and_there_once() {
+    for mode in ["eio", "full", "gone", "die", "cut", "power"] {
+        let mut seen = BTreeSet::new();
+        for k in 1.. {
+            let memory = Path::new("/dev/shm");
+            let tmp = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+            let (journal, out, hit) = (tmp.path().join("journal"), tmp.path().join("out"), tmp.path().join("hit"));
+            std::fs::create_dir(&out).unwrap();
+            let records: Vec<_> =
+                (0..9u128).map(|n| Record { backend: Backend::Stream, id: n + 1, ..common::record(Kind::Cdr, &format!("call-{n}")) }).collect();
+            let dir = Dir::open(&journal).unwrap();
+            let mut w = Writer::new(&dir, 1, std::process::id(), JournalSync::Always, 1 << 20);
+            records.iter().for_each(|r| w.append_record(SinkId::Stream, r).unwrap());
+            drop((w, dir));
+            let played = goes_wrong("stream_player", mode, k, &out, &hit).env(STREAM, tmp.path()).env("CRASH_LOSE", &out).output().unwrap();
+            let call = std::fs::read_to_string(&hit).ok();
+            let about = format!("{mode} {k} {call:?}: {}", String::from_utf8_lossy(&played.stdout));
+            assert!(call.is_some() || about.contains("@done"), "{about}");
+            deliver_stream(&Dir::open(&journal).unwrap(), &out);
+            let mut found = Vec::new();
+            for file in std::fs::read_dir(&out).unwrap() {
+                let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+                assert!(text.len() <= 2048 && (text.is_empty() || text.ends_with('\n')), "{about}: {text}");
+                let ids = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap_or_else(|e| panic!("{about}: {e}: {l}")));
+                found.extend(ids.map(|l| l["callid"].as_str().unwrap().to_owned()));
+            }
+            found.sort();
+            assert_eq!(found, (0..9).map(|n| format!("call-{n}")).collect::<Vec<_>>(), "{about}");
+            let Some(call) = call else { break };
+            seen.insert(call);
+        }
+        for call in ["create", "fdatasync", "fsync", "write"] {
+            assert!(seen.contains(call), "{mode}: no {call} among {seen:?}");
+        }
+    }
+}
+
 /// A server that prints to standard error.
 struct Server;
 
@@ -376,6 +475,34 @@ impl Host for Server {
     fn process_number(&self) -> i32 {
         1
     }
+
+    fn process_id(&self) -> u32 {
+        host::process::id()
+    }
+
+    fn settled(&self, end: &CallEnd) {
+        host::cluster::settled(end);
+    }
+}
+
+/// A cluster that says when it hears that a call has its CDR.
+struct Cluster;
+
+impl Nodes for Cluster {
+    fn node(&self) -> i32 {
+        1
+    }
+
+    fn send(&self, _to: Option<i32>, _message: &[u8]) -> bool {
+        say("settled");
+        true
+    }
+
+    fn goes_on(&self, _named: &Named) -> bool {
+        false
+    }
+
+    fn close(&self, _named: &Named) {}
 }
 
 /// Not a test of its own: a worker that hands over two records, and two with the end of a call. Without the environment it has
@@ -388,13 +515,14 @@ fn worker_of_four_records() {
     host::process::log_to(&Server);
     let config = Config { journal_sync: JournalSync::Always, ..common::config(None, dir.path()) };
     let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
-    let module = worker::install(Module { config, host: &Server, journal: Some(dir), wake });
+    let instance = worker::install(Instance { config, host: &Server, journal: Some(dir), wake });
     let two = |n: &str| {
         let record = |backend, id: &str| Record { backend, ..common::record(Kind::Transaction, &format!("{id}-{n}")) };
         vec![record(Backend::Db, "db"), record(Backend::Aaa, "aaa")]
     };
-    worker::emit(module, &two("request"));
-    worker::emit_end(module, &CallEnd { call: 1, records: two("end"), answered: None });
+    cluster::join(&Cluster);
+    worker::emit(instance, &two("request"));
+    worker::emit_end(instance, &CallEnd { call: 1, dialog: Vec::new(), records: two("end"), answered: Some(Moment::now()) });
     say("done");
 }
 
@@ -422,6 +550,9 @@ fn a_worker_writes_each_record_once_or_says_that_it_is_lost() {
                     }
                 }
             }
+            // Other nodes close a call only when its CDR is kept here.
+            let kept = found.iter().filter(|(_, id)| id.ends_with(b"-end")).count();
+            assert_eq!(told.contains("@settled"), kept == 2, "{mode} {k}: {lines}");
             let once: BTreeSet<_> = found.iter().map(|(_, id)| id).collect();
             assert_eq!(once.len(), found.len(), "{mode} {k}: {lines}");
             for backend in [Backend::Db, Backend::Aaa] {

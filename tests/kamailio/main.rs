@@ -3,12 +3,23 @@
 //! where kamailio, sipp or sqlite3 is not installed.
 #![allow(clippy::print_stderr, reason = "a test that cannot run here says 'skipped'")]
 
+mod burst;
 mod calls;
+mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../diameter/fake.rs"]
+#[allow(dead_code, reason = "some of it is for other tests")]
+mod fake;
+mod flags;
+mod forks;
+mod kemi;
 mod load;
 mod management;
 mod phones;
 mod restarts;
 mod server;
+mod shipped;
 mod startup;
+mod streams;
+mod wire;

@@ -31,7 +31,7 @@ fn commands_and_counters_tell_what_goes_on() {
                 let c = counters(&server);
                 for sink in ["db", "aaa", "log"] {
                     let of = |what: &str| c[&format!("{sink}_{what}")];
-                    assert_eq!(of("accepted"), of("delivered") + of("dead") + of("pending"), "{sink}: {c:?}");
+                    assert_eq!(of("accepted"), of("delivered") + of("dead") + of("pending") + of("parked"), "{sink}: {c:?}");
                 }
                 times += 1;
             }

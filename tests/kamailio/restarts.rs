@@ -68,14 +68,15 @@ fn calls_up_at_an_orderly_stop_end_at_the_next_start() {
     calls_end_without_a_dialog(End::Orderly);
 }
 
-fn calls_go_on_with_their_dialogs(end: End) {
+/// A server whose dialogs are kept in a database, and what it was started with.
+pub fn keeping_dialogs() -> Option<(Server, [String; 1])> {
     if skipped() {
-        return;
+        return None;
     }
     let tables = Path::new("/usr/share/kamailio/db_sqlite");
     if !tables.join("dialog-create.sql").is_file() || !Path::new("/usr/lib/x86_64-linux-gnu/kamailio/modules/db_sqlite.so").is_file() {
         eprintln!("skipped: kamailio-sqlite-modules is not installed");
-        return;
+        return None;
     }
     let dir = tempfile::tempdir().unwrap();
     let database = dir.path().join("dialog.sqlite");
@@ -84,7 +85,11 @@ fn calls_go_on_with_their_dialogs(end: End) {
         assert!(Command::new("sqlite3").arg(&database).stdin(input).status().unwrap().success());
     }
     let more = [define("DIALOG_DB", format_args!("sqlite:///{}", database.display()))];
-    let server = Server::start_in(dir, Database::Sqlite, port(), 4, &more);
+    Some((Server::start_in(dir, Database::Sqlite, port(), 4, &more), more))
+}
+
+fn calls_go_on_with_their_dialogs(end: End) {
+    let Some((server, more)) = keeping_dialogs() else { return };
     let (_callee, mut caller) = begin(&server, "kept");
     let server = server.end_and_restart(end, &more);
     std::thread::sleep(Duration::from_secs(3));

@@ -1,15 +1,14 @@
 //! A Kamailio of our own with the module, and what it wrote.
 
 use std::collections::BTreeMap;
-use std::net::UdpSocket;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, iter};
 
 use super::common;
+pub use super::common::servers::udp_port as port;
 use super::common::servers::{self, PASSWORD};
 
 fn is_installed(program: &str) -> bool {
@@ -24,19 +23,6 @@ pub fn skipped() -> bool {
             true
         }
         None => false,
-    }
-}
-
-/// A UDP port that nobody has, of five digits, never given twice in this process. It is below those
-/// that the system gives to sockets that do not ask for one (from 32768 on).
-pub fn port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 20_000 + ((std::process::id() * 97) % 10_000) as u16 + n % 2000;
-        if UdpSocket::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }
 
@@ -74,12 +60,14 @@ pub fn kamailio(config: &Path, dir: &Path, port: u16, children: u32, more: &[Str
 pub enum Database {
     /// A file of the server's directory.
     Sqlite,
+    /// A file that several servers write to.
+    Shared(PathBuf),
     /// MariaDB or PostgreSQL, with its URL.
     Private(servers::Server, String),
 }
 
 /// Tag and column of the fields that the configuration declares for SQL.
-const EXTRAS: &str = "caller; callee; agent; answered_by; ended_by; end_cause; end_side";
+const EXTRAS: &str = "caller; callee; agent; answered_by; ended_by; end_cause; end_side; attempts; pdd_ms; ring_ms; end_reason";
 const LEGS: &str = "target";
 
 impl Database {
@@ -107,6 +95,7 @@ impl Database {
     fn url(&self, dir: &Path) -> String {
         match self {
             Database::Sqlite => format!("sqlite:///{}", dir.join("acc.sqlite").display()),
+            Database::Shared(file) => format!("sqlite:///{}", file.display()),
             Database::Private(_, url) => url.clone(),
         }
     }
@@ -115,6 +104,7 @@ impl Database {
     fn ask(&self, dir: &Path, sql: &str) -> String {
         match self {
             Database::Sqlite => common::sqlite(&dir.join("acc.sqlite"), sql).unwrap_or_default(),
+            Database::Shared(file) => common::sqlite(file, sql).unwrap_or_default(),
             Database::Private(server, _) => server.sql(&format!("{sql};")),
         }
     }
@@ -124,7 +114,7 @@ impl Database {
 pub type Row = BTreeMap<&'static str, String>;
 
 /// Columns of both tables, and those that only `acc` has.
-const COLUMNS: [&str; 17] = [
+const COLUMNS: [&str; 20] = [
     "method",
     "from_tag",
     "to_tag",
@@ -141,6 +131,9 @@ const COLUMNS: [&str; 17] = [
     "ended_by",
     "end_cause",
     "end_side",
+    "attempts",
+    "pdd_ms",
+    "ring_ms",
     "target",
 ];
 const OF_CALLS: [&str; 2] = ["duration", "ms_duration"];
@@ -185,9 +178,14 @@ impl Server {
     }
 
     pub fn start_in(dir: tempfile::TempDir, database: Database, port: u16, children: u32, more: &[String]) -> Server {
+        Server::start_config("kamailio.cfg", dir, database, port, children, more)
+    }
+
+    /// With another configuration of this directory.
+    pub fn start_config(config: &str, dir: tempfile::TempDir, database: Database, port: u16, children: u32, more: &[String]) -> Server {
         let log = fs::File::options().create(true).append(true).open(dir.path().join("log")).unwrap();
         let more: Vec<_> = iter::once(define("DB_URL", database.url(dir.path()))).chain(more.iter().cloned()).collect();
-        let mut command = kamailio(&root().join("tests/kamailio/kamailio.cfg"), dir.path(), port, children, &more);
+        let mut command = kamailio(&root().join("tests/kamailio").join(config), dir.path(), port, children, &more);
         let child = command.process_group(0).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let server = Server { child, dir, port, database };
         server.wait("the server's start", || server.status("panics").is_some());
@@ -230,6 +228,11 @@ impl Server {
 
     /// Ends the server and starts it again; its directory, port and definitions stay.
     pub fn end_and_restart(mut self, end: End, more: &[String]) -> Server {
+        self.end(end);
+        self.restart(more)
+    }
+
+    pub fn end(&mut self, end: End) {
         match end {
             End::Orderly => self.stop(),
             End::Killed => {
@@ -237,11 +240,25 @@ impl Server {
                 let _ = self.child.wait();
             }
         }
+    }
+
+    /// As [`Server::end_and_restart`], with another configuration.
+    pub fn end_and_restart_config(mut self, config: &str, end: End, more: &[String]) -> Server {
+        self.end(end);
+        self.restart_config(config, more)
+    }
+
+    /// Starts a server that was ended.
+    pub fn restart(self, more: &[String]) -> Server {
+        self.restart_config("kamailio.cfg", more)
+    }
+
+    fn restart_config(mut self, config: &str, more: &[String]) -> Server {
         let _ = fs::remove_file(self.dir.path().join("ctl"));
         let (dir, port) = (std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap()), self.port);
         let database = std::mem::replace(&mut self.database, Database::Sqlite);
         drop(self);
-        Server::start_in(dir, database, port, 4, more)
+        Server::start_config(config, dir, database, port, 4, more)
     }
 
     pub fn stop(&mut self) {
@@ -278,6 +295,11 @@ impl Server {
         let sql = format!("SELECT {} FROM {table} WHERE callid LIKE '{call}%' ORDER BY sip_code, id", columns.join(", "));
         let answer = self.database.ask(self.dir.path(), &sql);
         answer.lines().map(|l| columns.iter().copied().zip(l.split('\t').map(str::to_string)).collect()).collect()
+    }
+
+    /// The answer of the database.
+    pub fn ask(&self, sql: &str) -> String {
+        self.database.ask(self.dir.path(), sql)
     }
 
     /// Everything accepted is delivered.
@@ -323,7 +345,7 @@ pub fn row_of(line: &[(String, String)], leg: usize, is_missed: bool) -> Row {
     for name in ["method", "from_tag", "to_tag", "setuptime"] {
         row.insert(name, get(line, name).to_string());
     }
-    for name in ["caller", "callee", "agent", "answered_by", "ended_by", "end_cause", "end_side"] {
+    for name in ["caller", "callee", "agent", "answered_by", "ended_by", "end_cause", "end_side", "attempts", "pdd_ms", "ring_ms"] {
         row.insert(name, or_null(get(line, name)));
     }
     let is_cdr = get(line, "call_start_time") != "(absent)";

@@ -30,7 +30,9 @@ NAMES = {
 BACKENDS = list(NAMES)
 TYPES = {"log": "log", "sqlite": "db", "evi": "evi", "aaa": "aaa"}
 TEXTS = {"transaction": "transaction answered", "missed": "call missed", "manual": "request accounted",
-         "cdr": "call ended"}
+         "cdr": "call ended", "ack": "request acknowledged"}
+# what legs of message flags are called by every backend
+LEG_NAMES = {"leg_hop": "hop", "leg_gw": "gw"}
 # names of the log, and of SQL and events, for what has another name here
 IN_LOG = {"timestamp": "time", "call_start_time": "time", "ms_duration": "ms", "setuptime": "setup", "call_id": "callid"}
 IN_SQL = {"sip_code": "code", "sip_reason": "reason", "setuptime": "setup", "ms_duration": "ms"}
@@ -38,15 +40,38 @@ ATTRIBUTES = {40: "what", 205: "code", 204: "method", 55: "time", 206: "from_tag
               227: "duration", 228: "setup", 229: "created", 230: "ms",
               **{240 + i: tag for i, tag in enumerate(EXTRAS + LEGS)}}
 NUMBERS = {40, 205, 204, 55, 227, 228, 229, 230}
-METHODS = {1: "INVITE", 2: "CANCEL", 8: "BYE", 256: "MESSAGE"}
+METHODS = {1: "INVITE", 2: "CANCEL", 4: "ACK", 8: "BYE", 256: "MESSAGE"}
 # what a difference may be: absolute times in s (they are cut to seconds), the others in their own unit
 TOLERANCE = {"time": 1.4, "created": 1.4, "setup": 1, "duration": 1, "ms": 500}
 # of an expected record
 DEFAULTS = {"method": "INVITE", "from_tag": "ann-1", "to_tag": "desk-1", "code": 200, "created": 0.0, "setup": 0.0}
 
 
-def parameters(legs):
+def flag_parameters(sc):
+    """The modparam lines of accounting by message flags: ACC, MISSED, FAILED and CDR, for all backends."""
+    lines = ['modparam("acc", "failed_transaction_flag", "FAILED")', 'modparam("acc", "cdr_flag", "CDR")']
+    for backend in BACKENDS:
+        prefix = TYPES[backend]
+        lines += [f'modparam("acc", "{prefix}_flag", "ACC")', f'modparam("acc", "{prefix}_missed_flag", "MISSED")']
+        for values, end in (sc["flags"], "extra"), (sc.get("flags_bye", {}), "extra_bye"):
+            if values:
+                pairs = "; ".join(f"{NAMES[backend][tag]} = {variable}" for tag, variable in values.items())
+                lines.append(f'modparam("acc", "{prefix}_{end}", "{pairs}")')
+    for name in "multi_leg_info", "multi_leg_bye_info":
+        avps = [f"leg_{tag}=$avp({tag})" for tag in sc.get("flag_" + name, [])]
+        if avps:
+            lines.append(f'modparam("acc", "{name}", "{";".join(avps)}")')
+    return "\n".join(lines)
+
+
+def parameters(sc):
     """The modparam lines that declare the fields."""
+    flags = [flag_parameters(sc)] if "flags" in sc else []
+    return "\n".join(flags + ([] if "flags" in sc and not sc.get("fields") else [fields(sc.get("legs"))]))
+
+
+def fields(legs):
+    """Those of `extra_fields` and `leg_fields`."""
     lines = []
     for backend in BACKENDS:
         for name, tags in (("extra_fields", EXTRAS), ("leg_fields", LEGS if legs else [])):
@@ -58,7 +83,7 @@ def parameters(legs):
 
 def _named(pairs, backend):
     """Fields under their tags; repeated ones are numbered."""
-    tags = {name: tag for tag, name in NAMES[backend].items()}
+    tags = {**LEG_NAMES, **{name: tag for tag, name in NAMES[backend].items()}}
     record, seen = {}, {}
     for name, value in pairs:
         name = tags.get(name, name)
@@ -193,14 +218,28 @@ def expected(scenario, backend, callid):
         if backend not in r.get("backends", BACKENDS):
             continue
         r = {**DEFAULTS, **r}
+        by_flags = "flags" in scenario and r.get("shape") != "context"
         kind, cdr, bare, code = r["kind"], r["kind"] == "cdr", r.get("bare"), r["code"]
         e = {k: str(r[k]) for k in ("method", "from_tag", "to_tag")}
         e.update(callid=callid, code=str(code), reason=r.get("reason", PHRASES.get(code, "")))
         e.update(time=r.get("time", r["created"] + r["setup"]), created=r["created"], setup=math.floor(r["setup"]))
         e.update(ms=r.get("ms", 0), duration=math.ceil(r.get("ms", 0) / 1000))
         e.update(dict.fromkeys(EXTRAS), **({"end_cause": "bye", "end_side": "caller"} if cdr else {}))
-        e.update({tag: r[tag] for tag in EXTRAS if tag in r})
+        if by_flags:
+            of_bye = list(scenario.get("flags_bye", {}))
+            declared = list(scenario["flags"]) + (of_bye if cdr or backend == "sqlite" and kind != "missed" else [])
+            if backend == "sqlite" and scenario.get("fields"):
+                declared = EXTRAS
+            for tag in [t for t in EXTRAS if t not in declared]:
+                del e[tag]
+            for tag in set(declared) & {"end_cause", "end_side"}:
+                e[tag] = None
+        e.update({tag: r[tag] for tag in r if tag.partition(".")[0] in EXTRAS})
         legs = r.get("legs", [{}]) if scenario.get("legs") and not bare else []
+        leg_tags = LEGS
+        if by_flags:
+            leg_tags = scenario.get("flag_multi_leg_info", []) + (scenario.get("flag_multi_leg_bye_info", []) if cdr or backend == "sqlite" else [])
+            legs = r.get("legs", [{}]) if leg_tags else []
         if backend == "log":
             e["what"], less = TEXTS[kind], ([] if cdr else ["duration", "ms"])
             less += ["created", "setup"] if bare else []
@@ -218,8 +257,16 @@ def expected(scenario, backend, callid):
             e["what"] = 2 if stop else 3 if r.get("inside") else 1 if start else 15
             less = ["reason"] + ([] if cdr else ["duration", "ms"])
             e = {k: v for k, v in e.items() if v not in ("", None)}
+        if by_flags and backend == "sqlite":
+            e.update({"ms": 0} if "ms" in e else {}, **({} if cdr or r.get("timed") else {"created": None, "setup": 0}))
+        elif by_flags:
+            less += ["ms"] + ([] if cdr or r.get("timed") else ["created", "setup"])
+            less += ["created"] if cdr and backend == "aaa" else []
+            less = [x for x in less if x not in ("created", "setup")] if r.get("timed") else less
         e = {k: v for k, v in e.items() if k not in less}
-        fields = [{tag: leg.get(tag) for tag in LEGS} for leg in legs]
+        fields = [{tag: leg.get(tag) for tag in leg_tags} for leg in legs]
+        if backend == "aaa":
+            fields = [{k: v for k, v in leg.items() if v is not None} if by_flags else leg for leg in fields]
         if backend in ("log", "aaa"):
             for i, leg in enumerate(fields):
                 e.update({tag if i == 0 else f"{tag}.{i + 1}": v for tag, v in leg.items()})

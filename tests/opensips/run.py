@@ -9,15 +9,21 @@ A scenario is a table of a TOML file, its name FILE/TABLE:
     says              what the script must print: the log lines that begin with "route ", in their order,
                       the same line several times in a row once
     legs              true: leg fields are declared
+    flags             message flags ACC, MISSED, FAILED and CDR account to all backends, with these extras: { tag = "$variable" };
+                      instead of the extra fields, unless `fields` is true
+    flags_bye         extras that are read on the BYE
+    flag_multi_leg_info, flag_multi_leg_bye_info   tags of legs, whose values are those of the AVPs of these names
     params, dialog    more modparam lines
     server_database   text, flatstore or virtual: SQL goes through the server's module of that name instead of into
                       SQLite
     dialog_database   dialogs are kept in SQLite: db_mode 1 (true) or 2
     tables            further SQL tables that are read
     during            things done meanwhile (the answer to an MI command, without blanks, has every pattern of
-                      `answer`; "sums" looks at statistics): { at = seconds, do = "mi" | "sums" | "restart" | "kill" | "kill-delivery" }
+                      `answer`; "sums" looks at statistics): { at = seconds, do = "mi" | "sums" | "burst" (see burst.py) | "restart" | "kill" | "kill-delivery" }
+    kamailio          why Kamailio cannot play it, or a table of what is different there, see kamailio.py
     tolerance         other tolerances than those of records.py
     expect            the records, in the order in which one backend gets them. kind: transaction, missed, manual, cdr.
+                      ack; of message flags, unless its `shape` is "context"; `timed` is a missed one with both times.
                       What is not said is an INVITE of ann-1 to desk-1 with 200, created at 0, setup 0 s. `setup` (s) is
                       from `created` to the reply, `time` their sum; `ms` the talk of a CDR; a CDR ends by a `bye`
                       of the `caller`, unless `end_cause` and `end_side` are given; `bare` is a manual record without
@@ -39,12 +45,13 @@ import time
 import tomllib
 
 import records
-from server import Children, Failed, Installation, Stage
+from kamailio import Kamailio
+from server import Children, Failed, Installation
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 KEYS = {"about", "caller", "callee", "callee2", "callee3", "start", "before", "within", "cancel", "failure", "reply",
-        "core", "routes", "says", "legs", "params", "dialog", "dialog_database", "server_database", "tables", "during",
-        "tolerance", "expect"}
+        "core", "routes", "says", "legs", "flags", "fields", "flags_bye", "flag_multi_leg_info", "flag_multi_leg_bye_info", "params", "dialog", "dialog_database", "server_database", "tables", "during",
+        "tolerance", "expect", "kamailio"}
 
 
 def scenarios():
@@ -62,7 +69,7 @@ def play(name, sc, installation, children, root):
     directory = os.path.join(root, name.replace("/", "-"))
     shutil.rmtree(directory, ignore_errors=True)
     os.makedirs(directory)
-    stage = Stage(name, sc, installation, children, directory)
+    stage = installation.stage(name, sc, installation, children, directory)
     want = {b: records.expected(sc, b, stage.callid) for b in records.BACKENDS}
     have = {b: [] for b in records.BACKENDS}
     try:
@@ -107,13 +114,15 @@ def main():
     ap = argparse.ArgumentParser(prog="conform-opensips")
     ap.add_argument("--module", metavar="FILE", default=os.path.join(HERE, "../../target/release/libacc.so"))
     ap.add_argument("--jobs", type=int, default=2, metavar="N", help="scenarios at the same time; they mostly wait")
+    ap.add_argument("--server", choices=["opensips", "kamailio"], default="opensips", help="that of OPENSIPS_PREFIX, or Debian's Kamailio")
     ap.add_argument("--only", metavar="GLOB", default="*", help="scenarios with such a name")
     ap.add_argument("--keep", metavar="DIR", help="leave configurations, logs and traces there")
     o = ap.parse_args()
     module = os.path.realpath(o.module)
     if not os.path.exists(module):
         raise SystemExit(f"{module} does not exist: cargo build --release, or --module FILE")
-    installation = Installation(os.path.realpath(os.environ["OPENSIPS_PREFIX"]), module)
+    of_kamailio = o.server == "kamailio"
+    installation = Kamailio(module) if of_kamailio else Installation(os.path.realpath(os.environ["OPENSIPS_PREFIX"]), module)
     todo = [(n, sc) for n, sc in scenarios() if fnmatch.fnmatchcase(n, o.only)]
     if not todo:
         raise SystemExit(f"no scenario {o.only}")
@@ -121,7 +130,8 @@ def main():
     children, out, count = Children(), threading.Lock(), {"passed": 0, "failed": 0, "skipped": 0}
 
     def one(name, sc):
-        lacking = installation.lacks(sc)
+        sc, why = installation.scenario(sc)
+        lacking = why or (installation.lacks(sc) and f"the server has no {installation.lacks(sc)}")
         if lacking:
             lines = {b: None for b in records.BACKENDS}
         else:
@@ -134,7 +144,7 @@ def main():
         with out:
             for backend, differences in lines.items():
                 if differences is None:
-                    print(f"skipped - {name} {backend}: the server has no {lacking}")
+                    print(f"skipped - {name} {backend}: {lacking}")
                     count["skipped"] += 1
                     continue
                 count["failed" if differences else "passed"] += 1

@@ -13,12 +13,15 @@ import threading
 import time
 
 import records
+from burst import Burst
 from wire import Phone
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SECRET = b"e2e-secret"
 DICTIONARY = "".join(f"ATTRIBUTE {records.NAMES['aaa'][tag]} {number} string\n"
                      for number, tag in records.ATTRIBUTES.items() if tag in records.NAMES["aaa"])
+DICTIONARY += "".join(f"ATTRIBUTE {name} {number} string\n" for number, tag in records.ATTRIBUTES.items()
+                      for name, of in records.LEG_NAMES.items() if of == tag)
 
 
 class Failed(Exception):
@@ -71,6 +74,13 @@ class Installation:
             raise SystemExit(f"{self.binary} -V names no version")
         self.version = tuple(int(x) for x in m.groups())
         self.schemas = os.path.join(prefix, "share", "opensips", "sqlite")
+
+    def scenario(self, sc):
+        """What is played of it, or the reason why nothing is."""
+        return sc, None
+
+    def stage(self, *args):
+        return Stage(*args)
 
     def lacks(self, scenario):
         """The module that a scenario needs and this server has not; None when it has all."""
@@ -140,13 +150,31 @@ def free_ports(count, taken=set(), lock=threading.Lock()):
 class Stage:
     """One scenario: its server, phones and receivers, in a directory of its own."""
 
+    template, log_name = "opensips.cfg", "opensips.log"
+
+    def translate(self, text):
+        """What the scenario says, in the words of the server's script."""
+        return text
+
+    def dialog_database(self):
+        return (f'\nmodparam("dialog", "db_url", "sqlite://{self.dir}/dialog.sqlite")'
+                f'\nmodparam("dialog", "db_mode", {int(self.sc["dialog_database"])})')
+
+    @property
+    def append_branch(self):
+        return "append_msg_branch" if self.inst.version >= (3, 6) else "append_branch"
+
+    @property
+    def bye_on_timeout(self):
+        return "bye-on-timeout" if self.inst.version >= (4, 0) else "B"
+
     def __init__(self, name, scenario, installation, children, directory):
         self.name, self.sc, self.inst, self.children, self.dir = name, scenario, installation, children, directory
         self.callid = name.replace("/", "-") + "@e2e.test"
         self.events, self.radius = Listener(), Listener(accounting_response)
         self.first_port = free_ports(40)
         self.proxy = self.first_port
-        self.server, self.notes, self.log_path = None, [], os.path.join(directory, "opensips.log")
+        self.server, self.notes, self.log_path = None, [], os.path.join(directory, self.log_name)
         self._files()
 
     # ---- files
@@ -162,14 +190,12 @@ class Stage:
         self._write("servers", f"127.0.0.1 {SECRET.decode()}\n", 0o600)
         self._write("radius.conf", f"acctserver 127.0.0.1:{self.radius.port}\nservers {self.dir}/servers\n"
                                    f"dictionary {self.dir}/dictionary\nradius_timeout 1\nradius_retries 2\n")
-        modern = self.inst.version >= (4, 0)
         words = {
             "proxy": f"127.0.0.1:{self.proxy}", "mpath": self.inst.mpath, "dir": self.dir, "module": self.inst.module,
-            "events": f"127.0.0.1:{self.events.port}", "fields": records.parameters(self.sc.get("legs")),
+            "events": f"127.0.0.1:{self.events.port}", "fields": records.parameters(self.sc),
             "database": "", "db_url": f"sqlite://{self.dir}/acc.sqlite", "dialog": self.sc.get("dialog", ""), "params": self.sc.get("params", ""),
             "all": "|".join(records.TYPES.values()),
-            "append_branch": "append_msg_branch" if self.inst.version >= (3, 6) else "append_branch",
-            "bye_on_timeout": "bye-on-timeout" if modern else "B",
+            "append_branch": self.append_branch, "bye_on_timeout": self.bye_on_timeout,
             "event_routes": "" if self.inst.version >= (3, 6) else 'loadmodule "event_route.so"',  # part of the core since
             "callid": self.callid, "callee": self._callee(1), "callee2": self._callee(2), "callee3": self._callee(3),
         }
@@ -178,8 +204,7 @@ class Stage:
                 with open(os.path.join(self.inst.schemas, table + "-create.sql")) as f:
                     records.sqlite3.connect(os.path.join(self.dir, "dialog.sqlite")).executescript(f.read())
             words["database"] = 'loadmodule "db_sqlite.so"'
-            words["dialog"] += (f'\nmodparam("dialog", "db_url", "sqlite://{self.dir}/dialog.sqlite")'
-                                f'\nmodparam("dialog", "db_mode", {int(self.sc["dialog_database"])})')
+            words["dialog"] += self.dialog_database()
         if database := self.sc.get("server_database"):
             records.make_text(os.path.join(self.dir, "text"), database == "text")
             words["database"] = "\n".join(f'loadmodule "{m}.so"' for m in DATABASES[database])
@@ -193,13 +218,13 @@ class Stage:
                                "virtual": "virtual://set1"}[database]
         for route in ("start", "before", "within", "cancel", "failure", "reply", "routes", "core"):
             words[route] = self.sc.get(route, "")
-        with open(os.path.join(HERE, "opensips.cfg")) as f:
+        with open(os.path.join(HERE, self.template)) as f:
             text = f.read()
         for _ in range(2):      # what was put in may hold words itself
             text = re.sub(r"@(\w+)@", lambda m: words.get(m[1], m[0]), text)
             text = re.sub(r"@look (\w+)@", r'xlog("route \1: $acc_extra(note) $(acc_leg(hop)[0]) $acc_current_leg\\n"); '
                                            r'$acc_extra(note) = "\1"; $(acc_leg(hop)[0]) = "in \1";', text)
-        self.cfg = self._write("opensips.cfg", text)
+        self.cfg = self._write(self.template, self.translate(text))
 
     def _callee(self, n):
         return f"127.0.0.1:{self.first_port + n}"
@@ -208,7 +233,7 @@ class Stage:
     def start_server(self):
         with open(self.log_path, "ab") as log:
             self.server = self.children.start(
-                [self.inst.binary, "-F", "-f", self.cfg, "-w", self.dir, "-m", "64", "-M", "4"],
+                [self.inst.binary, "-F", "-f", self.cfg, "-w", self.dir, "-m", "256", "-M", "4"],
                 stdout=log, stderr=log, env={**os.environ, "TZ": "UTC"})
         for _ in range(200):
             if self.server.poll() is not None:
@@ -322,6 +347,8 @@ class Stage:
                     self.notes.append(f"MI {act['method']}: {answer or 'no answer'}")
             elif act["do"] == "sums":
                 self._sums()
+            elif act["do"] == "burst":
+                Burst(self.proxy, act["at"]).start()
             elif act["do"] == "kill-delivery":
                 os.kill(self.delivery_process(), signal.SIGKILL)
             else:
@@ -345,8 +372,8 @@ class Stage:
             try:
                 c = json.loads(answer)["result"]
                 for sink in ("db", "aaa", "log"):
-                    of = {w: int(c[f"acc:{sink}_{w}"]) for w in ("accepted", "delivered", "dead", "pending")}
-                    if of["accepted"] != of["delivered"] + of["dead"] + of["pending"]:
+                    of = {w: int(c[f"acc:{sink}_{w}"]) for w in ("accepted", "delivered", "dead", "pending", "parked")}
+                    if of["accepted"] != of["delivered"] + of["dead"] + of["pending"] + of["parked"]:
                         self.notes.append(f"statistics of {sink}: {of}")
             except (KeyError, ValueError):
                 self.notes.append(f"get_statistics: {answer or 'no answer'}")

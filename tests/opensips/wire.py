@@ -32,17 +32,22 @@ class Phone:
         self.got = None         # method of the last request that came
         self.code = 0           # of the last reply that was waited for
         self.cancelled = False
+        self.transaction = None  # SIPp's name of the one whose reply is waited for
+        self.invite = None      # the same, of the last INVITE
 
     def scenario(self, steps):
         xml = ['<?xml version="1.0" encoding="UTF-8" ?>', f"<scenario name={quoteattr(self.tag)}>"]
-        for step in steps:
+        # A CANCEL has the branch of its INVITE, so SIPp cannot tell their replies by it.
+        named = "> CANCEL" not in steps
+        for i, step in enumerate(steps):
             word, _, rest = step.partition(" ")
             if word == "wait":
                 xml.append(f'<pause milliseconds="{int(rest)}"/>')
             elif word == ">" and rest[0].isdigit():
                 xml.append(self._send_reply(rest))
             elif word == ">":
-                xml.append(self._send_request(rest))
+                following = next((s for s in steps[i + 1:] if not s.startswith("wait")), "")
+                xml.append(self._send_request(rest, named and following[:2] == "< " and following[2:3].isdigit()))
             elif word == "<" and rest[0].isdigit():
                 xml.append(self._receive_reply(int(rest)))
             elif word == "<":
@@ -55,12 +60,14 @@ class Phone:
 
     def _receive_reply(self, code):
         self.code = code
-        may = "".join(f'<recv response="{c}" optional="true"></recv>' for c in (100, 180, 183) if c != code)
+        # Without it a repeated 200 to the INVITE is taken for the one to the BYE.
+        of = f' response_txn="{self.transaction}"' if self.transaction else ""
+        may = "".join(f'<recv response="{c}" optional="true"{of}></recv>' for c in (100, 180, 183) if c != code)
         if 200 <= code < 300:
             self.answered = True
-        return f'{may}<recv response="{code}" rrs="true"></recv>'
+        return f'{may}<recv response="{code}" rrs="true"{of}></recv>'
 
-    def _send_request(self, method):
+    def _send_request(self, method, awaited):
         again = method in ("ACK", "CANCEL")     # numbered as the INVITE it belongs to
         if not again:
             self.cseq += 1
@@ -81,8 +88,14 @@ class Phone:
                     "Contact: <sip:phone@[local_ip]:[local_port]>"]
         body = {"INVITE": SDP, "MESSAGE": ["back at ten"]}.get(method, ())
         kind = "text/plain" if method == "MESSAGE" else "application/sdp"
-        retrans = "" if method == "ACK" else ' retrans="500"'
-        return f"<send{retrans}>" + _message(f"{method} {uri} SIP/2.0", headers, body, kind) + "</send>"
+        if method == "ACK":
+            how = f' ack_txn="{self.invite}"' if self.invite else ""
+        else:
+            self.transaction = f"{method.lower()}{number}" if awaited else None
+            if method == "INVITE":
+                self.invite = self.transaction
+            how = ' retrans="500"' + (f' start_txn="{self.transaction}"' if awaited else "")
+        return f"<send{how}>" + _message(f"{method} {uri} SIP/2.0", headers, body, kind) + "</send>"
 
     def _send_reply(self, text):
         code, _, phrase = text.partition(" ")

@@ -15,7 +15,7 @@ const SECRET: &str = "testing123";
 
 /// A request as it came in.
 #[derive(Clone)]
-struct Seen {
+pub(super) struct Seen {
     from: SocketAddr,
     packet: Vec<u8>,
 }
@@ -32,7 +32,7 @@ impl Seen {
         None
     }
 
-    fn callid(&self) -> String {
+    pub(super) fn callid(&self) -> String {
         String::from_utf8(self.value(44).unwrap().to_vec()).unwrap()
     }
 
@@ -47,7 +47,7 @@ impl Seen {
 
 /// One answer to a request.
 #[derive(Clone, Copy)]
-enum Answer {
+pub(super) enum Answer {
     Good,
     WrongSecret,
     WrongIdentifier,
@@ -60,9 +60,9 @@ enum Answer {
 }
 
 /// What to do with the n-th transmission (from 0) of a Call-ID.
-type Plan = dyn Fn(&Seen, usize) -> Vec<Answer> + Send + Sync;
+pub(super) type Plan = dyn Fn(&Seen, usize) -> Vec<Answer> + Send + Sync;
 
-struct Responder {
+pub(super) struct Responder {
     addr: SocketAddr,
     seen: Arc<Mutex<Vec<Seen>>>,
     plan: Arc<Mutex<Arc<Plan>>>,
@@ -89,7 +89,7 @@ fn reply(seen: &Seen, code: u8, identifier: u8, secret: &str, signed: Option<boo
 }
 
 impl Responder {
-    async fn start(address: &str, plan: impl Fn(&Seen, usize) -> Vec<Answer> + Send + Sync + 'static) -> Responder {
+    pub(super) async fn start(address: &str, plan: impl Fn(&Seen, usize) -> Vec<Answer> + Send + Sync + 'static) -> Responder {
         let socket = Arc::new(UdpSocket::bind((address, 0)).await.unwrap());
         let other = UdpSocket::bind((address, 0)).await.unwrap();
         let addr = socket.local_addr().unwrap();
@@ -144,14 +144,14 @@ impl Responder {
         r
     }
 
-    fn line(&self) -> String {
+    pub(super) fn line(&self) -> String {
         match self.addr {
             SocketAddr::V4(a) => format!("acctserver {a}:{SECRET}\n"),
             SocketAddr::V6(a) => format!("acctserver [{}]:{}:{SECRET}\n", a.ip(), a.port()),
         }
     }
 
-    fn seen(&self) -> Vec<Seen> {
+    pub(super) fn seen(&self) -> Vec<Seen> {
         self.seen.lock().unwrap().clone()
     }
 
@@ -215,7 +215,7 @@ async fn acct_delay_time_counts_from_the_making_of_the_record() {
     let server = Responder::start("127.0.0.1", |_, _| vec![Answer::Good]).await;
     let mut c = client(&server.line(), |_| {}, None);
     let r = record(1);
-    assert_eq!(c.send_all(&[(&r, Wall(Moment::wall_now().0 - 3_600_500_000))]).await, [Fate::Delivered]);
+    assert_eq!(offer(&mut c, &[r], Wall(Moment::wall_now().0 - 3_600_500_000), false).await, [Fate::Delivered]);
     assert!((3600..3700).contains(&server.seen()[0].delay()));
 }
 
@@ -272,7 +272,7 @@ async fn repeated_answers_acknowledge_one_record_only() {
     server.plan(|s, _| if s.callid() == "call-999" { vec![] } else { vec![Answer::Good] });
     let fates = send(&mut c, &[record(999), record(201)]).await;
     assert_eq!(fates[1], Fate::Delivered);
-    retry_reason(&fates[0]);
+    refused_reason(&fates[0]);
     assert!(get(Counter::AaaIgnored) >= before + 300);
 }
 
@@ -360,10 +360,11 @@ async fn a_record_dies_after_so_many_offers() {
     let server = Responder::start("127.0.0.1", |s, _| if s.callid() == "call-7" { vec![] } else { vec![Answer::Good] }).await;
     let mut c = client(&server.line(), |c| c.retries = 1, Some(2));
     let records: Vec<_> = (0..20).map(record).collect();
-    let fates = send(&mut c, &records).await;
+    let made = Moment::wall_now();
+    let fates = offer(&mut c, &records, made, false).await;
     assert_eq!(delivered(&fates), 19);
-    retry_reason(&fates[7]);
-    let fates = send(&mut c, &records[7..9]).await;
+    refused_reason(&fates[7]);
+    let fates = offer(&mut c, &records[7..9], made, false).await;
     assert!(matches!(&fates[0], Fate::Dead(why) if why.contains("offered 2 times (aaa_retry)")), "{fates:?}");
     assert_eq!(fates[1], Fate::Delivered);
     // An acknowledged record's offers are forgotten.
@@ -426,4 +427,76 @@ async fn the_longest_record_is_one_packet() {
     assert_eq!(send(&mut c, &[r]).await, [Fate::Delivered]);
     let n = server.seen()[0].packet.len();
     assert!(n <= 4096 && n > 3900, "{n}");
+}
+
+#[tokio::test]
+async fn a_record_that_no_server_takes_passes_over_none() {
+    let server = Responder::start("127.0.0.1", |s, _| if s.callid() == "call-7" { vec![] } else { vec![Answer::Good] }).await;
+    let mut c = client(&server.line(), |c| (c.retries, c.deadtime) = (1, Duration::from_secs(3600)), None);
+    let (bad, made) = (record(7), Moment::wall_now());
+    // Alone it cannot be told from a server that is down.
+    retry_reason(&offer(&mut c, std::slice::from_ref(&bad), made, false).await[0]);
+    // The next one proves that the server is not, and then it is.
+    let fates = offer(&mut c, &[bad.clone(), record(8)], made, false).await;
+    assert_eq!(fates[1], Fate::Delivered);
+    refused_reason(&fates[0]);
+    // Apart from the others it says nothing of the server, and alone nothing of itself.
+    for _ in 0..3 {
+        assert!(matches!(&offer(&mut c, std::slice::from_ref(&bad), made, true).await[..], [Fate::Held(_)]));
+    }
+    assert_eq!(send(&mut c, &[record(9)]).await, [Fate::Delivered]);
+    // Beside others it is refused.
+    let offers = [Offer { record: &bad, made, parked: true }];
+    let begun = c.send_all(&offers);
+    assert!(tokio::time::timeout(Duration::from_millis(10), begun).await.is_err());
+    let other = record(10);
+    let both = [offers[0], Offer { record: &other, made, parked: false }];
+    let fates = c.send_all(&both).await;
+    assert_eq!(fates[1], Fate::Delivered);
+    let fate = if fates[0] == Fate::UnderWay { c.send_all(&offers).await.remove(0) } else { fates[0].clone() };
+    refused_reason(&fate);
+}
+
+#[tokio::test]
+async fn the_others_wait_for_no_record_without_an_answer() {
+    let server = Responder::start("127.0.0.1", |s, _| if s.callid() == "call-7" { vec![] } else { vec![Answer::Good] }).await;
+    let mut c = client(&server.line(), |c| c.timeout = Duration::from_secs(600), None);
+    let records: Vec<_> = (0..20).map(record).collect();
+    let made = Moment::wall_now();
+    let offers: Vec<_> = records.iter().map(|record| Offer { record, made, parked: false }).collect();
+    let fates = c.send_all(&offers).await;
+    assert_eq!(delivered(&fates), 19);
+    assert_eq!(fates[7], Fate::UnderWay);
+    // It stays in flight while others come, and its answer counts whenever it comes.
+    let later = record(30);
+    let next = [offers[7], Offer { record: &later, made, parked: false }];
+    assert_eq!(c.send_all(&next).await, [Fate::UnderWay, Fate::Delivered]);
+    assert_eq!(server.seen().iter().filter(|s| s.callid() == "call-7").count(), 1);
+}
+
+#[tokio::test]
+async fn a_record_without_an_answer_narrows_no_window() {
+    // One that was lost is answered when it comes again.
+    for lost in [false, true] {
+        let silent = move |s: &Seen, n: usize| s.callid() == "call-7" && (n == 0 || !lost);
+        let server = Responder::start("127.0.0.1", move |s, n| if silent(s, n) { vec![] } else { vec![Answer::Good] }).await;
+        let mut c = client(&server.line(), |c| (c.retries, c.timeout) = (1000, Duration::from_millis(400)), None);
+        let (records, made) = ((0..20).map(record).collect::<Vec<_>>(), Moment::wall_now());
+        let offers: Vec<_> = records.iter().map(|record| Offer { record, made, parked: false }).collect();
+        let fates = c.send_all(&offers).await;
+        assert_eq!((delivered(&fates), &fates[7]), (19, &Fate::UnderWay));
+        let sent = || server.seen().iter().filter(|s| s.callid() == "call-7").count();
+        let mut fate = Fate::UnderWay;
+        while sent() < 2 || lost && fate == Fate::UnderWay {
+            if let Ok(fates) = tokio::time::timeout(Duration::from_millis(20), c.send_all(&offers[7..8])).await {
+                fate = fates[0].clone();
+            }
+        }
+        server.plan(|s, _| if s.callid() == "call-7" { vec![] } else { vec![Answer::Late(200)] });
+        let more: Vec<_> = (100..200).map(record).collect();
+        let more: Vec<_> = more.iter().map(|record| Offer { record, made, parked: false }).collect();
+        c.send_all(&more).await;
+        let most = server.open.lock().unwrap().1;
+        assert_eq!(most > 64, !lost, "{most}");
+    }
 }

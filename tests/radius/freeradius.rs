@@ -115,8 +115,7 @@ async fn nothing_is_lost_when_the_server_restarts_under_load() {
     until_delivered(&mut c, &[record(0)], &mut server).await;
     let records: Vec<_> = (1..=5000).map(record).collect();
     let made = Moment::wall_now();
-    let list: Vec<_> = records.iter().map(|r| (r, made)).collect();
-    let (fates, ()) = tokio::join!(c.send_all(&list), async {
+    let (fates, ()) = tokio::join!(offer(&mut c, &records, made, false), async {
         // In the middle: some records are stored, the rest is not.
         while std::fs::metadata(server.detail()).map_or(0, |m| m.len()) < 100_000 {
             tokio::time::sleep(Duration::from_millis(1)).await;

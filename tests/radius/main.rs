@@ -5,16 +5,17 @@
 mod common;
 mod faults;
 mod freeradius;
+mod parking;
 
+use common::answered_call as record;
 use std::sync::Arc;
 use std::time::Duration;
 
-use acc::acc::clock::Moment;
-use acc::acc::record::{Backend, Core, Field, Kind, Record, Times, Wall};
-use acc::backend::Fate;
+use acc::accounting::clock::{Moment, Wall};
+use acc::accounting::record::{Field, Kind, Record};
 use acc::backend::radius::client::{Options, RadiusClient};
-use acc::backend::radius::{Radius, conf};
-use acc::config::Aaa;
+use acc::backend::radius::{Aaa, Radius, conf};
+use acc::backend::{Fate, Offer};
 
 /// Attributes that the tests' fields name, besides the built-in ones.
 const DICTIONARY: &str = "ATTRIBUTE Acc-Caller 240 string\nATTRIBUTE Acc-Note 243 string\nATTRIBUTE Acc-Leg-Src 245 string\nATTRIBUTE Acc-Leg-Dst 246 string\n\
@@ -43,44 +44,39 @@ fn client(lines: &str, tune: impl FnOnce(&mut conf::Conf), retry: Option<u32>) -
     RadiusClient::new(radius, Options { nas_port: Some(5060), retry }).unwrap()
 }
 
-/// An answered call, told apart by its Call-ID.
-fn record(n: usize) -> Record {
-    Record {
-        kind: Kind::Cdr,
-        backend: Backend::Aaa,
-        table: "".into(),
-        core: Core {
-            method: "INVITE".into(),
-            from_tag: "alice-1".into(),
-            to_tag: "bob-1".into(),
-            callid: format!("call-{n}").into(),
-            code: "200".into(),
-            reason: "OK".into(),
-        },
-        time: Wall(1_700_000_001_500_000),
-        times: Some(Times { created: Wall(1_700_000_000_700_000), setup_ms: 1800 }),
-        duration_ms: Some(1204),
-        end: None,
-        in_dialog: false,
-        extras: vec![],
-        legs: vec![],
-        id: n as u128,
-    }
-}
-
 fn field(name: &str, value: &str) -> Field {
     Field { name: Arc::from(name), value: Some(value.into()) }
 }
 
+/// Sends records made now, as the delivery does, until the fate of each is known.
 async fn send(client: &mut RadiusClient, records: &[Record]) -> Vec<Fate> {
-    let made = Moment::wall_now();
-    let list: Vec<_> = records.iter().map(|r| (r, made)).collect();
-    client.send_all(&list).await
+    offer(client, records, Moment::wall_now(), false).await
+}
+
+async fn offer(client: &mut RadiusClient, records: &[Record], made: Wall, parked: bool) -> Vec<Fate> {
+    let mut fates = vec![Fate::UnderWay; records.len()];
+    loop {
+        let open: Vec<usize> = (0..records.len()).filter(|i| fates[*i] == Fate::UnderWay).collect();
+        if open.is_empty() {
+            return fates;
+        }
+        let offers: Vec<_> = open.iter().map(|i| Offer { record: &records[*i], made, parked }).collect();
+        for (i, fate) in open.into_iter().zip(client.send_all(&offers).await) {
+            fates[i] = fate;
+        }
+    }
 }
 
 fn retry_reason(fate: &Fate) -> &str {
     match fate {
         Fate::Retry(reason) => reason,
         other => panic!("not a retry: {other:?}"),
+    }
+}
+
+fn refused_reason(fate: &Fate) -> &str {
+    match fate {
+        Fate::Refused(reason) => reason,
+        other => panic!("not refused: {other:?}"),
     }
 }

@@ -53,7 +53,9 @@ class Host:
                   ("dialog", "db_mode", 1), ("acc", "journal_dir", f"{directory}/journal"),
                   ("acc", "db_url", database.url), ("acc", "aaa_url", radius.url), ("acc", "orphan_timeout", 2),
                   ("acc", "delivery_retry_max", 1), ("acc", "extra_fields", "db: acc_id; end_cause"),
-                  ("acc", "extra_fields", "log: acc_id; end_cause"), ("acc", "extra_fields", "aaa: acc_id->Acc-Id")]
+                  ("acc", "extra_fields", "log: acc_id; end_cause"), ("acc", "extra_fields", "aaa: acc_id->Acc-Id"),
+                  # Kept of a burst's requests, and written nowhere: nobody listens to events.
+                  ("acc", "extra_fields", "evi: big"), ("acc", "arena_size", 16)]
         if prefix:
             installed = Installation(prefix, module)
             self.binary, tables = installed.binary, installed.schemas
@@ -80,8 +82,8 @@ class Host:
 
     def command(self):
         config, run = os.path.join(self.dir, "server.cfg"), ["-w", self.dir]
-        return [self.binary, "-f", config, *run, "-DD", "-Y", self.dir, "-m", "128"] if self.is_kamailio \
-            else [self.binary, "-F", "-f", config, *run, "-m", "128", "-M", "8"]
+        return [self.binary, "-f", config, *run, "-DD", "-Y", self.dir, "-m", "512"] if self.is_kamailio \
+            else [self.binary, "-F", "-f", config, *run, "-m", "512", "-M", "8"]
 
     def is_up(self):
         return is_bound("udp", self.port) and self.delivery()

@@ -24,6 +24,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../opensips"))
 
+from burst import Burst                                                             # noqa: E402
 from hosts import Host, kill                                                        # noqa: E402
 from server import Children                                                         # noqa: E402
 from sinks import FreeRadius, MariaDb, Postgres, Sqlite, Syslog, is_bound, run, wait_for, which  # noqa: E402
@@ -33,7 +34,7 @@ SETTLE = 1.0    # s for a record too many to show
 STOP_LIMIT = 15  # s in which a server ends of which a process was killed; then the others are killed too
 PHONES = 15     # s after the last call began in which calls may end; then the caller gives them up
 ACTS = ["kill worker", "kill server", "kill delivery", "kill delivery", "kill database", "stop database", "slow database",
-        "kill radius", "stop radius", "slow radius", "stop syslog"]
+        "kill radius", "stop radius", "slow radius", "stop syslog", "burst requests", "burst requests"]
 
 
 def plan(seed, databases, seconds):
@@ -112,6 +113,9 @@ class Round:
                 self.killed = self.killed or time.time()
                 workers = self.host.workers()       # none when the main process is ending behind another kill
                 kill(workers[int(number * len(workers)):][:1])
+            return nothing
+        if what == "requests":
+            Burst(self.host.port, number).start()
             return nothing
         if what == "syslog":
             self.syslog.stop()

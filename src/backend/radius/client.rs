@@ -5,7 +5,12 @@
 //! (RFC 5080 §2.2.1) up to `radius_retries` times; then, if the server answered nothing else in
 //! the meantime, the server counts as down for `radius_deadtime` and everything in flight there
 //! goes to the next server of the list. A server that is due again gets one record to prove
-//! itself. A record that no server acknowledges is the delivery's again ([`Fate::Retry`]).
+//! itself, another one each time. A record that no server acknowledges is the delivery's again
+//! ([`Fate::Retry`]).
+//!
+//! A server does not acknowledge what it cannot store (RFC 2866 §2), and then it is that record which is
+//! wrong. A record that is not acknowledged for [`PATIENCE`], while one that was sent later is, was refused
+//! ([`Fate::Refused`]); until then it keeps no other waiting: records stay in flight from one call to the next.
 //!
 //! Each transmission carries the Acct-Delay-Time of its moment. While that is the same the
 //! packet is repeated byte for byte, so that the server can tell a repetition; when it changes,
@@ -13,7 +18,7 @@
 //! before counts as well: the server has stored the record.
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -27,17 +32,19 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::Radius;
 use super::conf::{Conf, Secret};
 use super::packet::{self, Avp, Encoder, HEADER, MAX_PACKET, Refused};
-use crate::acc::clock::Moment;
-use crate::acc::record::{Record, Wall};
-use crate::backend::{Fate, LocalFuture, RecordSender, SENDER_BATCH};
+use crate::accounting::clock::{Moment, Wall};
+use crate::backend::{Fate, Hold, LocalFuture, Offer, RecordSender, SENDER_BATCH};
 use crate::stats::{self, Counter};
 
 /// Sockets for each address family: an identifier is one byte, so that each gives 256 of them.
-const SOURCE_PORTS: usize = 4;
+const SOURCE_PORTS: usize = 8;
 /// Identifiers of one server.
 const SLOTS: usize = SOURCE_PORTS * 256;
-/// Most records in flight at one server: each may hold two identifiers, this and the last one.
-const WINDOW_MAX: f64 = (SLOTS / 2) as f64;
+/// Most records in flight at one server: each may hold two identifiers, this and the last one. Those without
+/// an answer stay there for [`PATIENCE`].
+const IN_FLIGHT_MAX: usize = SLOTS / 2;
+/// Most of them that wait for their answers.
+const WINDOW_MAX: f64 = 512.0;
 /// Records in flight at first. A server's receive buffer of the usual 208 KiB holds some 160
 /// packets of half a kilobyte; what overflows it is lost and costs a retransmission pause.
 const WINDOW_START: f64 = 128.0;
@@ -49,8 +56,19 @@ const WINDOW_KEPT: f64 = 0.75;
 /// Pause between two looks for answers when no other batch waits: a server sends them one after the
 /// other, and waking up for each costs more than the rest of its record does.
 const REPLIES: Duration = Duration::from_millis(1);
+/// A record that is not acknowledged in this time, while one that was sent later is, was refused. A server that
+/// asks a slow database answers in it, and its packets come back in another order by less.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+/// A record that was sent this long ago, and was overtaken, no longer takes room in the window.
+const YOUNG: Duration = Duration::from_millis(200);
+/// The others do not wait longer than this for one without an answer.
+const AWAITED: Duration = Duration::from_millis(50);
+/// Records that may be in flight when a call returns although more wait: so the server is never idle.
+const LOW_WATER: usize = 32;
 /// Longest pause between two transmissions, MRT of RFC 5080 §2.2.1.
 const LONGEST_WAIT: Duration = Duration::from_secs(16);
+/// Records not acknowledged of which that is remembered, at least.
+const UNANSWERED_MAX: usize = 1000;
 /// RAND of RFC 5080 §2.2.1: pauses differ by up to a tenth, so that clients do not march in step.
 const JITTER: f64 = 0.1;
 
@@ -65,21 +83,21 @@ const ACCT_DELAY_TIME: u8 = 41;
 /// NAS-IPv6-Address (RFC 3162 §2.1).
 const NAS_IPV6_ADDRESS: u8 = 95;
 
-/// What the host knows and the configuration file does not.
+/// Settings that are not in the configuration file.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// Sent as NAS-Port; `None` = not sent.
     pub nas_port: Option<u16>,
     /// Parameter `aaa_retry`: how often a record is offered to the server list before it is given
-    /// up; `None` = forever. An offer is one [`RadiusClient::send_all`] in which the record was
-    /// sent; waiting for a server that is down is none. Counted anew in a new process.
+    /// up; `None` = forever. It was offered when the list is exhausted; waiting for a server that is down
+    /// is no offer. Counted anew in a new process.
     pub retry: Option<u32>,
 }
 
 /// An identifier in use.
 #[derive(Clone, Copy)]
 struct Attempt {
-    record: usize,
+    flight: usize,
     authenticator: [u8; 16],
 }
 
@@ -95,6 +113,8 @@ struct Peer {
     slots: Vec<Option<Attempt>>,
     next_slot: usize,
     in_flight: usize,
+    /// Those of them that take no room in the window.
+    overtaken: usize,
     window: f64,
     /// Up to where the window grows fast.
     ceiling: f64,
@@ -104,12 +124,14 @@ struct Peer {
     /// It went down in this call, or proved in it to be still down.
     failed: bool,
     last_reply: Option<Instant>,
+    /// First transmission of the last record, in that order, that was acknowledged.
+    answered_to: Option<Instant>,
     last_error: Option<String>,
     told_forged: bool,
 }
 
 impl Peer {
-    /// Takes a free identifier, the longest unused one, so that a late answer finds no new owner.
+    /// Takes the free identifier that has been unused for longest, so that a late answer does not match a new packet.
     fn take_slot(&mut self, attempt: Attempt) -> Option<usize> {
         let slot = (0..SLOTS).map(|i| (self.next_slot + i) % SLOTS).find(|&s| self.slots[s].is_none())?;
         self.next_slot = (slot + 1) % SLOTS;
@@ -118,7 +140,12 @@ impl Peer {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight < self.window as usize
+        self.in_flight - self.overtaken < self.window as usize && self.in_flight < IN_FLIGHT_MAX
+    }
+
+    /// A record that was first sent after this moment was acknowledged.
+    fn answered_later_than(&self, sent: Instant) -> bool {
+        self.answered_to.is_some_and(|later| later > sent)
     }
 
     /// A packet was lost: half as many, once for all packets lost together.
@@ -130,8 +157,9 @@ impl Peer {
         }
     }
 
-    fn answered(&mut self, now: Instant) {
+    fn answered(&mut self, now: Instant, sent: Instant) {
         self.last_reply = Some(now);
+        self.answered_to = self.answered_to.max(Some(sent));
         self.last_error = None;
         if self.down_until.take().is_some() {
             log::info!("RADIUS server {}: answers again", self.addr);
@@ -142,49 +170,49 @@ impl Peer {
     }
 }
 
+/// Identifies a record: its id, and when it was made.
+type Key = (u128, Wall);
+
 /// A record on its way.
 struct Flight {
+    key: Key,
     attributes: Vec<Avp>,
+    /// See [`Offer::parked`].
+    parked: bool,
+    /// The call that asked for it last.
+    call: u64,
     /// The server it is in flight at.
     server: Option<usize>,
     /// Servers that did not acknowledge it, one bit each (`conf::MAX_SERVERS` is below 32).
     tried: u32,
-    /// First transmission to this server.
+    /// One of them has acknowledged others in the meantime.
+    refused: bool,
+    /// First transmission at all, and to this server.
+    begun: Option<Instant>,
     started: Instant,
     /// Transmissions to this server.
     sent: u32,
-    /// Present pause and its end.
+    /// Present pause and its end; the time to look whether it was overtaken; the earlier of both.
     wait: Duration,
+    resend: Instant,
+    look: Instant,
     deadline: Instant,
+    /// It takes no room in the window.
+    overtaken: bool,
     /// The last packet, its Acct-Delay-Time and its slot.
     packet: Vec<u8>,
     delay: u32,
     slot: Option<usize>,
     /// Slot of the packet before, still good for an answer.
     previous: Option<usize>,
+    fate: Option<Fate>,
 }
 
-/// The records of one call.
-struct Batch<'a> {
-    records: &'a [(&'a Record, Wall)],
-    fates: Vec<Option<Fate>>,
-    flights: Vec<Option<Flight>>,
-    /// First record that was not sent yet.
-    next: usize,
-    /// Records that a server did not acknowledge and that are on their way to the next.
-    moved: VecDeque<usize>,
-    timers: BTreeSet<(Instant, usize)>,
-    /// Records without a fate.
-    open: usize,
-}
-
-impl Batch<'_> {
-    fn finish(&mut self, i: usize, fate: Fate) {
-        if self.fates[i].replace(fate).is_none() {
-            self.open -= 1;
-        }
-        self.flights[i] = None;
-    }
+/// A record that was offered and not acknowledged.
+struct Unanswered {
+    /// When it was first sent.
+    first: Instant,
+    offers: u32,
 }
 
 /// Where a record goes next.
@@ -196,16 +224,24 @@ enum Choice {
     Nowhere,
 }
 
-/// The client. It lives as long as the delivery process: windows, dead timers and offers are
-/// kept from call to call.
+/// The client. It lives as long as the delivery process: what is in flight, windows, dead timers and
+/// offers are kept from call to call.
 pub struct RadiusClient {
     conf: Conf,
     encoder: Encoder,
     options: Options,
     peers: Vec<Peer>,
     sockets: Vec<UdpSocket>,
-    /// Offers of records that were not acknowledged, by record id; empty with `retry: None`.
-    offers: HashMap<u128, u32>,
+    flights: Vec<Option<Flight>>,
+    free: Vec<usize>,
+    by_key: HashMap<Key, usize>,
+    call: u64,
+    /// Records that were not sent yet.
+    fresh: VecDeque<usize>,
+    /// Records that a server did not acknowledge and that are on their way to the next.
+    moved: VecDeque<usize>,
+    timers: BTreeSet<(Instant, usize)>,
+    unanswered: HashMap<Key, Unanswered>,
 }
 
 impl RadiusClient {
@@ -239,63 +275,122 @@ impl RadiusClient {
                 slots: vec![None; SLOTS],
                 next_slot: fastrand::usize(..SLOTS),
                 in_flight: 0,
+                overtaken: 0,
                 window: WINDOW_START,
                 ceiling: WINDOW_MAX,
                 narrowed: None,
                 down_until: None,
                 failed: false,
                 last_reply: None,
+                answered_to: None,
                 last_error: None,
                 told_forged: false,
             });
         }
-        Ok(RadiusClient { conf, encoder, options, peers, sockets, offers: HashMap::new() })
-    }
-
-    /// Sends records, each with the time it was made, and waits until each is acknowledged or
-    /// the server list is exhausted; the fates are in the order of the records.
-    ///
-    /// Takes at worst the retransmission times of every server of the list. If the future is
-    /// dropped, records in flight may be stored by a server all the same.
-    pub async fn send_all(&mut self, records: &[(&Record, Wall)]) -> Vec<Fate> {
-        self.begin();
-        let n = records.len();
-        let mut batch = Batch {
-            records,
-            fates: vec![None; n],
-            flights: std::iter::repeat_with(|| None).take(n).collect(),
-            next: 0,
+        Ok(RadiusClient {
+            conf,
+            encoder,
+            options,
+            peers,
+            sockets,
+            flights: Vec::new(),
+            free: Vec::new(),
+            by_key: HashMap::new(),
+            call: 0,
+            fresh: VecDeque::new(),
             moved: VecDeque::new(),
             timers: BTreeSet::new(),
-            open: n,
-        };
+            unanswered: HashMap::new(),
+        })
+    }
+
+    /// Sends records; the fates are in their order. Returns when nothing is young of what is not known yet, or,
+    /// when more wait behind a full batch, when there is little of that. What is under way then is expected
+    /// in the next call; what is missing there is forgotten.
+    ///
+    /// The future may be dropped at any time, and what was sent is expected in the next call as well.
+    pub async fn send_all(&mut self, offers: &[Offer<'_>]) -> Vec<Fate> {
+        let (mine, new) = self.begin(offers);
+        let low_water = if new < SENDER_BATCH { 0 } else { LOW_WATER };
         let mut buffer = vec![0; MAX_PACKET];
         loop {
             // Before receiving: a flood of datagrams does not hold up the timers.
-            self.expire(&mut batch).await;
-            self.dispatch(&mut batch).await;
+            self.expire().await;
+            self.dispatch().await;
+            let (known, young, next) = self.survey(&mine);
+            if known == mine.len() || known > 0 && young <= low_water {
+                break;
+            }
             // Something is in flight whenever a record is open: dispatch sends or gives up.
-            let Some(&(deadline, _)) = batch.timers.first() else { break };
+            let Some(&(deadline, _)) = self.timers.first() else { break };
+            let deadline = if known > 0 { next.map_or(deadline, |next| next.min(deadline)) } else { deadline };
             tokio::select! {
                 biased;
                 (socket, length, from) = receive(&self.sockets, &mut buffer) => {
-                    self.reply(&mut batch, socket, &buffer[..length], from);
-                    self.take_more(&mut batch, &mut buffer);
-                    if n < SENDER_BATCH && batch.open > 0 {
+                    self.reply(socket, &buffer[..length], from);
+                    self.take_more(&mut buffer);
+                    if new < SENDER_BATCH && !self.timers.is_empty() {
                         sleep(REPLIES).await;
                     }
                 }
                 () = sleep_until(deadline) => {}
             }
         }
-        batch.fates.into_iter().map(|f| f.unwrap_or_else(|| Fate::Retry("not sent to any RADIUS server".to_owned()))).collect()
+        let fates = mine.iter().map(|i| self.flights[*i].as_ref().and_then(|f| f.fate.clone()).unwrap_or(Fate::UnderWay)).collect();
+        for i in mine {
+            if self.flights[i].as_ref().is_some_and(|f| f.fate.is_some()) {
+                self.forget(i);
+            }
+        }
+        fates
     }
 
-    /// Forgets the last call, which may have been dropped half-way.
-    fn begin(&mut self) {
+    /// How many of these records have a fate, how many are young, and when the next one is not any more.
+    fn survey(&self, mine: &[usize]) -> (usize, usize, Option<Instant>) {
+        let now = Instant::now();
+        let (mut known, mut young, mut next) = (0, 0, None::<Instant>);
+        for flight in mine.iter().filter_map(|i| self.flights[*i].as_ref()) {
+            let grown = flight.started + AWAITED;
+            if flight.fate.is_some() {
+                known += 1;
+            } else if flight.begun.is_none() {
+                young += 1;
+            } else if grown > now {
+                young += 1;
+                next = Some(next.map_or(grown, |n| n.min(grown)));
+            }
+        }
+        (known, young, next)
+    }
+
+    /// The flights of these records, and how many of them are new. Those of no record are forgotten.
+    fn begin(&mut self, offers: &[Offer<'_>]) -> (Vec<usize>, usize) {
+        self.call += 1;
+        let (mut mine, mut new) = (Vec::with_capacity(offers.len()), 0);
+        for offer in offers {
+            let key = (offer.record.id, offer.made);
+            let i = match self.by_key.get(&key) {
+                Some(i) => *i,
+                None => {
+                    new += 1;
+                    self.add(key, offer)
+                }
+            };
+            if let Some(flight) = &mut self.flights[i] {
+                flight.call = self.call;
+            }
+            mine.push(i);
+        }
+        let abandoned = |f: &Option<Flight>| f.as_ref().is_some_and(|f| f.call != self.call);
+        for i in (0..self.flights.len()).filter(|i| abandoned(&self.flights[*i])).collect::<Vec<_>>() {
+            self.land(i);
+            self.forget(i);
+        }
+        if self.unanswered.len() > 2 * UNANSWERED_MAX.max(offers.len()) {
+            let keys: HashSet<Key> = self.by_key.keys().copied().collect();
+            self.unanswered.retain(|key, _| keys.contains(key));
+        }
         for peer in &mut self.peers {
-            peer.slots.fill(None);
-            peer.in_flight = 0;
             peer.failed = false;
             if peer.nas.is_none() {
                 let address = self.conf.nas_ip.or_else(|| local_address(self.conf.bind, &peer.addr).ok());
@@ -307,13 +402,75 @@ impl RadiusClient {
         }
         // With every server down the caller's own pause is over: the one that is due first is
         // asked now.
-        if self.peers.iter().all(|p| p.down_until.is_some()) {
+        if self.peers.iter().all(|p| p.down_until.is_some() && p.in_flight == 0) {
             let due = self.peers.iter_mut().filter_map(|p| p.down_until.as_mut()).min();
             let now = Instant::now();
             if let Some(due) = due {
                 *due = (*due).min(now);
             }
         }
+        (mine, new)
+    }
+
+    fn add(&mut self, key: Key, offer: &Offer<'_>) -> usize {
+        // Room for what the sender adds: two numbers, the longer kind of address, a name.
+        let own = 2 * 6 + 18 + 2 + self.conf.nas_identifier.as_ref().map_or(0, String::len);
+        let now = Instant::now();
+        let flight = Flight {
+            key,
+            attributes: self.encoder.attributes(offer.record, MAX_PACKET - HEADER - own),
+            parked: offer.parked,
+            call: self.call,
+            server: None,
+            tried: 0,
+            refused: false,
+            begun: None,
+            started: now,
+            sent: 0,
+            wait: Duration::ZERO,
+            resend: now,
+            look: now,
+            deadline: now,
+            overtaken: false,
+            packet: Vec::new(),
+            delay: 0,
+            slot: None,
+            previous: None,
+            fate: None,
+        };
+        let i = self.free.pop().unwrap_or_else(|| {
+            self.flights.push(None);
+            self.flights.len() - 1
+        });
+        self.flights[i] = Some(flight);
+        self.by_key.insert(key, i);
+        self.fresh.push_back(i);
+        i
+    }
+
+    /// Of a flight that has landed.
+    fn forget(&mut self, i: usize) {
+        if let Some(flight) = self.flights[i].take() {
+            self.by_key.remove(&flight.key);
+            self.free.push(i);
+            self.fresh.retain(|f| *f != i);
+            self.moved.retain(|m| *m != i);
+        }
+    }
+
+    fn finish(&mut self, i: usize, fate: Fate) {
+        let Some(flight) = &mut self.flights[i] else { return };
+        // Only `aaa_retry` counts on.
+        let comes_again = match fate {
+            Fate::Retry(_) => true,
+            Fate::Refused(_) | Fate::Held(_) => self.options.retry.is_some(),
+            Fate::Delivered | Fate::Dead(_) | Fate::UnderWay => false,
+        };
+        if !comes_again {
+            self.unanswered.remove(&flight.key);
+        }
+        flight.fate.get_or_insert(fate);
+        (flight.attributes, flight.packet) = (Vec::new(), Vec::new());
     }
 
     /// The first server of the list that may have the record: load is not spread, the list is
@@ -336,87 +493,82 @@ impl RadiusClient {
     }
 
     /// Sends what may be sent.
-    async fn dispatch(&mut self, batch: &mut Batch<'_>) {
-        for _ in 0..batch.moved.len() {
-            let Some(i) = batch.moved.pop_front() else { break };
-            let tried = batch.flights[i].as_ref().map_or(0, |f| f.tried);
+    async fn dispatch(&mut self) {
+        for _ in 0..self.moved.len() {
+            let Some(i) = self.moved.pop_front() else { break };
+            let tried = self.flights[i].as_ref().map_or(0, |f| f.tried);
             match self.choose(tried, Instant::now()) {
-                Choice::To(s) => self.start(batch, i, s).await,
-                Choice::Wait => batch.moved.push_back(i),
-                Choice::Nowhere => self.give_up(batch, i, tried),
+                Choice::To(s) => self.start(i, s).await,
+                Choice::Wait => self.moved.push_back(i),
+                Choice::Nowhere => self.give_up(i),
             }
         }
-        while batch.next < batch.records.len() {
-            let (i, now) = (batch.next, Instant::now());
-            match self.choose(0, now) {
+        while !self.fresh.is_empty() {
+            match self.choose(0, Instant::now()) {
                 Choice::To(s) => {
-                    // Room for what the sender adds: two numbers, the longer kind of address, a name.
-                    let own = 2 * 6 + 18 + 2 + self.conf.nas_identifier.as_ref().map_or(0, String::len);
-                    let attributes = self.encoder.attributes(batch.records[i].0, MAX_PACKET - HEADER - own);
-                    batch.flights[i] = Some(Flight {
-                        attributes,
-                        server: None,
-                        tried: 0,
-                        started: now,
-                        sent: 0,
-                        wait: Duration::ZERO,
-                        deadline: now,
-                        packet: Vec::new(),
-                        delay: 0,
-                        slot: None,
-                        previous: None,
-                    });
-                    self.start(batch, i, s).await;
+                    // A record that was not acknowledged before would prove nothing.
+                    let at = if self.peers[s].down_until.is_some() { self.least_offered() } else { 0 };
+                    let Some(i) = self.fresh.remove(at) else { return };
+                    self.start(i, s).await;
                 }
                 Choice::Wait => return,
-                Choice::Nowhere => batch.finish(i, Fate::Retry(self.silence(u32::MAX))),
+                Choice::Nowhere => {
+                    let Some(i) = self.fresh.pop_front() else { return };
+                    self.finish(i, Fate::Retry(self.silence(u32::MAX)));
+                }
             }
-            batch.next += 1;
         }
+    }
+
+    /// Which of those that were not sent was offered the least.
+    fn least_offered(&self) -> usize {
+        let offers = |i: usize| self.flights[i].as_ref().map(|f| (f.parked, self.unanswered.get(&f.key).map_or(0, |u| u.offers)));
+        self.fresh.iter().enumerate().min_by_key(|(_, i)| offers(**i)).map_or(0, |(at, _)| at)
     }
 
     /// First transmission to a server.
-    async fn start(&mut self, batch: &mut Batch<'_>, i: usize, server: usize) {
-        if let Some(flight) = &mut batch.flights[i] {
+    async fn start(&mut self, i: usize, server: usize) {
+        if let Some(flight) = &mut self.flights[i] {
             let now = Instant::now();
-            (flight.server, flight.started, flight.sent, flight.wait) = (Some(server), now, 0, Duration::ZERO);
+            flight.begun.get_or_insert(now);
+            (flight.server, flight.started, flight.sent, flight.wait, flight.look) = (Some(server), now, 0, Duration::ZERO, now + YOUNG);
             self.peers[server].in_flight += 1;
         }
-        self.transmit(batch, i).await;
+        self.transmit(i).await;
     }
 
     /// Sends a record to its server, as the same packet while the packet is unchanged.
-    async fn transmit(&mut self, batch: &mut Batch<'_>, i: usize) {
-        let made = batch.records[i].1;
-        let Some(flight) = &mut batch.flights[i] else { return };
+    async fn transmit(&mut self, i: usize) {
+        let Some(flight) = &mut self.flights[i] else { return };
         let Some(server) = flight.server else { return };
         let peer = &mut self.peers[server];
-        let delay = seconds_since(made);
+        let delay = seconds_since(flight.key.1);
         if flight.sent == 0 || flight.delay != delay {
             if let Some(old) = flight.previous.take() {
                 peer.slots[old] = None;
             }
             flight.previous = flight.slot.take();
             // Two identifiers for each record of the largest window: there is one.
-            let Some(slot) = peer.take_slot(Attempt { record: i, authenticator: [0; 16] }) else { return };
+            let Some(slot) = peer.take_slot(Attempt { flight: i, authenticator: [0; 16] }) else { return };
             let own = own_attributes(&flight.attributes, &self.options, delay, peer.nas.as_ref(), self.conf.nas_identifier.as_deref());
             let packet = match packet::request((slot / SOURCE_PORTS) as u8, &peer.secret, flight.attributes.iter().chain(&own)) {
                 Ok(p) => p,
                 Err(e) => {
                     peer.slots[slot] = None;
-                    self.land(batch, i);
-                    return batch.finish(i, Fate::Dead(format!("not a RADIUS packet: {e}")));
+                    self.land(i);
+                    return self.finish(i, Fate::Dead(format!("not a RADIUS packet: {e}")));
                 }
             };
             let mut authenticator = [0; 16];
             authenticator.copy_from_slice(&packet[4..HEADER]);
-            peer.slots[slot] = Some(Attempt { record: i, authenticator });
+            peer.slots[slot] = Some(Attempt { flight: i, authenticator });
             (flight.slot, flight.packet, flight.delay) = (Some(slot), packet, delay);
         }
         flight.sent += 1;
         flight.wait = next_wait(flight.wait, self.conf.timeout);
-        flight.deadline = Instant::now() + flight.wait;
-        batch.timers.insert((flight.deadline, i));
+        flight.resend = Instant::now() + flight.wait;
+        flight.deadline = flight.resend.min(flight.look);
+        self.timers.insert((flight.deadline, i));
         let socket = &self.sockets[peer.first_socket + flight.slot.unwrap_or(0) % SOURCE_PORTS];
         // A packet that cannot be sent (no route, no buffer) is like a lost one: sent again later.
         if let Err(e) = socket.send_to(&flight.packet, peer.addr).await {
@@ -425,87 +577,106 @@ impl RadiusClient {
     }
 
     /// Takes a record off its server: timer, identifiers, room.
-    fn land(&mut self, batch: &mut Batch<'_>, i: usize) {
-        let Some(flight) = &mut batch.flights[i] else { return };
-        batch.timers.remove(&(flight.deadline, i));
+    fn land(&mut self, i: usize) {
+        let Some(flight) = &mut self.flights[i] else { return };
+        self.timers.remove(&(flight.deadline, i));
         if let Some(server) = flight.server.take() {
             let peer = &mut self.peers[server];
             for slot in [flight.slot.take(), flight.previous.take()].into_iter().flatten() {
                 peer.slots[slot] = None;
             }
             peer.in_flight -= 1;
+            peer.overtaken -= usize::from(std::mem::take(&mut flight.overtaken));
             flight.tried |= 1 << server;
         }
     }
 
     /// Handles the pauses that are over.
-    async fn expire(&mut self, batch: &mut Batch<'_>) {
+    async fn expire(&mut self) {
         let now = Instant::now();
-        while let Some(&(deadline, i)) = batch.timers.first() {
+        while let Some(&(deadline, i)) = self.timers.first() {
             if deadline > now {
                 return;
             }
-            batch.timers.pop_first();
-            let Some((server, sent, started)) = batch.flights[i].as_ref().and_then(|f| Some((f.server?, f.sent, f.started))) else { continue };
+            self.timers.pop_first();
+            let Some(flight) = &mut self.flights[i] else { continue };
+            let Some(server) = flight.server else { continue };
             let peer = &mut self.peers[server];
-            if sent <= self.conf.retries {
-                peer.narrow(now, self.conf.timeout);
+            let overtaken = peer.answered_later_than(flight.started);
+            if overtaken && !std::mem::replace(&mut flight.overtaken, overtaken) {
+                peer.overtaken += 1;
+            }
+            // A parked record delays no other.
+            let patience_ends = !flight.parked && overtaken && flight.started + PATIENCE <= now;
+            let exhausted = flight.resend <= now && flight.sent > self.conf.retries;
+            if patience_ends || exhausted {
+                let first = self.unanswered.get(&flight.key).map(|u| u.first).or(flight.begun).unwrap_or(flight.started);
+                let answers = peer.last_reply.is_some_and(|t| t >= flight.started) || peer.answered_later_than(first);
+                if answers || flight.parked {
+                    // Only this record goes to the next server.
+                    flight.refused |= answers;
+                    self.land(i);
+                    self.moved.push_back(i);
+                } else {
+                    self.down(server, now);
+                }
+            } else if flight.resend <= now {
+                // One that was overtaken may be one that the server does not answer: if it was lost, its next answer says so.
+                if !overtaken {
+                    peer.narrow(now, self.conf.timeout);
+                }
                 stats::add(Counter::AaaRetransmits, 1);
-                self.transmit(batch, i).await;
-            } else if peer.last_reply.is_some_and(|t| t >= started) {
-                // It answers others: this record alone goes to the next server.
-                self.land(batch, i);
-                batch.moved.push_back(i);
+                flight.look = flight.look.max(now + YOUNG);
+                self.transmit(i).await;
             } else {
-                self.down(batch, server, now);
+                flight.look = now + YOUNG;
+                flight.deadline = flight.resend.min(flight.look);
+                self.timers.insert((flight.deadline, i));
             }
         }
     }
 
     /// A server that answered nothing while a record was sent to it again and again.
-    fn down(&mut self, batch: &mut Batch<'_>, server: usize, now: Instant) {
+    fn down(&mut self, server: usize, now: Instant) {
         let peer = &mut self.peers[server];
         let why = peer.last_error.as_deref().unwrap_or("no answer");
         if peer.down_until.is_none() {
             log::warn!(
-                "RADIUS server {}: {why}; passed over for {} s. Is it running, does it know this client, and is the shared secret in {} the same?",
+                "RADIUS server {}: {why}; not used for {} s. Is it running, does it know this client, and does it have the shared secret in {}?",
                 peer.addr,
                 self.conf.deadtime.as_secs(),
                 self.conf.file.display()
             );
         } else {
-            log::debug!("RADIUS server {}: {why} yet", peer.addr);
+            log::debug!("RADIUS server {}: still {why}", peer.addr);
         }
         peer.down_until = Some(now + self.conf.deadtime);
         peer.failed = true;
         (peer.window, peer.ceiling) = (WINDOW_START, WINDOW_MAX);
-        for i in 0..batch.next {
-            if batch.flights[i].as_ref().is_some_and(|f| f.server == Some(server)) {
-                self.land(batch, i);
-                batch.moved.push_back(i);
+        for i in 0..self.flights.len() {
+            if self.flights[i].as_ref().is_some_and(|f| f.server == Some(server)) {
+                self.land(i);
+                self.moved.push_back(i);
             }
         }
     }
 
     /// The list is exhausted for a record that was sent.
-    fn give_up(&mut self, batch: &mut Batch<'_>, i: usize, tried: u32) {
-        let reason = self.silence(tried);
+    fn give_up(&mut self, i: usize) {
+        let Some(flight) = &self.flights[i] else { return };
+        let reason = self.silence(flight.tried);
+        let first = flight.begun.unwrap_or(flight.started);
+        let unanswered = self.unanswered.entry(flight.key).or_insert(Unanswered { first, offers: 0 });
+        unanswered.offers += 1;
+        let offers = unanswered.offers;
         let fate = match self.options.retry {
-            None => Fate::Retry(reason),
-            Some(most) => {
-                let id = batch.records[i].0.id;
-                let offers = self.offers.entry(id).or_insert(0);
-                *offers += 1;
-                if *offers >= most {
-                    let offers = *offers;
-                    self.offers.remove(&id);
-                    Fate::Dead(format!("{reason}; offered {offers} times (aaa_retry)"))
-                } else {
-                    Fate::Retry(reason)
-                }
-            }
+            Some(most) if offers >= most => Fate::Dead(format!("{reason}; offered {offers} times (aaa_retry)")),
+            _ if flight.refused => Fate::Refused(reason),
+            // No other record was acknowledged in the meantime, so this one may not be at fault.
+            _ if flight.parked => Fate::Held(Hold { queue: "".into(), reason, all: false }),
+            _ => Fate::Retry(reason),
         };
-        batch.finish(i, fate);
+        self.finish(i, fate);
     }
 
     /// Why the servers in `tried` did not do, for people.
@@ -517,20 +688,20 @@ impl RadiusClient {
 
     /// Takes the datagrams that have come in, but no more than answers can be due, so that a flood
     /// does not hold up the timers.
-    fn take_more(&mut self, batch: &mut Batch<'_>, buffer: &mut [u8]) {
+    fn take_more(&mut self, buffer: &mut [u8]) {
         let mut left = SLOTS;
         for socket in 0..self.sockets.len() {
             while left > 0
                 && let Ok((length, from)) = self.sockets[socket].try_recv_from(buffer)
             {
-                self.reply(batch, socket, &buffer[..length], from);
+                self.reply(socket, &buffer[..length], from);
                 left -= 1;
             }
         }
     }
 
     /// A datagram came in.
-    fn reply(&mut self, batch: &mut Batch<'_>, socket: usize, reply: &[u8], from: SocketAddr) {
+    fn reply(&mut self, socket: usize, reply: &[u8], from: SocketAddr) {
         let found = self.peers.iter().position(|p| p.addr.ip() == from.ip() && p.addr.port() == from.port());
         let attempt = found.and_then(|server| {
             let peer = &self.peers[server];
@@ -544,17 +715,21 @@ impl RadiusClient {
         let peer = &mut self.peers[server];
         match packet::verify(reply, &attempt.authenticator, &peer.secret) {
             Ok(()) => {
-                peer.answered(Instant::now());
-                self.offers.remove(&batch.records[attempt.record].0.id);
-                self.land(batch, attempt.record);
-                batch.finish(attempt.record, Fate::Delivered);
+                let now = Instant::now();
+                let flight = self.flights[attempt.flight].as_ref();
+                if flight.is_some_and(|f| f.sent > 1 && f.overtaken) {
+                    peer.narrow(now, self.conf.timeout);
+                }
+                peer.answered(now, flight.map_or(now, |f| f.started));
+                self.land(attempt.flight);
+                self.finish(attempt.flight, Fate::Delivered);
             }
             Err(refused) => {
                 // RFC 2866 §3: silently discarded, and the request stays open.
                 stats::add(Counter::AaaIgnored, 1);
                 if refused == Refused::Forged && !std::mem::replace(&mut peer.told_forged, true) {
                     log::warn!(
-                        "RADIUS server {}: an answer has a wrong authenticator and is ignored; is the shared secret in {} the server's? Further ones are counted, not logged",
+                        "RADIUS server {}: an answer has a wrong authenticator and is ignored; does the server have the shared secret in {}? Further ones are counted, not logged",
                         peer.addr,
                         self.conf.file.display()
                     );
@@ -624,8 +799,8 @@ async fn receive(sockets: &[UdpSocket], buffer: &mut [u8]) -> (usize, usize, Soc
 }
 
 impl RecordSender for RadiusClient {
-    fn send_all<'a>(&'a mut self, records: &'a [(&'a Record, Wall)]) -> LocalFuture<'a, Vec<Fate>> {
-        Box::pin(RadiusClient::send_all(self, records))
+    fn send_all<'a>(&'a mut self, offers: &'a [Offer<'a>]) -> LocalFuture<'a, Vec<Fate>> {
+        Box::pin(RadiusClient::send_all(self, offers))
     }
 }
 

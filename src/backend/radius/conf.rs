@@ -116,9 +116,9 @@ impl fmt::Display for Place<'_> {
 /// A file's text; `why` says who wants it.
 pub(super) fn read_text(file: &Path, why: &str) -> Result<String, String> {
     // A FIFO or a device would hold up the start, or never end.
-    let regular = || if file.metadata()?.is_file() { std::fs::read(file) } else { Err(io::Error::other("it is no regular file")) };
+    let regular = || if file.metadata()?.is_file() { std::fs::read(file) } else { Err(io::Error::other("it is not a regular file")) };
     match regular() {
-        // Comments in old files are Latin-1: what is not UTF-8 there does no harm.
+        // Comments in old files may be Latin-1, so invalid UTF-8 there is accepted.
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
         Err(e) => Err(format!("{}: {why} this file, which cannot be read: {e}", file.display())),
     }
@@ -178,7 +178,7 @@ impl Raw {
             "radius_deadtime" => self.deadtime = Some(number(key, value, 0..=86400, at)?),
             "nas-identifier" | "nas_identifier" => {
                 if need(key, value, at)?.len() > 253 {
-                    return Err(format!("{at}: {key}: longer than the 253 bytes that an attribute holds; shorten it"));
+                    return Err(format!("{at}: {key}: longer than the 253 bytes that an attribute can hold; shorten it"));
                 }
                 self.nas_identifier = Some(value.to_owned());
             }
@@ -202,7 +202,10 @@ impl Raw {
         for named in self.servers {
             let at = Place { file, line: named.line };
             if self.bind.is_some_and(|b| b.is_ipv4() != named.addr.is_ipv4()) {
-                return Err(format!("{at}: acctserver {}: bindaddr is of the other address family; name a local address of the same one, or '*'", named.host));
+                return Err(format!(
+                    "{at}: acctserver {}: bindaddr is of the other address family; use a local address of the same family, or '*'",
+                    named.host
+                ));
             }
             let secret = match named.secret {
                 Some(s) => s,
@@ -250,7 +253,7 @@ fn number(key: &str, value: &str, range: std::ops::RangeInclusive<u64>, at: &Pla
     }
 }
 
-/// `host`, `host:port`, `host:port:secret`; an IPv6 address stands in brackets, or bare without a port.
+/// `host`, `host:port`, `host:port:secret`; an IPv6 address is in brackets, or bare without a port.
 fn server(item: &str, at: &Place<'_>) -> Result<Named, String> {
     // The item may hold a secret: errors quote the host only.
     let (host, rest) = if let Some(inner) = item.strip_prefix('[') {
@@ -261,7 +264,7 @@ fn server(item: &str, at: &Place<'_>) -> Result<Named, String> {
     } else {
         item.find(':').map_or((item, ""), |i| item.split_at(i))
     };
-    let host_error = || format!("{at}: acctserver: '{host}' is followed by something else than :PORT or :PORT:SECRET");
+    let host_error = || format!("{at}: acctserver: '{host}' is followed by something other than :PORT or :PORT:SECRET");
     let (port, secret) = match rest.strip_prefix(':') {
         None if rest.is_empty() => (None, None),
         None => return Err(host_error()),
@@ -328,7 +331,7 @@ fn addresses(host: &str) -> impl Iterator<Item = IpAddr> {
     socket_addrs(host, 0).into_iter().flatten().map(|a| a.ip())
 }
 
-/// Asks the resolver, except in a fuzz target, whose names are nobody's.
+/// Asks the resolver, except in a fuzz target, whose names are random.
 fn socket_addrs(host: &str, port: u16) -> io::Result<std::vec::IntoIter<SocketAddr>> {
     if cfg!(fuzzing) {
         let ip = host.parse::<IpAddr>().map_err(io::Error::other)?;
@@ -436,7 +439,7 @@ mod tests {
             ("acctserver 127.0.0.1:1:\n", "", "client.conf:1: acctserver 127.0.0.1: the secret is empty"),
             ("acctserver :1:hidden\n", "", "client.conf:1: acctserver: a server without a name"),
             ("acctserver [::1\n", "", "client.conf:1: acctserver: '[' without ']'"),
-            ("acctserver [::1]x:hidden\n", "", "client.conf:1: acctserver: '::1' is followed by something else"),
+            ("acctserver [::1]x:hidden\n", "", "client.conf:1: acctserver: '::1' is followed by something other"),
             ("acctserver no-such-host.invalid:1:hidden\n", "", "client.conf:1: acctserver: 'no-such-host.invalid' cannot be resolved"),
             ("acctserver 127.0.0.1:1:hidden\nradius_timeout 0\n", "", "client.conf:2: radius_timeout: '0' is not a number from 1 to 3600"),
             ("acctserver 127.0.0.1:1:hidden\nradius_retries -1\n", "", "client.conf:2: radius_retries: '-1' is not a number from 0 to 100"),

@@ -46,7 +46,7 @@ pub enum Type {
     Text,
     /// `octets`, `abinary`: the bytes as they are, or hexadecimal digits after `0x`.
     Octets,
-    /// `integer`, `uint32`, `byte`, `short`, `integer64` …: big-endian in so many bytes (1, 2, 4 or 8).
+    /// `integer`, `uint32`, `byte`, `short`, `integer64` …: big-endian, with this many bytes (1, 2, 4 or 8).
     Integer(u8),
     /// `date`, `time`: seconds since 1970 in four bytes.
     Date,
@@ -177,7 +177,7 @@ struct Reader {
     /// The vendor between BEGIN-VENDOR and END-VENDOR, with the name that must end it; `None`
     /// as vendor = extended attributes (RFC 6929), which fields cannot use.
     block: Option<(String, Option<Vendor>)>,
-    /// TLV blocks that are open: their members are no attributes of their own.
+    /// Open TLV blocks: their members are not attributes themselves.
     tlv: Vec<String>,
     /// Files being read, outermost first, to refuse loops.
     open: Vec<PathBuf>,
@@ -396,7 +396,7 @@ mod tests {
         for unusable in ["Tlv", "Member", "Dotted", "Internal"] {
             assert!(matches!(d.attribute(unusable).unwrap().kind, Type::Unusable(_)), "{unusable}");
         }
-        // The file wins over the built-in name, and what it lacks is still there.
+        // The file overrides a built-in name; other built-in names stay.
         assert_eq!((code(&d, "Sip-To-Tag"), code(&d, "Sip-From-Tag")), ((None, 104), (None, 206)));
     }
 

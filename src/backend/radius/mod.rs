@@ -14,17 +14,18 @@ pub mod client;
 pub mod conf;
 pub mod dictionary;
 pub mod packet;
+mod settings;
 
 use std::path::Path;
 
-use crate::acc::fields::Fields;
+use crate::accounting::fields::Fields;
 use crate::backend::RecordSender;
-use crate::config::{Aaa, aaa_names};
 use conf::Conf;
 use dictionary::Dictionary;
 use packet::Encoder;
 
 pub use client::RadiusClient;
+pub use settings::{Aaa, aaa_names, read};
 
 /// Everything that the client needs, read and resolved.
 pub struct Radius {
@@ -45,7 +46,9 @@ impl Radius {
     pub fn open(aaa: &Aaa, names: &[&str]) -> Result<Radius, String> {
         let file = aaa.url.strip_prefix("radius:").map(str::trim).filter(|f| !f.is_empty());
         // A URL of another kind may hold a password: it is not quoted.
-        let file = file.ok_or_else(|| "aaa_url: only RADIUS is supported; write radius:FILE with the path of a radcli client configuration".to_owned())?;
+        let file = file.ok_or_else(|| {
+            "aaa_url: write radius:FILE with the path of a radcli client configuration, or diameter:FILE with that of a freeDiameter configuration".to_owned()
+        })?;
         let conf = Conf::read(Path::new(file))?;
         let dictionary = match &conf.dictionary {
             Some(file) => Dictionary::read(file)?,
@@ -68,7 +71,7 @@ pub fn sender(aaa: &Aaa, fields: &Fields) -> Result<Box<dyn RecordSender>, Strin
     Ok(Box::new(RadiusClient::new(radius, client::Options { nas_port: Some(SIP_PORT), retry: aaa.retry })?))
 }
 
-/// Checks what [`Radius::open`] will read, for the host process before it forks.
+/// Checks the files that [`Radius::open`] will read, for the host process before it forks.
 ///
 /// # Errors
 /// As [`Radius::open`].
@@ -94,9 +97,9 @@ mod tests {
         assert_eq!(check(&format!("radius:{}", at("good")), &["Acc-Note", "Sip-Method"]), Ok(()));
         assert_eq!(check(&format!("radius:{}", at("bare")), &["Calling-Station-Id"]), Ok(()));
         for (url, names, want) in [
-            ("", &[][..], "aaa_url: only RADIUS is supported; write radius:FILE"),
-            ("radius:", &[], "aaa_url: only RADIUS is supported"),
-            ("diameter:hidden", &[], "aaa_url: only RADIUS is supported"),
+            ("", &[][..], "aaa_url: write radius:FILE with"),
+            ("radius:", &[], "aaa_url: write radius:FILE with"),
+            ("diameter:hidden", &[], "aaa_url: write radius:FILE with"),
             (&format!("radius:{}", at("gone")), &[], "gone: aaa_url names this file, which cannot be read"),
             (&format!("radius:{}", at("good")), &["Acc-Nope"], "dict: no attribute 'Acc-Nope'"),
             (&format!("radius:{}", at("bare")), &["Acc-Nope"], "the built-in dictionary: no attribute 'Acc-Nope'"),

@@ -1,4 +1,4 @@
-//! A record as an Accounting-Request (RFC 2866 §4.1), and the check of what comes back.
+//! Encodes a record as an Accounting-Request (RFC 2866 §4.1), and checks the response.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 
 use super::conf::Secret;
 use super::dictionary::{Attribute, Dictionary, Type};
-use crate::acc::record::{Field, Kind, Record};
+use crate::accounting::record::{Field, Kind, Record, Shape};
 use crate::stats::{self, Counter};
 
 /// Longest packet (RFC 2865 §3).
@@ -28,12 +28,14 @@ const AVP_HEADER: usize = 2;
 const SHORTEST: usize = 16;
 /// Vendor-Specific (RFC 2865 §5.26).
 const VENDOR_SPECIFIC: u8 = 26;
+/// Acct-Session-Time (RFC 2866 §5.7).
+const SESSION_TIME: &str = "Acct-Session-Time";
 /// Message-Authenticator (RFC 3579 §3.2).
 const MESSAGE_AUTHENTICATOR: u8 = 80;
 /// Service-Type when neither parameter nor dictionary says otherwise: Sip-Session.
 const SIP_SESSION: u32 = 15;
 
-/// An attribute as it goes on the wire.
+/// An attribute as sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Avp {
     /// Type field.
@@ -68,6 +70,7 @@ struct Standard {
     setup: Attribute,
     created: Attribute,
     ms_duration: Attribute,
+    session_time: Attribute,
 }
 
 /// Acct-Status-Type values (RFC 2866 §5.1).
@@ -117,7 +120,7 @@ pub struct Encoder {
     /// Names of extra and leg fields; `None` = a name the dictionary does not know, met in a
     /// record that an earlier configuration left behind.
     names: HashMap<String, Option<Attribute>>,
-    /// What was logged, so that it is logged once.
+    /// Attributes already logged, so that each is logged once.
     told: HashSet<(String, &'static str)>,
 }
 
@@ -134,7 +137,7 @@ impl Encoder {
             })?;
             match &a.kind {
                 Type::Unusable(kind) => {
-                    Err(format!("{dictionary}: attribute '{name}' ({what}) is of type {kind}, which a value cannot be written to; use another attribute"))
+                    Err(format!("{dictionary}: attribute '{name}' ({what}) is of type {kind}, which cannot hold a value; use another attribute"))
                 }
                 _ => Ok(a.clone()),
             }
@@ -153,10 +156,12 @@ impl Encoder {
             setup: own("Sip-Call-Setuptime")?,
             created: own("Sip-Call-Created")?,
             ms_duration: own("Sip-Call-MSDuration")?,
+            // Only calls with start and interim records have it, so a dictionary need not.
+            session_time: own(SESSION_TIME).unwrap_or_else(|_| Attribute { name: SESSION_TIME.into(), code: 46, kind: Type::Integer(4), vendor: None }),
         };
         let mut resolved = HashMap::with_capacity(names.len());
         for name in names {
-            resolved.insert((*name).to_owned(), Some(find(name, "extra_fields or leg_fields, backend aaa")?));
+            resolved.insert((*name).to_owned(), Some(find(name, "an extra or leg of backend aaa")?));
         }
         let value = |name: &str, default: i64| dictionary.value("Acct-Status-Type", name).and_then(|v| i64::try_from(v).ok()).unwrap_or(default);
         let status = Status { start: value("Start", 1), stop: value("Stop", 2), alive: value("Alive", 3), failed: value("Failed", 15) };
@@ -187,33 +192,58 @@ impl Encoder {
         own(&s.status, Value::Number(self.status.of(record)));
         own(&s.service, Value::Number(self.service_type.into()));
         own(&s.code, Value::Number(core.code_number().into()));
-        own(&s.method, Value::Number(method_bit(&core.method)));
-        own(&s.timestamp, Value::Number(unsigned(record.time.seconds())));
+        own(&s.method, Value::Number(method_bit(&core.method, record.shape).into()));
+        own(&s.timestamp, Value::Number(unsigned(record.timestamp().seconds())));
         own(&s.from_tag, Value::Bytes(&core.from_tag));
         own(&s.to_tag, Value::Bytes(&core.to_tag));
         own(&s.session, Value::Bytes(&core.callid));
-        if record.kind == Kind::Cdr {
-            own(&s.duration, Value::Number(unsigned(record.duration_seconds())));
+        if record.shape == Shape::Context {
+            self.times(record, &mut items);
         }
-        if let Some(times) = record.times {
-            own(&s.setup, Value::Number(unsigned(record.setup_seconds())));
-            own(&s.created, Value::Number(unsigned(times.created.seconds())));
+        for field in &record.extras {
+            items.extend(self.field(field));
         }
-        if record.kind == Kind::Cdr {
-            own(&s.ms_duration, Value::Number(unsigned(record.duration_ms.unwrap_or(0))));
+        if record.shape != Shape::Context {
+            self.times(record, &mut items);
         }
-        for field in record.extras.iter().chain(record.legs.iter().flatten()) {
+        for field in record.legs.iter().flatten() {
             items.extend(self.field(field));
         }
         for item in &mut items {
             let most = MAX_VALUE - vendor_overhead(&item.attribute);
             if clip(item, most) {
                 stats::add(Counter::Clipped, 1);
-                once(&mut self.told, &item.attribute.name, "clipped to what an attribute holds (RFC 2865 §5)");
+                once(&mut self.told, &item.attribute.name, "clipped to what an attribute can hold (RFC 2865 §5)");
             }
         }
         self.shrink(&mut items, room);
         items.iter().map(pack).collect()
+    }
+
+    /// The record's times, as its shape has them.
+    fn times(&self, record: &Record, items: &mut Vec<Item>) {
+        let s = &self.standard;
+        let is_cdr = record.kind == Kind::Cdr;
+        let has_duration = is_cdr || record.kind == Kind::Interim;
+        let mut own = |attribute: &Attribute, n: i64| {
+            let value = write(&self.dictionary, attribute, &Value::Number(unsigned(n)));
+            items.extend(value.map(|value| Item { attribute: attribute.clone(), value, optional: false }));
+        };
+        if has_duration && record.reported {
+            own(&s.session_time, record.duration_seconds());
+        }
+        if has_duration {
+            own(&s.duration, record.duration_seconds());
+        }
+        if let Some(times) = record.times {
+            own(&s.setup, record.setup_seconds());
+            if record.shape == Shape::Context || !is_cdr {
+                own(&s.created, times.created.seconds());
+            }
+        }
+        if has_duration && record.shape == Shape::Context {
+            own(&s.ms_duration, record.duration_ms.unwrap_or(0));
+        }
     }
 
     /// An extra or leg value, unless it is unset, empty or cannot be written.
@@ -259,7 +289,7 @@ impl Encoder {
     }
 }
 
-/// Says once for each attribute what happened to a value, without the value.
+/// Logs once per attribute what happened to a value, without the value.
 fn once(told: &mut HashSet<(String, &'static str)>, attribute: &str, what: &'static str) {
     if told.insert((attribute.to_owned(), what)) {
         log::warn!("RADIUS attribute {attribute}: a value was {what}; further ones are counted, not logged");
@@ -268,37 +298,56 @@ fn once(told: &mut HashSet<(String, &'static str)>, attribute: &str, what: &'sta
 
 impl Status {
     fn of(&self, record: &Record) -> i64 {
-        let answered = (200..300).contains(&record.core.code_number());
-        match record.core.method.as_slice() {
-            _ if record.kind == Kind::Cdr => self.stop,
-            b"BYE" | b"CANCEL" => self.stop,
-            b"INVITE" if answered && !record.in_dialog => self.start,
-            _ if record.in_dialog => self.alive,
-            _ => self.failed,
+        match status_type(record) {
+            StatusType::Start => self.start,
+            StatusType::Stop => self.stop,
+            StatusType::Alive => self.alive,
+            StatusType::Failed => self.failed,
         }
     }
 }
 
-/// The host's number of a method, which Sip-Method carries: one bit for each.
-fn method_bit(method: &[u8]) -> i64 {
-    match method {
-        b"INVITE" => 1,
-        b"CANCEL" => 2,
-        b"ACK" => 4,
-        b"BYE" => 8,
-        b"INFO" => 16,
-        b"OPTIONS" => 32,
-        b"UPDATE" => 64,
-        b"REGISTER" => 128,
-        b"MESSAGE" => 256,
-        b"SUBSCRIBE" => 512,
-        b"NOTIFY" => 1024,
-        b"PRACK" => 2048,
-        b"REFER" => 4096,
-        b"PUBLISH" => 8192,
-        _ => 16384,
+/// Acct-Status-Type of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusType {
+    /// A call begins.
+    Start,
+    /// A call ends.
+    Stop,
+    /// A call goes on.
+    Alive,
+    /// There is no call.
+    Failed,
+}
+
+/// What a record says of its call.
+pub fn status_type(record: &Record) -> StatusType {
+    let answered = (200..300).contains(&record.core.code_number());
+    match record.core.method.as_slice() {
+        _ if record.kind == Kind::Cdr => StatusType::Stop,
+        _ if record.kind == Kind::Start => StatusType::Start,
+        _ if record.kind == Kind::Interim => StatusType::Alive,
+        b"BYE" | b"CANCEL" => StatusType::Stop,
+        b"INVITE" if answered && !record.in_dialog => StatusType::Start,
+        _ if record.in_dialog => StatusType::Alive,
+        _ => StatusType::Failed,
     }
 }
+
+/// The host's number of a method, which Sip-Method carries: one bit for each.
+pub fn method_bit(method: &[u8], shape: Shape) -> u32 {
+    let known = match shape {
+        Shape::Kamailio => METHODS_OF_KAMAILIO,
+        _ => METHODS_OF_OPENSIPS,
+    };
+    let at = known.iter().position(|m| m.as_bytes() == method).unwrap_or(known.len());
+    1 << at
+}
+
+const METHODS_OF_OPENSIPS: &[&str] =
+    &["INVITE", "CANCEL", "ACK", "BYE", "INFO", "OPTIONS", "UPDATE", "REGISTER", "MESSAGE", "SUBSCRIBE", "NOTIFY", "PRACK", "REFER", "PUBLISH"];
+const METHODS_OF_KAMAILIO: &[&str] =
+    &["INVITE", "CANCEL", "ACK", "BYE", "INFO", "REGISTER", "SUBSCRIBE", "NOTIFY", "MESSAGE", "OPTIONS", "PRACK", "UPDATE", "REFER", "PUBLISH"];
 
 /// A time or duration in the 32 unsigned bits of its attribute.
 fn unsigned(n: i64) -> i64 {
@@ -394,7 +443,7 @@ pub fn request<'a>(identifier: u8, secret: &Secret, attributes: impl Iterator<It
     packet.encode()
 }
 
-/// Why a datagram is no answer.
+/// Why a datagram is not an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// Not a well-formed Accounting-Response.
@@ -459,7 +508,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::acc::record::{Backend, Core, Times, Wall};
+    use crate::accounting::clock::Wall;
+    use crate::accounting::record::{Backend, Core, Signalling, Times};
 
     /// The attributes that the tests' extra and leg fields name.
     const EXTRA: &str = "ATTRIBUTE Acc-Caller 240 string\nATTRIBUTE Acc-Note 243 string\nATTRIBUTE Acc-Leg-Src 245 string\nATTRIBUTE Acc-Leg-Dst 246 string\n\
@@ -481,6 +531,7 @@ mod tests {
     fn record(kind: Kind, method: &str, code: &str, in_dialog: bool) -> Record {
         Record {
             kind,
+            shape: Shape::Context,
             backend: Backend::Aaa,
             table: "".into(),
             core: Core {
@@ -495,6 +546,8 @@ mod tests {
             times: Some(Times { created: Wall(1_000_000_700_000), setup_ms: 1800 }),
             duration_ms: (kind == Kind::Cdr).then_some(1204),
             end: None,
+            signalling: Signalling::default(),
+            reported: false,
             in_dialog,
             extras: vec![],
             legs: vec![],
@@ -537,6 +590,19 @@ mod tests {
     }
 
     #[test]
+    fn calls_with_interim_records_have_their_time_in_them_and_in_the_stop() {
+        let mut e = encoder(&[]).unwrap();
+        let mut of = |kind, duration_ms| {
+            let r = Record { reported: true, duration_ms, ..record(kind, "INVITE", "200", false) };
+            e.attributes(&r, ROOM).iter().map(|a| (a.code, a.value.clone())).filter(|(code, _)| [40, 46, 55, 227, 230].contains(code)).collect::<Vec<_>>()
+        };
+        let number = |code: u8, n: u32| (code, n.to_be_bytes().to_vec());
+        assert_eq!(of(Kind::Start, Some(0)), [number(40, 1), number(55, 1_000_001)]);
+        assert_eq!(of(Kind::Interim, Some(60_400)), [number(40, 3), number(55, 1_000_061), number(46, 61), number(227, 61), number(230, 60_400)]);
+        assert_eq!(of(Kind::Cdr, Some(60_401)), [number(40, 2), number(55, 1_000_001), number(46, 61), number(227, 61), number(230, 60_401)]);
+    }
+
+    #[test]
     fn without_context_there_are_no_times_and_empty_values_are_left_out() {
         let mut r = record(Kind::Manual, "INVITE", "", false);
         (r.times, r.core.to_tag) = (None, vec![]);
@@ -558,6 +624,8 @@ mod tests {
             (Kind::Transaction, "BYE", "481", true, 2, 8),
             (Kind::Transaction, "CANCEL", "200", false, 2, 2),
             (Kind::Cdr, "INVITE", "200", false, 2, 1),
+            (Kind::Start, "INVITE", "200", false, 1, 1),
+            (Kind::Interim, "INVITE", "200", false, 3, 1),
             (Kind::Transaction, "ACK", "200", true, 3, 4),
             (Kind::Transaction, "INFO", "200", true, 3, 16),
             (Kind::Transaction, "OPTIONS", "200", false, 15, 32),
@@ -701,9 +769,9 @@ mod tests {
     fn unknown_names_are_errors_at_load() {
         assert!(encoder(&["Acc-Note", "ours-text", "Acct-Session-Time"]).is_ok());
         let e = encoder(&["Acc-Nope"]).err().unwrap();
-        assert!(e.starts_with("dict: no attribute 'Acc-Nope' (extra_fields or leg_fields, backend aaa); correct the name or add"), "{e}");
+        assert!(e.starts_with("dict: no attribute 'Acc-Nope' (an extra or leg of backend aaa); correct the name or add"), "{e}");
         let e = encoder(&["Acc-Tlv"]).err().unwrap();
-        assert!(e.starts_with("dict: attribute 'Acc-Tlv' (extra_fields or leg_fields, backend aaa) is of type tlv"), "{e}");
+        assert!(e.starts_with("dict: attribute 'Acc-Tlv' (an extra or leg of backend aaa) is of type tlv"), "{e}");
     }
 
     /// The digests below were computed by hand with md5 and hmac of another implementation.

@@ -9,76 +9,102 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Db;
 use super::rows::{self, Cell};
-use crate::acc::record::Record;
-use crate::backend::{Commit, Entry, Fate, HostDatabase, HostValue, Payload, Positions, Sink, Trouble};
-use crate::config::Db;
-use crate::journal::SegmentName;
+use crate::accounting::clock::{Moment, Wall};
+use crate::accounting::record::Record;
+use crate::backend::{Commit, Fate, Hold, HostDatabase, HostValue, LocalFuture, Sink, Trouble};
+use crate::journal::{Entry, Payload, Positions};
 
 /// Records refused one after another that end a pass: so many speak of the database, not of
 /// themselves, and each attempt may cost its time-out.
 const REFUSALS: usize = 16;
-/// How long a batch of which nothing is taken waits before its first record is given up. It shows
-/// nothing about what is behind it, and must not hold that up for ever; an outage costs no more
-/// than one dead letter in this time.
+/// How long a batch of which nothing is taken waits before its first record leaves it. It shows
+/// nothing about what is behind it, and must not hold that up for ever; in an outage no more than one
+/// record in this time has to wait apart.
 const STUCK: Duration = Duration::from_secs(300);
-/// Of so many attempts at a row with NULL that is refused, one begins with empty text.
+/// One in this many attempts at a refused row with NULL begins with empty text.
 const EMPTY_FIRST: usize = 4;
-/// Reason of a record that is given up, and of one that is not yet.
+/// Reason of a record that is refused, and of one of which that is not sure yet.
 const REFUSED: &str = "the server's database module refuses it: see its own message in the server's log";
 
-/// Where an entry stands in the journal.
-type Place = (SegmentName, u64);
+/// What tells an entry from all others, wherever it stands in the journal: its record's id, and when it was
+/// appended first.
+type Key = (u128, Wall);
 
-/// The rows of one journal entry.
+/// The rows of one journal entry; each is made when it is stored.
 struct Job {
-    place: Place,
+    key: Key,
+    /// It was refused before, and waits apart since then.
+    parked: Option<Wall>,
     table: Arc<str>,
     columns: Vec<Arc<str>>,
-    rows: Vec<Vec<HostValue>>,
+    record: Record,
+    db: Arc<Db>,
 }
 
-/// What came of the attempt to store a job.
+impl Job {
+    fn rows(&self) -> usize {
+        rows::rows_of(&self.record)
+    }
+
+    fn row(&self, n: usize) -> Vec<HostValue> {
+        let cells = rows::cells_of(&self.record, n, &self.db).into_iter().take(self.columns.len());
+        cells
+            .map(|cell| match cell {
+                Cell::Null => HostValue::Null,
+                Cell::Text(bytes) => HostValue::Text(bytes.into_owned()),
+                Cell::Time(at) => HostValue::Time(at.seconds()),
+                Cell::Number(n) => HostValue::Int(n as i32),
+            })
+            .collect()
+    }
+}
+
+/// Result of an attempt to store a job.
 enum Stored {
     Yes,
     Refused,
     NoConnection(String),
 }
 
-/// The part that calls the server's module, which blocks: it works in a thread of its own.
+/// The part that calls the server's module, which blocks: it runs in a separate thread.
 struct Writer {
     database: Box<dyn HostDatabase>,
     connected: bool,
     /// Rows of a refused record that are stored already.
-    begun: HashMap<Place, usize>,
+    begun: HashMap<Key, usize>,
     /// Tables that take empty text, but not NULL.
     without_null: HashSet<Arc<str>>,
     /// Rows refused in a row, with NULL and with empty text.
     refusals: usize,
-    /// The table of the last row, if it was taken with empty text before NULL was tried.
+    /// The table of the last row, if it was accepted with empty text before NULL was tried.
     emptied: Option<Arc<str>>,
-    /// The first record of a batch of which nothing is taken, and since when.
-    stuck: Option<(Place, Instant)>,
+    /// The first record of a batch of which nothing is accepted, and since when.
+    stuck: Option<(Key, Instant)>,
+    /// When a row was last accepted.
+    taken: Wall,
 }
 
 impl Writer {
     fn store(&mut self, job: &Job) -> Stored {
-        let first = self.begun.get(&job.place).copied().unwrap_or(0);
-        for (n, row) in job.rows.iter().enumerate().skip(first) {
+        let first = self.begun.get(&job.key).copied().unwrap_or(0);
+        for n in first..job.rows() {
             if !self.connected {
                 if let Err(e) = self.database.connect() {
                     return Stored::NoConnection(e);
                 }
                 self.connected = true;
             }
-            if !self.insert(job, row) {
-                // The connection itself may be what is wrong: the next attempt gets another one.
+            if !self.insert(job, &job.row(n)) {
+                // The connection itself may be at fault: the next attempt gets another one.
                 self.connected = false;
-                self.begun.insert(job.place, n);
+                self.begun.insert(job.key, n);
                 return Stored::Refused;
             }
         }
-        self.begun.remove(&job.place);
+        self.begun.remove(&job.key);
+        self.taken = Moment::wall_now();
         Stored::Yes
     }
 
@@ -111,7 +137,7 @@ impl Writer {
     }
 
     /// One pass over a batch, and a second over what was refused while others were taken: refused
-    /// twice, it is dead.
+    /// twice, it is what is wrong.
     fn store_all(&mut self, jobs: &[Job]) -> Vec<Fate> {
         let mut fates = vec![Fate::Retry(REFUSED.into()); jobs.len()];
         let (mut taken, mut refused, mut in_a_row) = (false, Vec::new(), 0);
@@ -136,10 +162,14 @@ impl Writer {
             }
         }
         if !taken {
-            if let Some(first) = jobs.first()
-                && self.stuck_since(first.place).elapsed() > STUCK
+            // Those that wait apart were compared with others, or are when others come.
+            for (fate, since) in fates.iter_mut().zip(jobs).filter_map(|(f, j)| Some((f, j.parked?))) {
+                *fate = if self.taken > since { Fate::Refused(REFUSED.into()) } else { not_compared() };
+            }
+            if let Some(first) = jobs.first().filter(|job| job.parked.is_none())
+                && self.stuck_since(first.key).elapsed() > STUCK
             {
-                fates[0] = self.give_up(first.place);
+                fates[0] = not_compared();
             }
             return fates;
         }
@@ -147,29 +177,29 @@ impl Writer {
         for i in refused {
             fates[i] = match self.store(&jobs[i]) {
                 Stored::Yes => Fate::Delivered,
-                Stored::Refused => self.give_up(jobs[i].place),
+                Stored::Refused => Fate::Refused(REFUSED.into()),
                 Stored::NoConnection(reason) => Fate::Retry(reason),
             };
         }
         fates
     }
 
-    fn stuck_since(&mut self, first: Place) -> Instant {
+    fn stuck_since(&mut self, first: Key) -> Instant {
         match self.stuck {
-            Some((place, since)) if place == first => since,
+            Some((key, since)) if key == first => since,
             _ => self.stuck.insert((first, Instant::now())).1,
         }
     }
+}
 
-    fn give_up(&mut self, place: Place) -> Fate {
-        self.begun.remove(&place);
-        Fate::Dead(REFUSED.into())
-    }
+/// The fate of a refused record while no other was taken: it waits apart, which counts for nothing.
+fn not_compared() -> Fate {
+    Fate::Held(Hold { queue: "".into(), reason: REFUSED.into(), all: false })
 }
 
 /// The SQL sink for such a database.
 pub struct ForeignSink {
-    db: Db,
+    db: Arc<Db>,
     /// Away while it works.
     writer: Option<Writer>,
     noticed: bool,
@@ -178,44 +208,53 @@ pub struct ForeignSink {
 impl ForeignSink {
     /// A sink for the database that the server's module serves; connects later.
     pub fn new(db: &Db, database: Box<dyn HostDatabase>) -> ForeignSink {
-        let writer = Writer { database, connected: false, begun: HashMap::new(), without_null: HashSet::new(), refusals: 0, emptied: None, stuck: None };
-        ForeignSink { db: db.clone(), writer: Some(writer), noticed: false }
+        let writer = Writer {
+            database,
+            connected: false,
+            begun: HashMap::new(),
+            without_null: HashSet::new(),
+            refusals: 0,
+            emptied: None,
+            stuck: None,
+            taken: Wall::default(),
+        };
+        ForeignSink { db: Arc::new(db.clone()), writer: Some(writer), noticed: false }
     }
 
     fn job(&self, entry: &Entry, record: &Record) -> Job {
         let mut columns = rows::columns_of(record, &self.db);
         // Such a database does not tell whether it has a column: only what is declared is written.
         columns.truncate(columns.len() - rows::own_count(record));
-        let row = |leg| {
-            let cells = rows::cells_of(record, leg, &self.db).into_iter().take(columns.len());
-            cells
-                .map(|cell| match cell {
-                    Cell::Null => HostValue::Null,
-                    Cell::Text(bytes) => HostValue::Text(bytes.into_owned()),
-                    Cell::Time(at) => HostValue::Time(at.seconds()),
-                    Cell::Number(n) => HostValue::Int(n as i32),
-                })
-                .collect()
-        };
-        let rows = (0..rows::rows_of(record)).map(row).collect();
-        Job { place: (entry.segment, entry.offset), table: rows::table_of(record, &self.db).clone(), columns, rows }
+        let parked = entry.parked.as_ref().map(|p| p.since);
+        Job { key: (record.id, entry.wall), parked, table: rows::table_of(record, &self.db).clone(), columns, record: record.clone(), db: self.db.clone() }
     }
 }
 
 impl Sink for ForeignSink {
-    async fn open(&mut self, _journal: u64) -> Result<Option<Positions>, String> {
+    fn open(&mut self, _journal: u64) -> LocalFuture<'_, Result<Option<Positions>, String>> {
         if !std::mem::replace(&mut self.noticed, true) {
             log::warn!("db_url: rows go through the server's own database module, without transactions: a crash may write a record twice");
         }
-        Ok(None)
+        Box::pin(std::future::ready(Ok(None)))
     }
 
-    async fn deliver(&mut self, batch: &[Entry], _commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble> {
-        let mut writer = self.writer.take().ok_or_else(|| Trouble::Outage("db_url: the server's database module has not come back from an insert".into()))?;
-        let mut fates = vec![Fate::Dead("a line stands where a record belongs".into()); batch.len()];
+    fn deliver<'a>(&'a mut self, batch: &'a [Entry], _commit: &'a mut Commit<'_>) -> LocalFuture<'a, Result<Vec<Fate>, Trouble>> {
+        Box::pin(self.store(batch))
+    }
+}
+
+impl ForeignSink {
+    async fn store(&mut self, batch: &[Entry]) -> Result<Vec<Fate>, Trouble> {
+        let mut writer = self.writer.take().ok_or_else(|| Trouble::Outage("db_url: the server's database module has not returned from an insert".into()))?;
+        let mut fates = vec![Fate::Dead("found a log line where a record was expected".into()); batch.len()];
         let (mut jobs, mut indices) = (Vec::new(), Vec::new());
         for (i, entry) in batch.iter().enumerate() {
             if let Payload::Record(record) = &entry.payload {
+                // From a time when another db_url was set: the server's module can neither replace nor remove such rows.
+                if record.kind.is_report() {
+                    fates[i] = Fate::Delivered;
+                    continue;
+                }
                 jobs.push(self.job(entry, record));
                 indices.push(i);
             }
@@ -241,11 +280,12 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::acc::clock::Moment;
-    use crate::acc::context::Context;
-    use crate::acc::decide::{self, Request};
-    use crate::acc::record::{Backend, Core, Wall};
-    use crate::journal::{DeadLetters, Dir};
+    use crate::accounting::clock::{Moment, Wall};
+    use crate::accounting::context::Context;
+    use crate::accounting::decide::{self, Request};
+    use crate::accounting::record::{Backend, Core};
+    use crate::backend::Aside;
+    use crate::journal::{DeadLetters, Dir, Parking};
 
     /// Takes as many rows as it has room for, but none of the Call-ID "bad".
     #[derive(Clone, Default)]
@@ -276,7 +316,7 @@ mod tests {
     /// A sink, and what it delivers to.
     struct Setup {
         _tmp: tempfile::TempDir,
-        dead: DeadLetters,
+        aside: Aside,
         config: crate::config::Config,
         database: Database,
         sink: ForeignSink,
@@ -289,31 +329,32 @@ mod tests {
 
         fn of(database: Database) -> Setup {
             let tmp = tempfile::tempdir().unwrap();
-            let dead = DeadLetters::new(&Dir::open(tmp.path()).unwrap(), crate::backend::SinkId::Db);
-            let mut draft = crate::config::Draft::default();
-            draft.set("db_url", crate::config::RawValue::Str("text:x".into())).unwrap();
+            let (dir, sink) = (Dir::open(tmp.path()).unwrap(), crate::journal::SinkId::Db);
+            let aside = Aside { dead: DeadLetters::new(&dir, sink), parking: Parking::new(&dir, sink, 1 << 20), give_up: None, refused_interims: None };
+            let mut draft = crate::params::Draft::default();
+            draft.set("db_url", crate::params::RawValue::Str("text:x".into())).unwrap();
             let config = draft.finish(None).unwrap();
-            let sink = ForeignSink::new(config.db.as_ref().unwrap(), Box::new(database.clone()));
-            Setup { _tmp: tmp, dead, config, database, sink }
+            let sink = ForeignSink::new(config.db().unwrap(), Box::new(database.clone()));
+            Setup { _tmp: tmp, aside, config, database, sink }
         }
 
         fn entry(&self, offset: u64, callid: &str) -> Entry {
             let core = Core { callid: callid.into(), ..Core::default() };
             let request = Request { core, in_dialog: false, arrived: Moment::now(), upstream: false };
-            let record = decide::manual(&self.config, Backend::Db, None, &request, b"403", b"refused", Moment::now());
+            let record = decide::manual(&self.config.rules, Backend::Db, None, &request, b"403", b"refused", Moment::now());
             let segment = "0000000000000001-1-1-00000001.seg".parse().unwrap();
-            Entry { segment, offset, end: offset + 1, wall: Wall(0), payload: Payload::Record(Box::new(record)) }
+            Entry { segment, offset, end: offset + 1, wall: Wall(offset as i64), payload: Payload::Record(Box::new(record)), parked: None }
         }
 
         async fn deliver(&mut self, batch: &[Entry]) -> Vec<Fate> {
-            let mut commit = Commit { positions: &Positions::new(), retired: &[], dead: &mut self.dead, stored: false };
+            let mut commit = Commit { positions: &Positions::new(), retired: &[], aside: &mut self.aside, stored: false };
             self.sink.deliver(batch, &mut commit).await.unwrap()
         }
 
         /// As if what is stuck were so for longer than it may.
         fn wait(&mut self) {
             let stuck = &mut self.sink.writer.as_mut().unwrap().stuck;
-            *stuck = stuck.map(|(place, since)| (place, since.checked_sub(STUCK).unwrap()));
+            *stuck = stuck.map(|(key, since)| (key, since.checked_sub(STUCK).unwrap()));
         }
     }
 
@@ -321,8 +362,8 @@ mod tests {
         Fate::Retry(REFUSED.into())
     }
 
-    fn dead() -> Fate {
-        Fate::Dead(REFUSED.into())
+    fn refused() -> Fate {
+        Fate::Refused(REFUSED.into())
     }
 
     #[tokio::test]
@@ -333,26 +374,33 @@ mod tests {
         assert_eq!(setup.deliver(&two).await, [waits(), waits()]);
         assert_eq!(setup.deliver(&two).await, [waits(), waits()]);
         setup.wait();
-        assert_eq!(setup.deliver(&two).await, [dead(), waits()]);
+        assert_eq!(setup.deliver(&two).await, [not_compared(), waits()]);
         // The next one has a time of its own.
         assert_eq!(setup.deliver(&two[1..]).await, [waits()]);
         setup.wait();
-        assert_eq!(setup.deliver(&two[1..]).await, [dead()]);
+        assert_eq!(setup.deliver(&two[1..]).await, [not_compared()]);
         assert_eq!(setup.deliver(&[setup.entry(10, "good")]).await, [Fate::Delivered]);
-        assert_eq!(setup.sink.writer.unwrap().stuck, None);
+        assert_eq!(setup.sink.writer.as_ref().unwrap().stuck, None);
+        // Apart from the others it was refused if these were taken since.
+        let mut apart = setup.entry(11, "bad");
+        for (since, fate) in [(Wall(0), refused()), (Wall(i64::MAX), not_compared())] {
+            let from = (apart.segment, 8);
+            apart.parked = Some(crate::journal::Parked { from, offers: 1, tries: 0, queue: "".into(), reason: String::new(), since });
+            assert_eq!(setup.deliver(&[apart.clone()]).await, [fate]);
+        }
     }
 
     #[tokio::test]
     async fn a_module_that_hands_rows_on_is_asked_without_null() {
         let mut setup = Setup::of(Database { hands_on: true, ..Database::default() });
         setup.database.room.store(usize::MAX, Ordering::Relaxed);
-        setup.config.fields.extra.add("db: note").unwrap();
+        setup.config.rules.fields.extra.add("db: note").unwrap();
         let values = Context::new(Moment::now(), false);
         let entry = |offset| {
             let mut entry = setup.entry(offset, "good");
             let Payload::Record(record) = &mut entry.payload else { unreachable!() };
             let request = Request { core: record.core.clone(), in_dialog: false, arrived: Moment::now(), upstream: false };
-            **record = decide::manual(&setup.config, Backend::Db, Some(&values), &request, b"403", b"refused", Moment::now());
+            **record = decide::manual(&setup.config.rules, Backend::Db, Some(&values), &request, b"403", b"refused", Moment::now());
             entry
         };
         let batches: Vec<_> = (8..12).map(|offset| [entry(offset)]).collect();
@@ -377,7 +425,7 @@ mod tests {
         let mut expected = vec![waits(); batch.len()];
         expected[..4].fill(Fate::Delivered);
         // Others were taken behind it.
-        expected[1] = dead();
+        expected[1] = refused();
         assert_eq!(setup.deliver(&batch).await, expected);
         assert_eq!(setup.database.attempts.load(Ordering::Relaxed), 4 + REFUSALS + 1);
         assert_eq!(setup.deliver(&batch[4..]).await, vec![waits(); 36]);

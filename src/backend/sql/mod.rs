@@ -6,11 +6,20 @@
 //! cannot count twice.
 #![forbid(unsafe_code)]
 
+mod calls;
 mod conn;
+mod failure;
+mod file;
 mod foreign;
+mod postgres;
 mod rows;
 pub mod schema;
+mod search;
+mod seen;
+mod settings;
+mod stamp;
 mod url;
+mod value;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -18,20 +27,26 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use conn::{Class, Conn, Dialect, Failure};
+pub use conn::{Conn, Dialect};
+pub use failure::{Class, Failure};
 pub use foreign::ForeignSink;
+pub use rows::{rows_of, table_of};
+pub use settings::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, CdrsTable, Columns, Db, DbTime, read};
 pub use url::{Target, is_foreign, parse, scheme, validate_url};
+pub use value::Value;
 
-use super::{Commit, Entry, Fate, Payload, Positions, Sink, Trouble};
-use crate::acc::fields::Fields;
-use crate::acc::record::Kind;
-use crate::config::Db;
-use crate::journal::SegmentName;
-use conn::{Outcome, Value};
-use rows::Group;
-use schema::{CURSOR_TABLE, Table};
+use super::{Commit, Fate, Hold, LocalFuture, Sink, Trouble};
+use crate::accounting::extras::Family;
+use crate::accounting::fields::Fields;
+use crate::accounting::record::Kind;
+use crate::journal::{Entry, Payload, Positions, SegmentName, Stamp};
+use failure::Outcome;
+use rows::{Group, Layout};
+use schema::{CURSOR_TABLE, Role, Table};
+use search::Search;
+use seen::{Elsewhere, Seen};
 
-/// Most rows in one INSERT. More gain nothing measurable, and SQLite's parser takes time by the row.
+/// Most rows in one INSERT. More make no measurable difference, and SQLite's parser takes time for each row.
 const ROWS: usize = 64;
 /// Cursor rows moved by one UPDATE: there is one for every worker that wrote since the last batch.
 const MOVED_AT_ONCE: usize = 16;
@@ -41,6 +56,37 @@ const INSERT_BYTES: usize = 1 << 20;
 const BINDS: usize = 32_766;
 /// How long a server may take to give the cursor, or for a transaction; a hung one is an outage. SQLite has its own timeout.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// Longest pause before a SQLite file is tried again: others may write to it all the time, and a file
+/// costs no more than a look.
+const SQLITE_PAUSE: Duration = Duration::from_millis(250);
+
+/// Can a statement for the database of `url` name this table?
+pub fn check_table(url: &str, name: &str) -> Result<(), String> {
+    if !schema::is_table_name(name) {
+        return Err(format!(
+            "\"{name}\" is not a valid table name: use letters, digits and '_', not beginning with a digit, optionally after the name of a database or schema and a dot"
+        ));
+    }
+    match name.split_once('.') {
+        Some((space, plain)) if !space.eq_ignore_ascii_case("main") && matches!(parse(url), Ok(Target::Sqlite(_))) => {
+            Err(format!("\"{name}\" is not a valid table name: an SQLite file has no database {space}, write {plain}"))
+        }
+        _ => Ok(()),
+    }
+}
+/// A table that could not take rows is not looked at again for rows of the stream before this time is over.
+const SHUT: Duration = Duration::from_secs(1);
+/// So long after a refused row each statement gets a savepoint: to repeat the whole batch for the next one
+/// costs more.
+const CAREFUL: Duration = Duration::from_secs(60);
+/// How long a transaction searches for refused rows: far below [`ANSWER`]. The next one uses what it found.
+const SEARCH: Duration = Duration::from_secs(5);
+/// Number of records that must be refused one by one, with none accepted, to show that they are not at fault.
+const ALL_REFUSED: usize = 2;
+/// A batch that fails so often, with a code of the database's own trouble, is tried record by record: the
+/// trouble may be that of one row.
+const STUBBORN: u32 = 3;
 
 /// How the cursor is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,16 +109,27 @@ pub struct SqlSink {
     file: Option<(u64, u64)>,
     journal: String,
     cursor: Cursor,
+    seen: Seen,
     /// The cursor rows as last committed.
     stored: Positions,
+    /// And what the database says of itself.
+    stamp: Option<Stamp>,
     /// Tables as they were when last looked at; asked again after any trouble.
     tables: HashMap<Arc<str>, Arc<Table>>,
     announce: Option<fn(&[String])>,
     announced: Option<Instant>,
     /// Columns whose clipping was logged.
     clipped: HashSet<(Arc<str>, Arc<str>)>,
-    /// Tables whose lack of transactions was logged.
-    lasting: HashSet<Arc<str>>,
+    /// Messages already logged about tables.
+    said: HashSet<String>,
+    /// Tables that could not take rows a moment ago, and why.
+    shut: HashMap<Arc<str>, (Instant, String)>,
+    /// When a row was last refused.
+    refused: Option<Instant>,
+    /// The first entry of a batch that fails, and how often it did.
+    stuck: Option<(SegmentName, u64, u32)>,
+    /// The database says how far a statement came that failed.
+    tells_rows: bool,
 }
 
 impl From<Failure> for Trouble {
@@ -81,7 +138,7 @@ impl From<Failure> for Trouble {
     }
 }
 
-/// A cursor table that is gone (another file, a table dropped) is made anew when the cursor is read.
+/// A missing cursor table (another file, a dropped table) is created again when the cursor is read.
 fn cursor_trouble(f: Failure) -> Trouble {
     if f.class == Class::Schema { Trouble::Stale } else { f.into() }
 }
@@ -91,6 +148,29 @@ enum Usable {
     Yes(Arc<Table>),
     /// Only a script names it: its records are dead, for this reason.
     Never(String),
+    /// An operator has to repair it: its records wait.
+    NotYet(String),
+}
+
+/// Why a transaction failed.
+enum Failed {
+    /// An INSERT for the table of this group.
+    Insert(usize, Failure),
+    /// The COMMIT, which may check constraints.
+    Commit(Failure),
+    /// To find the refused rows took too long: those found, with what the database says, of the entries before this one.
+    Slow(Vec<(usize, Failure)>, usize),
+    /// The calls of some entries have their CDRs already.
+    Elsewhere(Elsewhere),
+}
+
+impl From<Failed> for Trouble {
+    fn from(failed: Failed) -> Trouble {
+        match failed {
+            Failed::Insert(_, f) | Failed::Commit(f) => f.into(),
+            Failed::Slow(..) | Failed::Elsewhere(_) => Trouble::Outage(format!("db_url: no row was inserted within {} s", SEARCH.as_secs())),
+        }
+    }
 }
 
 /// How often the tables of the database are listed while rows come: a new table is known to the
@@ -108,10 +188,16 @@ impl SqlSink {
             file: None,
             journal: String::new(),
             cursor: Cursor::Unknown,
+            seen: Seen::Unknown,
             stored: Positions::new(),
+            stamp: None,
             tables: HashMap::new(),
             clipped: HashSet::new(),
-            lasting: HashSet::new(),
+            said: HashSet::new(),
+            shut: HashMap::new(),
+            refused: None,
+            stuck: None,
+            tells_rows: true,
             announce: None,
             announced: None,
         })
@@ -135,21 +221,16 @@ impl SqlSink {
         Ok(())
     }
 
-    /// The cursor is kept in the database.
-    pub fn stores_cursor(&self) -> bool {
-        self.cursor == Cursor::Table
-    }
-
     fn is_sqlite(&self) -> bool {
         matches!(self.target, Target::Sqlite(_))
     }
 
     async fn connect(&mut self) -> Outcome<()> {
         if let Target::Sqlite(path) = &self.target {
-            // Somebody may move the file away: rows must not go into one that nobody can find.
+            // The file may have been moved: rows must not go into one that nobody can find.
             let file = std::fs::metadata(path).ok().map(|m| (m.dev(), m.ino()));
             if self.conn.is_some() && file != self.file {
-                log::warn!("db_url: the SQLite file was moved or replaced; going on with a new one");
+                log::warn!("db_url: the SQLite file was moved or replaced; continuing with a new one");
                 self.conn = None;
             }
         }
@@ -169,12 +250,14 @@ impl SqlSink {
     }
 
     fn conn(&mut self) -> Outcome<&mut Conn> {
-        self.conn.as_mut().ok_or(Failure { class: Class::Later, unique: false, text: "not connected".into() })
+        self.conn.as_mut().ok_or_else(not_connected)
     }
 
     async fn load_cursor(&mut self) -> Outcome<Option<Positions>> {
         self.connect().await?;
         self.announce().await?;
+        self.load_seen().await?;
+        self.look().await?;
         let journal = self.journal.clone();
         let conn = self.conn()?;
         let sql = match conn.dialect() {
@@ -188,17 +271,13 @@ impl SqlSink {
             Err(e) if e.class == Class::Later => return Err(e),
             Err(_) => {
                 let create = schema::create_cursor(conn.dialect());
-                let mut made = conn.run(create.clone()).await.map(|()| Vec::new());
-                if made.is_ok() {
-                    made = conn.query(sql, 2, &key).await;
-                }
-                match made {
+                match conn.query_made(&create, sql, 2, &key).await {
                     Ok(rows) => rows,
                     Err(e) if e.class == Class::Later => return Err(e),
                     Err(e) => {
                         if self.cursor != Cursor::File {
                             log::warn!(
-                                "db_url: table acc_delivery cannot be used ({}): a crash may now write a record twice; allow or repair it, as made by: {create};",
+                                "db_url: table acc_delivery cannot be used ({}): a record may now be written twice after a crash; grant access to it or repair it, using: {create};",
                                 e.text
                             );
                         }
@@ -214,25 +293,34 @@ impl SqlSink {
         {
             // A cursor that stays where a failed transaction put it would lose rows.
             log::warn!(
-                "db_url: table {CURSOR_TABLE} has the engine {engine}, without transactions, and is not used: a crash may now write a record twice; change it, and start the server again: ALTER TABLE {CURSOR_TABLE} ENGINE=InnoDB;"
+                "db_url: table {CURSOR_TABLE} has the engine {engine}, which has no transactions, and is not used: a record may now be written twice after a crash; change it, and start the server again: ALTER TABLE {CURSOR_TABLE} ENGINE=InnoDB;"
             );
         }
         self.cursor = if lasting.is_some() { Cursor::File } else { Cursor::Table };
+        self.stamp = stamp::read(&rows);
         self.stored = rows.iter().filter_map(|row| Some((row.first()?.as_deref()?.trim().parse().ok()?, row.get(1)?.as_deref()?.parse().ok()?))).collect();
         Ok(Some(self.stored.clone()))
     }
 
-    /// The table if it can take records of this configuration. `Err` waits for the operator.
+    /// The table if it can take records of this configuration.
     async fn usable(&mut self, name: &Arc<str>, wanted: &[Arc<str>], may_make: bool) -> Result<Usable, Trouble> {
-        let configured = *name == self.db.table_acc || *name == self.db.table_missed;
+        let role = Role::of(&self.db, name);
+        let of_calls = *name == self.db.table_calls;
+        let configured = role.is_some() || of_calls;
         let known = self.tables.get(name).filter(|t| wanted.iter().all(|c| t.column(c).is_some())).cloned();
         if let Some(table) = known {
             return Ok(Usable::Yes(table));
         }
-        if !schema::is_table_name(name) {
-            return Ok(Usable::Never(format!("\"{name}\" is no table name: use letters, digits and '_', not beginning with a digit")));
+        if let Err(reason) = check_table(&self.db.url, name) {
+            return Ok(Usable::Never(reason));
         }
         let mut found = schema::probe(self.conn()?, name).await?;
+        if found.is_none() && of_calls && self.conn()?.dialect() == Dialect::Sqlite {
+            let create = schema::create_calls(&self.db, &self.fields, Dialect::Sqlite);
+            let conn = self.conn()?;
+            conn.run(create).await?;
+            found = schema::probe(conn, name).await?;
+        }
         if found.is_none() && (configured || may_make) && self.conn()?.dialect() == Dialect::Sqlite {
             let mut db = self.db.clone();
             if !configured {
@@ -244,51 +332,95 @@ impl SqlSink {
             found = schema::probe(conn, name).await?;
         }
         let dialect = self.conn()?.dialect();
-        let reason = match found {
-            None if configured => {
-                let create = schema::create(&self.db, &self.fields, *name == self.db.table_missed, dialect).join(" ").replace("\n", " ").replace("    ", "");
+        let exists = found.is_some();
+        let reason = match (found, role) {
+            (None, _) if of_calls => {
+                let create = schema::create_calls(&self.db, &self.fields, dialect).replace("\n", " ").replace("    ", "");
+                format!("table {name} does not exist in the database of db_url, but calls have the flag start; create it: {create}")
+            }
+            (None, Some(role)) => {
+                let create = schema::create(&self.db, &self.fields, role, dialect, Family::OpenSips).join(" ").replace("\n", " ").replace("    ", "");
                 format!("table {name} does not exist in the database of db_url; create it: {create}")
             }
-            None => format!("table {name}, named in the script, does not exist in the database of db_url: create it and requeue the record"),
-            Some(table) => {
+            (None, None) => format!("table {name}, named in the script, does not exist in the database of db_url: create it and requeue the record"),
+            (Some(table), _) => {
                 let missing: Vec<_> = wanted.iter().filter(|c| table.column(c).is_none()).cloned().collect();
                 if missing.is_empty() {
-                    if let Some(engine) = &table.lasting
-                        && self.lasting.insert(name.clone())
-                    {
-                        log::warn!(
-                            "db_url: table {name} has the engine {engine}, without transactions: after a failure some of its rows are written twice; change it: ALTER TABLE {} ENGINE=InnoDB;",
-                            table.quoted
-                        );
-                    }
+                    self.remark(name, &table, dialect);
                     let table = Arc::new(table);
                     self.tables.insert(name.clone(), table.clone());
                     return Ok(Usable::Yes(table));
                 }
-                format!("table {name} lacks {}; add it: {}", missing.join(", "), schema::alter(&self.db, &table, &missing, dialect))
+                let alter = match role {
+                    _ if of_calls => schema::alter_calls(&self.db, &table, &missing, dialect),
+                    role => schema::alter(&self.db, role.unwrap_or(Role::Acc), &table, &missing, dialect),
+                };
+                format!("table {name} lacks {}; add it: {alter}", missing.join(", "))
             }
         };
-        if configured { Err(Trouble::Outage(reason)) } else { Ok(Usable::Never(reason)) }
+        Ok(if configured || exists { Usable::NotYet(reason) } else { Usable::Never(reason) })
     }
 
-    /// Rows of the batch by table and columns. Entries that can have none are dead already.
-    async fn groups(&mut self, batch: &[Entry], fates: &mut [Fate]) -> Result<Vec<Group>, Trouble> {
+    /// Logs once what the operator should know about a table.
+    fn remark(&mut self, name: &str, table: &Table, dialect: Dialect) {
+        for remark in table.remarks(name, &self.db, &self.fields, dialect) {
+            if self.said.insert(remark.clone()) {
+                log::warn!("{remark}");
+            }
+        }
+    }
+
+    /// Looks at the configured tables before the first record comes: who has set up a server looks at
+    /// its log then.
+    async fn look(&mut self) -> Outcome<()> {
+        if let Some(remark) = self.target.remark()
+            && self.said.insert(remark.clone())
+        {
+            log::warn!("{remark}");
+        }
+        let names: Vec<_> = schema::tables_of(&self.db).map(|(_, name)| name.clone()).collect();
+        for name in names {
+            let conn = self.conn()?;
+            let dialect = conn.dialect();
+            match schema::probe(conn, &name).await {
+                Ok(Some(table)) => self.remark(&name, &table, dialect),
+                Err(e) if e.class == Class::Later => return Err(e),
+                // Logged when there are records for it.
+                Ok(None) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of the batch, from the entry `from` on, by table and columns. Entries that can have none have
+    /// another fate already.
+    async fn groups(&mut self, batch: &[Entry], from: usize, fates: &mut [Fate]) -> Result<Vec<Group>, Trouble> {
         let dialect = self.conn()?.dialect();
         let mut groups: Vec<Group> = Vec::new();
-        let mut never: HashMap<Arc<str>, String> = HashMap::new();
-        for (index, entry) in batch.iter().enumerate() {
+        let mut none: HashMap<Arc<str>, Fate> = HashMap::new();
+        let later = calls::replaced(batch);
+        for (index, entry) in batch.iter().enumerate().skip(from) {
+            if fates[index] != Fate::Delivered || later.contains(&index) {
+                continue;
+            }
             let Payload::Record(record) = &entry.payload else {
-                fates[index] = Fate::Dead("a line stands where a record belongs".into());
+                fates[index] = Fate::Dead("found a log line where a record was expected".into());
                 continue;
             };
             let table_name = &rows::table_of(record, &self.db).clone();
-            if let Some(reason) = never.get(table_name) {
-                fates[index] = Fate::Dead(reason.clone());
+            if entry.parked.is_none()
+                && let Some((since, reason)) = self.shut.get(table_name)
+                && since.elapsed() < SHUT
+            {
+                none.insert(table_name.clone(), held(table_name, reason));
+            }
+            if let Some(fate) = none.get(table_name) {
+                fates[index] = fate.clone();
                 continue;
             }
-            let columns = rows::columns_of(record, &self.db);
+            let (columns, layout) = (rows::columns_of(record, &self.db), Layout::of(record, &self.db));
             // Records in a row mostly go where the one before went.
-            let known = groups.iter().rposition(|g| g.name == *table_name && g.wanted == columns);
+            let known = groups.iter().rposition(|g| g.name == *table_name && g.wanted == columns && g.layout == layout);
             let at = match known {
                 Some(at) => at,
                 None => {
@@ -298,25 +430,36 @@ impl SqlSink {
                     // function has been told whether the table exists.
                     let may_make = record.kind != Kind::Manual;
                     match self.usable(table_name, required, may_make).await? {
-                        Usable::Yes(table) => groups.push(Group::new(table_name.clone(), columns, table, dialect, &self.db)),
+                        Usable::Yes(table) => groups.push(Group::new(table_name.clone(), columns, layout, table, dialect, &self.db)),
                         Usable::Never(reason) => {
-                            fates[index] = Fate::Dead(reason.clone());
-                            never.insert(table_name.clone(), reason);
+                            fates[index] = Fate::Dead(reason);
+                            none.insert(table_name.clone(), fates[index].clone());
+                            continue;
+                        }
+                        Usable::NotYet(reason) => {
+                            fates[index] = self.shut(table_name, reason);
+                            none.insert(table_name.clone(), fates[index].clone());
                             continue;
                         }
                     }
                     groups.len() - 1
                 }
             };
-            let clipped = groups[at].add(index, record, &self.db);
-            for column in clipped {
+            groups[at].add(index, record);
+        }
+        Ok(groups)
+    }
+
+    /// Counts values that were clipped.
+    fn count_clipped(&mut self, groups: &[Group]) {
+        for group in groups {
+            for column in group.take_clipped() {
                 crate::stats::add(crate::stats::Counter::Clipped, 1);
-                if self.clipped.insert((table_name.clone(), column.clone())) {
-                    log::warn!("db_url: values longer than column {column} of table {table_name} are clipped to it (said once): widen the column");
+                if self.clipped.insert((group.name.clone(), column.clone())) {
+                    log::warn!("db_url: values longer than column {column} of table {} are clipped to its width (logged once): widen the column", group.name);
                 }
             }
         }
-        Ok(groups)
     }
 
     /// Moves the cursor. `Stale` when it is not where it was left.
@@ -374,79 +517,135 @@ impl SqlSink {
         result
     }
 
-    /// Inserts the rows of some entries: the first refused row fails the whole. While the database works
-    /// on one statement, the next is made.
-    async fn insert(&mut self, groups: &[Group], entries: &Range<usize>) -> Outcome<()> {
-        let conn = self.conn()?;
-        let parts = groups.iter().flat_map(|g| g.parts(g.rows_of(entries)).into_iter().map(move |part| (g, part)));
-        let mut statements = parts.map(|(group, part)| (group.insert(part.len()), group.bound(part)));
-        let mut next = statements.next();
-        while let Some((sql, bound)) = next {
-            let (inserted, following) = tokio::join!(biased; conn.execute_bound(sql, bound?), async { statements.next() });
-            inserted?;
-            next = following;
-        }
-        Ok(())
+    /// The table accepts no rows, for this reason, until it is examined again.
+    fn shut(&mut self, table: &Arc<str>, reason: String) -> Fate {
+        let fate = held(table, &reason);
+        self.shut.insert(table.clone(), (Instant::now(), reason));
+        fate
     }
 
-    /// Ends a transaction that failed.
-    async fn roll_back(&mut self) {
+    /// The fate of an entry if the database refuses only its rows.
+    fn verdict(&self, groups: &[Group], batch: &[Entry], index: usize, failure: &Failure) -> Fate {
+        let Some(group) = groups.iter().find(|g| !g.rows_of(&(index..index + 1)).is_empty()) else { return Fate::Retry(failure.text.clone()) };
+        let table = &group.name;
+        match failure.class {
+            Class::Permanent => Fate::Dead(format!("table {table} refuses it: {}", failure.text)),
+            Class::Partition => {
+                let day = match &batch[index].payload {
+                    Payload::Record(record) => group.day(record),
+                    Payload::LogLine(_) => String::new(),
+                };
+                let reason = format!("table {table} has no partition for a record of {day}; add it: {}", group.partition_advice());
+                Fate::Held(Hold { queue: table.clone(), reason, all: false })
+            }
+            Class::Schema | Class::Denied => Fate::Held(Hold { queue: table.clone(), reason: format!("table {table}: {}", failure.text), all: false }),
+            Class::Refused | Class::Later => Fate::Refused(format!("table {table} refuses it: {}", failure.text)),
+        }
+    }
+
+    /// Rolls back a failed transaction; returns whether the database could be told.
+    async fn roll_back(&mut self) -> bool {
         let sqlite = self.is_sqlite();
         if let Some(conn) = &mut self.conn
-            && answered(sqlite, conn.run("ROLLBACK")).await.is_err()
+            && answered(sqlite, conn.roll_back()).await.is_err()
         {
             self.conn = None;
         }
+        self.conn.is_some()
     }
 
-    /// One transaction, with some entries of the batch. The inner error is what the database says to
-    /// their rows.
+    /// One transaction, with some entries of the batch; `how` it deals with refused rows. The inner error is
+    /// what the database says to their rows.
     async fn transact(
         &mut self,
         groups: &[Group],
         batch: &[Entry],
         entries: &Range<usize>,
-        fates: &[Fate],
+        fates: &mut [Fate],
         commit: &mut Commit<'_>,
-    ) -> Result<Outcome<()>, Trouble> {
+        how: How,
+    ) -> Result<Result<(), Failed>, Trouble> {
         // A refused row can cost the connection: SQLite may have ended the transaction by itself.
         self.connect().await?;
         let is_last = entries.end == batch.len();
-        let (batch, fates) = (&batch[entries.clone()], &fates[entries.clone()]);
+        let part = &batch[entries.clone()];
         let of_part: Positions;
         let (positions, retired) = if is_last {
             (commit.positions, commit.retired)
         } else {
-            // Entries of one segment stand in their order.
-            of_part = batch.iter().map(|e| (e.segment, e.end)).collect();
+            // Entries of one segment are in order.
+            of_part = part.iter().map(|e| (e.segment, e.end)).collect();
             (&of_part, &[][..])
         };
         let conn = self.conn()?;
-        let begin = if conn.dialect() == Dialect::Sqlite { "BEGIN IMMEDIATE" } else { "BEGIN" };
-        conn.run(begin).await?;
+        let dialect = conn.dialect();
+        conn.begin().await?;
         if self.cursor == Cursor::Table {
             self.move_cursor(positions, retired).await?;
         }
-        if fates.contains(&Fate::Delivered)
-            && let Err(e) = self.insert(groups, entries).await
-        {
-            return Ok(Err(e));
-        }
-        if self.cursor == Cursor::Table {
-            for (entry, fate) in batch.iter().zip(fates) {
-                if let Fate::Dead(reason) = fate {
-                    commit
-                        .dead
-                        .add(entry, reason)
-                        .map_err(|e| Trouble::Outage(format!("dead-db.jsonl in journal_dir cannot be written ({e}): give it space and permissions")))?;
-                }
+        let taken = fates[entries.clone()].iter().filter(|f| **f == Fate::Delivered).count();
+        let mut replaced = Vec::new();
+        if taken > 0 {
+            let sight = self.see(part, &fates[entries.clone()]).await?;
+            if !sight.elsewhere.is_empty() {
+                return Ok(Err(Failed::Elsewhere(sight.elsewhere)));
             }
+            replaced = sight.replaced;
         }
+        let inserted = match how {
+            _ if taken == 0 => Ok(()),
+            How::Whole => self.insert(groups, batch, entries).await,
+            How::Each { alone, stubborn } => match self.insert_each(groups, batch, entries, &mut Search::new(dialect, alone, stubborn)).await {
+                Ok(refused) => {
+                    if !refused.is_empty() {
+                        self.refused = Some(Instant::now());
+                    }
+                    // With none taken this may be the table's own trouble, which takes no code to tell. A record
+                    // that waits apart was compared with others before.
+                    let odd = refused.iter().filter(|(_, f)| matches!(f.class, Class::Refused | Class::Later)).count();
+                    let most = if stubborn { 1 } else { ALL_REFUSED };
+                    // What has no row of its own, as a later one of the batch has it, is never refused.
+                    let has_row = |index: &usize| groups.iter().any(|g| !g.rows_of(&(*index..*index + 1)).is_empty());
+                    let with_rows = entries.clone().filter(|index| fates[*index] == Fate::Delivered && has_row(index)).count();
+                    if refused.len() == with_rows && odd >= most && part.iter().all(|e| e.parked.is_none()) {
+                        return Ok(Err(Failed::Insert(0, Failure { class: Class::Later, ..refused[0].1.copy() })));
+                    }
+                    let here = |index: &usize| index - entries.start;
+                    if refused.iter().any(|(index, _)| replaced.contains(&here(index))) {
+                        // The rows it was to replace must stay.
+                        return Ok(Err(Failed::Slow(refused, entries.end)));
+                    }
+                    let records: Vec<_> = refused.iter().map(|(index, _)| &batch[*index]).collect();
+                    self.unsee(&records).await?;
+                    for (index, failure) in &refused {
+                        fates[*index] = self.verdict(groups, batch, *index, failure);
+                    }
+                    Ok(())
+                }
+                Err(failed) => Err(failed),
+            },
+        };
+        self.count_clipped(groups);
+        if let Err(failed) = inserted {
+            return Ok(Err(failed));
+        }
+        self.remove_calls(part, &fates[entries.clone()]).await?;
+        if self.cursor == Cursor::Table {
+            for (entry, fate) in part.iter().zip(&mut fates[entries.clone()]) {
+                commit.aside.take(entry, fate).map_err(Trouble::Outage)?;
+            }
+            commit.aside.sync().map_err(Trouble::Outage)?;
+        }
+        let stamp = match self.cursor {
+            Cursor::Table => Some(self.put_stamp(fates[entries.clone()].iter().filter(|f| **f == Fate::Delivered).count() as u64).await?),
+            Cursor::Unknown | Cursor::File => None,
+        };
         // A constraint may be checked only here.
-        if let Err(e) = self.conn()?.run("COMMIT").await {
-            return Ok(Err(e));
+        if let Err(e) = self.conn()?.commit().await {
+            return Ok(Err(Failed::Commit(e)));
         }
         if self.cursor == Cursor::Table {
+            self.stamp = stamp;
             self.stored.extend(positions);
             for segment in retired {
                 self.stored.remove(segment);
@@ -456,41 +655,146 @@ impl SqlSink {
         Ok(Ok(()))
     }
 
-    /// Delivers a batch. What the database refuses is halved, until what it refuses is alone and dead.
-    /// Each part is a transaction, in order; `settled` is how many entries are.
+    /// Delivers a batch, in one transaction if that can be. What the database refuses is found between savepoints;
+    /// only what it refuses at the COMMIT is halved until it is alone. Each part is a transaction then, in
+    /// order; `settled` is how many entries are.
     async fn deliver_parts(&mut self, batch: &[Entry], fates: &mut [Fate], settled: &mut usize, commit: &mut Commit<'_>) -> Result<(), Trouble> {
         let sqlite = self.is_sqlite();
-        let groups = answered(sqlite, async {
+        let mut groups = answered(sqlite, async {
             self.connect().await?;
             self.announce().await?;
-            self.groups(batch, fates).await
+            self.groups(batch, 0, fates).await
         })
         .await?;
+        let first = batch.first().map(|e| (e.segment, e.offset));
+        let stubborn = self.stuck.is_some_and(|(segment, offset, times)| Some((segment, offset)) == first && times >= STUBBORN);
+        let apart = batch.first().and_then(|e| e.parked.as_ref());
+        // Those that were refused before are expected to be again.
+        let alone = apart.is_some_and(|p| p.queue.is_empty());
+        let careful = How::Each { alone, stubborn };
+        let expected = stubborn || alone || self.refused.is_some_and(|at| at.elapsed() < CAREFUL);
+        let how = if expected { careful } else { How::Whole };
+        let mut looked_again = false;
         let all: Range<usize> = 0..batch.len();
-        let mut todo = vec![all];
-        while let Some(entries) = todo.pop() {
-            let refused = match answered(sqlite, self.transact(&groups, batch, &entries, fates, commit)).await? {
+        let mut todo = vec![(all, how)];
+        let mut elsewhere: HashSet<usize> = HashSet::new();
+        while let Some((entries, mut how)) = todo.pop() {
+            if apart.is_some() && fates.iter().all(|f| matches!(f, Fate::Held(hold) if hold.all)) {
+                // They stay where they are.
+                return Ok(());
+            }
+            let failed = match answered(sqlite, self.transact(&groups, batch, &entries, fates, commit, how)).await? {
                 Ok(()) => {
+                    crate::stats::add(crate::stats::Counter::DbElsewhere, elsewhere.extract_if(|index| entries.contains(index)).count() as u64);
                     *settled = entries.end;
                     continue;
                 }
-                Err(e) if e.class == Class::Permanent => e,
-                Err(e) => return Err(e.into()),
+                Err(failed) => failed,
             };
-            let Some(group) = groups.iter().find(|g| !g.rows_of(&entries).is_empty()) else { return Err(refused.into()) };
-            self.roll_back().await;
-            if entries.len() > 1 {
-                let middle = entries.start + entries.len() / 2;
-                todo.extend([middle..entries.end, entries.start..middle]);
-            } else if fates[entries.start] == Fate::Delivered {
-                fates[entries.start] = Fate::Dead(format!("table {} refuses it: {}", group.name, refused.text));
-                todo.push(entries);
-            } else {
-                return Err(refused.into());
+            match failed {
+                Failed::Insert(_, f) if f.class == Class::Later => {
+                    // A row may be ending the connection.
+                    if (self.roll_back().await || answered(sqlite, self.connect()).await.is_ok())
+                        && let Some((segment, offset)) = first
+                    {
+                        // It was no trouble of the connection.
+                        let times = self.stuck.filter(|s| (s.0, s.1) == (segment, offset)).map_or(0, |s| s.2);
+                        self.stuck = Some((segment, offset, times + 1));
+                    }
+                    return Err(f.into());
+                }
+                // The table may have changed.
+                Failed::Insert(_, f) if f.class == Class::Schema && !looked_again => {
+                    self.roll_back().await;
+                    looked_again = true;
+                    self.tables.clear();
+                    fates[entries.start..].fill(Fate::Delivered);
+                    elsewhere.retain(|index| *index < entries.start);
+                    groups = answered(sqlite, async {
+                        self.connect().await?;
+                        self.groups(batch, entries.start, fates).await
+                    })
+                    .await?;
+                }
+                Failed::Insert(at, f) if matches!(f.class, Class::Schema | Class::Denied) => {
+                    self.roll_back().await;
+                    let group = groups.remove(at);
+                    let fate = self.shut(&group.name, format!("table {}: {}", group.name, f.text));
+                    for (index, of_entry) in fates.iter_mut().enumerate().skip(entries.start) {
+                        if !group.rows_of(&(index..index + 1)).is_empty() {
+                            *of_entry = fate.clone();
+                        }
+                    }
+                }
+                Failed::Insert(..) => {
+                    self.roll_back().await;
+                    self.refused = Some(Instant::now());
+                    how = careful;
+                }
+                Failed::Commit(f) if matches!(f.class, Class::Later | Class::Denied) => return Err(f.into()),
+                Failed::Commit(f) => {
+                    self.roll_back().await;
+                    if entries.len() > 1 {
+                        let middle = entries.start + entries.len() / 2;
+                        todo.extend([(middle..entries.end, how), (entries.start..middle, how)]);
+                        continue;
+                    }
+                    if fates[entries.start] != Fate::Delivered {
+                        return Err(f.into());
+                    }
+                    fates[entries.start] = self.verdict(&groups, batch, entries.start, &f);
+                }
+                Failed::Slow(refused, end) => {
+                    if end == entries.start || refused.len() == end - entries.start && apart.is_none() {
+                        return Err(Failed::Slow(refused, end).into());
+                    }
+                    self.roll_back().await;
+                    for (index, failure) in refused {
+                        fates[index] = self.verdict(&groups, batch, index, &failure);
+                    }
+                    groups = answered(sqlite, self.groups(batch, entries.start, fates)).await?;
+                    if end < entries.end {
+                        todo.push((end..entries.end, careful));
+                    }
+                    todo.push((entries.start..end, How::Whole));
+                    continue;
+                }
+                Failed::Elsewhere(known) => {
+                    self.roll_back().await;
+                    elsewhere.extend(known.iter().map(|(i, _)| entries.start + i));
+                    for (i, reason) in known {
+                        fates[entries.start + i] = Fate::Dead(reason);
+                    }
+                    groups = answered(sqlite, async {
+                        self.connect().await?;
+                        self.groups(batch, entries.start, fates).await
+                    })
+                    .await?;
+                }
             }
+            todo.push((entries, how));
         }
+        self.stuck = None;
         Ok(())
     }
+}
+
+fn not_connected() -> Failure {
+    Failure { class: Class::Later, unique: false, text: "not connected".into() }
+}
+
+/// How a transaction deals with refused rows.
+#[derive(Clone, Copy)]
+enum How {
+    /// The first one ends it.
+    Whole,
+    /// It finds them, trying some records at once or each alone; also for codes of the database's own trouble.
+    Each { alone: bool, stubborn: bool },
+}
+
+/// The fate of records whose table accepts none.
+fn held(table: &Arc<str>, reason: &str) -> Fate {
+    Fate::Held(Hold { queue: table.clone(), reason: reason.to_string(), all: true })
 }
 
 /// What a server answers within its time; SQLite has its own.
@@ -503,7 +807,37 @@ async fn answered<T, E: From<Failure>>(sqlite: bool, work: impl Future<Output = 
 }
 
 impl Sink for SqlSink {
-    async fn open(&mut self, journal: u64) -> Result<Option<Positions>, String> {
+    fn open(&mut self, journal: u64) -> LocalFuture<'_, Result<Option<Positions>, String>> {
+        Box::pin(self.connect_for(journal))
+    }
+
+    fn deliver<'a>(&'a mut self, batch: &'a [Entry], commit: &'a mut Commit<'_>) -> LocalFuture<'a, Result<Vec<Fate>, Trouble>> {
+        Box::pin(self.deliver_batch(batch, commit))
+    }
+
+    fn stores_cursor(&self) -> bool {
+        self.cursor == Cursor::Table
+    }
+
+    fn pause_max(&self) -> Option<Duration> {
+        self.is_sqlite().then_some(SQLITE_PAUSE)
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        self.stamp.filter(|_| self.stores_cursor())
+    }
+
+    fn close(&mut self) -> LocalFuture<'_, ()> {
+        Box::pin(async {
+            if let Some(conn) = self.conn.take() {
+                conn.close().await;
+            }
+        })
+    }
+}
+
+impl SqlSink {
+    async fn connect_for(&mut self, journal: u64) -> Result<Option<Positions>, String> {
         self.journal = format!("{journal:016x}");
         match answered(self.is_sqlite(), self.load_cursor()).await {
             Ok(positions) => Ok(positions),
@@ -514,7 +848,7 @@ impl Sink for SqlSink {
         }
     }
 
-    async fn deliver(&mut self, batch: &[Entry], commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble> {
+    async fn deliver_batch(&mut self, batch: &[Entry], commit: &mut Commit<'_>) -> Result<Vec<Fate>, Trouble> {
         let mut fates = vec![Fate::Delivered; batch.len()];
         let mut settled = 0;
         if let Err(trouble) = self.deliver_parts(batch, &mut fates, &mut settled, commit).await {

@@ -75,6 +75,33 @@ pub struct Server {
     pub socket: Option<PathBuf>,
     /// Protection of the connection.
     pub tls: Tls,
+    /// Nothing stands between: prepared statements stay with the connection (PostgreSQL only).
+    pub direct: bool,
+    /// The URL names a domain of OpenSIPS' TLS management, which this module does not ask.
+    pub tls_domain: bool,
+}
+
+impl Server {
+    fn remark(&self, names: &TlsNames) -> Option<String> {
+        let TlsNames { mode, ca, modes, .. } = names;
+        self.tls_domain.then(|| {
+            format!(
+                "db_url: tls_domain is only for the server's own database modules and has no effect: {mode} decides how TLS is used ({} by default, which does not verify the database); to verify it, write {mode}={}&{ca}=/file",
+                modes[1], modes[4]
+            )
+        })
+    }
+}
+
+impl Target {
+    /// What to tell the operator about the URL.
+    pub fn remark(&self) -> Option<String> {
+        match self {
+            Target::Sqlite(_) => None,
+            Target::MySql(server) => server.remark(&MYSQL),
+            Target::Postgres(server) => server.remark(&POSTGRES),
+        }
+    }
 }
 
 /// Checks `db_url` at startup. The error names the parameter and the cure, and never the URL
@@ -82,7 +109,7 @@ pub struct Server {
 pub fn validate_url(url: &str) -> Result<(), String> {
     if is_foreign(url) {
         // As the host's own limit.
-        return if url.len() <= 255 { Ok(()) } else { Err("db_url is longer than the 255 bytes that the server's database modules take".into()) };
+        return if url.len() <= 255 { Ok(()) } else { Err("db_url is longer than the 255 bytes that the server's database modules accept".into()) };
     }
     if let Target::MySql(server) | Target::Postgres(server) = parse(url)? {
         for file in [&server.tls.ca, &server.tls.cert, &server.tls.key].into_iter().flatten() {
@@ -92,7 +119,7 @@ pub fn validate_url(url: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What stands before the colon; empty when it is no name.
+/// The part before the colon; empty unless it is a valid name.
 pub fn scheme(url: &str) -> &str {
     let name = url.trim().split_once(':').map_or("", |(s, _)| s);
     if name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') { name } else { "" }
@@ -113,14 +140,14 @@ pub fn parse(url: &str) -> Result<Target, String> {
         "sqlite" | "sqlite3" => {
             let path = rest.strip_prefix("//").unwrap_or(rest);
             match path {
-                "" | "/" => Err("db_url names no SQLite file: write sqlite:///path/to/file".into()),
+                "" | "/" => Err("db_url does not name an SQLite file: write sqlite:///path/to/file".into()),
                 ":memory:" => Err("db_url names a database in memory, which no other process can read: write sqlite:///path/to/file".into()),
                 _ => Ok(Target::Sqlite(path.into())),
             }
         }
         "mysql" => server(rest, &MYSQL).map(Target::MySql),
         "postgres" | "postgresql" => server(rest, &POSTGRES).map(Target::Postgres),
-        _ => Err(format!("db_url begins with {:.20}:, which only a running server writes to: use sqlite:, mysql: or postgres:", self::scheme(url))),
+        _ => Err(format!("db_url begins with {:.20}:, which only a running server can write to: use sqlite:, mysql: or postgres:", self::scheme(url))),
     }
 }
 
@@ -128,10 +155,18 @@ fn server(rest: &str, names: &TlsNames) -> Result<Server, String> {
     let rest = rest.strip_prefix("//").ok_or("db_url needs // after the scheme: write mysql://user:password@host/database")?;
     // As the host does, from the right: a password may hold any character but the last '@'.
     let (login, place) = rest.rsplit_once('@').map_or((None, rest), |(l, p)| (Some(l), p));
+    // OpenSIPS' form for a socket: its path has slashes.
+    let (socket, place) = match place.strip_prefix("unix(") {
+        Some(rest) => {
+            let (path, place) = rest.split_once(')').filter(|(path, _)| path.starts_with('/')).ok_or("db_url has a socket that is not unix(/path)")?;
+            (Some(path.into()), place)
+        }
+        None => (None, place),
+    };
     let (place, options) = place.split_once('?').map_or((place, ""), |(p, o)| (p, o));
-    let (address, database) = place.split_once('/').ok_or("db_url names no database: write mysql://user:password@host/database")?;
+    let (address, database) = place.split_once('/').ok_or("db_url does not name a database: write mysql://user:password@host/database")?;
     if database.is_empty() {
-        return Err("db_url names no database: write mysql://user:password@host/database".into());
+        return Err("db_url does not name a database: write mysql://user:password@host/database".into());
     }
     let (user, password) = match login {
         Some(login) => login.split_once(':').map_or((login, None), |(u, p)| (u, Some(p.to_string()))),
@@ -146,35 +181,48 @@ fn server(rest: &str, names: &TlsNames) -> Result<Server, String> {
     };
     let port = match port {
         None | Some("") => None,
-        Some(p) => Some(p.parse().ok().filter(|p| *p != 0).ok_or("db_url has a port that is no number from 1 to 65535")?),
+        Some(p) => Some(p.parse().ok().filter(|p| *p != 0).ok_or("db_url has a port that is not a number from 1 to 65535")?),
     };
-    let (mut socket, mut mode, mut tls) = (None, None, Tls::default());
+    let (mut socket, mut mode, mut tls, mut tls_domain, mut direct) = (socket, None, Tls::default(), false, false);
     for option in options.split('&').filter(|o| !o.is_empty()) {
         match option.split_once('=') {
             Some(("socket", path)) if path.starts_with('/') => socket = Some(path.into()),
+            Some(("tls_domain", _)) => tls_domain = true,
+            Some(("direct", value @ ("yes" | "no"))) if names.mode == POSTGRES.mode => direct = value == "yes",
             Some((name, value)) if name == names.mode => {
                 let at = names.modes.iter().position(|m| m.eq_ignore_ascii_case(value));
-                mode = Some(MODES[at.ok_or_else(|| format!("db_url has a {} that is none of {}", names.mode, names.modes.join(", ")))?]);
+                mode = Some(MODES[at.ok_or_else(|| format!("db_url has an invalid {}: use one of {}", names.mode, names.modes.join(", ")))?]);
             }
             Some((name, path)) if name == names.ca && path.starts_with('/') => tls.ca = Some(path.into()),
             Some((name, path)) if name == names.cert && path.starts_with('/') => tls.cert = Some(path.into()),
             Some((name, path)) if name == names.key && path.starts_with('/') => tls.key = Some(path.into()),
             _ => {
                 let TlsNames { mode, ca, cert, key, .. } = names;
+                let direct = if *mode == POSTGRES.mode { "direct=yes, " } else { "" };
                 return Err(format!(
-                    "db_url has an option this module does not know: write ?socket=/path, {mode}=..., {ca}=/file, {cert}=/file or {key}=/file"
+                    "db_url has an option this module does not know: write ?socket=/path, {direct}{mode}=..., {ca}=/file, {cert}=/file or {key}=/file"
                 ));
             }
         }
     }
     tls.mode = mode.unwrap_or_default();
     if tls.ca.is_some() && !matches!(tls.mode, TlsMode::VerifyCa | TlsMode::VerifyHost) {
-        return Err(format!("db_url has {} but does not verify: add {}={} or {}", names.ca, names.mode, names.modes[3], names.modes[4]));
+        return Err(format!("db_url has {} but does not verify the database: add {}={} or {}", names.ca, names.mode, names.modes[3], names.modes[4]));
     }
     if tls.cert.is_some() != tls.key.is_some() {
         return Err(format!("db_url has only one of {} and {}: write both", names.cert, names.key));
     }
-    Ok(Server { host: (!host.is_empty()).then(|| host.to_string()), port, user: user.into(), password, database: database.into(), socket, tls })
+    Ok(Server {
+        host: (!host.is_empty()).then(|| host.to_string()),
+        port,
+        user: user.into(),
+        password,
+        database: database.into(),
+        socket,
+        tls,
+        direct,
+        tls_domain,
+    })
 }
 
 #[cfg(test)]
@@ -202,8 +250,12 @@ mod tests {
         );
         let Ok(Target::Postgres(s)) = parse("postgresql://u@[::1]/b?socket=/run/pg") else { panic!("refused") };
         assert_eq!((s.host.as_deref(), s.port, s.password, s.socket), (Some("::1"), None, None, Some("/run/pg".into())));
+        let Ok(Target::MySql(s)) = parse("mysql://u:p@unix(/run/mysqld/mysqld.sock)/b?tls_domain=dom1") else { panic!("refused") };
+        assert_eq!((s.host.as_deref(), &*s.database, s.socket.as_deref()), (None, "b", Some(std::path::Path::new("/run/mysqld/mysqld.sock"))));
         let Ok(Target::Postgres(s)) = parse("postgres:///b") else { panic!("refused") };
-        assert_eq!((s.host, s.user.as_str(), s.database.as_str()), (None, "", "b"));
+        assert_eq!((s.host, s.user.as_str(), s.database.as_str(), s.direct), (None, "", "b", false));
+        assert!(matches!(parse("postgres:///b?direct=yes"), Ok(Target::Postgres(s)) if s.direct));
+        assert!(validate_url("mysql://h/d?direct=yes").is_err() && validate_url("postgres://h/d?direct=maybe").unwrap_err().contains("direct=yes"));
     }
 
     #[test]
@@ -229,7 +281,7 @@ mod tests {
         assert_eq!(tls("postgres://h/d?sslmode=verify-ca&sslrootcert=/ca").ca, Some("/ca".into()));
         for (url, said) in [
             ("mysql://h/d?sslmode=require", "ssl-mode=..."),
-            ("mysql://h/d?ssl-mode=secret", "none of disabled, preferred"),
+            ("mysql://h/d?ssl-mode=secret", "use one of disabled, preferred"),
             ("postgres://h/d?sslrootcert=/secret", "add sslmode=verify-ca or verify-full"),
             ("postgres://h/d?sslmode=require&sslcert=/secret", "write both"),
             ("mysql://h/d?ssl-mode=verify_ca&ssl-ca=secret", "ssl-ca=/file"),
@@ -237,6 +289,13 @@ mod tests {
             let e = validate_url(url).unwrap_err();
             assert!(e.starts_with("db_url ") && e.contains(said) && !e.contains("secret"), "{url}: {e}");
         }
+        for (url, said) in [
+            ("mysql://h/d?tls_domain=dom1", "write ssl-mode=verify_identity&ssl-ca=/file"),
+            ("postgres://h/d?tls_domain=dom1", "write sslmode=verify-full&sslrootcert=/file"),
+        ] {
+            assert!(parse(url).ok().unwrap().remark().unwrap().contains(said), "{url}");
+        }
+        assert_eq!(parse("mysql://h/d").ok().unwrap().remark(), None);
         assert!(validate_url("mysql://h/d?ssl-mode=verify_ca&ssl-ca=/no/such/file").unwrap_err().contains("/no/such/file"));
     }
 
@@ -254,6 +313,8 @@ mod tests {
             "sqlite::memory:",
             "mysql://u:secret@[h/d",
             "mysql://u:secret@h/d?secret=1",
+            "mysql://u:secret@unix(/run/secret",
+            "mysql://u:secret@unix(secret)/d",
         ] {
             let e = validate_url(url).unwrap_err();
             assert!(e.starts_with("db_url ") && !e.contains("secret"), "{url}: {e}");

@@ -17,6 +17,9 @@ pub fn running() {
     RUNNING.store(true, Ordering::Relaxed);
 }
 
+/// What the host reads of a fixup that failed.
+pub const REFUSED: c_int = -1;
+
 enum Kind {
     Constant(Vec<u8>),
     Variable(*mut km_pv_elem),
@@ -31,7 +34,7 @@ pub struct Argument {
 
 fn refused(what: &str, e: &str) -> c_int {
     log::error!("{what}: {e}");
-    -1
+    REFUSED
 }
 
 /// Replaces the text that `param` points to with an argument; constants are checked.
@@ -39,7 +42,7 @@ fn refused(what: &str, e: &str) -> c_int {
 /// # Safety
 /// `param` is the place of a terminated text, as the host passes it.
 pub unsafe fn fixup(server: Option<&Server>, what: &'static str, param: *mut *mut c_void, check: impl FnOnce(&[u8]) -> Result<(), String>) -> c_int {
-    guard::entry(what, -1, || {
+    guard::entry(what, REFUSED, || {
         // SAFETY: the caller's promise.
         let (place, text) = unsafe { (*param, if (*param).is_null() { c"" } else { CStr::from_ptr((*param).cast::<c_char>()) }) };
         let bytes = text.to_bytes().to_vec();
@@ -62,7 +65,7 @@ pub unsafe fn fixup(server: Option<&Server>, what: &'static str, param: *mut *mu
 
 /// Undoes `fixup` for an argument that was made for one call.
 pub unsafe extern "C" fn free(param: *mut *mut c_void, _n: c_int) -> c_int {
-    guard::entry("argument", -1, || {
+    guard::entry("argument", REFUSED, || {
         // SAFETY: the place holds what `fixup` put there, and gets back what stood there before.
         unsafe {
             if let Some(p) = std::ptr::NonNull::new((*param).cast::<Argument>()) {

@@ -5,50 +5,142 @@
 use std::ffi::{c_int, c_uint, c_void};
 
 use super::abi::*;
-use super::attached::{self, Which};
+use super::attached::{self, Request, Which};
 use super::contexts::{self, Current};
-use super::present;
-use super::state::{Api, DIALOGS, message, ready};
-use crate::acc::clock::Moment;
-use crate::acc::context::{EndCause, Reply};
-use crate::acc::decide;
-use crate::host::outcome::{say, write_cdr};
+use super::state::{Api, DIALOGS, Kamailio, message, ready, server};
+use super::{cdrs, flags, present};
+use crate::accounting::clock::Moment;
+use crate::accounting::context::Reply;
+use crate::accounting::decide;
+use crate::accounting::record::EndCause;
+use crate::host::full::say;
+use crate::host::outcome::write_cdr;
+use crate::host::proof::{self, Once};
 use crate::host::revival::{self, Claim};
+use crate::host::server::Text;
 use crate::host::shared::{SharedContext, SharedError};
 use crate::host::{guard, outcome, script};
+use crate::worker::port::Host as _;
 
 /// Dialog variable that holds the call's name, to find it again after a restart.
 const CALL: &str = "acc_call";
 
 /// Events of a transaction that a marked request follows.
-pub const TRANSACTION_EVENTS: u32 = KM_TMCB_RESPONSE_READY | KM_TMCB_RESPONSE_OUT | KM_TMCB_LOCAL_COMPLETED | KM_TMCB_ON_FAILURE;
+pub const TRANSACTION_EVENTS: u32 = KM_TMCB_RESPONSE_READY | KM_TMCB_RESPONSE_OUT | KM_TMCB_LOCAL_COMPLETED | KM_TMCB_ON_FAILURE | KM_TMCB_REQUEST_FWDED;
 
 /// Script callbacks go on to the route.
 const GO_ON: c_int = 1;
 
-/// The context that a callback was registered with.
+/// What a callback of tm is about.
+pub struct Event {
+    /// The request, which may be shared.
+    pub req: *mut km_sip_msg,
+    /// The reply, if the event is about one.
+    pub rpl: *mut km_sip_msg,
+    /// Its code.
+    pub code: u16,
+    param: *mut c_void,
+    sent: Text,
+}
+
+impl Event {
+    /// Reads the parameters of a callback, in the first call only after a proof that they are what
+    /// they were in the known versions.
+    ///
+    /// # Safety
+    /// `params` comes from the host.
+    pub unsafe fn of(params: *mut km_tmcb_params) -> Option<Event> {
+        static PROOF: Once = Once::new();
+        // SAFETY: the host passes its parameters and keeps them through the call, our pointer in the
+        // place of the parameter (promise 5).
+        unsafe {
+            let p = params.as_ref()?;
+            let is_known = || {
+                proof::is_ours(p.param)
+                    && proof::is_message(p.req.cast(), FAKED_REPLY.cast())
+                    && proof::is_message(p.rpl.cast(), FAKED_REPLY.cast())
+                    && (p.rpl.is_null() || proof::is_code(p.code))
+            };
+            PROOF.proved("callbacks of tm in this server have other parameters than in the known versions", is_known).then(|| Event {
+                req: p.req,
+                rpl: p.rpl,
+                code: u16::try_from(p.code).unwrap_or_default(),
+                param: *p.param,
+                sent: p.send_buf,
+            })
+        }
+    }
+
+    /// The context that the callback was registered with.
+    pub fn context(&self) -> Option<SharedContext> {
+        // SAFETY: the host holds our reference while the callback is registered (promise 5).
+        unsafe { SharedContext::borrow_raw(self.param) }
+    }
+}
+
+impl Event {
+    /// What went out, where the event is about that.
+    pub fn sent(&self) -> Option<&[u8]> {
+        let can_be_read =
+            usize::try_from(self.sent.len).is_ok_and(|n| (1..=LONGEST).contains(&n)) && proof::is_readable((self.sent.s as usize & !7) as *const c_void);
+        // SAFETY: the host keeps the buffer through the call (promise 5).
+        can_be_read.then(|| unsafe { self.sent.bytes() })
+    }
+}
+
+/// Longest message that the host takes or makes.
+const LONGEST: usize = 1 << 20;
+
+/// What a callback of dialogs is about.
+pub struct DialogEvent {
+    /// The request, if there is one.
+    pub req: *mut km_sip_msg,
+    /// The reply, if the event is about one.
+    pub rpl: *mut km_sip_msg,
+    /// Who sent the request.
+    pub direction: u32,
+    /// What the callback was registered with.
+    pub param: *mut c_void,
+}
+
+/// The parameters of a callback of dialogs: read as [`Event::of`] does.
 ///
 /// # Safety
-/// `param` is the callback's own parameter place.
-unsafe fn parameter(param: *mut *mut c_void) -> Option<SharedContext> {
-    // SAFETY: the host keeps our pointer there while the callback is registered (promise 5, 6).
-    unsafe { SharedContext::borrow_raw(*param) }
+/// `params` comes from the host.
+pub unsafe fn dialog_event(params: *mut km_dlg_cb_params) -> Option<DialogEvent> {
+    static PROOF: Once = Once::new();
+    // SAFETY: the host passes its parameters, which are good until its next callback (promise 6).
+    unsafe {
+        let p = params.as_ref()?;
+        let is_known =
+            || proof::is_ours(p.param) && p.direction <= KM_DLG_DIR_UPSTREAM && [p.req, p.rpl].iter().all(|m| proof::is_message(m.cast(), FAKED_REPLY.cast()));
+        let what = "callbacks of dialogs in this server have other parameters than in the known versions";
+        PROOF.proved(what, is_known).then(|| DialogEvent { req: p.req, rpl: p.rpl, direction: p.direction, param: *p.param })
+    }
 }
 
 /// Before and after a request, reply, failure or branch failure route.
-pub unsafe extern "C" fn on_script(msg: *mut km_sip_msg, flags: c_uint, _param: *mut c_void) -> c_int {
+pub unsafe extern "C" fn on_script(msg: *mut km_sip_msg, flags: c_uint, param: *mut c_void) -> c_int {
+    static PROOF: Once = Once::new();
     guard::entry("script callback", GO_ON, || {
+        let is_known = || param == proof::witness() && proof::is_readable(msg.cast());
+        if !PROOF.proved("callbacks of the script in this server have other parameters than in the known versions", is_known) {
+            return GO_ON;
+        }
         if flags & KM_PRE_SCRIPT_CB != 0 {
             present::begin(msg);
             return GO_ON;
+        }
+        if present::is_stateless_bye(msg)
+            && let Some((_, api, _)) = ready()
+        {
+            say("the end of a call could not be noted", bye_without_dialog(api, None, msg));
         }
         let left = present::end(msg);
         if left.loaded {
             log::warn!("acc_load_ctx_from_dlg() without acc_unload_ctx_from_dlg() at the end of the message: unloaded now");
         }
-        if let Some(call) = left.call {
-            write_cdr(&call);
-        }
+        left.calls.iter().for_each(write_cdr);
         GO_ON
     })
 }
@@ -57,10 +149,14 @@ pub unsafe extern "C" fn on_script(msg: *mut km_sip_msg, flags: c_uint, _param: 
 /// still.
 pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("new transaction", (), || {
-        let Some((_, api, _)) = ready() else { return };
-        // SAFETY: the host passes its parameters and keeps them through the call (promise 5).
-        let msg = unsafe { (*params).req };
-        api.tm.attach(t, present::arrived(msg).or_else(|| Some(Moment::now())));
+        // SAFETY: the host's parameters.
+        let (Some((_, api, _)), Some(Event { req: msg, .. })) = (ready(), unsafe { Event::of(params) }) else { return };
+        let request = Request {
+            arrived: present::arrived(msg).or_else(|| Some(Moment::now())),
+            is_initial: message(msg).is_some_and(|m| m.to_tag().is_empty()),
+            dialog: present::dialog(msg),
+        };
+        api.tm.attach(t, request);
         for which in [Which::InForce, Which::Own] {
             if let Some(ctx) = present::get(msg, which)
                 && contexts::there(t, which).is_none()
@@ -69,56 +165,93 @@ pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *m
             }
         }
         present::got_transaction(msg);
-        say("the end of a call could not be noted", bye_without_dialog(api, t, msg));
+        if let (Some((_, _, instance)), Some(request)) = (ready(), message(msg)) {
+            flags::on_request_in(api, instance, t, &request);
+        }
+        say("the end of a call could not be noted", bye_without_dialog(api, Some(t), msg));
     });
 }
 
-/// A BYE of a call whose dialog is gone. That happens when a repeated INVITE overtakes the first
-/// copy, whose worker was held up between do_accounting() and t_relay(): the host's dialog belongs to
-/// the first, and goes with it when it finds that the transaction exists.
-fn bye_without_dialog(api: &'static Api, t: *mut km_cell, msg: *mut km_sip_msg) -> Result<(), SharedError> {
-    let Some(bye) = message(msg).filter(|m| m.method() == b"BYE").map(|m| m.core()) else { return Ok(()) };
-    let Some(ctx) = attached::table().and_then(|table| table.get(attached::key_of_call(&bye.callid), Which::InForce)) else { return Ok(()) };
-    let (caller, callee) = ctx.read(|c| (c.core.from_tag.clone(), c.core.to_tag.clone()))?;
-    // A caller may hang up on one of several phones that answered: only the first one's is the call.
-    let cause = match (&bye.from_tag, &bye.to_tag) {
-        (from, to) if *from == caller && *to == callee => EndCause::Caller,
-        (from, to) if *to == caller && *from == callee => EndCause::Callee,
-        _ => return Ok(()),
-    };
-    if ctx.progress()?.ended || DIALOGS.get().is_some_and(|dialogs| dialogs.of(msg).is_some()) {
-        return Ok(());
-    }
-    let now = Moment::now();
-    ctx.update(|c| decide::on_end(c, cause, now))?;
-    script::join(Current { api, raw: msg }, &ctx);
-    if api.tm.register_to(t, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()).is_err() {
-        write_cdr(&ctx);
-    }
-    over(&ctx)
+/// A request follows its routes. A script may forward a BYE without a transaction, or answer it so; one that
+/// it refuses before does not come here, nor does the dialog module hear of it.
+pub unsafe extern "C" fn on_routed(msg: *mut km_sip_msg, _params: *mut Text, param: *mut c_void) {
+    static PROOF: Once = Once::new();
+    guard::entry("routed request", (), || {
+        let is_known = || param == proof::witness() && proof::is_readable(msg.cast());
+        if PROOF.proved("callbacks of rr in this server have other parameters than in the known versions", is_known)
+            && message(msg).is_some_and(|m| m.method() == b"BYE")
+        {
+            present::routed_bye(msg);
+        }
+    });
 }
 
-/// A call is found by its Call-ID once it is answered.
-fn be_found_by_id(ctx: &SharedContext) -> Result<(), SharedError> {
-    let progress = ctx.progress()?;
-    if progress.answered
-        && !progress.ended
-        && let Some(table) = attached::table()
-    {
-        let key = attached::key_of_call(&ctx.read(|c| c.core.callid.clone())?);
-        table.add(key, None);
-        table.offer(key, ctx);
+/// A BYE of calls that have no dialog of the host's, with its transaction if there is one. That is so of an INVITE that came while the host
+/// had a dialog with the same Call-ID and From tag, made by another one (see [`follow`]), and of one that
+/// was answered after it had been refused: the host's dialog went with the refusal.
+fn bye_without_dialog(api: &'static Api, t: Option<*mut km_cell>, msg: *mut km_sip_msg) -> Result<(), SharedError> {
+    let Some(bye) = message(msg).filter(|m| m.method() == b"BYE").map(|m| m.core()) else { return Ok(()) };
+    let Some(table) = attached::table() else { return Ok(()) };
+    let mut in_dialog = None;
+    for ctx in table.calls(attached::key_of_call(&bye)) {
+        let call = ctx.copy()?;
+        // A caller may hang up on one of several phones that answered: only the first one's is the call.
+        let Some(cause) = attached::side(&call.core, &bye) else { continue };
+        let of_dialog = in_dialog.get_or_insert_with(|| {
+            let dialogs = DIALOGS.get()?;
+            dialogs.context(dialogs.of(msg)?.raw)
+        });
+        if call.ended.is_some() || of_dialog.as_ref().is_some_and(|c| c.same(&ctx)) {
+            continue;
+        }
+        let now = Moment::now();
+        let reason = message(msg).map(|m| m.cause()).unwrap_or_default();
+        outcome::end(&ctx, cause, &reason, now)?;
+        script::join(Current { api, raw: msg }, &ctx);
+        // Without a reply to wait for the CDR is due.
+        if t.is_none_or(|t| api.tm.register_to(t, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()).is_err()) {
+            write_cdr(&ctx);
+        }
+        over(&ctx)?;
     }
     Ok(())
 }
 
+/// A call is found by its Call-ID and tags once it is answered.
+fn be_found(ctx: &SharedContext) -> Result<(), SharedError> {
+    let progress = ctx.progress();
+    if progress.answered
+        && !progress.ended
+        && let Some(table) = attached::table()
+    {
+        let (key, answered) = ctx.read_head(|c| (attached::key_of_call(&c.core), c.answered))?;
+        table.add_call(key, ctx, answered);
+    }
+    Ok(())
+}
+
+/// Timer: a call without a dialog of the host's has the lifetime that dialogs have.
+pub extern "C" fn end_lost(_ticks: c_uint, _param: *mut c_void) {
+    guard::entry("lifetime timer", (), || {
+        let (Some(_), Some(table), Some(dialogs)) = (ready(), attached::table(), DIALOGS.get()) else { return };
+        let now = Moment::now();
+        for ctx in table.calls_older_than(now, dialogs.lifetime) {
+            if ctx.is_claimed() {
+                continue;
+            }
+            let ended = ctx.end(EndCause::Timeout, now).and_then(|()| {
+                write_cdr(&ctx);
+                over(&ctx)
+            });
+            say("the end of a call could not be noted", ended);
+        }
+    });
+}
+
 /// The call has ended: it need not be found any more.
 fn over(ctx: &SharedContext) -> Result<(), SharedError> {
-    let key = attached::key_of_call(&ctx.read(|c| c.core.callid.clone())?);
-    if let Some(table) = attached::table()
-        && table.get(key, Which::InForce).is_some_and(|c| c.same(ctx))
-    {
-        table.forget(key);
+    if let Some(table) = attached::table() {
+        table.forget_call(ctx.read_head(|c| attached::key_of_call(&c.core))?, ctx);
     }
     Ok(())
 }
@@ -126,7 +259,16 @@ fn over(ctx: &SharedContext) -> Result<(), SharedError> {
 /// The reply that a transaction callback is about. It may be a copy that all processes share, so
 /// nothing is read of it but what `on_any_transaction` had parsed.
 fn reply_of(rpl: *mut km_sip_msg, code: u16) -> Reply {
-    message(rpl).map_or_else(|| decide::local_reply(code), |msg| msg.reply(code))
+    message(rpl).map_or_else(|| local_reply(code), |msg| msg.reply(code))
+}
+
+/// A reply of the host's own, with its phrase.
+pub fn local_reply(code: u16) -> Reply {
+    let mut reply = decide::local_reply(code);
+    if let Some(server) = server() {
+        reply.reason = server.symbols.phrase(code).to_vec();
+    }
+    reply
 }
 
 /// A reply of any transaction, and its end. The reply is private still: the host may copy it and
@@ -140,12 +282,13 @@ pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params
             }
             return;
         }
-        // SAFETY: as in `on_transaction`.
-        let (rpl, code) = unsafe { ((*params).rpl, (*params).code as u16) };
+        // SAFETY: the host's parameters.
+        let Some(Event { rpl, code, .. }) = (unsafe { Event::of(params) }) else { return };
         let (Some((_, _, module)), Some(msg)) = (ready(), message(rpl)) else { return };
         if outcome::matters(module, code) {
             msg.reply(code);
         }
+        cdrs::reply_came(rpl);
         if let Some(set_before) = present::get(rpl, Which::InForce)
             && let Some(ctx) = contexts::there(t, Which::InForce)
         {
@@ -155,16 +298,30 @@ pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params
     });
 }
 
+/// The code of a reply that is about to leave. Of a 2xx that comes after a refusal has gone, the host
+/// names the code of the refusal.
+fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
+    if code < 300 {
+        return code;
+    }
+    message(rpl).map(|m| m.status()).filter(|own| (200..300).contains(own)).unwrap_or(code)
+}
+
 /// Events of a marked request's transaction.
 pub unsafe extern "C" fn on_transaction(_t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("transaction callback", (), || {
-        // SAFETY: the host passes its parameters and keeps them through the call (promise 5).
-        let (rpl, code, ctx) = unsafe { ((*params).rpl, (*params).code, parameter((*params).param)) };
-        let (Some((_, _, module)), Some(ctx), Ok(code)) = (ready(), ctx, u16::try_from(code)) else { return };
+        // SAFETY: the host's parameters.
+        let Some(event) = (unsafe { Event::of(params) }) else { return };
+        let (Some((_, _, module)), Some(ctx)) = (ready(), event.context()) else { return };
+        let rpl = event.rpl;
+        if kind as u32 == KM_TMCB_REQUEST_FWDED {
+            return ctx.count_attempt();
+        }
+        let code = if kind as u32 == KM_TMCB_RESPONSE_READY { leaving(rpl, event.code) } else { event.code };
         let result = match kind as u32 {
-            KM_TMCB_RESPONSE_READY => outcome::reply_leaves(module, &ctx, code, || reply_of(rpl, code)).and_then(|()| be_found_by_id(&ctx)),
-            KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code)),
-            _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code)),
+            KM_TMCB_RESPONSE_READY => outcome::reply_leaves(&ctx, code, || reply_of(rpl, code)).and_then(|()| be_found(&ctx)),
+            KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code), None),
+            _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code), None),
         };
         say("a transaction could not be accounted", result);
     });
@@ -174,10 +331,10 @@ pub unsafe extern "C" fn on_transaction(_t: *mut km_cell, kind: c_int, params: *
 /// none, its end does.
 unsafe extern "C" fn on_bye(_t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("BYE", (), || {
-        // SAFETY: as in `on_transaction`.
-        let (code, ctx) = unsafe { ((*params).code, parameter((*params).param)) };
-        if let Some(ctx) = ctx
-            && (code >= 200 || kind as u32 == KM_TMCB_DESTROY)
+        // SAFETY: the host's parameters.
+        let Some(event) = (unsafe { Event::of(params) }) else { return };
+        if let Some(ctx) = event.context()
+            && (event.code >= 200 || kind as u32 == KM_TMCB_DESTROY)
         {
             write_cdr(&ctx);
         }
@@ -186,37 +343,84 @@ unsafe extern "C" fn on_bye(_t: *mut km_cell, kind: c_int, params: *mut km_tmcb_
 
 /// Ties a call to its dialog: the dialog is made if need be, holds the context, and its events
 /// come here from now on, so that no end of the call can be missed.
-pub fn follow(msg: *mut km_sip_msg, ctx: &SharedContext) -> Result<(), String> {
+///
+/// While the host has a dialog with this Call-ID and From tag it makes no other: what comes then is a fork
+/// of a proxy before us, or a stranger's, and that dialog is none of its own. Such a call ends with its BYE.
+pub fn follow(at: Current, ctx: &SharedContext) -> Result<(), String> {
     let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
-    let dialog = dialogs.create(msg)?;
-    if dialogs.context(dialog.raw).is_some_and(|c| c.same(ctx)) {
-        return Ok(());
+    if own_dialog(at) == 0 {
+        dialogs.create(at.raw);
     }
+    // In the journal a call without a dialog has a name of its own, too.
     let name = ctx
         .update(|c| {
-            c.dialog = format!("{:032x}", c.call_key()).into_bytes();
+            if c.dialog.is_empty() {
+                c.dialog = format!("{:032x}{:x}", c.call_key(), ctx.address()).into_bytes();
+            }
             c.dialog.clone()
         })
         .map_err(|e| e.to_string())?;
-    attach(dialog.raw, ctx)?;
-    if !dialogs.store(dialog.raw, CALL, &name) {
+    let none = "the dialog module made no dialog for this call (see its own message above): no CDR can be written";
+    let dialog = dialogs.of(at.raw).ok_or(none)?;
+    if dialog.raw as usize == own_dialog(at) { tie(dialog.raw, ctx, &name) } else { Ok(()) }
+}
+
+/// Address of the dialog that the host made for the request at hand, 0 = none.
+fn own_dialog(at: Current) -> usize {
+    let of_transaction = || contexts::request_of(at.api.tm.current()?).map(|r| r.dialog);
+    Some(present::dialog(at.raw)).filter(|d| *d != 0).or_else(of_transaction).unwrap_or(0)
+}
+
+fn tie(dlg: *mut km_dlg_cell, ctx: &SharedContext, name: &[u8]) -> Result<(), String> {
+    let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
+    if dialogs.context(dlg).is_some_and(|c| c.same(ctx)) {
+        return Ok(());
+    }
+    attach(dlg, ctx)?;
+    if !dialogs.store(dlg, CALL, name) {
         log::error!("the name of a call could not be kept in its dialog: a restart would end its accounting");
     }
     Ok(())
+}
+
+/// The host made a dialog for the INVITE at hand. With its `initial_cbs_inscript` 0 it says so only when
+/// the transaction is made: then the call may wait for it.
+pub unsafe extern "C" fn on_created(dlg: *mut km_dlg_cell, _kind: c_int, params: *mut km_dlg_cb_params) {
+    guard::entry("new dialog", (), || {
+        // SAFETY: the host's parameters.
+        let Some(DialogEvent { req: msg, .. }) = (unsafe { dialog_event(params) }).filter(|e| !e.req.is_null()) else { return };
+        present::made_dialog(msg, dlg as usize);
+        if let Some(request) = message(msg) {
+            cdrs::on_created(dlg, &request);
+        }
+        let Some(ctx) = present::get(msg, Which::InForce) else { return };
+        match ctx.read_head(|c| (decide::is_cdr_call(c), c.dialog.clone())) {
+            Ok((true, name)) if !name.is_empty() => {
+                if let Err(e) = tie(dlg, &ctx, &name) {
+                    log::error!("a call cannot be followed: {e}");
+                }
+            }
+            _ => {}
+        }
+    });
 }
 
 fn attach(dlg: *mut km_dlg_cell, ctx: &SharedContext) -> Result<(), String> {
     let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
     let events =
         KM_DLGCB_FAILED | KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED | KM_DLGCB_TERMINATED | KM_DLGCB_TERMINATED_CONFIRMED | KM_DLGCB_EXPIRED | KM_DLGCB_DESTROY;
-    dialogs.register(dlg, events, on_dialog, ctx.duplicate())
+    dialogs.register(dlg, events, on_dialog, ctx.duplicate())?;
+    ctx.claim();
+    Ok(())
 }
 
 /// Events of a call's dialog.
 unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut km_dlg_cb_params) {
     guard::entry("dialog callback", (), || {
-        // SAFETY: the host passes its parameters, which are good until its next callback (promise 6).
-        let (msg, direction, ctx) = unsafe { ((*params).req, (*params).direction, parameter((*params).param)) };
+        // SAFETY: the host's parameters.
+        let Some(DialogEvent { req: msg, direction, param, .. }) = (unsafe { dialog_event(params) }) else { return };
+        // SAFETY: the host holds our reference while the callback is registered (promise 6).
+        let ctx = unsafe { SharedContext::borrow_raw(param) };
         let (Some((_, api, _)), Some(ctx)) = (ready(), ctx) else { return };
         match kind as u32 {
             KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED if !msg.is_null() => script::join(Current { api, raw: msg }, &ctx),
@@ -228,12 +432,15 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
             }
             // The BYE has its reply. The end is known, unless the server sent it to one side only.
             KM_DLGCB_TERMINATED_CONFIRMED => say("the end of a call could not be noted", ended_by_server(&ctx)),
-            // The host finds a failed dialog until its transaction is gone, also for the caller's next
-            // INVITE with this Call-ID.
+            // The host finds a failed dialog until its transaction is gone.
             KM_DLGCB_FAILED | KM_DLGCB_DESTROY => {
+                if kind as u32 == KM_DLGCB_DESTROY {
+                    say("the end of a call could not be noted", ended_elsewhere(&ctx));
+                }
                 if let Some(table) = attached::table() {
                     table.forget(dlg.cast());
                 }
+                ctx.give_back();
             }
             _ => {}
         }
@@ -241,15 +448,36 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
 }
 
 fn is_answered(ctx: &SharedContext) -> bool {
-    ctx.progress().is_ok_and(|p| p.answered)
+    ctx.progress().answered
 }
 
 /// The server's own BYE ended the call, unless something else did before.
 fn ended_by_server(ctx: &SharedContext) -> Result<(), SharedError> {
-    let progress = ctx.progress()?;
+    let progress = ctx.progress();
     if progress.answered && !progress.ended {
         let now = Moment::now();
-        ctx.update(|c| decide::on_end(c, EndCause::Proxy, now))?;
+        ctx.end(EndCause::Proxy, now)?;
+        write_cdr(ctx);
+        over(ctx)?;
+    }
+    Ok(())
+}
+
+/// The dialog goes, and the host has not said that it ended: another server saw the end, and DMQ brings no
+/// more of it. Nobody else writes the CDR.
+fn ended_elsewhere(ctx: &SharedContext) -> Result<(), SharedError> {
+    let progress = ctx.progress();
+    let is_in_progress = progress.answered && !progress.ended && ctx.is_claimed();
+    // At an orderly stop the main process has all dialogs go: their calls go on.
+    let is_stopping = Kamailio.process_number() == 0;
+    if is_in_progress && !is_stopping && DIALOGS.get().is_some_and(|d| d.replicated) {
+        let now = Moment::now();
+        ctx.happen(|c| {
+            // Timers of dialogs run once a second, so a lifetime may be over a little early.
+            let lived = c.answered.map_or(0, |answered| now.millis_since(answered)) + 1000;
+            let is_expired = DIALOGS.get().is_some_and(|d| lived >= i64::from(d.lifetime) * 1000);
+            decide::on_end(c, if is_expired { EndCause::Timeout } else { EndCause::Orphan }, now);
+        })?;
         write_cdr(ctx);
         over(ctx)?;
     }
@@ -266,7 +494,8 @@ fn ended(api: &'static Api, msg: *mut km_sip_msg, direction: u32, ctx: &SharedCo
         _ => EndCause::Proxy,
     };
     let now = Moment::now();
-    say("the end of a call could not be noted", ctx.update(|c| decide::on_end(c, cause, now)));
+    let reason = message(msg).filter(|_| matches!(cause, EndCause::Caller | EndCause::Callee)).map(|m| m.cause()).unwrap_or_default();
+    say("the end of a call could not be noted", outcome::end(ctx, cause, &reason, now));
     if msg.is_null() || !matches!(cause, EndCause::Caller | EndCause::Callee) {
         write_cdr(ctx);
         return;
@@ -283,11 +512,12 @@ fn ended(api: &'static Api, msg: *mut km_sip_msg, direction: u32, ctx: &SharedCo
 pub unsafe extern "C" fn on_loaded(dlg: *mut km_dlg_cell, _kind: c_int, _params: *mut km_dlg_cb_params) {
     guard::entry("restored dialog", (), || {
         let Some(dialogs) = DIALOGS.get() else { return };
+        cdrs::on_loaded(dlg);
         if dialogs.context(dlg).is_some() {
             return;
         }
         let Some(name) = dialogs.fetch(dlg, CALL) else { return };
-        match revival::claim(&name) {
+        match revival::claim(&name, None) {
             Some(Claim::Open(ctx)) => {
                 if let Err(e) = attach(dlg, &ctx) {
                     log::error!("a restored call cannot be followed: {e}");

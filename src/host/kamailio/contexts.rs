@@ -1,17 +1,22 @@
 //! Where contexts of the message at hand are kept in this family.
 
 use super::abi::{km_cell, km_sip_msg};
-use super::attached::{self, Which};
+use super::attached::{self, Request, Which};
 use super::state::{Api, DIALOGS, message};
 use super::{calls, present};
-use crate::acc::clock::Moment;
-use crate::acc::record::Core;
+use crate::accounting::clock::Moment;
+use crate::accounting::record::Core;
 use crate::host::script::{AtHand, Place};
 use crate::host::shared::SharedContext;
 
 /// The context attached to a transaction.
 pub fn there(t: *mut km_cell, which: Which) -> Option<SharedContext> {
     attached::table()?.get(t.cast(), which)
+}
+
+/// What is known of a transaction's request.
+pub fn request_of(t: *mut km_cell) -> Option<Request> {
+    attached::table()?.request(t.cast())
 }
 
 /// The message at hand.
@@ -51,17 +56,25 @@ impl AtHand for Current {
         self.api.tm.offer(self.api.tm.current()?, ctx)
     }
 
-    /// In a failure route of the timer process the host's dialog may be that of the transaction that
-    /// timed out before. Routes of the dialog module have the right one, and no transaction, but a message
-    /// of the host's own making.
+    /// To the host a request belongs to any dialog with its Call-ID and From tag while that is not answered,
+    /// also when another INVITE made it. So an initial request has no call but its own, and one with a To
+    /// tag only an answered one; one inside a ringing call is announced by the host when it has matched it.
+    /// In a failure route of the timer process the host's dialog may be that of the transaction that timed
+    /// out before. Routes of the dialog module have the right one, and no transaction, but a message of the
+    /// host's own making.
     fn of_dialog(self) -> Option<SharedContext> {
         let dialogs = DIALOGS.get()?;
-        let ctx = dialogs.context(dialogs.of(self.raw)?.raw)?;
-        if self.api.tm.current().is_none() {
-            return Some(ctx);
+        let core = self.core()?;
+        let of_host = dialogs.of(self.raw).and_then(|d| dialogs.context(d.raw));
+        if let Some(ctx) = &of_host
+            && ctx.read_head(|c| c.core.callid != core.callid).ok()?
+        {
+            return of_host.filter(|_| self.api.tm.current().is_none());
         }
-        let callid = message(self.raw)?.callid();
-        ctx.read(|c| c.core.callid == callid).ok()?.then_some(ctx)
+        if core.to_tag.is_empty() || self.api.tm.current().and_then(request_of).is_some_and(|r| r.is_initial) {
+            return None;
+        }
+        of_host.filter(|ctx| ctx.progress().answered).or_else(|| attached::call(&core))
     }
 
     fn is_there(self) -> bool {
@@ -74,7 +87,7 @@ impl AtHand for Current {
 
     /// Arrival of the request whose transaction is being processed, else of the message at hand.
     fn arrival(self) -> Moment {
-        let of_transaction = || attached::table()?.arrival(self.api.tm.current()?.cast());
+        let of_transaction = || request_of(self.api.tm.current()?)?.arrived;
         of_transaction().or_else(|| present::arrived(self.raw)).unwrap_or_else(Moment::now)
     }
 
@@ -86,11 +99,23 @@ impl AtHand for Current {
         DIALOGS.get().is_some()
     }
 
-    fn follow(self, ctx: &SharedContext) -> Result<(), String> {
-        calls::follow(self.raw, ctx)
+    fn follow(self, ctx: &SharedContext, _is_watched: bool) -> Result<bool, String> {
+        calls::follow(self, ctx).map(|()| true)
     }
 
-    fn watch(self, ctx: SharedContext) -> Result<(), String> {
+    /// Answers are among these events.
+    fn watch(self, ctx: SharedContext, _answers: bool) -> Result<(), String> {
         self.api.tm.register(self.raw, calls::TRANSACTION_EVENTS, calls::on_transaction, ctx)
+    }
+
+    fn load(self) -> Result<(), String> {
+        let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded: load dialog.so")?;
+        let dialog = dialogs.of(self.raw).ok_or("there is no dialog here: match it first, with loose_route() or dlg_manage()")?;
+        let ctx = dialogs.context(dialog.raw).ok_or("this dialog is not accounted")?;
+        if present::load(self.raw, ctx) { Ok(()) } else { Err("a context is loaded already: call acc_unload_ctx_from_dlg() first".into()) }
+    }
+
+    fn unload(self) -> Result<(), String> {
+        if present::unload(self.raw) { Ok(()) } else { Err("no context is loaded: call acc_load_ctx_from_dlg() first".into()) }
     }
 }

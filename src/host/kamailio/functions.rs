@@ -1,112 +1,158 @@
-//! The script functions: their arguments, and what differs from other families.
+//! The script functions: entry points, and arguments as the host hands them over.
 
 use std::ffi::{c_char, c_int, c_void};
 
 use super::abi::*;
 use super::contexts::Current;
-use super::state::{DIALOGS, Server, ready, server};
-use super::{arguments, present};
-use crate::acc::marks::{Flags, Types};
-use crate::acc::record::Backend;
-use crate::host::script;
-use crate::worker::Module;
+use super::state::{ready, server};
+use super::{arguments, flags};
+use crate::accounting::record::Backend;
+use crate::declaration::{Argument, FUNCTIONS, MOST_ARGUMENTS, Routes};
+use crate::host::entry::name;
+use crate::host::script::{self, Arguments, Body};
+use crate::host::server::numbered::numbered;
+use crate::worker::Instance;
 
-/// Runs a function for a message.
-fn call(name: &'static str, raw: *mut km_sip_msg, f: impl FnOnce(&'static Server, Current, &'static Module) -> Result<(), String>) -> c_int {
-    script::function(name, || {
-        let (server, api, module) = ready().ok_or("the module is not initialised")?;
-        f(server, Current { api, raw }, module)
+const BODIES: [Body<Current>; FUNCTIONS.len()] = script::bodies();
+
+const OF_REQUESTS: u32 = KM_REQUEST_ROUTE | KM_FAILURE_ROUTE | KM_BRANCH_ROUTE | KM_LOCAL_ROUTE | KM_BRANCH_FAILURE_ROUTE;
+
+type Entry = unsafe extern "C" fn(*mut km_sip_msg, *mut c_char, *mut c_char, *mut c_char) -> c_int;
+type Fixup = unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int;
+
+/// One export for each number of arguments a function may be called with.
+pub fn exports() -> impl Iterator<Item = km_cmd_export> {
+    let of_kamailio = OF_KAMAILIO.map(|(n, count, function)| km_cmd_export {
+        name: name(n),
+        function: Some(function),
+        param_no: count,
+        fixup: Some(fixup_manual),
+        free_fixup: Some(arguments::free),
+        flags: KM_ANY_ROUTE,
+    });
+    of_both().chain(of_kamailio)
+}
+
+/// Functions of Kamailio's own modules that OpenSIPS does not have.
+const OF_KAMAILIO: [(&str, c_int, Entry); 2] = [("acc_request", 2, acc_request), ("acc_rad_request", 1, acc_rad_request)];
+
+fn of_both() -> impl Iterator<Item = km_cmd_export> {
+    let entries = numbered!(entry as Entry, FUNCTIONS.len()).zip(numbered!(entry_3 as Entry, FUNCTIONS.len()));
+    FUNCTIONS.iter().zip(entries).zip(numbered!(fixup as Fixup, FUNCTIONS.len())).flat_map(|((f, (two, three)), fixup)| {
+        let least = f.arguments.iter().filter(|(_, optional)| !optional).count();
+        (least..=f.arguments.len()).map(move |n| km_cmd_export {
+            name: name(f.name),
+            function: Some(if n > 2 { three } else { two }),
+            param_no: n as c_int,
+            fixup: (n > 0).then_some(fixup),
+            free_fixup: (n > 0).then_some(arguments::free as Fixup),
+            flags: match f.routes {
+                Routes::Requests => OF_REQUESTS,
+                Routes::Transactions => OF_REQUESTS | KM_TM_ONREPLY_ROUTE,
+                Routes::All => KM_ANY_ROUTE,
+            },
+        })
     })
 }
 
-/// Arguments of do_accounting and drop_accounting.
-pub unsafe extern "C" fn fixup_marks(param: *mut *mut c_void, n: c_int) -> c_int {
+/// The script calls `FUNCTIONS[I]` with up to two arguments: the host passes these two, no third.
+unsafe extern "C" fn entry<const I: usize>(msg: *mut km_sip_msg, a: *mut c_char, b: *mut c_char, _: *mut c_char) -> c_int {
+    call(I, msg, [a, b, std::ptr::null_mut()])
+}
+
+/// As `entry`, with three.
+unsafe extern "C" fn entry_3<const I: usize>(msg: *mut km_sip_msg, a: *mut c_char, b: *mut c_char, c: *mut c_char) -> c_int {
+    call(I, msg, [a, b, c])
+}
+
+#[inline(never)]
+fn call(i: usize, raw: *mut km_sip_msg, arguments: [*mut c_char; MOST_ARGUMENTS]) -> c_int {
+    script::function(FUNCTIONS[i].name, || {
+        let (server, api, instance) = ready().ok_or("the module is not initialised")?;
+        let mut texts = [const { None }; MOST_ARGUMENTS];
+        for (text, p) in texts.iter_mut().zip(arguments) {
+            *text = arguments::value(server, raw, p)?;
+        }
+        run(i, Current { api, raw }, instance, texts)
+    })
+}
+
+/// Runs `FUNCTIONS[i]` with the texts of its arguments; `None` for those that were left out.
+pub fn run(i: usize, at: Current, instance: &'static Instance, texts: [Option<Vec<u8>>; MOST_ARGUMENTS]) -> Result<(), String> {
+    if let Some((Argument::Comment(backend), _)) = FUNCTIONS[i].arguments.first() {
+        let [comment, table, _] = texts.map(Option::unwrap_or_default);
+        return record(at, instance, *backend, &comment, &table);
+    }
+    let mut values = [const { None }; MOST_ARGUMENTS];
+    for ((value, text), (argument, _)) in values.iter_mut().zip(texts).zip(FUNCTIONS[i].arguments) {
+        *value = text.map(|t| script::read(*argument, t)).transpose()?;
+    }
+    BODIES[i](at, instance, &Arguments(values))
+}
+
+/// Argument `n` of `FUNCTIONS[I]`.
+unsafe extern "C" fn fixup<const I: usize>(param: *mut *mut c_void, n: c_int) -> c_int {
     // SAFETY: the host passes the place of an argument's text (promise 9).
-    unsafe {
-        match n {
-            1 => arguments::fixup(server(), "accounting backends", param, |text| script::types_of(text).map(drop)),
-            2 => arguments::fixup(server(), "accounting flags", param, |text| script::flags_of(text).map(drop)),
-            _ => arguments::fixup(server(), "accounting table", param, script::check_table),
-        }
+    unsafe { fix(I, param, n) }
+}
+
+/// # Safety
+/// `param` is the place of an argument's text.
+#[inline(never)]
+unsafe fn fix(i: usize, param: *mut *mut c_void, n: c_int) -> c_int {
+    let argument = usize::try_from(n - 1).ok().and_then(|n| FUNCTIONS[i].arguments.get(n));
+    let Some((argument, _)) = argument else { return arguments::REFUSED };
+    let check = |text: &[u8]| match argument {
+        Argument::Comment(_) if text.is_empty() => Err("it must not be empty".into()),
+        // SQL may be off: then it is an error when it is called, as in Kamailio's own module.
+        Argument::Comment(Backend::Db) => Ok(()),
+        _ => script::check(*argument, text).map(drop),
+    };
+    // SAFETY: the caller's promise.
+    unsafe { arguments::fixup(server(), script::what(*argument), param, check) }
+}
+
+/// A record at once: in the shape of flags where the backend has a flag or extras of theirs, and no context
+/// of `do_accounting()` or `$acc_extra()` is in force.
+pub fn record(at: Current, instance: &'static Instance, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
+    if instance.config.flags.shaped.has(backend) && script::find(at).is_none() {
+        return flags::manual(at, instance, backend, comment, table);
     }
+    script::manual(at, instance, backend, comment, table)
 }
 
-/// Arguments of a manual function, whose backend must be configured.
-pub unsafe extern "C" fn fixup_manual<const BACKEND: u8>(param: *mut *mut c_void, n: c_int) -> c_int {
-    // SAFETY: as above.
-    unsafe {
-        match n {
-            1 => arguments::fixup(server(), "accounting comment", param, |_| script::configured(Types(1 << BACKEND))),
-            _ => arguments::fixup(server(), "accounting table", param, script::check_table),
-        }
-    }
+/// `acc_request()`: to the log, and to SQL where that is on (D25).
+pub fn record_both(at: Current, instance: &'static Instance, comment: &[u8], table: &[u8]) -> Result<(), String> {
+    record(at, instance, Backend::Log, comment, b"")?;
+    if instance.config.db().is_some() { record(at, instance, Backend::Db, comment, table) } else { Ok(()) }
 }
 
-pub unsafe extern "C" fn do_accounting_2(msg: *mut km_sip_msg, types: *mut c_char, flags: *mut c_char, _: *mut c_char) -> c_int {
-    do_accounting(msg, types, flags, std::ptr::null_mut())
-}
+/// A record with a comment, and a table for SQL.
+type Manual = fn(Current, &'static Instance, &[u8], &[u8]) -> Result<(), String>;
 
-pub unsafe extern "C" fn do_accounting_3(msg: *mut km_sip_msg, types: *mut c_char, flags: *mut c_char, table: *mut c_char) -> c_int {
-    do_accounting(msg, types, flags, table)
-}
-
-fn do_accounting(msg: *mut km_sip_msg, types: *mut c_char, flags: *mut c_char, table: *mut c_char) -> c_int {
-    call("do_accounting", msg, |server, at, module| {
-        let types = script::types_of(&arguments::value(server, msg, types)?.unwrap_or_default())?;
-        let flags = arguments::value(server, msg, flags)?.filter(|f| !f.is_empty()).map_or(Ok(Flags(0)), |f| script::flags_of(&f))?;
-        let table = arguments::value(server, msg, table)?.unwrap_or_default();
-        script::mark(at, module, types, flags, &table)
+/// Runs one of [`OF_KAMAILIO`].
+fn of_kamailio(name: &'static str, raw: *mut km_sip_msg, [comment, table]: [*mut c_char; 2], body: Manual) -> c_int {
+    script::function(name, || {
+        let (server, api, instance) = ready().ok_or("the module is not initialised")?;
+        let text = |p| arguments::value(server, raw, p).map(Option::unwrap_or_default);
+        body(Current { api, raw }, instance, &text(comment)?, &text(table)?)
     })
 }
 
-pub unsafe extern "C" fn drop_accounting(msg: *mut km_sip_msg, types: *mut c_char, flags: *mut c_char, _: *mut c_char) -> c_int {
-    call("drop_accounting", msg, |server, at, module| {
-        let types = arguments::value(server, msg, types)?.map(|t| Types::parse(&t).map_err(|e| e.to_string())).transpose()?;
-        let flags = arguments::value(server, msg, flags)?.map(|f| script::flags_of(&f)).transpose()?;
-        script::drop_marks(at, module, types, flags)
-    })
+unsafe extern "C" fn acc_request(msg: *mut km_sip_msg, comment: *mut c_char, table: *mut c_char, _: *mut c_char) -> c_int {
+    of_kamailio("acc_request", msg, [comment, table], record_both)
 }
 
-/// The four manual functions: a record at once.
-fn manual(name: &'static str, backend: Backend, msg: *mut km_sip_msg, comment: *mut c_char, table: *mut c_char) -> c_int {
-    call(name, msg, |server, at, module| {
-        let comment = arguments::value(server, msg, comment)?.unwrap_or_default();
-        let table = arguments::value(server, msg, table)?.unwrap_or_default();
-        script::manual(at, module, backend, &comment, &table)
-    })
+unsafe extern "C" fn acc_rad_request(msg: *mut km_sip_msg, comment: *mut c_char, _: *mut c_char, _: *mut c_char) -> c_int {
+    of_kamailio("acc_rad_request", msg, [comment, std::ptr::null_mut()], |at, instance, comment, _| record(at, instance, Backend::Aaa, comment, b""))
 }
 
-pub unsafe extern "C" fn acc_log_request(msg: *mut km_sip_msg, comment: *mut c_char, _: *mut c_char, _: *mut c_char) -> c_int {
-    manual("acc_log_request", Backend::Log, msg, comment, std::ptr::null_mut())
-}
-
-pub unsafe extern "C" fn acc_db_request(msg: *mut km_sip_msg, comment: *mut c_char, table: *mut c_char, _: *mut c_char) -> c_int {
-    manual("acc_db_request", Backend::Db, msg, comment, table)
-}
-
-pub unsafe extern "C" fn acc_aaa_request(msg: *mut km_sip_msg, comment: *mut c_char, _: *mut c_char, _: *mut c_char) -> c_int {
-    manual("acc_aaa_request", Backend::Aaa, msg, comment, std::ptr::null_mut())
-}
-
-pub unsafe extern "C" fn acc_evi_request(msg: *mut km_sip_msg, comment: *mut c_char, _: *mut c_char, _: *mut c_char) -> c_int {
-    manual("acc_evi_request", Backend::Evi, msg, comment, std::ptr::null_mut())
-}
-
-pub unsafe extern "C" fn acc_new_leg(msg: *mut km_sip_msg, _: *mut c_char, _: *mut c_char, _: *mut c_char) -> c_int {
-    call("acc_new_leg", msg, |_, at, module| script::new_leg(at, module))
-}
-
-pub unsafe extern "C" fn acc_load_ctx_from_dlg(msg: *mut km_sip_msg, _: *mut c_char, _: *mut c_char, _: *mut c_char) -> c_int {
-    script::function("acc_load_ctx_from_dlg", || {
-        let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded: load dialog.so")?;
-        let dialog = dialogs.of(msg).ok_or("there is no dialog here: match it first, with loose_route() or dlg_manage()")?;
-        let ctx = dialogs.context(dialog.raw).ok_or("this dialog is not accounted")?;
-        if present::load(msg, ctx) { Ok(()) } else { Err("a context is loaded already: call acc_unload_ctx_from_dlg() first".into()) }
-    })
-}
-
-pub unsafe extern "C" fn acc_unload_ctx_from_dlg(msg: *mut km_sip_msg, _: *mut c_char, _: *mut c_char, _: *mut c_char) -> c_int {
-    script::function("acc_unload_ctx_from_dlg", || {
-        if present::unload(msg) { Ok(()) } else { Err("no context is loaded: call acc_load_ctx_from_dlg() first".into()) }
-    })
+unsafe extern "C" fn fixup_manual(param: *mut *mut c_void, n: c_int) -> c_int {
+    let check = |text: &[u8]| match n {
+        1 if text.is_empty() => Err("it must not be empty".into()),
+        1 => Ok(()),
+        _ => script::check_table(text),
+    };
+    // SAFETY: the host passes the place of an argument's text (promise 9).
+    unsafe { arguments::fixup(server(), if n == 1 { "accounting comment" } else { "accounting table" }, param, check) }
 }

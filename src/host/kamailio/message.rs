@@ -1,14 +1,18 @@
 //! Values of a message, read through the host's own pseudo-variables while it is private.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::abi::*;
 use super::state::Server;
-use crate::acc::context::Reply;
+use super::symbols::Symbols;
+use crate::accounting::context::Reply;
+use crate::host::proof::{self, Probe};
+use crate::host::server::{Room, Text};
 
 /// A variable's value in the form of this server.
-#[repr(C, align(16))]
-pub struct Value([u8; 64]);
+type Value = Room<64>;
 
 /// What a value holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,14 +25,58 @@ pub enum Content {
     Number(i64),
 }
 
+/// The number in a value has eight bytes, as since 5.7. Known from [`prove_variables`] on, before
+/// there is any value.
+static LONG_NUMBERS: AtomicBool = AtomicBool::new(false);
+
+/// Compares what the host makes of `$$`, whose value is known, with the two forms that values have
+/// had, and remembers which it is.
+pub fn prove_variables(symbols: &Symbols) -> Result<(), String> {
+    let refused = || format!("values of variables in this server are not those of the known versions: {}", proof::CURE);
+    let spec = symbols.variable(b"$$").ok_or_else(refused)?;
+    let mut value = Probe::<256>::new();
+    // This variable has its value without a message, but the host wants an address: one with
+    // nothing behind it.
+    let got = symbols.read([0usize; 4096].as_mut_ptr().cast(), spec, value.place());
+    let form = |flags: usize| flags + size_of::<c_int>();
+    let long_numbers = match value.written() {
+        n if n == form(offset_of!(km_pv_value_5_6, flags)) => false,
+        n if (form(offset_of!(km_pv_value_5_7, flags))..=size_of::<Value>()).contains(&n) => true,
+        _ => return Err(refused()),
+    };
+    // SAFETY: the probe has these bytes, and any bytes are numbers and addresses.
+    let (rs, ri, flags) = unsafe {
+        if long_numbers {
+            let v = value.place().cast::<km_pv_value_5_7>().read();
+            (v.rs, v.ri, v.flags)
+        } else {
+            let v = value.place().cast::<km_pv_value_5_6>().read();
+            (v.rs, i64::from(v.ri), v.flags)
+        }
+    };
+    let has = (KM_PV_VAL_STR | KM_PV_VAL_INT) as i32;
+    let is_marker = got
+        && ri == i64::from(b'$')
+        && flags & has == has
+        && rs.len == 1
+        && proof::is_readable((rs.s as usize & !(align_of::<usize>() - 1)) as *const c_void)
+        // SAFETY: one byte of a word that can be read.
+        && unsafe { rs.bytes() } == b"$";
+    if !is_marker {
+        return Err(refused());
+    }
+    LONG_NUMBERS.store(long_numbers, Ordering::Relaxed);
+    Ok(())
+}
+
 /// Reads a value of the host.
 ///
 /// # Safety
 /// `p` is null or a value of this server, whose string, if it has one, is valid.
-pub unsafe fn content(long_numbers: bool, p: *const c_void) -> Content {
-    // SAFETY: the caller's promise; the row says which of the two forms it has (promise 7).
+pub unsafe fn content(p: *const c_void) -> Content {
+    // SAFETY: the caller's promise; which of the two forms it has was proved (promise 7).
     unsafe {
-        let (rs, ri, flags) = match (p.is_null(), long_numbers) {
+        let (rs, ri, flags) = match (p.is_null(), LONG_NUMBERS.load(Ordering::Relaxed)) {
             (true, _) => return Content::Null,
             (_, false) => {
                 let v = &*p.cast::<km_pv_value_5_6>();
@@ -56,7 +104,7 @@ pub unsafe fn content(long_numbers: bool, p: *const c_void) -> Content {
 ///
 /// # Safety
 /// `out` is the host's place for a value.
-pub unsafe fn answer(long_numbers: bool, out: *mut c_void, rs: km_str, number: Option<i64>, null: bool) {
+pub unsafe fn answer(out: *mut c_void, rs: Text, number: Option<i64>, null: bool) {
     let flags = if null {
         KM_PV_VAL_NULL
     } else if number.is_some() {
@@ -65,9 +113,9 @@ pub unsafe fn answer(long_numbers: bool, out: *mut c_void, rs: km_str, number: O
         KM_PV_VAL_STR
     } as i32;
     let n = number.unwrap_or(0);
-    // SAFETY: the caller's promise; the row says which of the two forms it has (promise 7).
+    // SAFETY: the caller's promise; which of the two forms it has was proved (promise 7).
     unsafe {
-        if long_numbers {
+        if LONG_NUMBERS.load(Ordering::Relaxed) {
             *out.cast::<km_pv_value_5_7>() = km_pv_value_5_7 { rs, ri: n, flags };
         } else {
             *out.cast::<km_pv_value_5_6>() = km_pv_value_5_6 { rs, ri: n as i32, flags };
@@ -101,13 +149,13 @@ impl Spec {
 
     /// Its present value.
     pub fn value(self, server: &Server, msg: *mut km_sip_msg) -> Content {
-        let mut room = Value([0; 64]);
-        let p = (&raw mut room).cast::<c_void>();
+        let mut room = Value::default();
+        let p = room.place();
         if !server.symbols.read(msg, self.0, p) {
             return Content::Null;
         }
         // SAFETY: the host just filled it, and nothing else is read before it is copied.
-        unsafe { content(server.row.long_numbers, p) }
+        unsafe { content(p) }
     }
 }
 
@@ -117,8 +165,10 @@ pub struct Specs {
     from_tag: Spec,
     to_tag: Spec,
     callid: Spec,
+    status: Spec,
     reason: Spec,
     content_length: Spec,
+    cause: Spec,
 }
 
 impl Specs {
@@ -130,8 +180,10 @@ impl Specs {
             from_tag: parse("$ft")?,
             to_tag: parse("$tt")?,
             callid: parse("$ci")?,
+            status: parse("$rs")?,
             reason: parse("$rr")?,
             content_length: parse("$cl")?,
+            cause: parse("$hdr(Reason)")?,
         })
     }
 }
@@ -165,8 +217,8 @@ impl Message<'_> {
     }
 
     /// Core values of a request.
-    pub fn core(&self) -> crate::acc::record::Core {
-        crate::acc::record::Core {
+    pub fn core(&self) -> crate::accounting::record::Core {
+        crate::accounting::record::Core {
             method: self.method(),
             from_tag: self.get(self.specs.from_tag),
             to_tag: self.to_tag(),
@@ -175,10 +227,21 @@ impl Message<'_> {
         }
     }
 
+    /// Status of a reply; 0 when it is none.
+    pub fn status(&self) -> u16 {
+        std::str::from_utf8(&self.get(self.specs.status)).ok().and_then(|s| s.parse().ok()).unwrap_or(0)
+    }
+
+    /// Its Reason header (RFC 3326).
+    pub fn cause(&self) -> Vec<u8> {
+        self.get(self.specs.cause)
+    }
+
     /// What a record needs of a reply with this code. Whether it has a body matters of provisional
-    /// ones only.
+    /// ones only, why it refuses of failures.
     pub fn reply(&self, code: u16) -> Reply {
         let has_body = code < 200 && self.get(self.specs.content_length).iter().any(|b| *b != b'0');
-        Reply { code, reason: self.get(self.specs.reason), to_tag: self.to_tag(), has_body }
+        let cause = if code >= 300 { self.cause() } else { Vec::new() };
+        Reply { code, reason: self.get(self.specs.reason), to_tag: self.to_tag(), has_body, cause }
     }
 }

@@ -5,9 +5,13 @@ mod api;
 mod arguments;
 mod attached;
 mod calls;
+mod cdrs;
+mod companion;
 mod contexts;
 mod exports;
+mod flags;
 mod functions;
+mod kemi;
 mod load;
 mod message;
 mod present;
@@ -15,6 +19,9 @@ mod rpc;
 mod state;
 mod symbols;
 mod variables;
-mod versions;
+pub mod versions;
+
+/// Functions and variables of the server that the module does not work without.
+pub const SYMBOLS: &[&str] = symbols::Symbols::NAMES;
 
 pub use exports::{Export, fill};

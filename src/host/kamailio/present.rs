@@ -5,7 +5,7 @@ use std::cell::RefCell;
 
 use super::abi::km_sip_msg;
 use super::attached::Which;
-use crate::acc::clock::Moment;
+use crate::accounting::clock::Moment;
 use crate::host::shared::SharedContext;
 
 /// Messages deep in each other that are kept apart; the oldest of more is forgotten.
@@ -18,11 +18,17 @@ struct Entry {
     msg: Name,
     arrived: Moment,
     contexts: [Option<SharedContext>; 2],
+    /// Address of the dialog that was made for it, 0 = none.
+    dialog: usize,
     /// `acc_load_ctx_from_dlg`: the context that the loaded one replaced.
     replaced: Option<Option<SharedContext>>,
-    /// A BYE that ended this call; whether it has got a transaction, whose reply will then write
-    /// the CDR.
-    bye: Option<(SharedContext, bool)>,
+    /// A BYE that ended these calls; whether it has got a transaction, whose reply will then write
+    /// the CDRs.
+    bye: Vec<(SharedContext, bool)>,
+    /// It is a BYE that follows its routes.
+    routed_bye: bool,
+    /// It has got a transaction.
+    has_transaction: bool,
 }
 
 thread_local! {
@@ -39,8 +45,8 @@ fn name(msg: *mut km_sip_msg) -> Name {
 /// What is left to do when a message is done.
 #[derive(Default)]
 pub struct Left {
-    /// The call ended with a BYE that has no transaction: its CDR is due.
-    pub call: Option<SharedContext>,
+    /// Calls that ended with a BYE that has no transaction: their CDRs are due.
+    pub calls: Vec<SharedContext>,
     /// A context loaded from the dialog was not unloaded.
     pub loaded: bool,
 }
@@ -58,7 +64,16 @@ fn begin_in(messages: &mut Vec<Entry>, msg: Name) -> &mut Entry {
     if messages.len() == DEEPEST {
         messages.remove(0);
     }
-    messages.push(Entry { msg, arrived: Moment::now(), contexts: [None, None], replaced: None, bye: None });
+    messages.push(Entry {
+        msg,
+        arrived: Moment::now(),
+        contexts: [None, None],
+        dialog: 0,
+        replaced: None,
+        bye: Vec::new(),
+        routed_bye: false,
+        has_transaction: false,
+    });
     let last = messages.len() - 1;
     &mut messages[last]
 }
@@ -66,7 +81,10 @@ fn begin_in(messages: &mut Vec<Entry>, msg: Name) -> &mut Entry {
 /// A message was routed.
 pub fn end(msg: *mut km_sip_msg) -> Left {
     let entry = MESSAGES.with_borrow_mut(|messages| messages.iter().position(|e| e.msg == name(msg)).map(|i| messages.remove(i)));
-    entry.map_or_else(Left::default, |e| Left { call: e.bye.filter(|(_, has_transaction)| !has_transaction).map(|(c, _)| c), loaded: e.replaced.is_some() })
+    entry.map_or_else(Left::default, |e| Left {
+        calls: e.bye.into_iter().filter(|(_, has_transaction)| !has_transaction).map(|(c, _)| c).collect(),
+        loaded: e.replaced.is_some(),
+    })
 }
 
 fn look<R>(msg: *mut km_sip_msg, f: impl FnOnce(&mut Entry) -> R) -> Option<R> {
@@ -87,6 +105,16 @@ fn change<R>(msg: *mut km_sip_msg, f: impl FnOnce(&mut Entry) -> R) -> R {
 /// When the message at hand came.
 pub fn arrived(msg: *mut km_sip_msg) -> Option<Moment> {
     look(msg, |e| e.arrived)
+}
+
+/// The host made this dialog for the message.
+pub fn made_dialog(msg: *mut km_sip_msg, dialog: usize) {
+    change(msg, |e| e.dialog = dialog);
+}
+
+/// The dialog that was made for the message, 0 = none.
+pub fn dialog(msg: *mut km_sip_msg) -> usize {
+    look(msg, |e| e.dialog).unwrap_or(0)
 }
 
 /// A context of the message at hand.
@@ -123,15 +151,24 @@ pub fn unload(msg: *mut km_sip_msg) -> bool {
 
 /// The message is a BYE that ended `call`.
 pub fn ends_call(msg: *mut km_sip_msg, call: &SharedContext, has_transaction: bool) {
-    change(msg, |e| e.bye = Some((call.duplicate(), has_transaction)));
+    change(msg, |e| e.bye.push((call.duplicate(), has_transaction)));
+}
+
+/// The message is a BYE that follows its routes.
+pub fn routed_bye(msg: *mut km_sip_msg) {
+    change(msg, |e| e.routed_bye = true);
+}
+
+/// Is it a BYE that follows its routes without a transaction?
+pub fn is_stateless_bye(msg: *mut km_sip_msg) -> bool {
+    look(msg, |e| e.routed_bye && !e.has_transaction).unwrap_or(false)
 }
 
 /// The message has got a transaction.
 pub fn got_transaction(msg: *mut km_sip_msg) {
     look(msg, |e| {
-        if let Some((_, has_transaction)) = &mut e.bye {
-            *has_transaction = true;
-        }
+        e.has_transaction = true;
+        e.bye.iter_mut().for_each(|(_, has_transaction)| *has_transaction = true);
     });
 }
 

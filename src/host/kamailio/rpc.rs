@@ -3,27 +3,40 @@
 use std::ffi::{CString, c_char, c_long, c_void};
 
 use super::abi::*;
+use crate::declaration::COMMANDS;
 use crate::host::guard;
-use crate::host::management::{ALL, Fields, Value};
-use crate::module::COMMANDS;
+use crate::host::management::{BODIES, Fields, Value};
+use crate::host::server::numbered::numbered;
 use crate::stats::{self, Counter};
 use crate::worker;
 
 type Entry = unsafe extern "C" fn(*mut km_rpc, *mut c_void);
 
-/// Entry points in the order of [`COMMANDS`].
-pub const ENTRIES: [Entry; COMMANDS.len()] = [command::<0>, command::<1>, command::<2>];
+/// The entry point of every command.
+pub fn entries() -> impl Iterator<Item = Entry> {
+    numbered!(command as Entry, COMMANDS.len())
+}
 
-/// The host runs `COMMANDS[I]`: the answer is a structure, its list one more for each element.
+/// The host runs `COMMANDS[I]`.
 unsafe extern "C" fn command<const I: usize>(rpc: *mut km_rpc, ctx: *mut c_void) {
-    guard::entry(COMMANDS[I].rpc, (), || {
-        let Some(module) = worker::module() else { return };
+    // SAFETY: the host's arguments.
+    unsafe { run(I, rpc, ctx) }
+}
+
+/// Answers a command: the answer is a structure, its list one more for each element.
+///
+/// # Safety
+/// `rpc` is the host's table and `ctx` the request.
+#[inline(never)]
+unsafe fn run(i: usize, rpc: *mut km_rpc, ctx: *mut c_void) {
+    guard::entry(COMMANDS[i].rpc, (), || {
+        let Some(instance) = worker::instance() else { return };
         // SAFETY: the host passes its table and the request (promise 8).
         let rpc = unsafe { &*rpc };
-        let answer = match ALL[I](module) {
+        let answer = match BODIES[i](instance) {
             Ok(answer) => answer,
             Err(e) => {
-                log::error!("{}: {e}", COMMANDS[I].rpc);
+                log::error!("{}: {e}", COMMANDS[i].rpc);
                 let text = CString::new(e).unwrap_or_default();
                 if let Some(fault) = rpc.fault {
                     // SAFETY: a format and its only argument (promise 8).

@@ -2,24 +2,26 @@
 //! (from initialisation on).
 
 use std::cell::RefCell;
-use std::ffi::CStr;
 use std::sync::Mutex;
 
 use once_cell::sync::OnceCell;
 
 use super::abi::*;
-use super::api::{Dialogs, Rr, Tm};
+use super::api::{Dialogs, Queues, Rr, Tm};
+use super::flags::Prepared;
 use super::message::{Message, Specs};
 use super::symbols::Symbols;
-use super::versions::Row;
-use crate::backend::event::Event;
-use crate::config::Draft;
-use crate::host::{EventValue, Host, LogSettings};
+use crate::accounting::context::CallEnd;
+use crate::backend::event::{Event, EventValue};
+use crate::host::{cluster, process, proof};
+use crate::params::Draft;
+use crate::worker::port::{Host, LogSettings};
 
 /// The server that loaded us.
 pub struct Server {
     pub symbols: Symbols,
-    pub row: Row,
+    /// What to say of a version that is none of the tested ones.
+    pub untested: Option<String>,
     /// tm was loaded before us, and so is initialised before us.
     pub tm_is_first: bool,
 }
@@ -47,12 +49,13 @@ pub struct Api {
     pub tm: Tm,
     pub rr: Option<Rr>,
     pub specs: Specs,
+    /// Queues for JSON objects.
+    pub queues: Option<Queues>,
+    /// What accounting by flags needs.
+    pub flags: Option<Prepared>,
     /// In the order of [`Event`].
     pub routes: [Option<EventRoute>; Event::ALL.len()],
 }
-
-/// Names of the event routes, in the order of [`Event`].
-pub const ROUTES: [&CStr; Event::ALL.len()] = [c"acc:event", c"acc:missed", c"acc:cdr", c"acc:backlog"];
 
 /// Set at the end of initialisation.
 pub static API: OnceCell<Api> = OnceCell::new();
@@ -62,9 +65,12 @@ pub fn server() -> Option<&'static Server> {
     SERVER.get()?.as_ref().ok()
 }
 
-/// Server and functions; `None` before initialisation.
-pub fn ready() -> Option<(&'static Server, &'static Api, &'static crate::worker::Module)> {
-    Some((server()?, API.get()?, crate::worker::module()?))
+/// Server and functions; `None` before initialisation, and once accounting was stopped.
+pub fn ready() -> Option<(&'static Server, &'static Api, &'static crate::worker::Instance)> {
+    if proof::stopped() {
+        return None;
+    }
+    Some((server()?, API.get()?, crate::worker::instance()?))
 }
 
 /// The message at hand.
@@ -109,7 +115,19 @@ impl Host for Kamailio {
         done
     }
 
+    fn enqueue(&self, queue: &str, key: &str, text: &str) -> bool {
+        API.get().and_then(|api| api.queues.as_ref()).is_some_and(|q| q.add(queue, key, text))
+    }
+
     fn process_number(&self) -> i32 {
         server().map_or(0, |s| s.symbols.process_number())
+    }
+
+    fn process_id(&self) -> u32 {
+        process::id()
+    }
+
+    fn settled(&self, end: &CallEnd) {
+        cluster::settled(end);
     }
 }

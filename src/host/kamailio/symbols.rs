@@ -1,14 +1,18 @@
 //! Every symbol of the host, resolved once at load, so that what is missing is named in one line
 //! and `cargo test` links without a host.
 
+use std::cell::UnsafeCell;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint, c_void};
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use super::abi::*;
 use super::rpc;
-use crate::host::LogSettings;
 use crate::host::database::BindMod;
+use crate::host::proof;
+use crate::host::server::Text;
+use crate::host::server::symbols::{Program, address, symbols};
 use crate::stats::Counter;
+use crate::worker::port::LogSettings;
 
 type AnyFn = unsafe extern "C" fn();
 /// A callback of the host's script: before or after a route.
@@ -16,33 +20,41 @@ pub type ScriptCb = unsafe extern "C" fn(*mut km_sip_msg, c_uint, *mut c_void) -
 type CounterCb = unsafe extern "C" fn(km_counter_handle, *mut c_void) -> c_long;
 type TimerCb = unsafe extern "C" fn(c_uint, *mut c_void);
 
-/// The host's functions and variables.
-pub struct Symbols {
-    log_stderr: &'static AtomicI32,
-    log_name: &'static AtomicPtr<c_char>,
-    log_prefix_val: &'static AtomicPtr<km_str>,
-    process_no: &'static AtomicI32,
-    route_type: &'static AtomicI32,
-    uid: &'static AtomicI32,
-    gid: &'static AtomicI32,
-    event_rt: *mut km_route_list,
-    find_export: unsafe extern "C" fn(*const c_char, c_int, c_int) -> Option<AnyFn>,
-    pv_cache_get: unsafe extern "C" fn(*mut km_str) -> *mut km_pv_spec,
-    pv_get_spec_value: unsafe extern "C" fn(*mut km_sip_msg, *mut km_pv_spec, *mut c_void) -> c_int,
-    pv_parse_format: unsafe extern "C" fn(*mut km_str, *mut *mut km_pv_elem) -> c_int,
-    pv_printf_s: unsafe extern "C" fn(*mut km_sip_msg, *mut km_pv_elem, *mut km_str) -> c_int,
-    register_script_cb: unsafe extern "C" fn(ScriptCb, c_uint, *mut c_void) -> c_int,
-    get_debug_level: unsafe extern "C" fn(*const c_char, c_int) -> c_int,
-    get_debug_facility: unsafe extern "C" fn(*const c_char, c_int) -> c_int,
-    register_procs: unsafe extern "C" fn(c_int) -> c_int,
-    fork_process: unsafe extern "C" fn(c_int, *const c_char, c_int) -> c_int,
-    cfg_register_child: unsafe extern "C" fn(c_int),
-    cfg_child_init: unsafe extern "C" fn() -> c_int,
-    faked_msg: unsafe extern "C" fn() -> *mut km_sip_msg,
-    route_lookup: unsafe extern "C" fn(*mut km_route_list, *const c_char) -> c_int,
-    run_top_route: unsafe extern "C" fn(*mut km_action, *mut km_sip_msg, *mut km_run_ctx) -> c_int,
-    counter_register: unsafe extern "C" fn(*mut km_counter_handle, *const c_char, *const c_char, c_int, CounterCb, *mut c_void, *const c_char, c_int) -> c_int,
-    register_timer: unsafe extern "C" fn(TimerCb, *mut c_void, c_uint) -> c_int,
+symbols! {
+    /// The host's functions and variables.
+    pub struct Symbols {
+        var log_stderr: AtomicI32;
+        var log_name: AtomicPtr<c_char>;
+        var log_prefix_val: AtomicPtr<Text>;
+        var process_no: AtomicI32;
+        var route_type: AtomicI32;
+        var uid: AtomicI32;
+        var gid: AtomicI32;
+        var event_rt: UnsafeCell<km_route_list>;
+        fn find_export(*const c_char, c_int, c_int) -> Option<AnyFn>;
+        fn find_module_by_name(*const c_char) -> *mut km_sr_module;
+        fn find_param_export(*mut km_sr_module, *const c_char, c_uint, *mut c_uint) -> *mut c_void;
+        fn pv_cache_get(*mut Text) -> *mut km_pv_spec;
+        fn pv_get_spec_value(*mut km_sip_msg, *mut km_pv_spec, *mut c_void) -> c_int;
+        fn pv_parse_format(*mut Text, *mut *mut km_pv_elem) -> c_int;
+        fn pv_printf_s(*mut km_sip_msg, *mut km_pv_elem, *mut Text) -> c_int;
+        fn register_script_cb(ScriptCb, c_uint, *mut c_void) -> c_int;
+        fn get_debug_level(*const c_char, c_int) -> c_int;
+        fn get_debug_facility(*const c_char, c_int) -> c_int;
+        fn register_procs(c_int) -> c_int;
+        fn fork_process(c_int, *const c_char, c_int) -> c_int;
+        fn cfg_register_child(c_int);
+        fn cfg_child_init() -> c_int;
+        fn faked_msg_get_next() -> *mut km_sip_msg;
+        fn route_lookup(*mut km_route_list, *const c_char) -> c_int;
+        fn run_top_route(*mut km_action, *mut km_sip_msg, *mut km_run_ctx) -> c_int;
+        fn counter_register(*mut km_counter_handle, *const c_char, *const c_char, c_int, CounterCb, *mut c_void, *const c_char, c_int) -> c_int;
+        fn error_text(c_int) -> *mut c_char;
+        fn isflagset(*mut km_sip_msg, c_uint) -> c_int;
+        fn resetflag(*mut km_sip_msg, c_uint) -> c_int;
+        fn sr_kemi_modules_add(*mut km_kemi) -> c_int;
+        fn register_timer(TimerCb, *mut c_void, c_uint) -> c_int;
+    }
 }
 
 // SAFETY: addresses of the host's own functions and variables, valid in every thread and for the
@@ -50,11 +62,6 @@ pub struct Symbols {
 unsafe impl Send for Symbols {}
 // SAFETY: as above; the variables are read as atomics.
 unsafe impl Sync for Symbols {}
-
-fn address(name: &CStr) -> *mut c_void {
-    // SAFETY: dlsym with a terminated name; RTLD_DEFAULT searches the program first.
-    unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
-}
 
 /// What binds database modules. It stands in a library of theirs: not there, none is loaded.
 pub fn db_bind_mod() -> Option<BindMod> {
@@ -77,95 +84,33 @@ pub fn text(name: &CStr) -> &'static CStr {
 impl Symbols {
     /// Resolves everything; the error lists all that is missing.
     pub fn resolve() -> Result<Symbols, String> {
-        let mut missing = Vec::new();
-        macro_rules! find {
-            ($name:literal) => {{
-                let p = address($name);
-                if p.is_null() {
-                    missing.push($name.to_string_lossy().into_owned());
-                }
-                p
-            }};
-        }
-        let variables = [
-            find!(c"log_stderr"),
-            find!(c"log_name"),
-            find!(c"log_prefix_val"),
-            find!(c"process_no"),
-            find!(c"route_type"),
-            find!(c"event_rt"),
-            find!(c"uid"),
-            find!(c"gid"),
-        ];
-        let functions = [
-            find!(c"find_export"),
-            find!(c"pv_cache_get"),
-            find!(c"pv_get_spec_value"),
-            find!(c"pv_parse_format"),
-            find!(c"pv_printf_s"),
-            find!(c"register_script_cb"),
-            find!(c"get_debug_level"),
-            find!(c"get_debug_facility"),
-            find!(c"register_procs"),
-            find!(c"fork_process"),
-            find!(c"cfg_register_child"),
-            find!(c"cfg_child_init"),
-            find!(c"faked_msg_get_next"),
-            find!(c"route_lookup"),
-            find!(c"run_top_route"),
-            find!(c"register_timer"),
-            find!(c"counter_register"),
-        ];
-        if !missing.is_empty() {
-            return Err(format!(
-                "this server does not offer {}, which this acc module needs: it is not one of the supported Kamailio versions",
-                missing.join(", ")
-            ));
-        }
-        // SAFETY: none is null, and each symbol has the type that include/kamailio_abi.h declares
-        // for it (promise 1).
-        unsafe {
-            Ok(Symbols {
-                log_stderr: &*variables[0].cast(),
-                log_name: &*variables[1].cast(),
-                log_prefix_val: &*variables[2].cast(),
-                process_no: &*variables[3].cast(),
-                route_type: &*variables[4].cast(),
-                event_rt: variables[5].cast(),
-                uid: &*variables[6].cast(),
-                gid: &*variables[7].cast(),
-                find_export: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char, c_int, c_int) -> Option<AnyFn>>(functions[0]),
-                pv_cache_get: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_str) -> *mut km_pv_spec>(functions[1]),
-                pv_get_spec_value: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_sip_msg, *mut km_pv_spec, *mut c_void) -> c_int>(
-                    functions[2],
-                ),
-                pv_parse_format: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_str, *mut *mut km_pv_elem) -> c_int>(functions[3]),
-                pv_printf_s: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_sip_msg, *mut km_pv_elem, *mut km_str) -> c_int>(functions[4]),
-                register_script_cb: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(ScriptCb, c_uint, *mut c_void) -> c_int>(functions[5]),
-                get_debug_level: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char, c_int) -> c_int>(functions[6]),
-                get_debug_facility: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char, c_int) -> c_int>(functions[7]),
-                register_procs: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int) -> c_int>(functions[8]),
-                fork_process: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int, *const c_char, c_int) -> c_int>(functions[9]),
-                cfg_register_child: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(c_int)>(functions[10]),
-                cfg_child_init: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> c_int>(functions[11]),
-                faked_msg: std::mem::transmute::<*mut c_void, unsafe extern "C" fn() -> *mut km_sip_msg>(functions[12]),
-                route_lookup: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_route_list, *const c_char) -> c_int>(functions[13]),
-                run_top_route: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut km_action, *mut km_sip_msg, *mut km_run_ctx) -> c_int>(
-                    functions[14],
-                ),
-                counter_register: std::mem::transmute::<
-                    *mut c_void,
-                    unsafe extern "C" fn(*mut km_counter_handle, *const c_char, *const c_char, c_int, CounterCb, *mut c_void, *const c_char, c_int) -> c_int,
-                >(functions[16]),
-                register_timer: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(TimerCb, *mut c_void, c_uint) -> c_int>(functions[15]),
-            })
-        }
+        let mut program = Program::default();
+        // SAFETY: each symbol has the type that include/kamailio_abi.h declares for it, which
+        // scripts/check-abi-kamailio compares with the host's headers (promise 1).
+        unsafe { Symbols::find(|name, size| program.find(name, size)) }.ok_or_else(|| program.refusal("Kamailio"))
     }
 
     /// A function that another module exports, with so many arguments.
     pub fn export(&self, name: &CStr, arguments: c_int, flags: u32) -> Option<AnyFn> {
         // SAFETY: find_export only reads the name (promise 1).
         unsafe { (self.find_export)(name.as_ptr(), arguments, flags as c_int) }
+    }
+
+    /// Is a module of that name loaded?
+    pub fn has_module(&self, name: &CStr) -> bool {
+        // SAFETY: the function only reads the name (promise 1).
+        !unsafe { (self.find_module_by_name)(name.as_ptr()) }.is_null()
+    }
+
+    /// A parameter of another module that is a number, as it is now.
+    pub fn number(&self, module: &CStr, parameter: &CStr) -> Option<c_int> {
+        let mut kind = 0;
+        // SAFETY: both only read their arguments, and take null for a module that is not loaded; the answer
+        // is null or the place of an int, which stays (promise 1).
+        unsafe {
+            let place = (self.find_param_export)((self.find_module_by_name)(module.as_ptr()), parameter.as_ptr(), KM_PARAM_INT, &raw mut kind);
+            (kind == KM_PARAM_INT).then(|| place.cast::<c_int>().as_ref().copied())?
+        }
     }
 
     /// How the host logs now. Its levels are turned into those of [`LogSettings`].
@@ -199,7 +144,7 @@ impl Symbols {
 
     /// A variable's specification, kept by the host for ever.
     pub fn variable(&self, name: &[u8]) -> Option<*mut km_pv_spec> {
-        let mut text = km_str::borrow(name);
+        let mut text = Text::borrow(name);
         // SAFETY: the host copies what it keeps of the name (promise 7).
         let spec = unsafe { (self.pv_cache_get)(&raw mut text) };
         (!spec.is_null()).then_some(spec)
@@ -214,7 +159,7 @@ impl Symbols {
 
     /// Parses a text with variables in it; the host keeps pointers into the text.
     pub fn parse_format(&self, text: &'static [u8]) -> Option<*mut km_pv_elem> {
-        let mut text = km_str::borrow(text);
+        let mut text = Text::borrow(text);
         let mut out = std::ptr::null_mut();
         // SAFETY: the text lives for ever (promise 7).
         let rc = unsafe { (self.pv_parse_format)(&raw mut text, &raw mut out) };
@@ -223,7 +168,7 @@ impl Symbols {
 
     /// The present value of such a text.
     pub fn print(&self, msg: *mut km_sip_msg, format: *mut km_pv_elem) -> Option<Vec<u8>> {
-        let mut out = km_str::default();
+        let mut out = Text::default();
         // SAFETY: msg is the message at hand (promise 5), the format comes from `parse_format`; the
         // host answers with a buffer of its own, which is copied at once.
         unsafe { ((self.pv_printf_s)(msg, format, &raw mut out) >= 0).then(|| out.bytes().to_vec()) }
@@ -232,7 +177,7 @@ impl Symbols {
     /// Calls `callback` before and after the routes named in `flags`.
     pub fn register_script(&self, callback: ScriptCb, flags: u32) -> bool {
         // SAFETY: called in mod_init (promise 2).
-        unsafe { (self.register_script_cb)(callback, flags, std::ptr::null_mut()) >= 0 }
+        unsafe { (self.register_script_cb)(callback, flags, proof::witness()) >= 0 }
     }
 
     /// Announces one more process; in mod_init.
@@ -263,8 +208,8 @@ impl Symbols {
         // SAFETY: the table of event routes is complete when modules are initialised; it is only
         // read (promise 8).
         unsafe {
-            let i = usize::try_from((self.route_lookup)(self.event_rt, name.as_ptr())).ok()?;
-            let routes = &*self.event_rt;
+            let i = usize::try_from((self.route_lookup)(self.event_rt.get(), name.as_ptr())).ok()?;
+            let routes = &*self.event_rt.get();
             let count = usize::try_from(routes.entries).ok()?;
             (i < count).then(|| *routes.rlist.add(i)).filter(|r| !r.is_null())
         }
@@ -276,7 +221,7 @@ impl Symbols {
         // SAFETY: the route comes from `event_route`; the host makes the message and, given none,
         // the route's state (promise 8).
         let rc = unsafe {
-            let msg = (self.faked_msg)();
+            let msg = (self.faked_msg_get_next)();
             if msg.is_null() { -1 } else { (self.run_top_route)(route, msg, std::ptr::null_mut()) }
         };
         self.route_type.store(before, Ordering::Relaxed);
@@ -285,9 +230,9 @@ impl Symbols {
 
     /// Announces a counter of ours.
     pub fn register_counter(&self, counter: Counter) -> bool {
-        let Ok(name) = CString::new(counter.name()) else { return false };
+        let (Ok(name), Ok(help)) = (CString::new(counter.name()), CString::new(counter.help())) else { return false };
         let mut handle = km_counter_handle::default();
-        // SAFETY: called in mod_init; the name lives for ever, the rest is constant (promise 2).
+        // SAFETY: called in mod_init; name and description live for ever, the rest is constant (promise 2).
         let rc = unsafe {
             (self.counter_register)(
                 &raw mut handle,
@@ -295,12 +240,50 @@ impl Symbols {
                 name.into_raw(),
                 KM_CNT_F_NO_RESET as c_int,
                 rpc::counter,
-                counter as usize as *mut c_void,
-                c"see README.md, Counters".as_ptr(),
+                usize::from(counter.slot()) as *mut c_void,
+                help.into_raw(),
                 0,
             )
         };
         rc >= 0
+    }
+
+    /// Is a flag of the message set? Reads one word, so the message may be shared.
+    pub fn has_flag(&self, msg: *mut km_sip_msg, flag: u32) -> bool {
+        // SAFETY: msg is a request of the callback or its private copy (promise 5).
+        !msg.is_null() && unsafe { (self.isflagset)(msg, flag) } == 1
+    }
+
+    /// The phrase that the host sends with this code.
+    pub fn phrase(&self, code: u16) -> &'static [u8] {
+        // SAFETY: a terminated constant of the host for every number (promise 1).
+        unsafe {
+            let text = (self.error_text)(code.into());
+            if text.is_null() { b"" } else { CStr::from_ptr(text).to_bytes() }
+        }
+    }
+
+    /// Resets a flag of a private message.
+    pub fn reset_flag(&self, msg: *mut km_sip_msg, flag: u32) {
+        // SAFETY: as above.
+        unsafe { (self.resetflag)(msg, flag) };
+    }
+
+    /// Is a route of this kind running?
+    pub fn runs(&self, route: u32) -> bool {
+        self.route_type.load(Ordering::Relaxed) == route as i32
+    }
+
+    /// The host's own message, with nothing of a call in it.
+    pub fn dummy(&self) -> *mut km_sip_msg {
+        // SAFETY: it belongs to this process (promise 8).
+        unsafe { (self.faked_msg_get_next)() }
+    }
+
+    /// Offers functions to scripts in other languages; while the module is loaded.
+    pub fn offer(&self, list: *mut km_kemi) -> bool {
+        // SAFETY: the list ends with an empty element and lives for ever (promise 9).
+        unsafe { (self.sr_kemi_modules_add)(list) == 0 }
     }
 
     /// Runs `callback` every `seconds` in one of the host's processes.
@@ -310,9 +293,19 @@ impl Symbols {
     }
 }
 
+/// Levels of Kamailio.
+pub const LEVELS: std::ops::RangeInclusive<i32> = KM_L_ALERT..=KM_L_DBG as i32;
+
 /// Level of the crate (which counts as OpenSIPS does) for one of Kamailio's.
 pub const fn level_from_host(level: i32) -> i32 {
-    if level >= KM_L_WARN as i32 { level + 1 } else { level }
+    if level >= KM_L_WARN as i32 {
+        level + 1
+    } else if level < -3 {
+        // Both of Kamailio's below its critical ones are alerts.
+        -3
+    } else {
+        level
+    }
 }
 
 #[cfg(test)]
@@ -322,9 +315,13 @@ mod tests {
     #[test]
     fn levels_keep_their_names() {
         use crate::backend::log::level_name;
+        use crate::params::in_range;
         let names = [(KM_L_ERR, "ERROR"), (KM_L_WARN as i32, "WARNING"), (KM_L_NOTICE as i32, "NOTICE"), (KM_L_INFO as i32, "INFO"), (KM_L_DBG as i32, "DBG")];
         for (host, name) in names {
             assert_eq!(level_name(level_from_host(host)), name);
+        }
+        for level in LEVELS {
+            assert!(in_range("log_level", level_from_host(level), -3..=4).is_ok(), "{level}");
         }
     }
 }

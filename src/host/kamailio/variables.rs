@@ -2,84 +2,117 @@
 //! event routes, `$acc_event(name)`.
 
 use std::ffi::{c_int, c_void};
+use std::sync::{Mutex, PoisonError};
 
 use super::abi::*;
 use super::contexts::Current;
 use super::message::{self, Spec, bytes_of, content};
 use super::state::{DRAFT, EVENT, Server, ready, server};
-use crate::acc::fields::{FieldSet, Fields};
+use crate::accounting::fields::{FieldSet, Fields};
+use crate::host::proof;
 use crate::host::script::{self, CURRENT_LEG, EXTRA, Index, LEG};
-use crate::worker::Module;
+use crate::host::server::Text;
+use crate::worker::Instance;
 
 /// The variable of event routes.
 pub const EVENT_VARIABLE: &str = "acc_event";
 
-/// Runs an entry point of a variable for a message.
-fn call(entry: &'static str, name: &str, raw: *mut km_sip_msg, f: impl FnOnce(&'static Server, Current, &'static Module) -> Result<(), String>) -> c_int {
-    script::variable(entry, name, || {
-        let (server, api, module) = ready().ok_or("the module is not initialised")?;
-        f(server, Current { api, raw }, module)
-    })
+/// The message at hand.
+fn at(raw: *mut km_sip_msg) -> Result<(&'static Server, Current, &'static Instance), String> {
+    let (server, api, instance) = ready().ok_or("the module is not initialised")?;
+    Ok((server, Current { api, raw }, instance))
+}
+
+/// Reads a variable for a message.
+fn get(entry: &'static str, name: &str, raw: *mut km_sip_msg, f: impl FnOnce(&'static Server, Current, &'static Instance) -> Result<(), String>) -> c_int {
+    script::variable(entry, name, || at(raw).and_then(|(server, at, instance)| f(server, at, instance)))
+}
+
+/// Assigns a variable for a message.
+fn set(entry: &'static str, name: &str, raw: *mut km_sip_msg, f: impl FnOnce(&'static Server, Current, &'static Instance) -> Result<(), String>) -> c_int {
+    script::assign(entry, name, || at(raw).and_then(|(server, at, instance)| f(server, at, instance)))
 }
 
 /// The parameter part of a specification.
 ///
 /// # Safety
 /// `sp` is a specification of the host.
-unsafe fn parameter<'a>(sp: *mut km_pv_spec) -> &'a mut km_pv_param {
-    // SAFETY: its parameter stands at this offset in every supported version (promise 7).
-    unsafe { &mut *sp.cast::<u8>().add(KM_PV_SPEC_PVP as usize).cast::<km_pv_param>() }
+unsafe fn parameter<'a>(sp: *mut km_pv_spec) -> Result<&'a mut km_pv_param, String> {
+    // SAFETY: the host has put the functions of one of our variables there already, and its
+    // parameter stands behind them (promise 7).
+    unsafe {
+        let word = |offset: u32| sp.cast::<u8>().add(offset as usize).cast::<*const c_void>().read();
+        let functions = (word(KM_PV_SPEC_GETF), word(KM_PV_SPEC_SETF));
+        let ours = [
+            (get_extra as *const c_void, set_extra as *const c_void),
+            (get_leg as *const c_void, set_leg as *const c_void),
+            (get_event as *const c_void, std::ptr::null()),
+        ];
+        if !ours.contains(&functions) {
+            return Err(format!("specifications of variables in this server are not those of the known versions: {}", proof::CURE));
+        }
+        Ok(&mut *sp.cast::<u8>().add(KM_PV_SPEC_PVP as usize).cast::<km_pv_param>())
+    }
 }
+
+/// Stands above our number in the place of a name, to find it again.
+const NUMBER: i64 = 0x5acc_0000;
+
+/// Names of events' parameters that the script reads, by their number.
+static EVENT_NAMES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Puts our number in the place of a variable's name.
 ///
 /// # Safety
 /// `sp` is the specification being made.
-unsafe fn name_by_number(sp: *mut km_pv_spec, n: usize) {
+unsafe fn name_by_number(sp: *mut km_pv_spec, n: usize) -> Result<(), String> {
     // SAFETY: the caller's promise.
-    let p = unsafe { parameter(sp) };
+    let p = unsafe { parameter(sp) }?;
     p.pvn.type_ = 0;
     p.pvn.isname.type_ = 0;
-    p.pvn.isname.name.n = n as i64;
+    p.pvn.isname.name.n = NUMBER | n as i64;
+    Ok(())
 }
 
-fn parse_tag(name: &str, sp: *mut km_pv_spec, text: *const km_str, fields: fn(&Fields) -> &FieldSet, parameter_name: &str) -> c_int {
+fn parse_tag(name: &str, sp: *mut km_pv_spec, text: *const Text, fields: fn(&Fields) -> &FieldSet, parameter_name: &str) -> c_int {
     script::variable("variable name", name, || {
-        let draft = DRAFT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the host passes the specification being made and the text between the parentheses (promise 7).
         unsafe {
-            let tag = text.as_ref().map_or(&[][..], |t| t.bytes());
-            name_by_number(sp, script::number_of_tag(draft.as_ref().map(|d| fields(&d.fields)), tag, parameter_name)?);
+            let tag = Text::bytes_at(text);
+            name_by_number(sp, script::number_of_tag(draft.as_ref().map(|d| fields(&d.fields)), tag, parameter_name)?)
         }
-        Ok(())
     })
 }
 
-pub unsafe extern "C" fn parse_extra_name(sp: *mut km_pv_spec, text: *mut km_str) -> c_int {
+pub unsafe extern "C" fn parse_extra_name(sp: *mut km_pv_spec, text: *mut Text) -> c_int {
     parse_tag(EXTRA, sp, text, |f| &f.extra, "extra_fields")
 }
 
-pub unsafe extern "C" fn parse_leg_name(sp: *mut km_pv_spec, text: *mut km_str) -> c_int {
+pub unsafe extern "C" fn parse_leg_name(sp: *mut km_pv_spec, text: *mut Text) -> c_int {
     parse_tag(LEG, sp, text, |f| &f.leg, "leg_fields")
 }
 
 /// Any name: which ones an event has is known when it is raised.
-pub unsafe extern "C" fn parse_event_name(sp: *mut km_pv_spec, text: *mut km_str) -> c_int {
+pub unsafe extern "C" fn parse_event_name(sp: *mut km_pv_spec, text: *mut Text) -> c_int {
     script::variable("variable name", EVENT_VARIABLE, || {
-        // SAFETY: the host passes the text between the parentheses (promise 7); the copy lives as
-        // long as the script, which is never unloaded.
+        let mut names = EVENT_NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the host passes the specification being made and the text between the parentheses (promise 7).
         unsafe {
-            let name: &'static mut String = Box::leak(Box::new(String::from_utf8_lossy(text.as_ref().map_or(&[][..], |t| t.bytes())).trim().to_owned()));
-            name_by_number(sp, (&raw const *name) as usize);
+            let name = String::from_utf8_lossy(Text::bytes_at(text)).trim().to_owned();
+            let n = names.iter().position(|known| *known == name).unwrap_or_else(|| {
+                names.push(name);
+                names.len() - 1
+            });
+            name_by_number(sp, n)
         }
-        Ok(())
     })
 }
 
-pub unsafe extern "C" fn parse_leg_index(sp: *mut km_pv_spec, text: *mut km_str) -> c_int {
+pub unsafe extern "C" fn parse_leg_index(sp: *mut km_pv_spec, text: *mut Text) -> c_int {
     script::variable("variable index", LEG, || {
         // SAFETY: the host passes the specification being made and the text between the brackets (promise 7).
-        let (p, index) = unsafe { (parameter(sp), text.as_ref().map_or(&[][..], |t| t.bytes())) };
+        let (p, index) = unsafe { (parameter(sp)?, Text::bytes_at(text)) };
         match script::parse_index(index, |name| Spec::parse(server()?, name))? {
             Index::Number(n) => {
                 p.pvi.type_ = KM_PV_IDX_INT as i32;
@@ -96,8 +129,8 @@ pub unsafe extern "C" fn parse_leg_index(sp: *mut km_pv_spec, text: *mut km_str)
 }
 
 fn number_of(p: &km_pv_param) -> usize {
-    // SAFETY: name_by_number stored a number there.
-    (unsafe { p.pvn.isname.name.n }) as usize
+    // SAFETY: any bytes are a number; who looks it up refuses one that is not of `name_by_number`.
+    (unsafe { p.pvn.isname.name.n } ^ NUMBER) as usize
 }
 
 /// The index given with `$acc_leg`: `Ok(None)` when none is given.
@@ -118,64 +151,79 @@ fn index_of(server: &Server, msg: *mut km_sip_msg, p: &km_pv_param) -> Result<Op
 ///
 /// # Safety
 /// `out` is the host's place for it.
-unsafe fn answer(server: &Server, out: *mut c_void, value: Option<Vec<u8>>, number: Option<i64>) {
+unsafe fn answer(out: *mut c_void, value: Option<&[u8]>, number: Option<i64>) {
     let null = value.is_none();
     // SAFETY: the caller's promise.
-    unsafe { message::answer(server.row.long_numbers, out, script::keep(value.unwrap_or_default(), km_str::borrow), number, null) };
+    unsafe { message::answer(out, script::keep(value.unwrap_or_default(), Text::borrow), number, null) };
+}
+
+/// Hands a value to the host, which `read` appends.
+///
+/// # Safety
+/// `out` is the host's place for it.
+unsafe fn answer_read(out: *mut c_void, read: impl FnOnce(&mut Vec<u8>) -> Result<bool, String>) -> Result<(), String> {
+    match script::keep_read(read, Text::borrow)? {
+        // SAFETY: the caller's promise.
+        Some(value) => unsafe { message::answer(out, value, None, false) },
+        // SAFETY: as above.
+        None => unsafe { answer(out, None, None) },
+    }
+    Ok(())
 }
 
 pub unsafe extern "C" fn get_extra(msg: *mut km_sip_msg, param: *mut km_pv_param, out: *mut c_void) -> c_int {
-    call("get $acc_extra", EXTRA, msg, |server, at, module| {
+    get("get $acc_extra", EXTRA, msg, |_, at, _| {
         // SAFETY: the host passes the specification's parameter and a place for the value (promise 7).
-        unsafe { answer(server, out, script::extra(at, script::tag(&module.config.fields.extra, number_of(&*param))?)?, None) };
-        Ok(())
+        unsafe {
+            let number = number_of(&*param);
+            answer_read(out, |value| script::extra(at, number, value))
+        }
     })
 }
 
 pub unsafe extern "C" fn get_leg(msg: *mut km_sip_msg, param: *mut km_pv_param, out: *mut c_void) -> c_int {
-    call("get $acc_leg", LEG, msg, |server, at, module| {
+    get("get $acc_leg", LEG, msg, |server, at, _| {
         // SAFETY: the host passes the specification's parameter and a place for the value (promise 7).
         unsafe {
-            let p = &*param;
-            answer(server, out, script::leg(at, script::tag(&module.config.fields.leg, number_of(p))?, index_of(server, msg, p)?)?, None);
+            let (number, index) = (number_of(&*param), index_of(server, msg, &*param)?);
+            answer_read(out, |value| script::leg(at, number, index, value))
         }
-        Ok(())
     })
 }
 
 pub unsafe extern "C" fn get_current_leg(msg: *mut km_sip_msg, _param: *mut km_pv_param, out: *mut c_void) -> c_int {
-    call("get $acc_current_leg", CURRENT_LEG, msg, |server, at, module| {
-        let n = script::current_leg(at, module)?;
+    get("get $acc_current_leg", CURRENT_LEG, msg, |_, at, instance| {
+        let n = script::current_leg(at, instance)?;
         // SAFETY: the host's own place (promise 7).
-        unsafe { answer(server, out, Some(n.to_string().into_bytes()), Some(n.into())) };
+        unsafe { answer(out, Some(n.to_string().as_bytes()), Some(n.into())) };
         Ok(())
     })
 }
 
 pub unsafe extern "C" fn get_event(_msg: *mut km_sip_msg, param: *mut km_pv_param, out: *mut c_void) -> c_int {
     script::variable("get $acc_event", EVENT_VARIABLE, || {
-        let server = server().ok_or("the module is not initialised")?;
-        // SAFETY: parse_event_name stored the address of a string that lives for ever.
-        let name = unsafe { &*(number_of(&*param) as *const String) };
+        let names = EVENT_NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the host passes the specification's parameter (promise 7).
+        let name = names.get(number_of(unsafe { &*param })).ok_or("the module is not initialised")?;
         let value = EVENT.with(|e| e.borrow().last().and_then(|params| params.iter().find(|(n, _)| n == name).and_then(|(_, v)| v.clone())));
         // SAFETY: the host's own place (promise 7).
-        unsafe { answer(server, out, value, None) };
+        unsafe { answer(out, value.as_deref(), None) };
         Ok(())
     })
 }
 
 pub unsafe extern "C" fn set_extra(msg: *mut km_sip_msg, param: *mut km_pv_param, _op: c_int, value: *mut c_void) -> c_int {
-    call("set $acc_extra", EXTRA, msg, |server, at, module| {
+    set("set $acc_extra", EXTRA, msg, |_, at, instance| {
         // SAFETY: the host passes the specification's parameter and the value (promise 7).
-        let (n, value) = unsafe { (number_of(&*param), bytes_of(content(server.row.long_numbers, value))) };
-        script::set_extra(at, module, script::tag(&module.config.fields.extra, n)?, value.as_deref())
+        let (n, value) = unsafe { (number_of(&*param), bytes_of(content(value))) };
+        script::set_extra(at, instance, n, value.as_deref())
     })
 }
 
 pub unsafe extern "C" fn set_leg(msg: *mut km_sip_msg, param: *mut km_pv_param, _op: c_int, value: *mut c_void) -> c_int {
-    call("set $acc_leg", LEG, msg, |server, at, module| {
+    set("set $acc_leg", LEG, msg, |server, at, instance| {
         // SAFETY: the host passes the specification's parameter and the value (promise 7).
-        let (p, value) = unsafe { (&*param, bytes_of(content(server.row.long_numbers, value))) };
-        script::set_leg(at, module, script::tag(&module.config.fields.leg, number_of(p))?, index_of(server, msg, p)?, value.as_deref())
+        let (p, value) = unsafe { (&*param, bytes_of(content(value))) };
+        script::set_leg(at, instance, number_of(p), index_of(server, msg, p)?, value.as_deref())
     })
 }

@@ -1,28 +1,11 @@
 //! Declarations made by bindgen from `include/opensips_abi.h`.
 #![allow(non_camel_case_types, non_snake_case, non_upper_case_globals, missing_docs, dead_code, clippy::all, clippy::undocumented_unsafe_blocks)]
 
+use crate::host::server::Text as os_str;
+
 include!(concat!(env!("OUT_DIR"), "/opensips_abi.rs"));
 
 /// The reply of a transaction that ended without one on the wire.
 pub const FAKED_REPLY: *mut os_sip_msg = usize::MAX as *mut os_sip_msg;
 /// A transaction nobody looked for yet.
 pub const T_UNDEFINED: *mut os_cell = usize::MAX as *mut os_cell;
-
-impl os_str {
-    /// The bytes, empty for a null pointer.
-    ///
-    /// # Safety
-    /// `s` is null or points to `len` bytes that stay valid while the result is used.
-    pub unsafe fn bytes<'a>(&self) -> &'a [u8] {
-        match (self.s.is_null(), usize::try_from(self.len)) {
-            // SAFETY: the caller's promise.
-            (false, Ok(len)) => unsafe { std::slice::from_raw_parts(self.s.cast(), len) },
-            _ => &[],
-        }
-    }
-
-    /// A string of the host that borrows `bytes`; the host only reads it.
-    pub fn borrow(bytes: &[u8]) -> os_str {
-        os_str { s: bytes.as_ptr().cast_mut().cast(), len: bytes.len() as i32 }
-    }
-}

@@ -1,93 +1,92 @@
 //! What the host's modules tm, dialog and rr offer, and the places reserved in their contexts.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_uint, c_void};
+use std::mem::transmute;
 
 use super::abi::*;
 use super::symbols::Symbols;
-use super::versions::Row;
+use crate::host::proof::{self, Table};
+use crate::host::server::Text;
+use crate::host::server::symbols::{all_of, symbols};
 use crate::host::shared::SharedContext;
 
-/// A table of another module, read into more room than any version fills.
-#[repr(C, align(16))]
-struct Room([u8; OS_TM_BINDS_ROOM as usize]);
-
-impl Room {
-    fn new() -> Room {
-        Room([0; OS_TM_BINDS_ROOM as usize])
-    }
-
-    fn pointer_at(&self, offset: usize) -> *mut c_void {
-        let mut raw = [0u8; size_of::<usize>()];
-        raw.copy_from_slice(&self.0[offset..offset + size_of::<usize>()]);
-        usize::from_ne_bytes(raw) as *mut c_void
+/// The table of a module, which it fills through what it exports as `load`.
+fn table(symbols: &Symbols, module: &'static str, load: &CStr) -> Option<Table> {
+    let load = symbols.export(load)?;
+    // SAFETY: these functions take one pointer to their table (promise 4).
+    unsafe {
+        let load = transmute::<
+            unsafe extern "C" fn(
+                *mut os_sip_msg,
+                *mut c_void,
+                *mut c_void,
+                *mut c_void,
+                *mut c_void,
+                *mut c_void,
+                *mut c_void,
+                *mut c_void,
+                *mut c_void,
+            ) -> c_int,
+            unsafe extern "C" fn(*mut c_void) -> c_int,
+        >(load);
+        Table::filled(module, load)
     }
 }
 
 type ContextDestroy = unsafe extern "C" fn(*mut c_void);
 
-/// The transaction module.
-pub struct Tm {
-    register_tmcb: unsafe extern "C" fn(*mut os_sip_msg, *mut os_cell, c_int, os_transaction_cb, *mut c_void, os_release_tmcb_param) -> c_int,
-    t_gett: unsafe extern "C" fn() -> *mut os_cell,
-    register_ptr: unsafe extern "C" fn(os_context_destroy_fn) -> c_int,
-    put_ptr: unsafe extern "C" fn(*mut os_cell, c_int, *mut c_void),
-    get_ptr: unsafe extern "C" fn(*mut os_cell, c_int) -> *mut c_void,
+symbols! {
+    /// The transaction module.
+    pub struct Tm {
+        fn register_tmcb(*mut os_sip_msg, *mut os_cell, c_int, os_transaction_cb, *mut c_void, os_release_tmcb_param) -> c_int;
+        fn get_t() -> *mut os_cell;
+        fn t_ctx_register_ptr(os_context_destroy_fn) -> c_int;
+        fn t_ctx_put_ptr(*mut os_cell, c_int, *mut c_void);
+        fn t_ctx_get_ptr(*mut os_cell, c_int) -> *mut c_void;
+    }
 }
 
 impl Tm {
     /// Loads the table; tm is initialised before us, as our dependency says.
-    pub fn load(symbols: &Symbols, row: Row) -> Result<Tm, String> {
-        let missing = || "the module tm does not offer its functions: load tm.so, of the same version as the server".to_string();
-        let load = symbols.export(c"load_tm").ok_or_else(missing)?;
-        let mut room = Room::new();
-        // SAFETY: load_tm takes one pointer to its table, which the room is larger than (promise 4).
-        let rc = unsafe {
-            let load: unsafe extern "C" fn(*mut os_tm_binds) -> c_int = std::mem::transmute(load);
-            load((&raw mut room).cast())
-        };
-        // SAFETY: the head of the table has the layout of os_tm_binds in every supported version.
-        let head = unsafe { &*(&raw const room).cast::<os_tm_binds>() };
-        let at = |n: usize| room.pointer_at(row.t_ctx_register_ptr + n);
-        let (put, get) = (at(OS_TM_T_CTX_PUT_PTR as usize), at(OS_TM_T_CTX_GET_PTR as usize));
-        if rc == -1 || at(0).is_null() || put.is_null() || get.is_null() {
-            return Err(missing());
+    pub fn load(symbols: &Symbols) -> Result<Tm, String> {
+        let table = table(symbols, "tm", c"load_tm").ok_or("the module tm does not offer its functions: load tm.so, of the same version as the server")?;
+        // SAFETY: functions of these names have these types, which scripts/check-abi compares (promise 4).
+        let tm = all_of(|name| table.function(name), |find| unsafe { Tm::find(find) })?;
+        if tm.current().is_some() {
+            return Err(format!("the module tm of this server names a transaction before there is any: {}", proof::CURE));
         }
-        // SAFETY: the row says where these three functions stand; their types are checked by
-        // scripts/check-abi (promise 4).
-        unsafe {
-            Ok(Tm {
-                register_tmcb: head.register_tmcb.ok_or_else(missing)?,
-                t_gett: head.t_gett.ok_or_else(missing)?,
-                register_ptr: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_context_destroy_fn) -> c_int>(at(0)),
-                put_ptr: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_cell, c_int, *mut c_void)>(put),
-                get_ptr: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_cell, c_int) -> *mut c_void>(get),
-            })
-        }
+        Ok(tm)
     }
 
     /// Reserves a place in every transaction.
     pub fn register_slot(&self, destroy: Option<ContextDestroy>) -> i32 {
         // SAFETY: called in mod_init, before any transaction (promise 2).
-        unsafe { (self.register_ptr)(destroy) }
+        unsafe { (self.t_ctx_register_ptr)(destroy) }
     }
 
     /// The transaction being processed here.
     pub fn current(&self) -> Option<*mut os_cell> {
         // SAFETY: plain look-up in process memory (promise 4).
-        let t = unsafe { (self.t_gett)() };
+        let t = unsafe { (self.get_t)() };
         (!t.is_null() && t != T_UNDEFINED).then_some(t)
     }
 
     /// Our pointer in a transaction.
     pub fn get(&self, t: *mut os_cell, slot: i32) -> *mut c_void {
         // SAFETY: `t` is the current or the callback's transaction, alive meanwhile (promise 5).
-        unsafe { (self.get_ptr)(t, slot) }
+        unsafe { (self.t_ctx_get_ptr)(t, slot) }
+    }
+
+    /// Notes when a transaction began: the first that is put into it. False when it is not there then.
+    pub fn begin(&self, t: *mut os_cell, slot: i32, mono: *mut c_void) -> bool {
+        self.put(t, slot, mono);
+        self.get(t, slot) == mono
     }
 
     /// Sets our pointer in a transaction.
     pub fn put(&self, t: *mut os_cell, slot: i32, value: *mut c_void) {
         // SAFETY: as in `get`.
-        unsafe { (self.put_ptr)(t, slot, value) }
+        unsafe { (self.t_ctx_put_ptr)(t, slot, value) }
     }
 
     /// Calls `callback` for the transaction of `msg` (the one to be made, if there is none yet).
@@ -111,70 +110,118 @@ impl Tm {
         Err(format!("tm refused the accounting callbacks (error {rc}): the host is out of shared memory, see its option -m"))
     }
 
+    /// As [`Tm::register`], for a transaction that is there.
+    pub fn register_on(
+        &self,
+        t: *mut os_cell,
+        types: u32,
+        callback: os_transaction_cb,
+        ctx: SharedContext,
+        release: os_release_tmcb_param,
+    ) -> Result<(), String> {
+        let raw = ctx.into_raw();
+        // SAFETY: `t` is the callback's transaction (promise 5).
+        let rc = unsafe { (self.register_tmcb)(std::ptr::null_mut(), t, types as c_int, callback, raw, release) };
+        if rc > 0 {
+            return Ok(());
+        }
+        // SAFETY: on failure the host kept nothing.
+        drop(unsafe { SharedContext::from_raw(raw) });
+        Err(format!("tm refused the accounting callbacks (error {rc}): the host is out of shared memory, see its option -m"))
+    }
+
     /// Calls `callback` for every message of a transaction that is being made.
     pub fn register_replies(&self, t: *mut os_cell, callback: os_transaction_cb) -> Result<(), String> {
         // SAFETY: `t` is the callback's transaction (promise 5).
-        let rc = unsafe { (self.register_tmcb)(std::ptr::null_mut(), t, OS_TMCB_MSG_MATCHED_IN as c_int, callback, std::ptr::null_mut(), None) };
+        let rc = unsafe { (self.register_tmcb)(std::ptr::null_mut(), t, OS_TMCB_MSG_MATCHED_IN as c_int, callback, proof::witness(), None) };
         if rc > 0 { Ok(()) } else { Err(format!("tm refused the callback for replies (error {rc}): the host is out of shared memory, see its option -m")) }
     }
 
     /// Calls `callback` for every new transaction.
     pub fn register_global(&self, callback: os_transaction_cb) -> Result<(), String> {
         // SAFETY: called in mod_init, before the fork, as such callbacks demand (promise 2).
-        let rc = unsafe { (self.register_tmcb)(std::ptr::null_mut(), std::ptr::null_mut(), OS_TMCB_REQUEST_IN as c_int, callback, std::ptr::null_mut(), None) };
+        let rc = unsafe { (self.register_tmcb)(std::ptr::null_mut(), std::ptr::null_mut(), OS_TMCB_REQUEST_IN as c_int, callback, proof::witness(), None) };
         if rc > 0 { Ok(()) } else { Err(format!("tm refused the callback for new transactions (error {rc})")) }
     }
 }
 
-/// The dialog module.
+symbols! {
+    /// What the transaction module says of branches.
+    pub struct Branches {
+        fn get_branch_index() -> c_int;
+        fn t_get_picked_branch() -> c_int;
+    }
+}
+
+impl Branches {
+    /// Loads the table once more; only message flags need these.
+    pub fn load(symbols: &Symbols) -> Result<Branches, String> {
+        let table = table(symbols, "tm", c"load_tm").ok_or("the module tm does not offer its functions: load tm.so, of the same version as the server")?;
+        // SAFETY: functions of these names have these types, which scripts/check-abi compares (promise 4).
+        all_of(|name| table.function(name), |find| unsafe { Branches::find(find) })
+    }
+
+    /// The branch that the request is forwarded to, or that the reply at hand came from.
+    pub fn at_hand(&self) -> Option<u32> {
+        // SAFETY: reads a number of this process (promise 4).
+        u32::try_from(unsafe { (self.get_branch_index)() }).ok()
+    }
+
+    /// Of the branches that failed, the one whose reply is reported.
+    pub fn picked(&self) -> Option<u32> {
+        // SAFETY: as above.
+        u32::try_from(unsafe { (self.t_get_picked_branch)() }).ok()
+    }
+}
+
+symbols! {
+    /// What the dialog module offers.
+    pub struct DialogFunctions {
+        fn register_dlgcb(*mut os_dlg_cell, c_int, os_dialog_cb, *mut c_void, os_param_free_cb) -> c_int;
+        fn create_dlg(*mut os_sip_msg, c_int) -> c_int;
+        fn get_current_dialog() -> *mut os_dlg_cell;
+        fn store_dlg_value(*mut os_dlg_cell, *mut Text, *mut os_int_str, c_int) -> c_int;
+        fn fetch_dlg_value(*mut os_dlg_cell, *const Text, *mut c_int, *mut os_int_str, c_int) -> c_int;
+        fn dlg_ctx_register_ptr(os_context_destroy_fn) -> c_int;
+        fn dlg_ctx_put_ptr(*mut os_dlg_cell, c_int, *mut c_void);
+        fn dlg_ctx_get_ptr(*mut os_dlg_cell, c_int) -> *mut c_void;
+        fn dlg_get_did(*mut os_dlg_cell) -> *mut Text;
+        fn get_dlg_by_did(*mut Text, c_int) -> *mut os_dlg_cell;
+        fn dlg_unref(*mut os_dlg_cell, c_uint);
+    }
+}
+
+/// The dialog module, and our place in every dialog.
 pub struct Dialogs {
-    register_dlgcb: unsafe extern "C" fn(*mut os_dlg_cell, c_int, os_dialog_cb, *mut c_void, os_param_free_cb) -> c_int,
-    create_dlg: unsafe extern "C" fn(*mut os_sip_msg, c_int) -> c_int,
-    get_dlg: unsafe extern "C" fn() -> *mut os_dlg_cell,
-    store_value: unsafe extern "C" fn(*mut os_dlg_cell, *mut os_str, *mut os_int_str, c_int) -> c_int,
-    fetch_value: unsafe extern "C" fn(*mut os_dlg_cell, *const os_str, *mut c_int, *mut os_int_str, c_int) -> c_int,
-    put_ptr: unsafe extern "C" fn(*mut os_dlg_cell, c_int, *mut c_void),
-    get_ptr: unsafe extern "C" fn(*mut os_dlg_cell, c_int) -> *mut c_void,
-    get_did: unsafe extern "C" fn(*mut os_dlg_cell) -> *mut os_str,
+    dialog: DialogFunctions,
     slot: i32,
 }
 
 impl Dialogs {
     /// Loads the table and reserves a place in every dialog; `None` when the dialog module is not
     /// loaded. Called in preinit, before any dialog is restored.
-    pub fn load(symbols: &Symbols, destroy: ContextDestroy) -> Option<Dialogs> {
-        let load = symbols.export(c"load_dlg")?;
-        let mut room = Room::new();
-        // SAFETY: load_dlg takes one pointer to its table, which the room is larger than (promise 4).
-        let rc = unsafe {
-            let load: unsafe extern "C" fn(*mut os_dlg_binds) -> c_int = std::mem::transmute(load);
-            load((&raw mut room).cast())
+    pub fn load(symbols: &Symbols, destroy: ContextDestroy) -> Result<Option<Dialogs>, String> {
+        let Some(table) = table(symbols, "dialog", c"load_dlg") else { return Ok(None) };
+        // Two have no exported names.
+        let function = |name: &CStr| match name.to_bytes() {
+            b"create_dlg" => table.between(c"register_dlgcb", c"get_current_dialog", c"create_dlg"),
+            b"dlg_unref" => table.between(c"_ref_dlg", c"get_dlg_direction", c"dlg_unref"),
+            _ => table.function(name),
         };
-        if rc == -1 {
-            return None;
-        }
-        // SAFETY: os_dlg_binds is the head of the table in every supported version.
-        let b = unsafe { &*(&raw const room).cast::<os_dlg_binds>() };
-        let register_ptr = b.dlg_ctx_register_ptr?;
+        // SAFETY: functions of these names have these types, which scripts/check-abi compares (promise 4).
+        let dialog = all_of(function, |find| unsafe { DialogFunctions::find(find) })?;
         // SAFETY: preinit is the phase for it (promise 2).
-        let slot = unsafe { register_ptr(Some(destroy)) };
-        Some(Dialogs {
-            register_dlgcb: b.register_dlgcb?,
-            create_dlg: b.create_dlg?,
-            get_dlg: b.get_dlg?,
-            store_value: b.store_dlg_value?,
-            fetch_value: b.fetch_dlg_value?,
-            put_ptr: b.dlg_ctx_put_ptr?,
-            get_ptr: b.dlg_ctx_get_ptr?,
-            get_did: b.get_dlg_did?,
-            slot,
-        })
+        let slot = unsafe { (dialog.dlg_ctx_register_ptr)(Some(destroy)) };
+        if slot < 0 {
+            return Err("the dialog module has no room for accounting contexts: raise its private memory (-M)".into());
+        }
+        Ok(Some(Dialogs { dialog, slot }))
     }
 
     /// The dialog being processed here.
     pub fn current(&self) -> Option<*mut os_dlg_cell> {
         // SAFETY: plain look-up in process memory (promise 4).
-        let d = unsafe { (self.get_dlg)() };
+        let d = unsafe { (self.dialog.get_current_dialog)() };
         (!d.is_null()).then_some(d)
     }
 
@@ -184,7 +231,7 @@ impl Dialogs {
             return Ok(d);
         }
         // SAFETY: msg is the request being processed (promise 5).
-        let rc = unsafe { (self.create_dlg)(msg, 0) };
+        let rc = unsafe { (self.dialog.create_dlg)(msg, 0) };
         self.current()
             .filter(|_| rc >= 0)
             .ok_or_else(|| "the dialog module made no dialog for this call (see its own message above): no CDR can be written".into())
@@ -194,22 +241,40 @@ impl Dialogs {
     pub fn name(&self, dlg: *mut os_dlg_cell) -> Vec<u8> {
         // SAFETY: the dialog is alive; the host answers with a buffer of its own, good until the
         // next call (promise 6).
-        unsafe { (self.get_did)(dlg).as_ref().map_or_else(Vec::new, |s| s.bytes().to_vec()) }
+        unsafe { (self.dialog.dlg_get_did)(dlg).as_ref().map_or_else(Vec::new, |s| s.bytes().to_vec()) }
+    }
+
+    /// Runs `f` with the dialog of that name, if it is not over. Not in a callback of a dialog: the
+    /// host locks the dialog's neighbours meanwhile.
+    pub fn with<R>(&self, name: &[u8], f: impl FnOnce(*mut os_dlg_cell) -> R) -> Option<R> {
+        let mut name = Text::borrow(name);
+        // SAFETY: the host only reads the name, and answers with a dialog that has one reference more,
+        // which is given back behind its use (promise 6).
+        unsafe {
+            let dlg = (self.dialog.get_dlg_by_did)(&raw mut name, 1);
+            if dlg.is_null() {
+                return None;
+            }
+            let r = f(dlg);
+            (self.dialog.dlg_unref)(dlg, 1);
+            Some(r)
+        }
     }
 
     /// The context that a dialog holds.
     pub fn context(&self, dlg: *mut os_dlg_cell) -> Option<SharedContext> {
         // SAFETY: the dialog is the current or the callback's one, alive meanwhile, and only we put
         // pointers into this place (promise 6).
-        unsafe { SharedContext::borrow_raw((self.get_ptr)(dlg, self.slot)) }
+        unsafe { SharedContext::borrow_raw((self.dialog.dlg_ctx_get_ptr)(dlg, self.slot)) }
     }
 
     /// Gives a dialog its context.
     pub fn set_context(&self, dlg: *mut os_dlg_cell, ctx: SharedContext) {
+        let new = ctx.into_raw();
         // SAFETY: as in `context`; the reference in the place is taken over by `destroy`.
         unsafe {
-            let old = SharedContext::from_raw((self.get_ptr)(dlg, self.slot));
-            (self.put_ptr)(dlg, self.slot, ctx.into_raw());
+            let old = SharedContext::from_raw((self.dialog.dlg_ctx_get_ptr)(dlg, self.slot));
+            (self.dialog.dlg_ctx_put_ptr)(dlg, self.slot, new);
             drop(old);
         }
     }
@@ -218,7 +283,7 @@ impl Dialogs {
     pub fn register(&self, dlg: *mut os_dlg_cell, types: u32, callback: os_dialog_cb, ctx: SharedContext, release: os_param_free_cb) -> Result<(), String> {
         let raw = ctx.into_raw();
         // SAFETY: the dialog is alive (promise 6).
-        if unsafe { (self.register_dlgcb)(dlg, types as c_int, callback, raw, release) } == 0 {
+        if unsafe { (self.dialog.register_dlgcb)(dlg, types as c_int, callback, raw, release) } == 0 {
             return Ok(());
         }
         // SAFETY: on failure the host kept nothing.
@@ -229,52 +294,47 @@ impl Dialogs {
     /// Calls `callback` for every dialog that is restored, now or later.
     pub fn register_loaded(&self, callback: os_dialog_cb) -> bool {
         // SAFETY: called in mod_init (promise 2).
-        unsafe { (self.register_dlgcb)(std::ptr::null_mut(), OS_DLGCB_LOADED as c_int, callback, std::ptr::null_mut(), None) == 0 }
+        unsafe { (self.dialog.register_dlgcb)(std::ptr::null_mut(), OS_DLGCB_LOADED as c_int, callback, std::ptr::null_mut(), None) == 0 }
     }
 
     /// Keeps a value in the dialog.
     pub fn store(&self, dlg: *mut os_dlg_cell, name: &str, value: &[u8]) -> bool {
-        let mut name = os_str::borrow(name.as_bytes());
-        let mut value = os_int_str { s: os_str::borrow(value) };
+        let mut name = Text::borrow(name.as_bytes());
+        let mut value = os_int_str { s: Text::borrow(value) };
         // SAFETY: the host copies name and value (promise 6).
-        unsafe { (self.store_value)(dlg, &raw mut name, &raw mut value, OS_DLG_VAL_TYPE_STR as c_int) == 0 }
+        unsafe { (self.dialog.store_dlg_value)(dlg, &raw mut name, &raw mut value, OS_DLG_VAL_TYPE_STR as c_int) == 0 }
     }
 
     /// A value kept in the dialog.
     pub fn fetch(&self, dlg: *mut os_dlg_cell, name: &str) -> Option<Vec<u8>> {
-        let name = os_str::borrow(name.as_bytes());
+        let name = Text::borrow(name.as_bytes());
         let mut kind = OS_DLG_VAL_TYPE_NONE as c_int;
-        let mut out = os_int_str { s: os_str::default() };
+        let mut out = os_int_str { s: Text::default() };
         // SAFETY: the host answers with a copy in a buffer of its own, good until the next call (promise 6).
         unsafe {
-            let rc = (self.fetch_value)(dlg, &raw const name, &raw mut kind, &raw mut out, 0);
+            let rc = (self.dialog.fetch_dlg_value)(dlg, &raw const name, &raw mut kind, &raw mut out, 0);
             (rc == 0 && kind == OS_DLG_VAL_TYPE_STR as c_int).then(|| out.s.bytes().to_vec())
         }
     }
 }
 
-/// The Record-Route module.
-pub struct Rr {
-    is_direction: unsafe extern "C" fn(*mut os_sip_msg, c_int) -> c_int,
+symbols! {
+    /// The Record-Route module.
+    pub struct Rr {
+        fn is_direction(*mut os_sip_msg, c_int) -> c_int;
+    }
 }
 
 impl Rr {
     /// Loads the table for `detect_direction`.
     pub fn load(symbols: &Symbols) -> Result<Rr, String> {
         let missing = || "parameter detect_direction: the module rr is not loaded: load rr.so or set detect_direction to 0".to_string();
-        let load = symbols.export(c"load_rr").ok_or_else(missing)?;
-        let mut room = Room::new();
-        // SAFETY: load_rr takes one pointer to its table, which the room is larger than (promise 4).
-        unsafe {
-            let load: unsafe extern "C" fn(*mut os_rr_binds) -> c_int = std::mem::transmute(load);
-            load((&raw mut room).cast());
-        }
-        // SAFETY: os_rr_binds is the table in every supported version.
-        let b = unsafe { &*(&raw const room).cast::<os_rr_binds>() };
-        if b.append_fromtag == 0 {
+        let table = table(symbols, "rr", c"load_rr").ok_or_else(missing)?;
+        if table.number(c"append_fromtag")? == 0 {
             return Err("parameter detect_direction: rr does not put the From tag into its routes: set modparam(\"rr\", \"append_fromtag\", 1)".into());
         }
-        Ok(Rr { is_direction: b.is_direction.ok_or_else(missing)? })
+        // SAFETY: the function of this name has this type, which scripts/check-abi compares (promise 4).
+        all_of(|name| table.function(name), |find| unsafe { Rr::find(find) })
     }
 
     /// Was the request sent by the callee?

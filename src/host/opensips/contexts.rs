@@ -3,13 +3,19 @@
 use std::ffi::c_void;
 
 use super::abi::{os_cell, os_sip_msg};
-use super::calls;
 use super::state::{Api, BYE, DIALOGS, Server, message, ready};
-use crate::acc::clock::Moment;
-use crate::acc::record::{Core, Wall};
+use super::{calls, flags};
+use crate::accounting::clock::{Moment, Wall};
+use crate::accounting::flags::Taken;
+use crate::accounting::marks::Types;
+use crate::accounting::record::{Backend, Core};
+use crate::config::Config;
 use crate::host::script::{AtHand, Place};
 use crate::host::shared::{SharedContext, locked, release};
 use crate::host::{arena, guard};
+
+/// Stands in `here_loaded`: anything but null.
+const LOADED: usize = 1;
 
 /// A place in the host that holds one of our references.
 #[derive(Clone, Copy)]
@@ -135,16 +141,56 @@ impl AtHand for Current {
         DIALOGS.get().is_some()
     }
 
-    fn follow(self, ctx: &SharedContext) -> Result<(), String> {
-        calls::follow(self.raw, self.api, ctx)
+    fn follow(self, ctx: &SharedContext, is_watched: bool) -> Result<bool, String> {
+        calls::follow(self.raw, self.api, ctx, is_watched)
     }
 
-    fn watch(self, ctx: SharedContext) -> Result<(), String> {
+    fn taken(self, config: &Config, backend: Backend) -> Taken {
+        flags::of_message(self, config, Types(1 << backend as u8))
+    }
+
+    fn watch(self, ctx: SharedContext, answers: bool) -> Result<(), String> {
         // The server does not announce the transactions of its own requests (`calls::on_request_in`).
-        if let Some(t) = self.api.tm.current().filter(|t| self.api.tm.get(*t, self.api.there_arrival).is_null()) {
-            self.api.tm.register_replies(t, Some(calls::on_any_reply))?;
+        if let Some(t) = self.api.tm.current().filter(|t| self.api.tm.get(*t, self.api.there_arrival).is_null())
+            && let Some((_, _, instance)) = ready()
+        {
+            calls::see_replies(self.api, instance, t)?;
         }
-        self.api.tm.register(self.raw, calls::TRANSACTION_EVENTS, Some(calls::on_transaction), ctx, Some(release))
+        let answer = if answers { calls::ANSWER } else { 0 };
+        self.api.tm.register(self.raw, calls::TRANSACTION_EVENTS | answer, Some(calls::on_transaction), ctx, Some(release))
+    }
+
+    fn load(self) -> Result<(), String> {
+        let symbols = &self.server.symbols;
+        if !symbols.processing_get(self.api.here_loaded).is_null() {
+            return Err("a context is loaded already: call acc_unload_ctx_from_dlg() first".into());
+        }
+        let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded: load dialog.so")?;
+        let dlg = dialogs.current().ok_or("there is no dialog here: match it first, with loose_route() or match_dialog()")?;
+        let ctx = dialogs.context(dlg).ok_or("this dialog is not accounted")?;
+        if !symbols.processing_put(self.api.here_loaded, LOADED as *mut c_void) {
+            return Err("no message is being processed here".into());
+        }
+        let here = Slot::Here(self.api.here);
+        put(self.server, self.api, Slot::Here(self.api.here_replaced), get(self.server, self.api, here));
+        put(self.server, self.api, here, Some(ctx));
+        Ok(())
+    }
+
+    fn unload(self) -> Result<(), String> {
+        let (server, api) = (self.server, self.api);
+        if server.symbols.processing_get(api.here_loaded).is_null() {
+            return Err("no context is loaded: call acc_load_ctx_from_dlg() first".into());
+        }
+        server.symbols.processing_put(api.here_loaded, std::ptr::null_mut());
+        let replaced = Slot::Here(api.here_replaced);
+        put(server, api, Slot::Here(api.here), get(server, api, replaced));
+        put(server, api, replaced, None);
+        Ok(())
+    }
+
+    fn changed(self) {
+        calls::changed(self);
     }
 }
 
@@ -152,6 +198,7 @@ impl AtHand for Current {
 /// its call's CDR is written.
 pub unsafe extern "C" fn message_done(p: *mut c_void) {
     guard::entry("end of a message", (), || {
+        calls::tell_cluster();
         // SAFETY: as in `release` (promise 3).
         let Some(ctx) = (unsafe { SharedContext::from_raw(p) }) else { return };
         if let Some((server, api, _)) = ready()

@@ -3,21 +3,23 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::offset_of;
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 
 use super::abi::*;
 use super::api::{Dialogs, Rr, Tm};
-use super::message::Specs;
+use super::flags::{ByFlags, Variables};
+use super::message::{self, Specs};
 use super::state::{API, Api, DIALOGS, DRAFT, OpenSips, SERVER, Server, publish_events, server};
 use super::symbols::{self, Symbols};
-use super::versions;
-use super::{calls, contexts};
+use super::{calls, contexts, versions};
+use crate::accounting::extras::Family;
 use crate::backend::sql;
-use crate::config::{Draft, RawValue};
-use crate::host::database::Places;
+use crate::declaration::Hosts;
+use crate::host::database::{Places, abi::os_db_func};
 use crate::host::guard;
 use crate::host::process::{self, FAILED, OK};
+use crate::host::proof::{self, Object};
 use crate::host::shared::release;
+use crate::params::{ConfigError, Draft, RawValue};
 use crate::worker;
 
 /// What the host compares with its own strings after dlopen.
@@ -55,18 +57,33 @@ pub fn learn() -> Identity {
     });
     // SAFETY: both strings are terminated: the host's own, leaked, or constants.
     let (version, flags) = unsafe { (CStr::from_ptr(identity.version).to_string_lossy(), CStr::from_ptr(identity.compile_flags).to_string_lossy()) };
-    let _ = SERVER.set(versions::row_of(&version, &flags).map(|row| Server { symbols, row }));
+    let server = versions::judge(&version, &flags).and_then(|untested| {
+        if untested.is_some() && !symbols.last_module().is_none_or(has_known_tables) {
+            return Err(format!("this server is \"{version}\", and its modules have other tables than in the known versions: {}", proof::CURE));
+        }
+        Ok(Server { symbols, untested })
+    });
+    let _ = SERVER.set(server);
     identity
 }
 
 /// A module that is loaded already has passed the host's check: its strings are the host's.
 fn from_loaded_module(symbols: &Symbols) -> Option<Identity> {
-    // SAFETY: the list's head is null or a loaded module, whose exports stay (promise 1).
-    unsafe {
-        let exports = symbols.modules.load(Ordering::Relaxed).as_ref()?.exports.as_ref()?;
-        let v = &exports.ver_info;
-        (!v.version.is_null() && !v.compile_flags.is_null()).then_some(Identity { version: v.version, compile_flags: v.compile_flags, scm: v.scm })
-    }
+    let v = &symbols.last_module()?.ver_info;
+    Some(Identity { version: v.version, compile_flags: v.compile_flags, scm: v.scm })
+}
+
+/// Can the tables of a module be read as ours will be?
+fn has_known_tables(e: &os_module_exports) -> bool {
+    let tables: [(*const c_void, usize); 5] = [
+        (e.cmds.cast(), size_of::<os_cmd_export>()),
+        (e.params.cast(), size_of::<os_param_export>()),
+        (e.stats.cast(), size_of::<os_stat_export>()),
+        (e.items.cast(), size_of::<os_pv_export>()),
+        (e.procs.cast(), size_of::<os_proc_export>()),
+    ];
+    const NAME: usize = 0;
+    tables.into_iter().all(|(table, size)| table.is_null() || Object::of(table).is_some_and(|o| o.length(table, size, NAME).is_some()))
 }
 
 /// When we are the first module, the strings are found in the program file.
@@ -102,15 +119,17 @@ pub unsafe extern "C" fn load() -> c_int {
     })
 }
 
-/// `modparam("acc", PARAMS[I].name, ...)`.
-pub unsafe extern "C" fn set_param<const I: usize>(kind: os_modparam, value: *mut c_void) -> c_int {
-    process::set_param(&DRAFT, I, |_| {
-        if kind & OS_STR_PARAM != 0 {
-            // SAFETY: a string parameter comes as a terminated string (promise 2).
-            unsafe { process::text_of(value) }
-        } else {
-            RawValue::Int(value as usize as i32)
-        }
+/// `modparam("acc", PARAMS[i].name, ...)`.
+///
+/// # Safety
+/// `value` is the host's, of the kind it says.
+#[inline(never)]
+pub unsafe fn set_param(i: usize, kind: os_modparam, value: *mut c_void) -> c_int {
+    process::set_param(&DRAFT, i, |param| match param.hosts {
+        Hosts::Kamailio(instead) => Err(ConfigError::Value { name: param.name, reason: instead.into() }),
+        // SAFETY: a string parameter comes as a terminated string (promise 2).
+        _ if kind & OS_STR_PARAM != 0 => Ok(unsafe { process::text_of(value) }),
+        _ => Ok(RawValue::Int(value as usize as i32)),
     })
 }
 
@@ -118,10 +137,11 @@ pub unsafe extern "C" fn set_param<const I: usize>(kind: os_modparam, value: *mu
 pub unsafe extern "C" fn preinit() -> c_int {
     guard::entry("preinit", FAILED, || {
         let Some(server) = server() else { return FAILED };
-        if let Some(dialogs) = Dialogs::load(&server.symbols, release) {
-            let _ = DIALOGS.set(dialogs);
-        }
-        OK
+        process::told(Dialogs::load(&server.symbols, release).map(|found| {
+            if let Some(dialogs) = found {
+                let _ = DIALOGS.set(dialogs);
+            }
+        }))
     })
 }
 
@@ -133,18 +153,20 @@ pub unsafe extern "C" fn init() -> c_int {
 fn initialise() -> Result<(), String> {
     let server = server().ok_or("the server is not supported")?;
     let symbols = &server.symbols;
+    message::prove_variables(symbols)?;
+    super::exports::offer_commands(server);
     let places = Places {
         use_table: offset_of!(os_db_func, use_table),
         init: offset_of!(os_db_func, init),
         close: offset_of!(os_db_func, close),
         insert: offset_of!(os_db_func, insert),
     };
-    let config = process::configure(&DRAFT, symbols.default_db_url().as_deref(), symbols::db_bind_mod(), &places)?;
-    if config.db.as_ref().is_some_and(|db| sql::is_foreign(&db.url)) {
+    let mut config = process::configure(&DRAFT, Family::OpenSips, symbols.default_db_url().as_deref(), symbols::db_bind_mod(), &places)?;
+    if config.db().is_some_and(|db| sql::is_foreign(&db.url)) {
         super::exports::set_delivery_uses_modules();
     }
 
-    let tm = Tm::load(symbols, server.row)?;
+    let tm = Tm::load(symbols)?;
     let rr = if config.detect_direction { Some(Rr::load(symbols)?) } else { None };
     let api = Api {
         rr,
@@ -158,20 +180,27 @@ fn initialise() -> Result<(), String> {
         there: tm.register_slot(Some(release)),
         there_own: tm.register_slot(Some(release)),
         there_arrival: tm.register_slot(None),
+        variables: Variables::new(symbols, &config.rules.fields.flags)?,
+        flags: ByFlags::new(symbols, &config, || tm.register_slot(Some(release)))?,
         tm,
     };
     let slots = [api.here, api.here_own, api.here_loaded, api.here_replaced, api.here_arrival, api.there, api.there_own, api.there_arrival];
     if slots.iter().any(|s| *s < 0) {
         return Err("the host has no room for accounting contexts: raise its private memory (-M)".into());
     }
+    symbols.prove_processing_slots(api.here_arrival)?;
     api.tm.register_global(Some(calls::on_request_in))?;
-    if !symbols.before_requests(Some(calls::on_request)) {
+    if !symbols.before_routes(Some(calls::on_request), Some(calls::on_reply)) {
         return Err("the host refused the script callback".into());
     }
 
-    let journal = process::open_journal(&config, symbols.later_user(), |seconds| symbols.every(c"acc-orphans", seconds, Some(process::end_orphans)))?;
+    config.cluster_id = super::clusterer::join(symbols, config.cluster_id)?;
+    let journal = process::open_journal(&config, symbols.later_user(), |seconds, timer| symbols.every(c"acc-orphans", seconds, Some(timer)))?;
     if config.backlog_threshold > 0 && !symbols.every(c"acc-backlog", 1, Some(process::watch_backlog)) {
         return Err("the host refused the timer for backlog_threshold".into());
+    }
+    if config.interim_interval > 0 && !symbols.every(c"acc-interims", 1, Some(process::raise_interims)) {
+        return Err("the host refused the timer for interim_interval".into());
     }
     super::exports::set_delivery_processes(u32::from(journal.is_some()));
     process::take_records(config, &OpenSips, journal)?;
@@ -181,14 +210,18 @@ fn initialise() -> Result<(), String> {
     {
         return Err("the dialog module refused the callback for restored dialogs".into());
     }
+    calls::own_are_restored();
+    if let Some(what) = &server.untested {
+        log::warn!("{what}");
+    }
     Ok(())
 }
 
 /// The delivery process.
 pub unsafe extern "C" fn delivery_main(_no: c_int) {
     guard::entry("delivery process", (), || {
-        if let Some(module) = worker::module() {
-            process::deliver(module);
+        if let Some(instance) = worker::instance() {
+            process::deliver(instance);
         }
     });
 }

@@ -6,24 +6,32 @@ use std::ffi::{CString, c_char, c_int};
 use super::abi::*;
 use super::state::server;
 use super::symbols::Symbols;
-use super::versions::Row;
+use crate::declaration::COMMANDS;
 use crate::host::guard;
-use crate::host::management::{ALL, Answer, Fields, Value};
-use crate::module::COMMANDS;
+use crate::host::management::{Answer, BODIES, Fields, Value};
+use crate::host::proof::Object;
+use crate::host::server::numbered::numbered;
 use crate::worker;
 
 type Entry = unsafe extern "C" fn(*const os_mi_params, *mut os_mi_handler) -> *mut os_mi_response;
 
-/// Entry points in the order of [`COMMANDS`].
-const ENTRIES: [Entry; COMMANDS.len()] = [command::<0>, command::<1>, command::<2>];
+/// Sizes that an element of such a table has had.
+const SIZES: [usize; 2] = [OS_MI_EXPORT_SIZE_3_4_7 as usize, OS_MI_EXPORT_SIZE_4_0_0 as usize];
+
+/// Size of an element in this server: the one by which the tables of its own modules can be read.
+/// A wrong size never gets further than the first element.
+pub fn element_size(symbols: &Symbols) -> Option<usize> {
+    let modules = symbols.all_modules();
+    let tables = || modules.iter().filter_map(|e| Some((Object::of(e.mi_cmds.cast())?, e.mi_cmds)));
+    SIZES.into_iter().find(|size| tables().any(|(object, table)| object.length(table.cast(), *size, OS_MI_EXPORT_RECIPES as usize).is_some_and(|n| n > 1)))
+}
 
 /// Makes the table, which lives for ever: a command of each, with one recipe without parameters,
 /// and an end mark.
-pub fn table(row: &Row) -> *const os_mi_export {
-    let size = row.mi_export();
+pub fn table(size: usize) -> *const os_mi_export {
     let mut bytes = vec![0usize; size / size_of::<usize>() * (COMMANDS.len() + 1)].leak().as_mut_ptr().cast::<u8>();
     let table = bytes.cast_const().cast::<os_mi_export>();
-    for (c, entry) in COMMANDS.iter().zip(ENTRIES) {
+    for (c, entry) in COMMANDS.iter().zip(numbered!(command as Entry, COMMANDS.len())) {
         let text = |t: &str| CString::new(t).map_or(std::ptr::null(), |c| c.into_raw().cast_const());
         // SAFETY: the offsets lie inside one element of this version (promise 2), which is aligned
         // to pointers; the next element begins behind it.
@@ -37,14 +45,20 @@ pub fn table(row: &Row) -> *const os_mi_export {
     table
 }
 
-/// The host runs `COMMANDS[I]`; a null pointer tells its caller that the command failed.
+/// The host runs `COMMANDS[I]`.
 unsafe extern "C" fn command<const I: usize>(_params: *const os_mi_params, _handler: *mut os_mi_handler) -> *mut os_mi_response {
-    guard::entry(COMMANDS[I].name, std::ptr::null_mut(), || {
-        let (Some(server), Some(module)) = (server(), worker::module()) else { return std::ptr::null_mut() };
-        match ALL[I](module) {
+    run(I)
+}
+
+/// The answer of a command; a null pointer tells the host's caller that it failed.
+#[inline(never)]
+fn run(i: usize) -> *mut os_mi_response {
+    guard::entry(COMMANDS[i].name, std::ptr::null_mut(), || {
+        let (Some(server), Some(instance)) = (server(), worker::instance()) else { return std::ptr::null_mut() };
+        match BODIES[i](instance) {
             Ok(answer) => server.symbols.answer(&answer),
             Err(e) => {
-                log::error!("{}: {e}", COMMANDS[I].name);
+                log::error!("{}: {e}", COMMANDS[i].name);
                 std::ptr::null_mut()
             }
         }

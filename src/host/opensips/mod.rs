@@ -3,8 +3,10 @@
 pub mod abi;
 mod api;
 mod calls;
+mod clusterer;
 mod contexts;
 mod exports;
+mod flags;
 mod functions;
 mod load;
 mod management;
@@ -12,6 +14,9 @@ mod message;
 mod state;
 mod symbols;
 mod variables;
-mod versions;
+pub mod versions;
+
+/// Functions and variables of the server that the module does not work without.
+pub const SYMBOLS: &[&str] = symbols::Symbols::NAMES;
 
 pub use exports::fill;

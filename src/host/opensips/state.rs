@@ -8,18 +8,21 @@ use once_cell::sync::OnceCell;
 
 use super::abi::*;
 use super::api::{Dialogs, Rr, Tm};
+use super::flags::{ByFlags, Variables};
 use super::message::{Message, Specs};
 use super::symbols::Symbols;
-use super::versions::Row;
-use crate::backend::event::{self, Event};
-use crate::config::Draft;
-use crate::host::{EventValue, Host, LogSettings};
-use crate::module;
+use crate::accounting::context::CallEnd;
+use crate::backend::event::{Event, EventValue};
+use crate::host::server::Text;
+use crate::host::{cluster, process, proof};
+use crate::params::Draft;
+use crate::worker::port::{Host, LogSettings};
 
 /// The server that loaded us.
 pub struct Server {
     pub symbols: Symbols,
-    pub row: Row,
+    /// What to say of a version that is none of the tested ones.
+    pub untested: Option<String>,
 }
 
 /// Set by the constructor: the server, or why we refuse it.
@@ -52,6 +55,10 @@ pub struct Api {
     pub there: i32,
     pub there_own: i32,
     pub there_arrival: i32,
+    /// Variables of extras and legs.
+    pub variables: Option<Variables>,
+    /// Accounting by message flags, if a parameter names one.
+    pub flags: Option<ByFlags>,
 }
 
 /// Set at the end of initialisation.
@@ -62,9 +69,12 @@ pub fn server() -> Option<&'static Server> {
     SERVER.get()?.as_ref().ok()
 }
 
-/// Server and functions; `None` before initialisation.
-pub fn ready() -> Option<(&'static Server, &'static Api, &'static crate::worker::Module)> {
-    Some((server()?, API.get()?, crate::worker::module()?))
+/// Server and functions; `None` before initialisation, and once accounting was stopped.
+pub fn ready() -> Option<(&'static Server, &'static Api, &'static crate::worker::Instance)> {
+    if proof::stopped() {
+        return None;
+    }
+    Some((server()?, API.get()?, crate::worker::instance()?))
 }
 
 /// The message at hand.
@@ -98,48 +108,29 @@ impl Host for OpenSips {
 
     fn raise(&self, event: Event, params: &[(&str, EventValue<'_>)]) -> bool {
         let (Some(server), Some(api)) = (server(), API.get()) else { return false };
-        let mut nodes: Vec<os_evi_param> = params.iter().map(|(name, value)| node(name, value)).collect();
-        for i in 1..nodes.len() {
-            let next = &raw mut nodes[i];
-            nodes[i - 1].next = next;
-        }
-        let mut list = os_evi_params { flags: 0, first: std::ptr::null_mut(), last: std::ptr::null_mut() };
-        if let Some(last) = nodes.len().checked_sub(1) {
-            list.first = &raw mut nodes[0];
-            list.last = &raw mut nodes[last];
-        }
-        // SAFETY: the list lives through the call and the host copies what it keeps, because the
-        // flag that gives it the list is not set (promise 8).
-        unsafe { (server.symbols.evi_raise_event)(api.events[event as usize], &raw mut list) == 0 }
+        server.symbols.raise(api.events[event as usize], params)
     }
 
     fn process_number(&self) -> i32 {
         server().map_or(0, |s| s.symbols.process_number())
     }
-}
 
-fn node(name: &str, value: &EventValue<'_>) -> os_evi_param {
-    let mut p = os_evi_param { name: os_str::borrow(name.as_bytes()), ..Default::default() };
-    match value {
-        EventValue::Int(n) => {
-            p.flags = OS_EVI_INT_VAL as i32;
-            p.val.n = *n;
-        }
-        EventValue::Text(text) => {
-            p.flags = OS_EVI_STR_VAL as i32;
-            p.val.s = text.map_or_else(os_str::default, os_str::borrow);
-        }
+    fn process_id(&self) -> u32 {
+        process::id()
     }
-    p
+
+    fn settled(&self, end: &CallEnd) {
+        cluster::settled(end);
+    }
 }
 
 /// Announces the events to the host; called in initialisation.
 pub fn publish_events(symbols: &Symbols) -> Result<[os_event_id; Event::ALL.len()], String> {
     let mut ids = [0; Event::ALL.len()];
-    for e in event::Event::ALL {
-        let name = module::EVENTS[e as usize];
+    for e in Event::ALL {
+        let name = e.name();
         // SAFETY: the host copies the name (promise 8).
-        let id = unsafe { (symbols.evi_publish_event)(os_str::borrow(name.as_bytes())) };
+        let id = unsafe { (symbols.evi_publish_event)(Text::borrow(name.as_bytes())) };
         if id == OS_EVI_ERROR {
             return Err(format!("the host refused to publish the event {name}"));
         }

@@ -1,45 +1,112 @@
 //! Every symbol of the host, resolved once at load, so that what is missing is named in one line
 //! and `cargo test` links without a host.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
-use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_ushort, c_void};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use super::abi::*;
+use crate::backend::event::EventValue;
 use crate::host::database::BindMod;
+use crate::host::proof;
+use crate::host::server::Text;
+use crate::host::server::symbols::{Program, address, symbols};
 
-/// The host's functions and variables.
-pub struct Symbols {
-    pub modules: &'static AtomicPtr<os_sr_module>,
-    log_level: &'static AtomicPtr<AtomicI32>,
-    log_facility: &'static AtomicI32,
-    log_name: &'static AtomicPtr<c_char>,
-    log_prefix: &'static AtomicPtr<c_char>,
-    stderr_enabled: &'static AtomicI32,
-    syslog_enabled: &'static AtomicI32,
-    process_no: &'static AtomicI32,
-    db_default_url: &'static AtomicPtr<c_char>,
-    current_processing_ctx: &'static AtomicPtr<c_void>,
-    type_offsets: *const [[c_uint; OS_CONTEXT_COUNT_TYPE as usize]; OS_CONTEXT_COUNT as usize],
-    pub core_scm_ver: &'static os_scm_version,
-    user: &'static AtomicPtr<c_char>,
-    group: &'static AtomicPtr<c_char>,
-    user2uid: unsafe extern "C" fn(*mut c_int, *mut c_int, *mut c_char) -> c_int,
-    group2gid: unsafe extern "C" fn(*mut c_int, *mut c_char) -> c_int,
-    find_export: unsafe extern "C" fn(*const c_char, c_int) -> os_cmd_fn,
-    pub pv_parse_spec: unsafe extern "C" fn(*const os_str, *mut os_pv_spec) -> *mut c_char,
-    pub pv_get_spec_value: unsafe extern "C" fn(*mut os_sip_msg, *mut os_pv_spec, *mut os_pv_value) -> c_int,
-    context_register_ptr: unsafe extern "C" fn(os_context, os_context_destroy_fn) -> c_int,
-    pub evi_publish_event: unsafe extern "C" fn(os_str) -> os_event_id,
-    pub evi_probe_event: unsafe extern "C" fn(os_event_id) -> c_int,
-    pub evi_raise_event: unsafe extern "C" fn(os_event_id, *mut os_evi_params) -> c_int,
-    pub(super) init_mi_result_object: unsafe extern "C" fn(*mut *mut os_mi_item) -> *mut os_mi_response,
-    pub(super) add_mi_array: unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int) -> *mut os_mi_item,
-    pub(super) add_mi_object: unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int) -> *mut os_mi_item,
-    pub(super) add_mi_string: unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int, *const c_char, c_int) -> c_int,
-    pub(super) add_mi_number: unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int, f64) -> c_int,
-    register_timer: unsafe extern "C" fn(*mut c_char, os_timer_fn, *mut c_void, c_uint, std::ffi::c_ushort) -> c_int,
-    register_script_cb: unsafe extern "C" fn(os_script_cb_fn, c_int, *mut c_void, c_int) -> c_int,
+symbols! {
+    /// The host's functions and variables.
+    pub struct Symbols {
+        var modules: AtomicPtr<os_sr_module>;
+        var log_level: AtomicPtr<AtomicI32>;
+        var log_facility: AtomicI32;
+        var log_name: AtomicPtr<c_char>;
+        var log_prefix: AtomicPtr<c_char>;
+        var stderr_enabled: AtomicI32;
+        var syslog_enabled: AtomicI32;
+        var process_no: AtomicI32;
+        var db_default_url: AtomicPtr<c_char>;
+        var current_processing_ctx: AtomicPtr<c_void>;
+        var type_offsets: Kinds;
+        var type_sizes: Kinds;
+        var context_sizes: AtomicU32;
+        var core_scm_ver: os_scm_version;
+        var user: AtomicPtr<c_char>;
+        var group: AtomicPtr<c_char>;
+        fn user2uid(*mut c_int, *mut c_int, *mut c_char) -> c_int;
+        fn group2gid(*mut c_int, *mut c_char) -> c_int;
+        fn find_export(*const c_char, c_int) -> os_cmd_fn;
+        fn pv_parse_spec(*const Text, *mut os_pv_spec) -> *mut c_char;
+        fn pv_get_spec_value(*mut os_sip_msg, *mut os_pv_spec, *mut os_pv_value) -> c_int;
+        fn context_register_ptr(os_context, os_context_destroy_fn) -> c_int;
+        fn evi_publish_event(Text) -> os_event_id;
+        fn evi_probe_event(os_event_id) -> c_int;
+        fn evi_raise_event(os_event_id, *mut os_evi_params) -> c_int;
+        fn evi_get_params() -> *mut os_evi_params;
+        fn evi_param_add(*mut os_evi_params, *const Text, *const c_void, c_int) -> c_int;
+        fn evi_free_params(*mut os_evi_params);
+        fn init_mi_result_object(*mut *mut os_mi_item) -> *mut os_mi_response;
+        fn add_mi_array(*mut os_mi_item, *mut c_char, c_int) -> *mut os_mi_item;
+        fn add_mi_object(*mut os_mi_item, *mut c_char, c_int) -> *mut os_mi_item;
+        fn add_mi_string(*mut os_mi_item, *mut c_char, c_int, *const c_char, c_int) -> c_int;
+        fn add_mi_number(*mut os_mi_item, *mut c_char, c_int, f64) -> c_int;
+        fn register_timer(*mut c_char, os_timer_fn, *mut c_void, c_uint, c_ushort) -> c_int;
+        fn register_script_cb = "__register_script_cb"(os_script_cb_fn, c_int, *mut c_void, c_int) -> c_int;
+    }
 }
+
+symbols! {
+    /// What message flags need.
+    pub struct FlagSymbols {
+        fn isflagset(*mut os_sip_msg, c_uint) -> c_int;
+        fn resetflag(*mut os_sip_msg, c_uint) -> c_int;
+        fn get_flag_id_by_name(c_int, *mut c_char, c_int) -> c_int;
+        fn get_dummy_sip_msg() -> *mut os_sip_msg;
+        fn release_dummy_sip_msg(*mut os_sip_msg);
+    }
+}
+
+impl FlagSymbols {
+    /// Resolves everything; the error lists all that is missing.
+    pub fn resolve() -> Result<FlagSymbols, String> {
+        let mut program = Program::default();
+        // SAFETY: as in [`Symbols::resolve`].
+        unsafe { FlagSymbols::find(|name, size| program.find(name, size)) }.ok_or_else(|| program.refusal("OpenSIPS"))
+    }
+
+    /// Number of the message flag of that name; the server makes the name known, so this is for initialisation only.
+    pub fn flag(&self, name: &str) -> Option<u32> {
+        // SAFETY: the host copies the name (promise 1).
+        let bit = unsafe { (self.get_flag_id_by_name)(OS_FLAG_TYPE_MSG as c_int, name.as_ptr().cast_mut().cast(), name.len() as c_int) };
+        u32::try_from(bit).ok()
+    }
+
+    /// Is the flag set? Only a word of the message is looked at, which may be shared.
+    pub fn is_set(&self, msg: *mut os_sip_msg, bit: u32) -> bool {
+        // SAFETY: a message that lives through the callback (promise 5).
+        !msg.is_null() && unsafe { (self.isflagset)(msg, bit) } == 1
+    }
+
+    /// Clears a flag of a private message.
+    pub fn clear(&self, msg: *mut os_sip_msg, bit: u32) {
+        // SAFETY: as above.
+        unsafe { (self.resetflag)(msg, bit) };
+    }
+
+    /// Reads something with a message of no request, for variables that need none.
+    pub fn with_dummy<R>(&self, f: impl FnOnce(*mut os_sip_msg) -> Option<R>) -> Option<R> {
+        // SAFETY: the host makes the message, private to this process, and takes it back (promise 1).
+        unsafe {
+            let msg = (self.get_dummy_sip_msg)();
+            if msg.is_null() {
+                return None;
+            }
+            let r = f(msg);
+            (self.release_dummy_sip_msg)(msg);
+            r
+        }
+    }
+}
+
+/// A number for each kind of values in a context; the first kind of contexts is the only one used.
+type Kinds = [AtomicU32; OS_CONTEXT_COUNT_TYPE as usize];
 
 // SAFETY: addresses of the host's own functions and variables, valid in every thread and for the
 // life of the process (promise 1).
@@ -47,9 +114,26 @@ unsafe impl Send for Symbols {}
 // SAFETY: as above; the variables are read as atomics.
 unsafe impl Sync for Symbols {}
 
-fn address(name: &CStr) -> *mut c_void {
-    // SAFETY: dlsym with a terminated name; RTLD_DEFAULT searches the program first.
-    unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
+/// Where the link to the next module may stand, and how many modules there may be.
+const LINK: std::ops::RangeInclusive<usize> = size_of::<os_sr_module>()..=128;
+const MODULES: usize = 1000;
+
+/// What a module exports; `None` when there is nothing of the known form. It has passed the host's check.
+fn exports_of(module: *const os_sr_module) -> Option<&'static os_module_exports> {
+    let exports = module.cast::<u8>().wrapping_add(std::mem::offset_of!(os_sr_module, exports)).cast::<*const os_module_exports>();
+    // SAFETY: every word is looked at only when it can be read, every text when it lies in a loaded
+    // object; exports of a loaded module stay (promise 1).
+    unsafe {
+        let e = if proof::is_readable(exports.cast()) { *exports } else { return None };
+        let last_word = e.cast::<u8>().wrapping_add(size_of::<os_module_exports>() - size_of::<usize>());
+        if !proof::is_readable(e.cast()) || !proof::is_readable(last_word.cast()) {
+            return None;
+        }
+        let v = &(*e).ver_info;
+        let known = [(*e).name, v.version, v.compile_flags].iter().all(|text| proof::is_in_an_object((*text).cast()))
+            && CStr::from_ptr(v.version).to_bytes().starts_with(b"opensips ");
+        known.then_some(&*e)
+    }
 }
 
 /// What binds database modules; only needed when `db_url` is left to one of them.
@@ -62,95 +146,36 @@ pub fn db_bind_mod() -> Option<BindMod> {
 impl Symbols {
     /// Resolves everything; the error lists all that is missing.
     pub fn resolve() -> Result<Symbols, String> {
-        let mut missing = Vec::new();
-        macro_rules! find {
-            ($name:literal) => {{
-                let p = address($name);
-                if p.is_null() {
-                    missing.push($name.to_string_lossy().into_owned());
+        let mut program = Program::default();
+        // SAFETY: each symbol has the type that include/opensips_abi.h declares for it, which
+        // scripts/check-abi compares with the host's headers (promise 1).
+        unsafe { Symbols::find(|name, size| program.find(name, size)) }.ok_or_else(|| program.refusal("OpenSIPS"))
+    }
+
+    /// What the module that was loaded last exports, when it looks as it does in the known versions.
+    pub fn last_module(&self) -> Option<&'static os_module_exports> {
+        exports_of(self.modules.load(Ordering::Relaxed))
+    }
+
+    /// What all modules export. The link in the list of modules is not always at the same place: it
+    /// is where it leads to all of them, and tm is there.
+    pub fn all_modules(&self) -> Vec<&'static os_module_exports> {
+        let first = self.modules.load(Ordering::Relaxed);
+        let follow = |link: usize| {
+            let (mut at, mut found) = (first, Vec::new());
+            while !at.is_null() {
+                found.push(exports_of(at)?);
+                let next = at.cast::<u8>().wrapping_add(link).cast::<*mut os_sr_module>();
+                // SAFETY: the word can be read.
+                at = proof::is_readable(next.cast()).then(|| unsafe { *next })?;
+                if found.len() > MODULES {
+                    return None;
                 }
-                p
-            }};
-        }
-        let found = (
-            find!(c"modules"),
-            find!(c"log_level"),
-            find!(c"log_facility"),
-            find!(c"log_name"),
-            find!(c"log_prefix"),
-            find!(c"stderr_enabled"),
-            find!(c"syslog_enabled"),
-            find!(c"process_no"),
-            find!(c"db_default_url"),
-            find!(c"current_processing_ctx"),
-            find!(c"type_offsets"),
-            find!(c"core_scm_ver"),
-            find!(c"user"),
-            find!(c"group"),
-        );
-        let functions = (
-            find!(c"find_export"),
-            find!(c"pv_parse_spec"),
-            find!(c"pv_get_spec_value"),
-            find!(c"context_register_ptr"),
-            find!(c"evi_publish_event"),
-            find!(c"evi_probe_event"),
-            find!(c"evi_raise_event"),
-            find!(c"register_timer"),
-            find!(c"user2uid"),
-            find!(c"group2gid"),
-            find!(c"__register_script_cb"),
-        );
-        let answers = (find!(c"init_mi_result_object"), find!(c"add_mi_array"), find!(c"add_mi_object"), find!(c"add_mi_string"), find!(c"add_mi_number"));
-        if !missing.is_empty() {
-            return Err(format!(
-                "this server does not offer {}, which this acc module needs: it is not one of the supported OpenSIPS versions",
-                missing.join(", ")
-            ));
-        }
-        // SAFETY: none is null, and each symbol has the type that include/opensips_abi.h declares
-        // for it, which scripts/check-abi compares with the host's headers (promise 1).
-        unsafe {
-            Ok(Symbols {
-                modules: &*found.0.cast(),
-                log_level: &*found.1.cast(),
-                log_facility: &*found.2.cast(),
-                log_name: &*found.3.cast(),
-                log_prefix: &*found.4.cast(),
-                stderr_enabled: &*found.5.cast(),
-                syslog_enabled: &*found.6.cast(),
-                process_no: &*found.7.cast(),
-                db_default_url: &*found.8.cast(),
-                current_processing_ctx: &*found.9.cast(),
-                type_offsets: found.10.cast_const().cast(),
-                core_scm_ver: &*found.11.cast(),
-                user: &*found.12.cast(),
-                group: &*found.13.cast(),
-                find_export: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const c_char, c_int) -> os_cmd_fn>(functions.0),
-                pv_parse_spec: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*const os_str, *mut os_pv_spec) -> *mut c_char>(functions.1),
-                pv_get_spec_value: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_sip_msg, *mut os_pv_spec, *mut os_pv_value) -> c_int>(
-                    functions.2,
-                ),
-                context_register_ptr: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_context, os_context_destroy_fn) -> c_int>(functions.3),
-                evi_publish_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_str) -> os_event_id>(functions.4),
-                evi_probe_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_event_id) -> c_int>(functions.5),
-                evi_raise_event: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_event_id, *mut os_evi_params) -> c_int>(functions.6),
-                init_mi_result_object: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut *mut os_mi_item) -> *mut os_mi_response>(answers.0),
-                add_mi_array: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int) -> *mut os_mi_item>(answers.1),
-                add_mi_object: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int) -> *mut os_mi_item>(answers.2),
-                add_mi_string: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int, *const c_char, c_int) -> c_int>(
-                    answers.3,
-                ),
-                add_mi_number: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut os_mi_item, *mut c_char, c_int, f64) -> c_int>(answers.4),
-                register_timer: std::mem::transmute::<
-                    *mut c_void,
-                    unsafe extern "C" fn(*mut c_char, os_timer_fn, *mut c_void, c_uint, std::ffi::c_ushort) -> c_int,
-                >(functions.7),
-                user2uid: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_int, *mut c_int, *mut c_char) -> c_int>(functions.8),
-                group2gid: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(*mut c_int, *mut c_char) -> c_int>(functions.9),
-                register_script_cb: std::mem::transmute::<*mut c_void, unsafe extern "C" fn(os_script_cb_fn, c_int, *mut c_void, c_int) -> c_int>(functions.10),
-            })
-        }
+            }
+            // SAFETY: `exports_of` has looked at the name.
+            found.iter().any(|e| unsafe { CStr::from_ptr(e.name) } == c"tm").then_some(found)
+        };
+        LINK.step_by(size_of::<usize>()).find_map(follow).unwrap_or_default()
     }
 
     /// A function that another module exports for modules ("load_tm", ...).
@@ -169,9 +194,9 @@ impl Symbols {
     }
 
     /// How the host logs now.
-    pub fn log_settings(&self) -> crate::host::LogSettings {
+    pub fn log_settings(&self) -> crate::worker::port::LogSettings {
         let level = self.log_level.load(Ordering::Relaxed);
-        crate::host::LogSettings {
+        crate::worker::port::LogSettings {
             // SAFETY: the pointer is the host's own, to an int that outlives every use (promise 1).
             level: if level.is_null() { OS_L_NOTICE as i32 } else { unsafe { &*level }.load(Ordering::Relaxed) },
             stderr: self.stderr_enabled.load(Ordering::Relaxed) != 0,
@@ -212,21 +237,61 @@ impl Symbols {
     /// Runs `callback` every `seconds` in one of the host's processes.
     pub fn every(&self, label: &'static CStr, seconds: u32, callback: os_timer_fn) -> bool {
         // SAFETY: called in mod_init; the label lives for ever (promise 2).
-        unsafe {
-            (self.register_timer)(label.as_ptr().cast_mut(), callback, std::ptr::null_mut(), seconds, OS_TIMER_FLAG_SKIP_ON_DELAY as std::ffi::c_ushort) >= 0
-        }
+        unsafe { (self.register_timer)(label.as_ptr().cast_mut(), callback, std::ptr::null_mut(), seconds, OS_TIMER_FLAG_SKIP_ON_DELAY as c_ushort) >= 0 }
     }
 
-    /// Calls `callback` for every request, before its route.
-    pub fn before_requests(&self, callback: os_script_cb_fn) -> bool {
-        // SAFETY: called in mod_init (promise 2).
-        unsafe { (self.register_script_cb)(callback, (OS_PRE_SCRIPT_CB | OS_REQ_TYPE_CB) as c_int, std::ptr::null_mut(), 0) >= 0 }
+    /// Calls `request` for every request, before its route, and `reply` for every reply, before its own.
+    pub fn before_routes(&self, request: os_script_cb_fn, reply: os_script_cb_fn) -> bool {
+        [(request, OS_REQ_TYPE_CB), (reply, OS_RPL_TYPE_CB)].into_iter().all(|(callback, kind)| {
+            // SAFETY: called in mod_init (promise 2).
+            unsafe { (self.register_script_cb)(callback, (OS_PRE_SCRIPT_CB | kind) as c_int, std::ptr::null_mut(), 0) >= 0 }
+        })
     }
 
     /// Reserves a place for a pointer in every processing context.
     pub fn register_processing_slot(&self, destroy: Option<unsafe extern "C" fn(*mut c_void)>) -> i32 {
         // SAFETY: called in mod_init, the phase the host asks for (promise 2).
         unsafe { (self.context_register_ptr)(OS_CONTEXT_GLOBAL as os_context, destroy) }
+    }
+
+    /// Does the host count its places as it did in the known versions? `slot` is the last one that
+    /// was reserved: pointers stand at the end of a context, and it is the last of them.
+    pub fn prove_processing_slots(&self, slot: i32) -> Result<(), String> {
+        const POINTERS: usize = OS_CONTEXT_PTR_TYPE as usize;
+        let number = |n: &AtomicU32| i64::from(n.load(Ordering::Relaxed));
+        let slots = i64::from(slot) + 1;
+        let end = number(&self.type_offsets[POINTERS]) + slots * size_of::<usize>() as i64;
+        if number(&self.type_sizes[POINTERS]) == slots && end == number(self.context_sizes) {
+            Ok(())
+        } else {
+            Err(format!("this server keeps values of the message at hand in another way than the known versions: {}", proof::CURE))
+        }
+    }
+
+    /// Raises an event. The host makes the list of parameters itself, and frees it when it is raised.
+    pub fn raise(&self, event: os_event_id, params: &[(&str, EventValue<'_>)]) -> bool {
+        // SAFETY: the host's own list; names and values live until the event is raised (promise 8).
+        unsafe {
+            let list = (self.evi_get_params)();
+            if list.is_null() {
+                return false;
+            }
+            for (name, value) in params {
+                let name = Text::borrow(name.as_bytes());
+                let rc = match value {
+                    EventValue::Int(n) => (self.evi_param_add)(list, &raw const name, (&raw const *n).cast(), OS_EVI_INT_VAL as c_int),
+                    EventValue::Text(text) => {
+                        let text = text.map_or_else(Text::default, Text::borrow);
+                        (self.evi_param_add)(list, &raw const name, (&raw const text).cast(), OS_EVI_STR_VAL as c_int)
+                    }
+                };
+                if rc < 0 {
+                    (self.evi_free_params)(list);
+                    return false;
+                }
+            }
+            (self.evi_raise_event)(event, list) == 0
+        }
     }
 
     /// The place of our pointer in the present processing context; null when there is none. It need
@@ -239,7 +304,7 @@ impl Symbols {
         // SAFETY: the host lays pointers out at type_offsets[global][ptr] of the context, and the
         // slot was registered by us (promise 3).
         unsafe {
-            let offset = (*self.type_offsets)[OS_CONTEXT_GLOBAL as usize][OS_CONTEXT_PTR_TYPE as usize];
+            let offset = self.type_offsets[OS_CONTEXT_PTR_TYPE as usize].load(Ordering::Relaxed);
             ctx.cast::<u8>().add(offset as usize).cast::<*mut c_void>().add(slot as usize)
         }
     }

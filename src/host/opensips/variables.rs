@@ -1,57 +1,80 @@
 //! The pseudo-variables `$acc_extra(tag)`, `$(acc_leg(tag)[index])` and `$acc_current_leg`.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 
 use super::abi::*;
 use super::contexts::Current;
 use super::message::{Spec, bytes_of};
 use super::state::{DRAFT, ready, server};
-use crate::acc::fields::{FieldSet, Fields};
+use crate::accounting::fields::{FieldSet, Fields};
+use crate::host::proof;
 use crate::host::script::{self, CURRENT_LEG, EXTRA, Index, LEG};
-use crate::worker::Module;
+use crate::host::server::Text;
+use crate::worker::Instance;
 
-/// Runs an entry point of a variable for a message.
-fn call(entry: &'static str, name: &str, raw: *mut os_sip_msg, f: impl FnOnce(Current, &'static Module) -> Result<(), String>) -> c_int {
-    script::variable(entry, name, || {
-        let (server, api, module) = ready().ok_or("the module is not initialised")?;
-        f(Current { server, api, raw }, module)
-    })
+/// The message at hand.
+fn at(raw: *mut os_sip_msg) -> Result<(Current, &'static Instance), String> {
+    let (server, api, instance) = ready().ok_or("the module is not initialised")?;
+    Ok((Current { server, api, raw }, instance))
+}
+
+/// Reads a variable for a message.
+fn get(entry: &'static str, name: &str, raw: *mut os_sip_msg, f: impl FnOnce(Current, &'static Instance) -> Result<(), String>) -> c_int {
+    script::variable(entry, name, || at(raw).and_then(|(at, instance)| f(at, instance)))
+}
+
+/// Assigns a variable for a message.
+fn set(entry: &'static str, name: &str, raw: *mut os_sip_msg, f: impl FnOnce(Current, &'static Instance) -> Result<(), String>) -> c_int {
+    script::assign(entry, name, || at(raw).and_then(|(at, instance)| f(at, instance)))
 }
 
 /// The parameter part of a specification.
 ///
 /// # Safety
 /// `sp` is a specification of the host.
-unsafe fn parameter<'a>(sp: *mut os_pv_spec) -> &'a mut os_pv_param {
-    // SAFETY: its parameter stands at this offset in every supported version (promise 7).
-    unsafe { &mut *sp.cast::<u8>().add(OS_PV_SPEC_PVP as usize).cast::<os_pv_param>() }
+unsafe fn parameter<'a>(sp: *mut os_pv_spec) -> Result<&'a mut os_pv_param, String> {
+    // SAFETY: the host has put the functions of one of our variables there already, and its
+    // parameter stands behind them (promise 7).
+    unsafe {
+        let word = |offset: u32| sp.cast::<u8>().add(offset as usize).cast::<*const c_void>().read();
+        let functions = (word(OS_PV_SPEC_GETF), word(OS_PV_SPEC_SETF));
+        let extra = (get_extra as *const c_void, set_extra as *const c_void);
+        let leg = (get_leg as *const c_void, set_leg as *const c_void);
+        if functions != extra && functions != leg {
+            return Err(format!("specifications of variables in this server are not those of the known versions: {}", proof::CURE));
+        }
+        Ok(&mut *sp.cast::<u8>().add(OS_PV_SPEC_PVP as usize).cast::<os_pv_param>())
+    }
 }
 
-fn parse_tag(name: &str, sp: *mut os_pv_spec, text: *const os_str, fields: fn(&Fields) -> &FieldSet, parameter_name: &str) -> c_int {
+/// Stands above the number of a tag, to find it again.
+const NUMBER: u32 = 0x5acc_0000;
+
+fn parse_tag(name: &str, sp: *mut os_pv_spec, text: *const Text, fields: fn(&Fields) -> &FieldSet, parameter_name: &str) -> c_int {
     script::variable("variable name", name, || {
         let draft = DRAFT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // SAFETY: the host passes the specification being made and the text between the parentheses (promise 7).
-        let (p, tag) = unsafe { (parameter(sp), text.as_ref().map_or(&[][..], |t| t.bytes())) };
+        let (p, tag) = unsafe { (parameter(sp)?, Text::bytes_at(text)) };
         let number = script::number_of_tag(draft.as_ref().map(|d| fields(&d.fields)), tag, parameter_name)?;
         p.pvn.type_ = OS_PV_NAME_INTSTR as i32;
         p.pvn.u.isname.type_ = 0;
-        p.pvn.u.isname.name.n = number as i32;
+        p.pvn.u.isname.name.n = (NUMBER | number as u32) as i32;
         Ok(())
     })
 }
 
-pub unsafe extern "C" fn parse_extra_name(sp: *mut os_pv_spec, text: *const os_str) -> c_int {
+pub unsafe extern "C" fn parse_extra_name(sp: *mut os_pv_spec, text: *const Text) -> c_int {
     parse_tag(EXTRA, sp, text, |f| &f.extra, "extra_fields")
 }
 
-pub unsafe extern "C" fn parse_leg_name(sp: *mut os_pv_spec, text: *const os_str) -> c_int {
+pub unsafe extern "C" fn parse_leg_name(sp: *mut os_pv_spec, text: *const Text) -> c_int {
     parse_tag(LEG, sp, text, |f| &f.leg, "leg_fields")
 }
 
-pub unsafe extern "C" fn parse_leg_index(sp: *mut os_pv_spec, text: *const os_str) -> c_int {
+pub unsafe extern "C" fn parse_leg_index(sp: *mut os_pv_spec, text: *const Text) -> c_int {
     script::variable("variable index", LEG, || {
         // SAFETY: the host passes the specification being made and the text between the brackets (promise 7).
-        let (p, index) = unsafe { (parameter(sp), text.as_ref().map_or(&[][..], |t| t.bytes())) };
+        let (p, index) = unsafe { (parameter(sp)?, Text::bytes_at(text)) };
         match script::parse_index(index, |name| Spec::parse(&server()?.symbols, name))? {
             Index::Number(n) => {
                 p.pvi.type_ = OS_PV_IDX_INT as i32;
@@ -67,9 +90,9 @@ pub unsafe extern "C" fn parse_leg_index(sp: *mut os_pv_spec, text: *const os_st
     })
 }
 
-fn tag_of<'a>(p: &os_pv_param, set: &'a FieldSet) -> Result<&'a [u8], String> {
-    // SAFETY: parse_tag stored a number there.
-    script::tag(set, (unsafe { p.pvn.u.isname.name.n }) as usize)
+fn number_of(p: &os_pv_param) -> usize {
+    // SAFETY: any bytes are a number; no value has one that is not of `parse_tag`.
+    (unsafe { p.pvn.u.isname.name.n } as u32 ^ NUMBER) as usize
 }
 
 /// The index given with `$acc_leg`: `Ok(None)` when none is given.
@@ -88,50 +111,53 @@ fn index_of(msg: *mut os_sip_msg, p: &os_pv_param) -> Result<Option<i64>, String
     }
 }
 
-/// Hands a value to the host.
+/// Hands a value to the host, which `read` appends.
 ///
 /// # Safety
 /// `out` is the host's place for it.
-unsafe fn answer(out: *mut os_pv_value, value: Option<Vec<u8>>) {
+unsafe fn answer(out: *mut os_pv_value, read: impl FnOnce(&mut Vec<u8>) -> Result<bool, String>) -> Result<(), String> {
+    let value = script::keep_read(read, Text::borrow)?;
     // SAFETY: the caller's promise.
     let out = unsafe { &mut *out };
     *out = os_pv_value::default();
     match value {
         None => out.flags = OS_PV_VAL_NULL as i32,
         Some(v) => {
-            out.rs = script::keep(v, os_str::borrow);
+            out.rs = v;
             out.flags = OS_PV_VAL_STR as i32;
         }
     }
+    Ok(())
 }
 
 pub unsafe extern "C" fn get_extra(msg: *mut os_sip_msg, param: *mut os_pv_param, out: *mut os_pv_value) -> c_int {
-    call("get $acc_extra", EXTRA, msg, |at, module| {
+    get("get $acc_extra", EXTRA, msg, |at, _| {
         // SAFETY: the host passes the specification's parameter and a place for the value (promise 7).
-        unsafe { answer(out, script::extra(at, tag_of(&*param, &module.config.fields.extra)?)?) };
-        Ok(())
+        unsafe {
+            let number = number_of(&*param);
+            answer(out, |value| script::extra(at, number, value))
+        }
     })
 }
 
 pub unsafe extern "C" fn get_leg(msg: *mut os_sip_msg, param: *mut os_pv_param, out: *mut os_pv_value) -> c_int {
-    call("get $acc_leg", LEG, msg, |at, module| {
+    get("get $acc_leg", LEG, msg, |at, _| {
         // SAFETY: the host passes the specification's parameter and a place for the value (promise 7).
         unsafe {
-            let p = &*param;
-            answer(out, script::leg(at, tag_of(p, &module.config.fields.leg)?, index_of(msg, p)?)?);
+            let (number, index) = (number_of(&*param), index_of(msg, &*param)?);
+            answer(out, |value| script::leg(at, number, index, value))
         }
-        Ok(())
     })
 }
 
 pub unsafe extern "C" fn get_current_leg(msg: *mut os_sip_msg, _param: *mut os_pv_param, out: *mut os_pv_value) -> c_int {
-    call("get $acc_current_leg", CURRENT_LEG, msg, |at, module| {
-        let n = script::current_leg(at, module)?;
+    get("get $acc_current_leg", CURRENT_LEG, msg, |at, instance| {
+        let n = script::current_leg(at, instance)?;
         // SAFETY: the host's own place (promise 7).
         let out = unsafe { &mut *out };
         *out = os_pv_value::default();
         out.ri = n;
-        out.rs = script::keep(n.to_string().into_bytes(), os_str::borrow);
+        out.rs = script::keep(n.to_string().as_bytes(), Text::borrow);
         out.flags = (OS_PV_VAL_INT | OS_PV_VAL_STR | OS_PV_TYPE_INT) as i32;
         Ok(())
     })
@@ -147,17 +173,17 @@ unsafe fn assigned(value: *mut os_pv_value) -> Option<Vec<u8>> {
 }
 
 pub unsafe extern "C" fn set_extra(msg: *mut os_sip_msg, param: *mut os_pv_param, _op: c_int, value: *mut os_pv_value) -> c_int {
-    call("set $acc_extra", EXTRA, msg, |at, module| {
+    set("set $acc_extra", EXTRA, msg, |at, instance| {
         // SAFETY: the host passes the specification's parameter and the value (promise 7).
         let (p, value) = unsafe { (&*param, assigned(value)) };
-        script::set_extra(at, module, tag_of(p, &module.config.fields.extra)?, value.as_deref())
+        script::set_extra(at, instance, number_of(p), value.as_deref())
     })
 }
 
 pub unsafe extern "C" fn set_leg(msg: *mut os_sip_msg, param: *mut os_pv_param, _op: c_int, value: *mut os_pv_value) -> c_int {
-    call("set $acc_leg", LEG, msg, |at, module| {
+    set("set $acc_leg", LEG, msg, |at, instance| {
         // SAFETY: the host passes the specification's parameter and the value (promise 7).
         let (p, value) = unsafe { (&*param, assigned(value)) };
-        script::set_leg(at, module, tag_of(p, &module.config.fields.leg)?, index_of(msg, p)?, value.as_deref())
+        script::set_leg(at, instance, number_of(p), index_of(msg, p)?, value.as_deref())
     })
 }

@@ -1,0 +1,23 @@
+title with orphan_cdr=hold a call that comes back with no dialog is kept for a person to decide
+include base.inc
+host persist off
+modparam orphan_timeout 1
+modparam orphan_cdr "hold"
+start
+recv 1 invite
+reply 2 invite 200 totag=bob-1 body
+recv 3 ack inside
+reap
+kill9
+expect within 10 log "*came back with no dialog: its CDR {*} is not written*"
+expect stat orphans_held 1
+expect within 5 stat db_dead 1
+expect no log "ACC: *"
+expect row "SELECT count(*) FROM acc" "0"
+expect shell "grep -q 'orphan_cdr=hold.*\"end_cause\":\"orphan\"' {dir}/journal/dead-db.jsonl"
+expect within 10 stat acc_live_blocks 0
+# that is the end of it
+restart
+sleep 2500
+expect stat orphans_held 0
+expect shell "test $(wc -l < {dir}/journal/dead-db.jsonl) = 1"

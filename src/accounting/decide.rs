@@ -1,0 +1,420 @@
+//! Decisions: an event and a context in, the records to write out.
+//!
+//! Nothing here writes anything; the host layer calls these functions under the context's lock
+//! and hands the records to the backends after releasing it.
+#![forbid(unsafe_code)]
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use super::clock::Moment;
+use super::context::{CallEnd, Context, Facts, Head, Reply, Values};
+use super::dialog_cdr;
+use super::fields::FieldSet;
+use super::flags::{self, Due, Taken};
+use super::identity::{begin_event, of_event};
+use super::marks::{Flag, Marks, Types};
+use super::order::{CDR_ORDER, EVENT_ORDER};
+use super::reason;
+use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, Signalling, Times};
+use super::rules::Rules;
+
+/// The input from which a record is made.
+struct Source<'a> {
+    rules: &'a Rules,
+    /// Source of extras and legs; `None` = a record without a context.
+    values: Option<&'a Context>,
+    kind: Kind,
+    core: &'a Core,
+    upstream: bool,
+    in_dialog: bool,
+    created: Moment,
+    /// Completion, or the answer of a call.
+    time: Moment,
+    duration_ms: Option<i64>,
+    end: Option<EndCause>,
+    signalling: Signalling,
+    /// The shape of the first record, and so of all.
+    id: OnceCell<u128>,
+}
+
+impl Source<'_> {
+    fn record(&self, backend: Backend, table: Arc<str>) -> Record {
+        let mut core = self.core.clone();
+        if self.upstream {
+            std::mem::swap(&mut core.from_tag, &mut core.to_tag);
+        }
+        // Lines and rows of a request without a context keep the original's short shape; all others always
+        // carry both times (D2).
+        let timed = self.values.is_some() || !matches!(backend, Backend::Log | Backend::Db);
+        let times = timed.then(|| Times { created: self.created.wall, setup_ms: self.time.millis_since(self.created) });
+        let fields = &self.rules.fields;
+        let (extras, legs) = match (self.values, backend) {
+            (Some(ctx), _) => (fields_of(&fields.extra, backend, &ctx.extra), legs_of(&fields.leg, backend, &ctx.legs)),
+            // An event has all its parameters, even if nothing was ever set.
+            (None, Backend::Evi) => (fields_of(&fields.extra, backend, &Values::default()), legs_of(&fields.leg, backend, &[])),
+            (None, _) => (Vec::new(), Vec::new()),
+        };
+        let id = *self.id.get_or_init(|| of_event(self.kind, &core, self.created, self.time));
+        let mut record = Record {
+            kind: self.kind,
+            shape: Shape::Context,
+            backend,
+            table,
+            core,
+            time: self.time.wall,
+            times,
+            duration_ms: self.duration_ms,
+            end: self.end,
+            signalling: self.signalling.clone(),
+            reported: false,
+            in_dialog: self.in_dialog,
+            extras,
+            legs,
+            id,
+        };
+        let declared = fields.extra.of(backend).iter().map(|d| &*fields.extra.tags[d.tag]);
+        for (i, tag) in declared.enumerate() {
+            if record.extras.get(i).is_some_and(|f| f.value.is_none()) {
+                record.extras[i].value = record.own_value(tag);
+            }
+        }
+        record
+    }
+}
+
+fn fields_of(set: &FieldSet, backend: Backend, values: &Values) -> Vec<Field> {
+    set.of(backend).iter().map(|d| Field { name: Arc::clone(&d.name), value: values.get(set.tags[d.tag].as_bytes()).map(<[u8]>::to_vec) }).collect()
+}
+
+/// One list per leg; none if the backend declares no leg field (D16), or if the context
+/// was created before any was declared. An event always has its leg parameters, unset if there is no leg.
+fn legs_of(set: &FieldSet, backend: Backend, legs: &[Values]) -> Vec<Vec<Field>> {
+    if set.of(backend).is_empty() {
+        return Vec::new();
+    }
+    if legs.is_empty() && backend == Backend::Evi {
+        return vec![fields_of(set, backend, &Values::default())];
+    }
+    legs.iter().map(|leg| fields_of(set, backend, leg)).collect()
+}
+
+/// The core values of a request, combined with those of its reply.
+pub fn core_with(ctx: &Head, reply: &Reply) -> Core {
+    let mut core = ctx.core.clone();
+    add_reply(&mut core, reply);
+    core
+}
+
+fn add_reply(core: &mut Core, reply: &Reply) {
+    if !reply.to_tag.is_empty() {
+        core.to_tag.clone_from(&reply.to_tag);
+    }
+    core.code = format!("{:03}", reply.code).into_bytes();
+    core.reason.clone_from(&reply.reason);
+}
+
+/// A reply made by the server itself: standard phrase, no To tag, no body.
+pub fn local_reply(code: u16) -> Reply {
+    Reply { code, reason: reason::phrase(code).as_bytes().to_vec(), to_tag: Vec::new(), has_body: false, cause: Vec::new() }
+}
+
+fn is_invite(ctx: &Head) -> bool {
+    ctx.core.method == b"INVITE"
+}
+
+/// The initial INVITE of a call that gets a CDR somewhere.
+pub fn is_cdr_call(ctx: &Head) -> bool {
+    is_invite(ctx) && !ctx.in_dialog && ctx.marks.any_cdr()
+}
+
+/// What is seen of a request's signalling until it gets a reply. What is sent in a call is no attempt at one.
+pub fn signalling(ctx: &Context, reply: &Reply) -> Signalling {
+    let of_call = if is_invite(ctx) && !ctx.in_dialog { ctx.signalling() } else { Signalling::default() };
+    Signalling { end_reason: Signalling::clipped(&reply.cause).to_vec(), ..of_call }
+}
+
+fn transaction_source<'a>(
+    rules: &'a Rules,
+    ctx: &Context,
+    values: &'a Context,
+    (kind, core): (Kind, &'a Core),
+    signalling: Signalling,
+    now: Moment,
+) -> Source<'a> {
+    Source {
+        rules,
+        values: Some(values),
+        kind,
+        core,
+        upstream: ctx.upstream,
+        in_dialog: ctx.in_dialog,
+        created: ctx.arrived,
+        time: now,
+        duration_ms: None,
+        end: None,
+        signalling,
+        id: OnceCell::new(),
+    }
+}
+
+/// Adds the records of the backends that are `due`.
+fn add(records: &mut Vec<Record>, order: [Backend; Backend::COUNT], due: impl Fn(Backend) -> bool, record: impl Fn(Backend) -> Record) {
+    let due = order.into_iter().filter(|b| due(*b));
+    // Most events make one record; growing from empty would allocate room for four.
+    records.reserve_exact(due.clone().count());
+    records.extend(due.map(record));
+}
+
+/// What message flags add to the records of a request that `do_accounting()` has also marked.
+#[derive(Debug, Default)]
+pub struct Joined {
+    /// Backends whose accounting or missed flag is set: their extras come after the others.
+    pub flagged: Types,
+    /// Backends that would get a record of the event from the flags alone.
+    pub due: Due,
+    /// The values of the extras.
+    pub taken: Taken,
+}
+
+impl Joined {
+    fn join(&self, rules: &Rules, records: &mut [Record]) {
+        for record in records.iter_mut().filter(|r| self.flagged.has(r.backend)) {
+            self.taken.join(&rules.fields.flags, record);
+        }
+    }
+}
+
+/// An attempt failed: makes the missed records and clears the flag of each backend.
+///
+/// `call` is the context whose values are written if the request only has its own marks (D13).
+pub fn on_failure(rules: &Rules, ctx: &mut Context, call: Option<&Context>, reply: &Reply, now: Moment, joined: Option<&Joined>) -> Vec<Record> {
+    let core = core_with(ctx, reply);
+    let mut records = Vec::new();
+    {
+        let source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Missed, &core), signalling(ctx, reply), now);
+        let due = |b| ctx.marks.on(b) && (ctx.marks.has(b, Flag::Missed) || joined.is_some_and(|j| j.due.missed.has(b)));
+        add(&mut records, EVENT_ORDER, due, |b| source.record(b, rules.table_of(b, Kind::Missed, b"")));
+    }
+    if let Some(joined) = joined {
+        joined.join(rules, &mut records);
+    }
+    for r in &records {
+        ctx.marks = ctx.marks.used_missed(r.backend);
+    }
+    records
+}
+
+/// A reply went upstream: missed records of a failed INVITE first, then the transaction's.
+///
+/// With `early_media`, a provisional reply with a body counts as the answer. The answer of a call
+/// with a CDR writes nothing for the backends that get the CDR.
+pub fn on_reply(rules: &Rules, ctx: &mut Context, call: Option<&Context>, reply: &Reply, now: Moment, joined: Option<&Joined>) -> Vec<Record> {
+    let mut records = Vec::new();
+    if is_invite(ctx) && reply.code >= 300 {
+        records = on_failure(rules, ctx, call, reply, now, joined);
+    }
+    if reply.code < 200 && !(rules.early_media && reply.has_body) {
+        return records;
+    }
+    let answers_call = is_invite(ctx) && !ctx.in_dialog && (200..300).contains(&reply.code);
+    let by_flags = |b| joined.is_some_and(|j| j.due.transaction.has(b));
+    let due = |b| ctx.marks.on(b) && (reply.code < 300 || ctx.marks.has(b, Flag::Failed) || by_flags(b)) && !(answers_call && ctx.marks.has(b, Flag::Cdr));
+    let core = core_with(ctx, reply);
+    let source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Transaction, &core), signalling(ctx, reply), now);
+    let missed = records.len();
+    add(&mut records, EVENT_ORDER, due, |b| source.record(b, rules.table_of(b, Kind::Transaction, &ctx.table)));
+    if let Some(joined) = joined {
+        joined.join(rules, &mut records[missed..]);
+    }
+    records
+}
+
+/// Can a reply with this code make a record, answer a call, or complete one, of a request that message flags add
+/// nothing to? False for the answer of a call that is up and accounted by its CDR alone.
+pub fn may_record(facts: &Facts, code: u16) -> bool {
+    let is_known = facts.answered.is_some() && facts.ended.is_none() && !facts.in_dialog && (200..300).contains(&code);
+    !is_known || facts.marks.types() != facts.marks.cdr_by_script()
+}
+
+/// The 2xx of a call with a CDR is about to be sent: the call starts now (D5). Further 2xx of
+/// forked branches change nothing. Returns whether this answered the call.
+pub fn on_answer(ctx: &mut Head, reply: &Reply, now: Moment) -> bool {
+    if ctx.answered.is_some() || !is_cdr_call(ctx) || !(200..300).contains(&reply.code) {
+        return false;
+    }
+    add_reply(&mut ctx.core, reply);
+    ctx.answered = Some(now);
+    true
+}
+
+/// The dialog ended; the first end counts.
+pub fn on_end(ctx: &mut Facts, cause: EndCause, now: Moment) {
+    if ctx.ended.is_none() {
+        ctx.ended = Some((now, cause));
+    }
+}
+
+/// [`on_end`] by a BYE with this Reason header, if that finds room in a context of `most` bytes.
+pub fn on_bye(ctx: &mut Context, cause: EndCause, reason: &[u8], most: usize, now: Moment) {
+    if ctx.ended.is_none() {
+        ctx.set_end_reason(reason, most);
+        on_end(ctx, cause, now);
+    }
+}
+
+/// Records of a call that is up, for the backends with this flag.
+fn report(rules: &Rules, ctx: &Context, kind: Kind, due: Types, now: Moment, end: Option<EndCause>) -> Vec<Record> {
+    let Some(answered) = ctx.answered.filter(|_| !due.is_empty()) else { return Vec::new() };
+    let duration_ms = now.millis_since(answered);
+    let mut id = begin_event(kind, &ctx.core, ctx.arrived, answered);
+    if kind == Kind::Interim {
+        id.eat(&duration_ms.to_le_bytes());
+    }
+    let source = Source {
+        rules,
+        values: Some(ctx),
+        kind,
+        core: &ctx.core,
+        upstream: false,
+        in_dialog: ctx.in_dialog,
+        created: ctx.arrived,
+        time: answered,
+        duration_ms: Some(duration_ms),
+        end,
+        signalling: ctx.signalling(),
+        id: OnceCell::from(id.finish()),
+    };
+    let record = |b| {
+        let record = source.record(b, rules.table_of(b, kind, b""));
+        // The table of calls has one row for each.
+        let legs = if b == Backend::Db { Vec::new() } else { record.legs };
+        Record { reported: true, legs, ..record }
+    };
+    let mut records = Vec::new();
+    add(&mut records, CDR_ORDER, |b| due.has(b), record);
+    records
+}
+
+/// The call was just answered: its records of that.
+pub fn start(rules: &Rules, ctx: &Context) -> Vec<Record> {
+    report(rules, ctx, Kind::Start, ctx.marks.reported(Flag::Start), ctx.answered.unwrap_or_default(), None)
+}
+
+/// A call is up at this moment: its records of that, for some of the backends that want them.
+pub fn interim(rules: &Rules, ctx: &Context, wanted: Types, now: Moment) -> Vec<Record> {
+    report(rules, ctx, Kind::Interim, ctx.marks.reported(Flag::Interim).and(wanted), now, None)
+}
+
+/// The call is not accounted any more to SQL, where a row says that it is up: the record that takes it out.
+pub fn withdraw(rules: &Rules, ctx: &Context, before: Marks, now: Moment) -> Vec<Record> {
+    let db = Types::one(Backend::Db);
+    let had = before.reported(Flag::Start).and(db);
+    let due = if ctx.marks.reported(Flag::Start).has(Backend::Db) || ctx.closed { Types::default() } else { had };
+    report(rules, ctx, Kind::Interim, due, now, Some(EndCause::Proxy))
+}
+
+/// Another server writes the CDR: only the end is recorded.
+pub fn close(ctx: &mut Context) -> CallEnd {
+    ctx.closed = true;
+    CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: ctx.answered, records: Vec::new() }
+}
+
+/// The CDR of an answered and ended call, exactly once: only the first caller gets it.
+pub fn cdr(rules: &Rules, ctx: &mut Context) -> Option<CallEnd> {
+    let end = cdr_due(rules, ctx)?;
+    ctx.closed = true;
+    Some(end)
+}
+
+/// The CDR of an answered and ended call that is not closed; whoever writes it closes the context in the
+/// same step.
+pub fn cdr_due(rules: &Rules, ctx: &Context) -> Option<CallEnd> {
+    if ctx.is_of_dialog() {
+        return dialog_cdr::end(rules, ctx);
+    }
+    let (Some(answered), Some((ended, cause)), false) = (ctx.answered, ctx.ended, ctx.closed) else {
+        return None;
+    };
+    let source = Source {
+        rules,
+        values: Some(ctx),
+        kind: Kind::Cdr,
+        core: &ctx.core,
+        upstream: false,
+        in_dialog: ctx.in_dialog,
+        created: ctx.arrived,
+        time: answered,
+        duration_ms: Some(ended.millis_since(answered)),
+        end: Some(cause),
+        signalling: ctx.signalling(),
+        id: OnceCell::new(),
+    };
+    let by_script = |b| ctx.marks.on(b) && ctx.marks.has(b, Flag::Cdr);
+    let by_flag = ctx.marks.cdr_by_flag();
+    let due = |b| by_script(b) || by_flag.has(b);
+    let taken = if by_flag.is_empty() { Taken::default() } else { Taken::kept(&rules.fields.flags, &ctx.extra) };
+    let named = taken.table(&rules.fields.flags).unwrap_or_default();
+    let event = flags::Event {
+        kind: Kind::Cdr,
+        core: &ctx.core,
+        upstream: false,
+        in_dialog: ctx.in_dialog,
+        created: ctx.arrived,
+        time: answered,
+        timed: true,
+        duration_ms: source.duration_ms,
+        end: Some(cause),
+        signalling: ctx.signalling(),
+        table: named,
+    };
+    let record = |b| match (by_script(b), by_flag.has(b)) {
+        (true, flagged) => {
+            let mut record = source.record(b, rules.table_of(b, Kind::Cdr, &ctx.table));
+            if flagged {
+                taken.join(&rules.fields.flags, &mut record);
+            }
+            record.reported = ctx.marks.has(b, Flag::Start);
+            record
+        }
+        (false, _) => flags::record(rules, b, &event, &taken),
+    };
+    let mut records = Vec::new();
+    add(&mut records, CDR_ORDER, due, record);
+    Some(CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: Some(answered), records })
+}
+
+/// What a manual record needs of a request.
+pub struct Request {
+    /// Core values; code and reason are not used.
+    pub core: Core,
+    /// It has a To tag.
+    pub in_dialog: bool,
+    /// Its arrival.
+    pub arrived: Moment,
+    /// From and To swap.
+    pub upstream: bool,
+}
+
+/// `acc_*_request(comment)`: makes a record at once. `values` is the current context, if any.
+pub fn manual(rules: &Rules, backend: Backend, values: Option<&Context>, request: &Request, comment: &[u8], table: &[u8], now: Moment) -> Record {
+    let (code, reason) = reason::split_comment(comment);
+    let mut core = request.core.clone();
+    core.code = code.map(|c| format!("{c:03}").into_bytes()).unwrap_or_default();
+    core.reason = reason;
+    let source = Source {
+        rules,
+        values,
+        kind: Kind::Manual,
+        core: &core,
+        upstream: request.upstream,
+        in_dialog: request.in_dialog,
+        created: request.arrived,
+        time: now,
+        duration_ms: None,
+        end: None,
+        signalling: Signalling::default(),
+        id: OnceCell::new(),
+    };
+    source.record(backend, rules.table_of(backend, Kind::Manual, table))
+}

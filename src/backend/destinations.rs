@@ -1,0 +1,81 @@
+//! The settings of all destinations, read by the folder of each.
+#![forbid(unsafe_code)]
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use super::{READERS, Sink};
+use crate::accounting::fields::Fields;
+use crate::declaration::{Backend, By, SinkId};
+use crate::params::{ConfigError, Draft};
+
+/// Settings of a destination that is on.
+pub trait Settings: Any + fmt::Debug + Send + Sync {
+    /// Makes the sink, in the delivery process and inside its runtime.
+    ///
+    /// # Errors
+    /// One line that names the parameter, and the cure.
+    fn sink(&self, fields: &Fields) -> Result<Box<dyn Sink>, String>;
+}
+
+/// Reads the settings, and checks them as far as possible before the fork; `None` if the destination is off.
+pub type Read = fn(&Draft) -> Result<Option<Arc<dyn Settings>>, ConfigError>;
+
+/// Makes a sink; called in the delivery process, inside its runtime.
+pub type Maker = Box<dyn FnOnce() -> Result<Box<dyn Sink>, String>>;
+
+/// Settings of every sink, by index; `None` = off.
+#[derive(Clone, Debug, Default)]
+pub struct Destinations([Option<Arc<dyn Settings>>; SinkId::COUNT]);
+
+impl Destinations {
+    /// Reads all.
+    ///
+    /// # Errors
+    /// The first parameter that cannot be used.
+    pub fn read(draft: &Draft) -> Result<Destinations, ConfigError> {
+        let mut all = Destinations::default();
+        for (id, read) in READERS {
+            all.0[id.index()] = read(draft)?;
+        }
+        Ok(all)
+    }
+
+    /// The settings of one.
+    pub fn get(&self, id: SinkId) -> Option<&dyn Settings> {
+        self.0[id.index()].as_deref()
+    }
+
+    /// The sinks that get a backend's records from the journal. A backend that is off, of calls from before, has one as well.
+    pub fn sinks_of(&self, backend: Backend) -> impl Iterator<Item = SinkId> + Clone + '_ {
+        let first = SinkId::of(backend);
+        let is_on = self.is_on(backend);
+        SinkId::all_of(backend).filter(move |id| first.is_some() && if is_on { self.get(*id).is_some() } else { Some(*id) == first })
+    }
+
+    /// Has a backend a sink?
+    pub fn is_on(&self, backend: Backend) -> bool {
+        SinkId::all_of(backend).any(|id| self.get(id).is_some())
+    }
+
+    /// The settings of this type.
+    pub fn of<S: Settings>(&self) -> Option<&S> {
+        self.0.iter().flatten().find_map(|s| (&**s as &dyn Any).downcast_ref())
+    }
+
+    /// Switches one on.
+    pub fn set(&mut self, id: SinkId, settings: impl Settings) {
+        self.0[id.index()] = Some(Arc::new(settings));
+    }
+
+    /// Switches one off.
+    pub fn remove(&mut self, id: SinkId) {
+        self.0[id.index()] = None;
+    }
+
+    /// Does any get its records from the journal?
+    pub fn need_journal(&self) -> bool {
+        SinkId::ALL.into_iter().any(|id| id.backend().by() == By::Delivery && self.get(id).is_some())
+    }
+}

@@ -1,0 +1,158 @@
+//! The table of calls that are up: a row for each, from its start or interim record to its CDR.
+#![forbid(unsafe_code)]
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::conn::Dialect;
+use super::failure::{Class, Outcome};
+use super::value::Value;
+use super::{SqlSink, Trouble, rows, schema};
+use crate::accounting::record::{Kind, Record};
+use crate::backend::Fate;
+use crate::journal::{Entry, Payload};
+
+/// Calls that one statement takes out.
+const AT_ONCE: usize = 100;
+
+/// Takes the call out of the table.
+fn ends(record: &Record) -> bool {
+    match record.kind {
+        Kind::Cdr => record.reported,
+        Kind::Interim => record.end.is_some(),
+        _ => false,
+    }
+}
+
+/// Entries of calls that another one of the batch says more about: a statement may name a row only once.
+pub fn replaced(batch: &[Entry]) -> HashSet<usize> {
+    let mut last: HashMap<u128, (usize, (bool, i64))> = HashMap::new();
+    let mut replaced = HashSet::new();
+    for (index, entry) in batch.iter().enumerate() {
+        let Payload::Record(record) = &entry.payload else { continue };
+        if !record.kind.is_report() {
+            continue;
+        }
+        let says = (record.end.is_some(), record.duration_ms.unwrap_or(0));
+        if record.end.is_some() {
+            // It has no row of its own.
+            replaced.insert(index);
+        }
+        match last.insert(record.call_key(), (index, says)) {
+            Some((other, more)) if more > says => {
+                replaced.insert(index);
+                last.insert(record.call_key(), (other, more));
+            }
+            Some((other, _)) => drop(replaced.insert(other)),
+            None => {}
+        }
+    }
+    replaced
+}
+
+impl SqlSink {
+    /// Takes the calls out of the table whose CDRs are among these entries, in the transaction of their rows. Such a call
+    /// is over whatever becomes of its CDR, unless that comes again.
+    pub(super) async fn remove_calls(&mut self, entries: &[Entry], fates: &[Fate]) -> Result<(), Trouble> {
+        let over =
+            entries.iter().zip(fates).filter(|(_, fate)| !matches!(fate, Fate::Retry(_) | Fate::UnderWay)).filter_map(|(entry, _)| match &entry.payload {
+                Payload::Record(record) if ends(record) => Some(Value::Text(rows::call_id(record).into_bytes())),
+                _ => None,
+            });
+        let over: Vec<Value> = over.collect();
+        if over.is_empty() {
+            return Ok(());
+        }
+        let Some(table) = self.table_of_calls().await? else { return Ok(()) };
+        for part in over.chunks(AT_ONCE) {
+            let conn = self.conn()?;
+            let dialect = conn.dialect();
+            let place = |n: usize| match dialect {
+                Dialect::Sqlite => "CAST(? AS TEXT)".to_string(),
+                Dialect::MySql => "?".to_string(),
+                Dialect::Postgres => format!("${n}"),
+            };
+            let places: Vec<_> = (1..=part.len()).map(place).collect();
+            let delete = format!("DELETE FROM {table} WHERE call_id IN ({})", places.join(", "));
+            // What PostgreSQL refuses would end the transaction of the CDRs.
+            let guarded = dialect == Dialect::Postgres;
+            if guarded {
+                conn.execute("SAVEPOINT acc_up".into(), &[]).await?;
+            }
+            match conn.execute(delete.into(), part).await {
+                Ok(_) => {}
+                Err(e) if e.class == Class::Later => return Err(e.into()),
+                Err(e) => {
+                    if guarded {
+                        conn.execute("ROLLBACK TO SAVEPOINT acc_up".into(), &[]).await?;
+                    }
+                    let remark = format!("db_url: calls that have ended stay in table {}: {}", self.db.table_calls, e.text);
+                    if self.said.insert(remark.clone()) {
+                        log::error!("{remark}");
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The table, quoted, if there is one that can hold a call.
+    async fn table_of_calls(&mut self) -> Outcome<Option<String>> {
+        let name: Arc<str> = self.db.table_calls.clone();
+        if let Some(known) = self.tables.get(&name) {
+            return Ok(Some(known.quoted.clone()));
+        }
+        let Some(found) = schema::probe(self.conn()?, &name).await?.filter(|table| table.column("call_id").is_some()) else { return Ok(None) };
+        let quoted = found.quoted.clone();
+        self.tables.insert(name, Arc::new(found));
+        Ok(Some(quoted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounting::clock::Wall;
+    use crate::accounting::record::{Backend, Core, EndCause, Shape, Signalling, Times};
+
+    fn entry(n: u64, kind: Kind, callid: &str, duration_ms: i64, end: Option<EndCause>) -> Entry {
+        let record = Record {
+            kind,
+            shape: Shape::Context,
+            backend: Backend::Db,
+            table: "".into(),
+            core: Core { callid: callid.into(), ..Core::default() },
+            time: Wall(5),
+            times: Some(Times { created: Wall(1), setup_ms: 0 }),
+            duration_ms: Some(duration_ms),
+            end,
+            signalling: Signalling::default(),
+            reported: true,
+            in_dialog: false,
+            extras: vec![],
+            legs: vec![],
+            id: n.into(),
+        };
+        let segment = crate::journal::SegmentName { boot: 1, rank: 1, pid: 1, seq: 1 };
+        Entry { segment, offset: n, end: n + 1, wall: Wall(0), payload: Payload::Record(Box::new(record)), parked: None }
+    }
+
+    #[test]
+    fn a_batch_says_one_thing_about_a_call() {
+        let gone = Some(EndCause::Proxy);
+        let batch = [
+            entry(0, Kind::Interim, "a", 60_000, None),
+            entry(1, Kind::Start, "a", 0, None),
+            entry(2, Kind::Start, "b", 0, None),
+            entry(3, Kind::Interim, "b", 60_000, None),
+            entry(4, Kind::Interim, "c", 5, gone),
+            entry(5, Kind::Start, "c", 0, None),
+            entry(6, Kind::Cdr, "d", 9, gone),
+        ];
+        let mut replaced: Vec<_> = replaced(&batch).into_iter().collect();
+        replaced.sort_unstable();
+        assert_eq!(replaced, [1, 2, 4, 5]);
+        let over = |e: &Entry| if let Payload::Record(r) = &e.payload { ends(r) } else { false };
+        assert_eq!(batch.iter().map(over).collect::<Vec<_>>(), [false, false, false, false, true, false, true]);
+    }
+}

@@ -1,0 +1,337 @@
+//! The rows of a transaction, and which of them the database refuses while it takes the others.
+//!
+//! A refused row fails its statement. To repeat the rows in ever smaller parts until it is alone costs more than
+//! all the others. So the database is asked how far it came: MySQL by a variable that the statement sets from
+//! row to row, PostgreSQL by its count of the rows that this transaction has inserted, which no savepoint takes
+//! back. The statement is then tried without that row; when it goes in, that row was the one. Where the answer does
+//! not help (a trigger behind the statement, a partitioned table), and in SQLite, the rows are halved.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::conn::{Bound, Conn, Dialect};
+use super::failure::{Class, Failure, Outcome};
+use super::rows::Group;
+use super::value::Value;
+use super::{Db, Failed, SEARCH, SqlSink, not_connected};
+use crate::journal::Entry;
+
+/// Records that are tried without some of them, before they are halved.
+const SUSPECTS: usize = 4;
+/// Goes back to before the rows that were tried.
+const BACK: &str = "ROLLBACK TO SAVEPOINT acc_rows";
+/// Begins to try rows.
+const SAVEPOINT: &str = "SAVEPOINT acc_rows";
+/// The row that MySQL was at; fails where the transaction is not there any more.
+const MYSQL_ROW: &str = "RELEASE SAVEPOINT acc_rows; SAVEPOINT acc_rows; SELECT CAST(@acc_row AS CHAR)";
+/// Rows that PostgreSQL has inserted into a table in this transaction, whatever became of them.
+const POSTGRES_ROWS: &str = "SELECT CAST(pg_stat_get_xact_tuples_inserted(CAST(CAST($1 AS text) AS regclass)) AS text)";
+
+/// Records tried together where some are expected to be refused: what is in vain is half of them, and each
+/// statement costs as much as some rows.
+const fn at_once(dialect: Dialect) -> usize {
+    match dialect {
+        Dialect::Sqlite => 64,
+        Dialect::MySql | Dialect::Postgres => 32,
+    }
+}
+
+/// An INSERT for the table of a group.
+struct Statement {
+    group: usize,
+    rows: Vec<usize>,
+    sql: Arc<str>,
+    bound: Outcome<Bound>,
+}
+
+/// The statements that insert the rows of some entries without those of `skip`, each made when it is asked for.
+fn statements<'a>(
+    groups: &'a [Group],
+    batch: &'a [Entry],
+    entries: &Range<usize>,
+    skip: &[usize],
+    numbered: bool,
+    db: &'a Db,
+) -> impl Iterator<Item = Statement> + use<'a> {
+    let mut left: Vec<_> = groups.iter().enumerate().map(|(at, group)| (at, group.rows_but(entries, skip))).rev().collect();
+    std::iter::from_fn(move || {
+        while left.last().is_some_and(|(_, rows)| rows.is_empty()) {
+            left.pop();
+        }
+        let (at, rows) = left.last_mut()?;
+        let group = &groups[*at];
+        let made = group.portion(batch, rows, db);
+        if made.is_empty() {
+            return None;
+        }
+        let behind = rows.split_off(made.len());
+        let rows = std::mem::replace(rows, behind);
+        Some(Statement { group: *at, sql: group.insert(rows.len(), numbered), bound: group.bound(made), rows })
+    })
+}
+
+/// A statement that failed.
+struct NotInserted {
+    group: usize,
+    rows: Vec<usize>,
+    failure: Failure,
+    /// What it left is undone by going back to the savepoint.
+    behind_savepoint: bool,
+}
+
+impl From<NotInserted> for Failed {
+    fn from(n: NotInserted) -> Failed {
+        Failed::Insert(n.group, n.failure)
+    }
+}
+
+/// How refused rows are looked for.
+pub(super) struct Search {
+    /// Also for codes of the database's own trouble.
+    pub stubborn: bool,
+    /// Records tried together.
+    pub at_once: usize,
+    /// Rows that PostgreSQL has inserted by group.
+    inserted: HashMap<usize, i64>,
+}
+
+impl Search {
+    /// Some records at once, or each alone.
+    pub fn new(dialect: Dialect, alone: bool, stubborn: bool) -> Search {
+        Search { stubborn, at_once: if alone { 1 } else { at_once(dialect) }, inserted: HashMap::new() }
+    }
+}
+
+fn lost(failure: Failure) -> Failed {
+    Failed::Insert(0, failure)
+}
+
+impl SqlSink {
+    /// Inserts the rows of some entries: the first refused row fails the whole. While the database works
+    /// on one statement, the next is made.
+    pub(super) async fn insert(&mut self, groups: &[Group], batch: &[Entry], entries: &Range<usize>) -> Result<(), Failed> {
+        let SqlSink { conn, db, .. } = self;
+        let conn = conn.as_mut().ok_or_else(|| lost(not_connected()))?;
+        let mut statements = statements(groups, batch, entries, &[], false, db);
+        let mut next = statements.next();
+        while let Some(Statement { group, sql, bound, .. }) = next {
+            let failed = |f| Failed::Insert(group, f);
+            let following = async {
+                // What talks to the server takes its turn first.
+                tokio::task::yield_now().await;
+                statements.next()
+            };
+            let (inserted, following) = tokio::join!(biased; conn.execute_bound(sql, bound.map_err(failed)?), following);
+            inserted.map_err(failed)?;
+            next = following;
+        }
+        Ok(())
+    }
+
+    /// The same behind a savepoint, where one is needed.
+    async fn insert_part(&mut self, groups: &[Group], batch: &[Entry], entries: &Range<usize>, skip: &[usize], search: &mut Search) -> Result<(), NotInserted> {
+        let numbered = entries.len() > 1 && self.tells_rows;
+        let SqlSink { conn, db, .. } = self;
+        let mut statements = statements(groups, batch, entries, skip, numbered, db);
+        let Some(mut statement) = statements.next() else { return Ok(()) };
+        let Some(conn) = conn else {
+            return Err(NotInserted { group: 0, rows: Vec::new(), failure: not_connected(), behind_savepoint: false });
+        };
+        let mut next = statements.next();
+        // MySQL undoes a statement that failed; a deadlock costs all.
+        let behind_savepoint = conn.dialect() != Dialect::MySql || search.stubborn || next.is_some();
+        let mut first = true;
+        loop {
+            let Statement { group, rows, sql, bound } = statement;
+            let failed = |failure, rows| NotInserted { group, rows, failure, behind_savepoint };
+            let inserted = match (bound, std::mem::take(&mut first) && behind_savepoint) {
+                (Err(failure), _) => Err(failure),
+                (Ok(bound), true) => conn.execute_behind(SAVEPOINT, sql, bound).await,
+                (Ok(bound), false) => conn.execute_bound(sql, bound).await,
+            };
+            if let Err(failure) = inserted {
+                return Err(failed(failure, rows));
+            }
+            if let Some(inserted) = search.inserted.get_mut(&group) {
+                *inserted += rows.len() as i64;
+            }
+            match next {
+                Some(following) => statement = following,
+                None => return Ok(()),
+            }
+            next = statements.next();
+        }
+    }
+
+    /// [`SqlSink::insert_part`] of what it can; undoes a failure, unless that is no row's own. The entry that the
+    /// database was at comes with it, if it tells.
+    async fn try_insert(
+        &mut self,
+        groups: &[Group],
+        batch: &[Entry],
+        entries: &Range<usize>,
+        skip: &[usize],
+        search: &mut Search,
+    ) -> Result<Option<(Failure, Option<usize>)>, Failed> {
+        let Err(not) = self.insert_part(groups, batch, entries, skip, search).await else { return Ok(None) };
+        if not.failure.class == Class::Later && !search.stubborn || matches!(not.failure.class, Class::Schema | Class::Denied) {
+            return Err(not.into());
+        }
+        let asked = self.tells_rows && entries.len() > 1;
+        let conn = self.conn().map_err(lost)?;
+        let at = match conn {
+            Conn::Postgres(session) if asked && search.inserted.contains_key(&not.group) => {
+                let table = [Value::Text(groups[not.group].quoted().into())];
+                session.back_and_ask(BACK, POSTGRES_ROWS, &table).await.map(|now| {
+                    let before = now.and_then(|now| search.inserted.insert(not.group, now));
+                    // What an index refuses was in the table already.
+                    now.zip(before).map(|(now, before)| now - before - i64::from(not.failure.unique))
+                })
+            }
+            Conn::MySql(_) if !not.behind_savepoint => conn.ask(MYSQL_ROW).await,
+            _ => conn.run(BACK).await.map(|()| None),
+        };
+        match at {
+            Ok(at) => {
+                let row = at.filter(|_| asked).and_then(|at| not.rows.get(usize::try_from(at).ok()?));
+                let entry = row.and_then(|row| groups[not.group].entry_of(*row));
+                Ok(Some((not.failure, entry)))
+            }
+            Err(_) if not.failure.class == Class::Later => {
+                // A row may end the connection, by its length for one. The others get transactions of their own.
+                if (search.stubborn || search.at_once == 1) && !self.roll_back().await && self.connect().await.is_ok() {
+                    return Err(Failed::Commit(Failure { class: Class::Refused, ..not.failure }));
+                }
+                // What a deadlock costs is all of it.
+                Err(lost(not.failure))
+            }
+            // A trigger has ended the whole transaction: as if it were refused at its end.
+            Err(_) => Err(Failed::Commit(not.failure)),
+        }
+    }
+
+    /// Prepares to be told where a statement fails.
+    async fn begin_search(&mut self, groups: &[Group], search: &mut Search) -> Result<(), Failed> {
+        let tells = self.tells_rows && search.at_once > 1;
+        let conn = self.conn().map_err(lost)?;
+        match conn {
+            Conn::Sqlite(_) => {}
+            Conn::MySql(_) => conn.run(SAVEPOINT).await.map_err(lost)?,
+            Conn::Postgres(session) if tells => {
+                for (at, group) in groups.iter().enumerate() {
+                    match session.query(POSTGRES_ROWS, 1, &[Value::Text(group.quoted().into())]).await {
+                        Ok(found) => {
+                            let count = found.into_iter().next().and_then(|mut row| row.pop().flatten()?.parse().ok());
+                            search.inserted.extend(count.map(|n| (at, n)));
+                        }
+                        Err(e) => {
+                            // Another database that speaks PostgreSQL's protocol.
+                            self.tells_rows = false;
+                            return Err(lost(Failure { class: Class::Later, ..e }));
+                        }
+                    }
+                }
+            }
+            Conn::Postgres(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Inserts the rows of the entries that are taken, and finds the others: which, and why not.
+    pub(super) async fn insert_each(
+        &mut self,
+        groups: &[Group],
+        batch: &[Entry],
+        entries: &Range<usize>,
+        search: &mut Search,
+    ) -> Result<Vec<(usize, Failure)>, Failed> {
+        self.begin_search(groups, search).await?;
+        let mut refused = Vec::new();
+        let end = Instant::now() + SEARCH;
+        for start in entries.clone().step_by(search.at_once) {
+            let part = start..(start + search.at_once).min(entries.end);
+            if groups.iter().all(|g| g.rows_of(&part).is_empty()) {
+                continue;
+            }
+            if end < Instant::now() {
+                return Err(Failed::Slow(refused, part.start));
+            }
+            let mut suspects: Vec<(usize, Failure)> = Vec::new();
+            let found = loop {
+                let skip: Vec<_> = suspects.iter().map(|(entry, _)| *entry).collect();
+                match self.try_insert(groups, batch, &part, &skip, search).await? {
+                    None => break true,
+                    Some((failure, _)) if part.len() == 1 => {
+                        suspects.push((part.start, failure));
+                        break true;
+                    }
+                    Some((failure, Some(entry))) if suspects.len() < SUSPECTS && !skip.contains(&entry) => suspects.push((entry, failure)),
+                    Some(_) => break false,
+                }
+            };
+            match suspects.len() {
+                _ if !found => self.halve(groups, batch, part, search, end, &mut refused).await?,
+                0 | 1 => refused.append(&mut suspects),
+                // One of them may be there by mistake.
+                _ => {
+                    suspects.sort_by_key(|(entry, _)| *entry);
+                    for (entry, _) in suspects {
+                        if let Some((failure, _)) = self.try_insert(groups, batch, &(entry..entry + 1), &[], search).await? {
+                            refused.push((entry, failure));
+                        }
+                    }
+                }
+            }
+        }
+        Ok(refused)
+    }
+
+    /// Finds the refused ones of a part that was tried as a whole, by trying its halves.
+    async fn halve(
+        &mut self,
+        groups: &[Group],
+        batch: &[Entry],
+        part: Range<usize>,
+        search: &mut Search,
+        end: Instant,
+        refused: &mut Vec<(usize, Failure)>,
+    ) -> Result<(), Failed> {
+        // What is known to hold a refused one is not tried as a whole.
+        let mut todo = vec![(part, true)];
+        while let Some((part, known)) = todo.pop() {
+            if groups.iter().all(|g| g.rows_of(&part).is_empty()) {
+                continue;
+            }
+            if end < Instant::now() {
+                return Err(Failed::Slow(std::mem::take(refused), part.start));
+            }
+            if !known || part.len() == 1 {
+                match self.try_insert(groups, batch, &part, &[], search).await? {
+                    None => continue,
+                    Some((failure, _)) if part.len() == 1 => {
+                        refused.push((part.start, failure));
+                        continue;
+                    }
+                    Some(_) => {}
+                }
+            }
+            let middle = part.start + part.len() / 2;
+            let (first, second) = (part.start..middle, middle..part.end);
+            match self.try_insert(groups, batch, &first, &[], search).await? {
+                None => todo.push((second, true)),
+                Some((failure, _)) => {
+                    todo.push((second, false));
+                    if first.len() == 1 {
+                        refused.push((first.start, failure));
+                    } else {
+                        todo.push((first, true));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

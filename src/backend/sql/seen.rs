@@ -1,0 +1,276 @@
+//! One CDR for each call, whichever servers write to the database: the table `acc_seen` has the call's
+//! `acc_id`, the same on every node of a cluster, and the journal that its CDR came from. It changes in
+//! the transaction of the rows.
+//!
+//! Another journal's CDR is dead, unless it knows more of the end than the one that is there, which it
+//! then replaces: an orphan is a guess, and a lifetime may be over on a node that missed the BYE.
+//!
+//! In a SQLite file the ids, which are spread as hashes are, would cost as much as the rows: each changes another
+//! page of their index. So there the table has no index while one journal alone writes to the file, which
+//! `acc_delivery` tells, and gets it in the first transaction that finds another one.
+#![forbid(unsafe_code)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::conn::{Bound, Conn, Dialect};
+use super::failure::{Class, Failure, Outcome};
+use super::postgres::Param;
+use super::schema::{SEEN_TABLE, create_seen, index_seen, lasting_engine};
+use super::value::Value;
+use super::{Cursor, SqlSink, rows};
+use crate::accounting::record::{ACC_ID, EndCause, Kind, Record};
+use crate::backend::{Fate, Trouble};
+use crate::journal::{Entry, Payload};
+
+/// Most calls in one statement: two values each, far below what any database binds.
+const CALLS: usize = 256;
+
+/// Is the table used?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Not looked yet.
+    Unknown,
+    /// Yes.
+    Used,
+    /// Yes; without its index as long as nobody else writes.
+    Unindexed,
+    /// It cannot be: each server for itself.
+    Unusable,
+}
+
+/// CDRs of a batch whose calls have one already, by their place in it, with the reason.
+pub(super) type Elsewhere = Vec<(usize, String)>;
+
+/// What was seen of the CDRs of a batch.
+#[derive(Default)]
+pub(super) struct Sight {
+    /// These may not be inserted.
+    pub elsewhere: Elsewhere,
+    /// These take the place of another journal's, by their place in the batch.
+    pub replaced: Vec<usize>,
+}
+
+/// How much an end says; more wins.
+fn weight(cause: &str) -> u8 {
+    match cause {
+        _ if cause == EndCause::Orphan.cause() => 0,
+        _ if cause == EndCause::Timeout.cause() => 1,
+        _ => 2,
+    }
+}
+
+fn cause_of(record: &Record) -> &'static str {
+    record.end.unwrap_or(EndCause::Orphan).cause()
+}
+
+fn id_of(record: &Record) -> String {
+    record.own_value(ACC_ID).map(|id| String::from_utf8_lossy(&id).into_owned()).unwrap_or_default()
+}
+
+fn text(s: &str) -> Value {
+    Value::Text(s.as_bytes().to_vec())
+}
+
+/// The place of the n-th value.
+fn place(dialect: Dialect, n: usize) -> String {
+    match dialect {
+        Dialect::Sqlite => "CAST(? AS TEXT)".into(),
+        Dialect::MySql => "?".into(),
+        Dialect::Postgres => format!("${n}"),
+    }
+}
+
+/// Has the table of a SQLite file an index?
+async fn is_indexed(conn: &mut Conn) -> Outcome<bool> {
+    let list = format!("SELECT name FROM pragma_index_list('{SEEN_TABLE}') WHERE \"unique\" = 1");
+    Ok(!conn.query(list, 1, &[]).await?.is_empty())
+}
+
+impl SqlSink {
+    /// Finds out whether the table can be used, and makes it.
+    pub(super) async fn load_seen(&mut self) -> Outcome<()> {
+        let conn = self.conn()?;
+        let look = format!("SELECT acc_id, journal, cause FROM {SEEN_TABLE} WHERE 1 = 0");
+        let mut found = conn.query(look.clone(), 3, &[]).await;
+        if found.as_ref().is_err_and(|e| e.class != Class::Later) {
+            found = conn.query_made(&create_seen(conn.dialect()), &look, 3, &[]).await;
+        }
+        let why = match found {
+            Ok(_) => lasting_engine(conn, SEEN_TABLE).await?.map(|engine| format!("it has the engine {engine}, which has no transactions")),
+            Err(e) if e.class == Class::Later => return Err(e),
+            Err(e) => Some(e.text),
+        };
+        match why {
+            None => {
+                let indexed = conn.dialect() != Dialect::Sqlite || is_indexed(conn).await?;
+                self.seen = if indexed { Seen::Used } else { Seen::Unindexed };
+            }
+            Some(why) => self.warn_unusable(&why),
+        }
+        Ok(())
+    }
+
+    fn warn_unusable(&mut self, why: &str) {
+        let was_usable = self.seen != Seen::Unusable;
+        if let (true, Ok(conn)) = (was_usable, self.conn()) {
+            let create = create_seen(conn.dialect());
+            log::warn!(
+                "db_url: table {SEEN_TABLE} cannot be used ({why}): a call accounted by two nodes of a cluster gets two CDRs; grant access to it or repair it, using: {create};"
+            );
+        }
+        self.seen = Seen::Unusable;
+    }
+
+    /// What a failure of a statement with the table means. A table that is gone is looked for again with
+    /// the cursor; one that takes no rows is given up, and the batch tried without it.
+    fn trouble(&mut self, f: Failure) -> Trouble {
+        match f.class {
+            Class::Schema => return Trouble::Stale,
+            Class::Permanent | Class::Denied | Class::Partition | Class::Refused => self.warn_unusable(&f.text),
+            Class::Later => {}
+        }
+        f.into()
+    }
+
+    /// Enters the calls of the CDRs that are to be inserted. In the transaction of their rows. What may not
+    /// be inserted is returned, and then the transaction is to be given up.
+    pub(super) async fn see(&mut self, batch: &[Entry], fates: &[Fate]) -> Result<Sight, Trouble> {
+        let mut sight = Sight::default();
+        let unique = match self.seen {
+            Seen::Unknown | Seen::Unusable => return Ok(sight),
+            Seen::Used => true,
+            Seen::Unindexed => {
+                let indexed = self.index_for_others().await;
+                indexed.map_err(|e| self.trouble(e))?
+            }
+        };
+        let cdr = |(i, (entry, fate)): (usize, (&Entry, &Fate))| match &entry.payload {
+            Payload::Record(record) if record.kind == Kind::Cdr && *fate == Fate::Delivered => Some((id_of(record), i)),
+            _ => None,
+        };
+        let mut calls: Vec<(String, usize)> = batch.iter().zip(fates).enumerate().filter_map(cdr).collect();
+        // In one order on every server, so that none waits for another that waits for it.
+        calls.sort();
+        for part in calls.chunks(CALLS) {
+            let entered = self.enter(part, batch).await.map_err(|e| self.trouble(e))?;
+            if entered == part.len() as u64 || !unique {
+                continue;
+            }
+            let there = self.there(part).await.map_err(|e| self.trouble(e))?;
+            for (id, i) in part {
+                let (Some((journal, cause)), Payload::Record(record)) = (there.get(id), &batch[*i].payload) else { continue };
+                if *journal == self.journal {
+                    continue;
+                }
+                match self.replace(id, record, cause).await.map_err(|e| self.trouble(e))? {
+                    None => sight.replaced.push(*i),
+                    Some(why) => sight.elsewhere.push((*i, format!("the call already has a CDR, from journal {journal}{why}"))),
+                }
+            }
+        }
+        Ok(sight)
+    }
+
+    /// Takes the calls of CDRs out again whose rows were refused, in the same transaction: another node's may be taken.
+    pub(super) async fn unsee(&mut self, entries: &[&Entry]) -> Result<(), Trouble> {
+        let cdr = |entry: &&Entry| match &entry.payload {
+            Payload::Record(record) if record.kind == Kind::Cdr => Some(text(&id_of(record))),
+            _ => None,
+        };
+        let ids: Vec<Value> = entries.iter().filter_map(cdr).collect();
+        if matches!(self.seen, Seen::Unknown | Seen::Unusable) {
+            return Ok(());
+        }
+        for part in ids.chunks(CALLS) {
+            let journal = self.journal.clone();
+            let conn = self.conn()?;
+            let places: Vec<_> = (1..=part.len()).map(|n| place(conn.dialect(), n)).collect();
+            // The journal's number has nothing to quote.
+            let delete = format!("DELETE FROM {SEEN_TABLE} WHERE acc_id IN ({}) AND journal = '{journal}'", places.join(", "));
+            let deleted = conn.execute(delete.into(), part).await;
+            deleted.map_err(|e| self.trouble(e))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the index if another journal writes to the database; whether it is there. Nobody else writes while
+    /// this transaction lasts, and should it be given up, so is the index.
+    async fn index_for_others(&mut self) -> Outcome<bool> {
+        let journal = text(&self.journal);
+        let known = self.cursor == Cursor::Table;
+        let conn = self.conn()?;
+        // Only what keeps its cursor in the database is found there.
+        if known && conn.query("SELECT journal FROM acc_delivery WHERE journal <> CAST(? AS TEXT) LIMIT 1", 1, &[journal]).await?.is_empty() {
+            return Ok(false);
+        }
+        if !is_indexed(conn).await? {
+            conn.run(format!("DELETE FROM {SEEN_TABLE} WHERE rowid NOT IN (SELECT min(rowid) FROM {SEEN_TABLE} GROUP BY acc_id)")).await?;
+            conn.run(index_seen()).await?;
+        }
+        Ok(true)
+    }
+
+    /// How many of the calls were not there yet.
+    async fn enter(&mut self, calls: &[(String, usize)], batch: &[Entry]) -> Outcome<u64> {
+        let journal = self.journal.clone();
+        let conn = self.conn()?;
+        let dialect = conn.dialect();
+        let entered = calls.iter().filter_map(|(id, i)| match &batch[*i].payload {
+            Payload::Record(record) => Some([text(id), text(cause_of(record))]),
+            Payload::LogLine(_) => None,
+        });
+        // The journal's number has nothing to quote.
+        if dialect == Dialect::Postgres {
+            let (ids, causes) = entered.map(|[id, cause]| (id, cause)).unzip();
+            let sql = format!(
+                "INSERT INTO {SEEN_TABLE} (acc_id, journal, cause) SELECT id, '{journal}', cause FROM unnest($1::text[], $2::text[]) AS v(id, cause) ON CONFLICT DO NOTHING"
+            );
+            let params = [ids, causes].map(|values| Param::Column { values, numbers: false });
+            return conn.execute_bound(sql.into(), Bound::Postgres(params.into())).await;
+        }
+        let (verb, end) = if dialect == Dialect::MySql { ("INSERT IGNORE", "") } else { ("INSERT", " ON CONFLICT DO NOTHING") };
+        let row = format!("({}, '{journal}', {})", place(dialect, 1), place(dialect, 2));
+        let values: Vec<_> = entered.flatten().collect();
+        let rows = vec![row; values.len() / 2].join(", ");
+        conn.execute(format!("{verb} INTO {SEEN_TABLE} (acc_id, journal, cause) VALUES {rows}{end}").into(), &values).await
+    }
+
+    /// Journal and cause of those that are there.
+    async fn there(&mut self, calls: &[(String, usize)]) -> Outcome<HashMap<String, (String, String)>> {
+        let conn = self.conn()?;
+        let dialect = conn.dialect();
+        let places: Vec<_> = (1..=calls.len()).map(|n| place(dialect, n)).collect();
+        // Read to be changed: MySQL then shows what was committed behind this transaction's beginning.
+        let end = if dialect == Dialect::Sqlite { "" } else { " FOR UPDATE" };
+        let sql = format!("SELECT acc_id, journal, cause FROM {SEEN_TABLE} WHERE acc_id IN ({}){end}", places.join(", "));
+        let ids: Vec<_> = calls.iter().map(|(id, _)| text(id)).collect();
+        let trimmed = |v: Option<String>| v.unwrap_or_default().trim_end().to_string();
+        let row = |row: Vec<Option<String>>| {
+            let mut values = row.into_iter().map(trimmed);
+            Some((values.next()?, (values.next()?, values.next()?)))
+        };
+        Ok(conn.query(sql, 3, &ids).await?.into_iter().filter_map(row).collect())
+    }
+
+    /// Takes the rows out that another journal wrote with `cause`, if this record says more; else why not.
+    async fn replace(&mut self, id: &str, record: &Record, cause: &str) -> Outcome<Option<String>> {
+        if weight(cause_of(record)) <= weight(cause) {
+            return Ok(Some(String::new()));
+        }
+        let name: Arc<str> = rows::table_of(record, &self.db).clone();
+        let journal = self.journal.clone();
+        let column = self.tables.get(&name).and_then(|t| Some((t.quoted.clone(), t.column(ACC_ID).filter(|c| c.takes_own(ACC_ID))?.name.clone())));
+        let conn = self.conn()?;
+        let dialect = conn.dialect();
+        let Some((table, column)) = column else {
+            return Ok(Some(format!(" ({cause}); it cannot be replaced, because table {name} has no column {ACC_ID}")));
+        };
+        let delete = format!("DELETE FROM {table} WHERE {} = {}", dialect.quote(&column), place(dialect, 1));
+        conn.execute(delete.into(), &[text(id)]).await?;
+        let update = format!("UPDATE {SEEN_TABLE} SET journal = {}, cause = {} WHERE acc_id = {}", place(dialect, 1), place(dialect, 2), place(dialect, 3));
+        conn.execute(update.into(), &[text(&journal), text(cause_of(record)), text(id)]).await?;
+        log::info!("db_url: the CDR {id} ({cause}) from another node of the cluster is replaced: this node saw the end ({})", cause_of(record));
+        Ok(None)
+    }
+}

@@ -1,0 +1,74 @@
+//! What the database says of its own state: two rows in the table of the cursor, which change with every
+//! transaction, from what they were before. A copy of the database that was made earlier says less.
+#![forbid(unsafe_code)]
+
+use std::sync::Arc;
+
+use super::conn::Dialect;
+use super::value::Value;
+use super::{SqlSink, cursor_trouble, not_connected};
+use crate::accounting::clock::{Moment, Wall};
+use crate::backend::Trouble;
+use crate::journal::Stamp;
+
+/// Where a segment's name stands in other rows: when the last transaction was made, in µs since 1970, and
+/// how many records were taken.
+const AT: &str = "committed";
+const RECORDS: &str = "records";
+
+/// Reads it from the rows of the cursor.
+pub(super) fn read(rows: &[Vec<Option<String>>]) -> Option<Stamp> {
+    let number = |wanted: &str| {
+        let row = rows.iter().find(|row| row.first().and_then(|name| name.as_deref()).is_some_and(|name| name.trim() == wanted))?;
+        row.get(1)?.as_deref()?.parse::<i64>().ok()
+    };
+    Some(Stamp { at: Wall(number(AT)?), records: number(RECORDS)?.unsigned_abs() })
+}
+
+impl SqlSink {
+    /// Writes it, in the transaction with so many records. `Stale` when it is not what was written last: somebody
+    /// put another database in the place of this one.
+    pub(super) async fn put_stamp(&mut self, records: u64) -> Result<Stamp, Trouble> {
+        let before = self.stamp;
+        let Stamp { at, records: had } = before.unwrap_or_default();
+        let stamp = Stamp { at: Moment::wall_now().max(Wall(at.0 + 1)), records: had + records };
+        let journal = Value::Text(self.journal.clone().into_bytes());
+        let conn = self.conn.as_mut().ok_or_else(not_connected)?;
+        let number = |n: u64| Value::Int(i64::try_from(n).unwrap_or(i64::MAX));
+        let now = [number(stamp.at.0.unsigned_abs()), number(stamp.records)];
+        if before.is_some() {
+            let update = match conn.dialect() {
+                Dialect::Sqlite => {
+                    "UPDATE acc_delivery SET reached = CASE segment WHEN 'committed' THEN ? ELSE ? END WHERE journal = CAST(? AS TEXT) \
+                     AND (segment = 'committed' AND reached = ? OR segment = 'records' AND reached = ?)"
+                }
+                Dialect::MySql => {
+                    "UPDATE acc_delivery SET reached = CASE segment WHEN 'committed' THEN ? ELSE ? END WHERE journal = ? \
+                     AND (segment = 'committed' AND reached = ? OR segment = 'records' AND reached = ?)"
+                }
+                Dialect::Postgres => {
+                    "UPDATE acc_delivery SET reached = CASE segment WHEN 'committed' THEN CAST($1 AS BIGINT) ELSE CAST($2 AS BIGINT) END WHERE journal = $3 \
+                     AND (segment = 'committed' AND reached = $4 OR segment = 'records' AND reached = $5)"
+                }
+            };
+            let [at_now, records_now] = now;
+            let values = [at_now, records_now, journal, number(at.0.unsigned_abs()), number(had)];
+            // Both rows, or another process has changed them.
+            return if conn.execute(update.into(), &values).await.map_err(cursor_trouble)? == 2 { Ok(stamp) } else { Err(Trouble::Stale) };
+        }
+        let insert: Arc<str> = match conn.dialect() {
+            Dialect::Sqlite => "INSERT INTO acc_delivery (reached, journal, segment) VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT))",
+            Dialect::MySql => "INSERT INTO acc_delivery (reached, journal, segment) VALUES (?, ?, ?)",
+            Dialect::Postgres => "INSERT INTO acc_delivery (reached, journal, segment) VALUES ($1, $2, $3)",
+        }
+        .into();
+        for (name, n) in [AT, RECORDS].into_iter().zip(now) {
+            match conn.execute(insert.clone(), &[n, journal.clone(), Value::Text(name.into())]).await {
+                Ok(_) => {}
+                Err(e) if e.unique => return Err(Trouble::Stale),
+                Err(e) => return Err(cursor_trouble(e)),
+            }
+        }
+        Ok(stamp)
+    }
+}

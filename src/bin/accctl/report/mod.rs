@@ -1,0 +1,214 @@
+//! `accctl report`: what a span of calls looks like.
+#![forbid(unsafe_code)]
+
+mod figures;
+#[cfg(feature = "html")]
+mod html;
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use acc::backend::sql::{Conn, parse};
+use serde_json::{Value, json};
+
+use crate::Outcome;
+use crate::params::Params;
+use crate::rows::{Between, Row, Source, Span, each, is_utc};
+use crate::sql::Sql;
+use figures::{Figures, Report};
+
+#[derive(clap::Args)]
+pub struct ReportOptions {
+    /// Read files of a stream (JSONL) instead of a database; may be repeated
+    #[arg(long, value_name = "FILE")]
+    stream: Vec<PathBuf>,
+    #[command(flatten)]
+    span: Span,
+    /// Also for each value of this column or field
+    #[arg(long, value_name = "FIELD")]
+    by: Option<String>,
+    /// How many values of --by are shown, those with most calls
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    top: usize,
+    /// Codes of calls that fail by the will of a person, for NER
+    #[arg(long, value_name = "CODE,...", value_delimiter = ',', default_value = "408,480,486,487,600,603")]
+    user_codes: Vec<u16>,
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Print a line for each value of --by, and one for all, as CSV
+    #[arg(long)]
+    csv: bool,
+    /// Also write it into this file, as one page with plots, without scripts and without anything from the network
+    #[cfg(feature = "html")]
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    #[command(flatten)]
+    sql: Sql,
+    #[command(flatten)]
+    params: Params,
+}
+
+pub fn run(o: &ReportOptions) -> Outcome {
+    let mut report = Report::new();
+    let by: Vec<String> = o.by.iter().cloned().collect();
+    let mut add = |row: Row| report.add(&row);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    if o.stream.is_empty() {
+        let given = o.params.read(o.sql.aliases())?;
+        let db = given.database()?.ok_or("give the database with --url, the server's configuration with --config, or files with --stream")?;
+        let target = parse(&db.url)?;
+        let between = o.span.read(is_utc(&db))?;
+        runtime.block_on(async {
+            let mut conn = Conn::open(&target).await.map_err(|e| e.text)?;
+            let done = each(Source::Sql(&mut conn, &db), false, between, &[], &by, &mut add).await;
+            conn.close().await;
+            done
+        })?;
+    } else {
+        let between: Between = o.span.read(true)?;
+        runtime.block_on(each(Source::Files(&o.stream), false, between, &[], &by, &mut add))?;
+    }
+    #[cfg(feature = "html")]
+    if let Some(file) = &o.html {
+        std::fs::write(file, html::page(&report, o)?).map_err(|e| format!("--html {}: {e}", file.display()))?;
+    }
+    let text = if o.json {
+        format!("{}\n", as_json(&report, o))
+    } else if o.csv {
+        as_csv(&report, o)
+    } else {
+        as_text(&report, o)
+    };
+    Ok((text, ExitCode::SUCCESS))
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".into(), |share| format!("{:.1} %", share * 100.0))
+}
+
+/// `1:02:03`
+fn clock(ms: i64) -> String {
+    let seconds = ms.max(0) / 1000;
+    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+fn as_text(report: &Report, o: &ReportOptions) -> String {
+    let all = &report.all;
+    let mut out = String::new();
+    let (Some(first), Some(last)) = report.span else { return "no calls\n".into() };
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<22}{value}");
+    };
+    line("from, to", format!("{first}, {last}"));
+    line("attempts", all.attempts.to_string());
+    line("answered", all.answered.to_string());
+    match all.rates(&o.user_codes) {
+        Some((asr, ner)) => {
+            line("ASR", percent(Some(asr)));
+            line("NER", percent(Some(ner)));
+        }
+        None => line("ASR, NER", "need records of failed calls: do_accounting(\"...\", \"failed\"), see ACC009 of check-config".into()),
+    }
+    line("minutes", format!("{:.1}", all.duration_ms as f64 / 60_000.0));
+    line("mean duration (ACD)", all.mean_ms().map_or("-".into(), clock));
+    line("shorter than 6 s", all.short.to_string());
+    let setup = |p| all.setup(p).map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
+    line("setup p50, p95", format!("{}, {}", setup(0.5), setup(0.95)));
+    line("at once, at most", report.concurrent().to_string());
+    for (title, counts) in [("codes", &all.codes), ("ends", &all.causes)] {
+        let shown: Vec<_> = figures::most(counts, 8).into_iter().map(|(name, n)| format!("{name} {n}")).collect();
+        if !shown.is_empty() {
+            line(title, shown.join(", "));
+        }
+    }
+    let busiest = report.hours.iter().max().copied().unwrap_or(0).max(1);
+    let _ = writeln!(out, "\nattempts by hour of the day");
+    for (hour, n) in report.hours.iter().enumerate() {
+        let _ = writeln!(out, "{hour:02} {n:>8} {}", "#".repeat((n * 50).div_ceil(busiest) as usize));
+    }
+    if let Some(by) = &o.by {
+        let _ = writeln!(out, "\n{:<30} {:>9} {:>9} {:>8} {:>8} {:>10} {:>9}", by, "attempts", "answered", "ASR", "NER", "minutes", "ACD");
+        for (name, f) in report.groups(o.top) {
+            let rates = if report.all.has_failed() { f.rates_of_a_part(&o.user_codes) } else { None };
+            let _ = writeln!(
+                out,
+                "{:<30} {:>9} {:>9} {:>8} {:>8} {:>10.1} {:>9}",
+                name,
+                f.attempts,
+                f.answered,
+                percent(rates.map(|r| r.0)),
+                percent(rates.map(|r| r.1)),
+                f.duration_ms as f64 / 60_000.0,
+                f.mean_ms().map_or("-".into(), clock)
+            );
+        }
+    }
+    out
+}
+
+fn figures_json(f: &Figures, o: &ReportOptions, has_failed: bool) -> Value {
+    let rates = if has_failed { f.rates_of_a_part(&o.user_codes) } else { None };
+    json!({
+        "attempts": f.attempts, "answered": f.answered, "failed": f.failed,
+        "asr": rates.map(|r| r.0), "ner": rates.map(|r| r.1),
+        "minutes": f.duration_ms as f64 / 60_000.0, "acd_ms": f.mean_ms(), "short": f.short,
+        "setup_p50_ms": f.setup(0.5), "setup_p95_ms": f.setup(0.95),
+        "codes": f.codes, "end_causes": f.causes,
+    })
+}
+
+fn as_json(report: &Report, o: &ReportOptions) -> Value {
+    let has_failed = report.all.has_failed();
+    let mut out = figures_json(&report.all, o, has_failed);
+    out["from"] = report.span.0.map(|t| t.to_string()).into();
+    out["to"] = report.span.1.map(|t| t.to_string()).into();
+    out["concurrent_max"] = report.concurrent().into();
+    out["hours"] = report.hours.to_vec().into();
+    if let Some(by) = &o.by {
+        out["by"] = by.as_str().into();
+        let groups = report.groups(o.top).into_iter().map(|(name, f)| {
+            let mut one = figures_json(f, o, has_failed);
+            one["value"] = name.into();
+            one
+        });
+        out["groups"] = groups.collect();
+    }
+    out
+}
+
+/// A value of CSV (RFC 4180). What a spreadsheet would take for a formula is none.
+fn cell(text: &str) -> String {
+    let text = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_string() };
+    if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+}
+
+fn as_csv(report: &Report, o: &ReportOptions) -> String {
+    let name = o.by.as_deref().unwrap_or("value");
+    let mut out = format!("{},attempts,answered,failed,asr,ner,minutes,acd_seconds,short,setup_p50_ms,setup_p95_ms\n", cell(name));
+    let has_failed = report.all.has_failed();
+    let groups = if o.by.is_some() { report.groups(o.top) } else { Vec::new() };
+    let all = [("", &report.all)];
+    for (name, f) in groups.iter().map(|(name, f)| (name.as_str(), *f)).chain(all) {
+        let rates = if has_failed { f.rates_of_a_part(&o.user_codes) } else { None };
+        let share = |share: Option<f64>| share.map_or(String::new(), |share| format!("{share:.4}"));
+        let number = |n: Option<i64>| n.map_or(String::new(), |n| n.to_string());
+        let _ = writeln!(
+            out,
+            "{},{},{},{},{},{},{:.1},{},{},{},{}",
+            cell(name),
+            f.attempts,
+            f.answered,
+            f.failed,
+            share(rates.map(|r| r.0)),
+            share(rates.map(|r| r.1)),
+            f.duration_ms as f64 / 60_000.0,
+            f.mean_ms().map_or(String::new(), |ms| format!("{:.1}", ms as f64 / 1000.0)),
+            f.short,
+            number(f.setup(0.5)),
+            number(f.setup(0.95)),
+        );
+    }
+    out
+}

@@ -1,0 +1,302 @@
+//! Records where they were delivered: rows of SQL tables, and lines of stream files.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+
+use acc::backend::sql::{COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Conn, Db, DbTime, Dialect, schema};
+use chrono::{Duration, Local, NaiveDate, NaiveDateTime, Utc};
+use clap::Args;
+use serde_json::Value;
+
+use crate::progress::Bar;
+
+/// Rows that are in memory at a time.
+const PAGE: u32 = 10_000;
+
+/// From when to when. Times are those of the table (`db_time`), of streams UTC.
+#[derive(Args)]
+pub struct Span {
+    /// Not before this time: "2026-11-29", "2026-11-29 12:00", or so long ago: 90m, 24h, 7d
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    /// Before this time
+    #[arg(long, value_name = "TIME")]
+    pub until: Option<String>,
+}
+
+/// [`Span`], as times.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Between {
+    since: Option<NaiveDateTime>,
+    until: Option<NaiveDateTime>,
+}
+
+impl Span {
+    /// The times that they mean. `utc`: "now" is that of UTC.
+    pub fn read(&self, utc: bool) -> Result<Between, String> {
+        let now = if utc { Utc::now().naive_utc() } else { Local::now().naive_local() };
+        let time = |option: &str, text: &Option<String>| {
+            text.as_deref()
+                .map(|text| moment(text, now).ok_or(format!("{option} {text}: write 2026-11-29, \"2026-11-29 12:00:00\", 90m, 24h or 7d")))
+                .transpose()
+        };
+        Ok(Between { since: time("--since", &self.since)?, until: time("--until", &self.until)? })
+    }
+}
+
+fn moment(text: &str, now: NaiveDateTime) -> Option<NaiveDateTime> {
+    let text = text.trim();
+    let number = || text.get(..text.len().checked_sub(1)?)?.parse().ok();
+    let ago = match text.chars().last()? {
+        'm' => Duration::try_minutes(number()?),
+        'h' => Duration::try_hours(number()?),
+        'd' => Duration::try_days(number()?),
+        _ => None,
+    };
+    if let Some(ago) = ago {
+        return now.checked_sub_signed(ago);
+    }
+    parse_time(text)
+}
+
+/// As databases print it: with fractions, without seconds, or a date alone.
+fn parse_time(text: &str) -> Option<NaiveDateTime> {
+    let text = text.trim_end_matches('Z').get(..text.len().min(26)).unwrap_or(text);
+    let text = text.split_once('+').map_or(text, |(time, _)| time);
+    for format in ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M"] {
+        if let Ok(time) = NaiveDateTime::parse_from_str(text, format) {
+            return Some(time);
+        }
+    }
+    NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0)
+}
+
+impl Between {
+    /// Whether a time is between them.
+    pub fn has(&self, time: NaiveDateTime) -> bool {
+        self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
+    }
+
+    /// As a condition of SQL.
+    fn condition(&self, column: &str) -> String {
+        let text = |time: NaiveDateTime| time.format("%Y-%m-%d %H:%M:%S");
+        let since = self.since.map(|since| format!(" AND {column} >= '{}'", text(since)));
+        let until = self.until.map(|until| format!(" AND {column} < '{}'", text(until)));
+        since.unwrap_or_default() + &until.unwrap_or_default()
+    }
+}
+
+/// A record.
+#[derive(Debug, Default)]
+pub struct Row {
+    /// Completion of the request; of a CDR the answer.
+    pub time: NaiveDateTime,
+    /// SIP method.
+    pub method: String,
+    /// Call-ID.
+    pub callid: String,
+    /// From tag and To tag.
+    pub tags: [String; 2],
+    /// Code of the reply; 0: none.
+    pub code: u16,
+    /// Milliseconds from the answer to the end; 0 of what is no CDR.
+    pub duration_ms: i64,
+    /// Milliseconds from the arrival to the reply; SQL has whole seconds.
+    pub setup_ms: Option<i64>,
+    /// How the call ended.
+    pub end_cause: Option<String>,
+    /// Values of the fields that were asked for, in their order.
+    pub fields: Vec<Option<String>>,
+}
+
+/// Where rows come from.
+pub enum Source<'a> {
+    /// A database.
+    Sql(&'a mut Conn, &'a Db),
+    /// Files of a stream, JSONL.
+    Files(&'a [PathBuf]),
+}
+
+/// A condition on a field: its name and value.
+pub type Where = (String, String);
+
+/// Shows each record of a span that has these values to `each`; of several legs of a call the first. `missed`: of the table
+/// of missed calls.
+pub async fn each(source: Source<'_>, missed: bool, between: Between, wheres: &[Where], fields: &[String], each: &mut dyn FnMut(Row)) -> Result<(), String> {
+    match source {
+        Source::Sql(conn, db) => of_sql(conn, db, missed, between, wheres, fields, each).await,
+        Source::Files(files) => files.iter().try_for_each(|file| of_file(file, missed, between, wheres, fields, each)),
+    }
+}
+
+/// Whether times of a table are UTC.
+pub fn is_utc(db: &Db) -> bool {
+    db.time == DbTime::Utc
+}
+
+async fn of_sql(
+    conn: &mut Conn,
+    db: &Db,
+    missed: bool,
+    between: Between,
+    wheres: &[Where],
+    fields: &[String],
+    each: &mut dyn FnMut(Row),
+) -> Result<(), String> {
+    let dialect = conn.dialect();
+    let name = if missed { &db.table_missed } else { &db.table_acc };
+    let failed = |e: acc::backend::sql::Failure| e.text;
+    let table = schema::probe(conn, name).await.map_err(failed)?.ok_or_else(|| format!("there is no table {name}"))?;
+    let real = |column: &str| table.column(column).map(|c| dialect.quote(&c.name));
+    let need = |column: &str| real(column).ok_or_else(|| format!("table {name} has no column {column}"));
+    let text = |column: String| format!("CAST({column} AS {})", if dialect == Dialect::MySql { "CHAR" } else { "TEXT" });
+    let (id, time) = (need("id")?, need(&db.columns.time)?);
+    let mut columns = vec![text(id.clone()), text(time.clone())];
+    for core in [0usize, 1, 2, 3, 4] {
+        columns.push(text(need(&db.columns.core[core])?));
+    }
+    let mut optional = |column: &str| columns.push(real(column).map_or("NULL".into(), text));
+    // Milliseconds where the table has them.
+    let (duration, factor) = if table.column(COLUMN_MS_DURATION).is_some() { (COLUMN_MS_DURATION, 1) } else { (COLUMN_DURATION, 1000) };
+    optional(duration);
+    optional(COLUMN_SETUPTIME);
+    optional("end_cause");
+    for field in fields {
+        columns.push(text(need(field)?));
+    }
+    let quote = |value: &str| format!("'{}'", if dialect == Dialect::MySql { value.replace('\\', "\\\\") } else { value.to_string() }.replace('\'', "''"));
+    let mut condition = between.condition(&time);
+    for (field, value) in wheres {
+        condition += &format!(" AND {} = {}", text(need(field)?), quote(value));
+    }
+    // The span by its index, then pages by the key, so that no page sorts.
+    let bounds = format!("SELECT {}, {} FROM {} WHERE 1 = 1{condition}", text(format!("MIN({id})")), text(format!("MAX({id})")), table.quoted);
+    let found = conn.query(bounds, 2, &[]).await.map_err(failed)?.pop().unwrap_or_default();
+    let bound = |i: usize| found.get(i).cloned().flatten().and_then(|n| n.parse::<i64>().ok());
+    let (Some(first), Some(end)) = (bound(0), bound(1)) else { return Ok(()) };
+    let mut last = first - 1;
+    let hint = match dialect {
+        Dialect::Sqlite => " NOT INDEXED",
+        Dialect::MySql | Dialect::Postgres => "",
+    };
+    let mut legs = Legs::default();
+    let bar = Bar::of((end - first).unsigned_abs() + 1);
+    while last < end {
+        let sql =
+            format!("SELECT {} FROM {}{hint} WHERE {id} > {last} AND {id} <= {end}{condition} ORDER BY {id} LIMIT {PAGE}", columns.join(", "), table.quoted);
+        let page = conn.query(sql, columns.len(), &[]).await.map_err(failed)?;
+        let Some(of_last) = page.last() else { break };
+        last = of_last[0].as_deref().and_then(|n| n.parse().ok()).ok_or_else(|| format!("table {name}: its column id holds no numbers"))?;
+        bar.set((last - first).unsigned_abs());
+        for mut row in page {
+            let fields = row.split_off(10);
+            let mut values = row.into_iter().skip(1);
+            let mut next = || values.next().flatten().unwrap_or_default();
+            let Some(time) = parse_time(&next()) else { continue };
+            let (method, from, to, callid, code) = (next(), next(), next(), next(), next());
+            let duration: i64 = next().parse().unwrap_or(0);
+            let setup: Option<i64> = next().parse().ok();
+            let cause = Some(next()).filter(|cause| !cause.is_empty());
+            let row = Row {
+                time,
+                method,
+                callid,
+                tags: [from, to],
+                code: code.trim().parse().unwrap_or(0),
+                duration_ms: duration.saturating_mul(factor),
+                setup_ms: setup.map(|seconds| seconds.saturating_mul(1000)),
+                end_cause: cause,
+                fields,
+            };
+            if legs.is_first(&row) {
+                each(row);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The rows of a call's legs follow each other.
+#[derive(Default)]
+struct Legs {
+    last: Option<(NaiveDateTime, String, [String; 2], String, u16)>,
+}
+
+impl Legs {
+    fn is_first(&mut self, row: &Row) -> bool {
+        let this = (row.time, row.callid.clone(), row.tags.clone(), row.method.clone(), row.code);
+        let first = self.last.as_ref() != Some(&this);
+        self.last = Some(this);
+        first
+    }
+}
+
+fn of_file(path: &Path, missed: bool, between: Between, wheres: &[Where], fields: &[String], each: &mut dyn FnMut(Row)) -> Result<(), String> {
+    let file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    for (line, number) in BufReader::new(file).lines().zip(1..) {
+        let line = line.map_err(|e| format!("{}:{number}: {e}", path.display()))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let object: Value = serde_json::from_str(&line).map_err(|e| format!("{}:{number}: this is no line of a stream: {e}", path.display()))?;
+        let kind = object["kind"].as_str().unwrap_or_default();
+        if kind == "manual" || (kind == "missed") != missed {
+            continue;
+        }
+        let value = |name: &str| text_of(&object, name);
+        let text = |name: &str| value(name).unwrap_or_default();
+        let Some(time) = parse_time(&text("time")) else { continue };
+        if !between.has(time) || wheres.iter().any(|(name, wanted)| value(name).as_deref() != Some(wanted)) {
+            continue;
+        }
+        each(Row {
+            time,
+            method: text("method"),
+            callid: text("callid"),
+            tags: [text("from_tag"), text("to_tag")],
+            code: object["sip_code"].as_u64().and_then(|n| n.try_into().ok()).unwrap_or(0),
+            duration_ms: object["duration_ms"].as_i64().unwrap_or(0),
+            setup_ms: object["setup_ms"].as_i64(),
+            end_cause: value("end_cause"),
+            fields: fields.iter().map(|name| value(name)).collect(),
+        });
+    }
+    Ok(())
+}
+
+/// A field of the record, or one of `extra_fields`.
+fn text_of(object: &Value, name: &str) -> Option<String> {
+    let value = object.get(name).or_else(|| object["extra"].get(name))?;
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_people_and_databases_write_them() {
+        let now = parse_time("2026-11-29 12:00:00").unwrap();
+        for (text, want) in [
+            ("2026-11-29", "2026-11-29 00:00:00"),
+            ("2026-11-29 07:30", "2026-11-29 07:30:00"),
+            ("2026-11-29 07:30:01", "2026-11-29 07:30:01"),
+            ("2026-11-29T07:30:01.250000Z", "2026-11-29 07:30:01.250"),
+            ("2026-11-29 07:30:01.25+00", "2026-11-29 07:30:01.250"),
+            ("90m", "2026-11-29 10:30:00"),
+            ("24h", "2026-11-28 12:00:00"),
+            ("7d", "2026-11-22 12:00:00"),
+        ] {
+            assert_eq!(moment(text, now).unwrap().to_string(), want, "{text}");
+        }
+        for text in ["", "yesterday", "1y", "m", "99999999999999999999d", "9999999999999999d", "2026-13-01", "ä"] {
+            assert_eq!(moment(text, now), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,613 @@
+//! THE declaration: every parameter, function, variable and event of the module, once. The host
+//! families export from these tables, [`crate::config`] reads its defaults here, and the tests
+//! hold the documents against them.
+#![forbid(unsafe_code)]
+
+use std::ffi::CStr;
+use std::ops::RangeInclusive;
+
+/// Every destination, one row each: name in Rust; number, which stands in what is written to disk and is never given to
+/// another one; name in scripts, counters and files; what its fields may be called; who writes its records; and for those that the delivery process
+/// serves the folder in `src/backend` and the parameter that switches it on. A parameter that may be given several times
+/// has a further sink for each line after the first, with a number from the same row of numbers and a name of its own.
+/// Everything that is made once for each destination is made from this table: `$then` is given all rows.
+macro_rules! destinations {
+    ($then:ident) => {
+        $then! {
+            /// Rows in a SQL table.
+            Db = 2, "db", names Words, by Delivery, sink sql "db_url";
+            /// RADIUS Accounting-Requests (RFC 2866).
+            Aaa = 1, "aaa", names Attributes, by Delivery, sink radius "aaa_url";
+            /// Accounting-Requests to Diameter peers (RFC 6733).
+            Diameter = 6, "diameter", names Attributes, by Delivery, sink diameter "diameter_url";
+            /// Lines in the server's log; the delivery process sends those that syslog did not take at once.
+            Log = 0, "log", names Text, by Worker, sink log "log_facility";
+            /// Events of the server's event interface.
+            Evi = 3, "evi", names Text, by Worker;
+            /// JSON objects in files, and for brokers and web servers.
+            Stream = 4, "stream", names Text, by Delivery, sink stream "stream_url" then Stream2 = 7 "stream2", Stream3 = 8 "stream3", Stream4 = 9 "stream4";
+            /// JSON objects for syslog and queues.
+            Json = 5, "json", names Words, by Worker;
+        }
+    };
+}
+pub(crate) use destinations;
+
+/// Room for destinations: their numbers are less than this.
+pub const DESTINATIONS_MAX: usize = 16;
+
+/// Who writes the records of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The process that made them, at once.
+    Worker,
+    /// The delivery process, from the journal.
+    Delivery,
+}
+
+/// What the names of fields may be in the records of a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// Any printable characters.
+    Text,
+    /// Letters, digits, `_`, `-` and `.`.
+    Words,
+    /// Words, or `NUMBER@VENDOR` of an attribute.
+    Attributes,
+}
+
+macro_rules! numbers {
+    ($($(#[doc = $doc:literal])+ $id:ident = $number:literal, $name:literal, names $names:ident, by $by:ident
+       $(, sink $folder:ident $parameter:literal $(then $($further:ident = $its_number:literal $its_name:literal),+)?)?;)+) => {
+        /// What a call can be accounted to.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum Backend { $($(#[doc = $doc])+ $id = $number,)+ }
+
+        impl Backend {
+            /// Every backend, in the order of the table.
+            pub const ALL: [Backend; [$($number),+].len()] = [$(Backend::$id),+];
+
+            /// The name used in scripts and parameters.
+            pub const fn name(self) -> &'static str {
+                match self { $(Backend::$id => $name),+ }
+            }
+
+            /// What names its fields may have.
+            pub const fn names_are(self) -> Names {
+                match self { $(Backend::$id => Names::$names),+ }
+            }
+
+            /// Who writes its records.
+            pub const fn by(self) -> By {
+                match self { $(Backend::$id => By::$by),+ }
+            }
+        }
+
+        /// What the delivery process serves, each with a cursor of its own. The number of a backend's first is the backend's.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum SinkId { $($(
+            #[doc = concat!("That of `", $parameter, "`.")]
+            $id = $number,
+            $($(
+                #[doc = concat!("That of a further line of `", $parameter, "`.")]
+                $further = $its_number,
+            )+)?
+        )?)+ }
+
+        /// Every sink, its backend, the parameter that switches it on, and its name.
+        const SINKS: &[(SinkId, Backend, &str, &str)] = &[$($(
+            (SinkId::$id, Backend::$id, $parameter, $name),
+            $($((SinkId::$further, Backend::$id, $parameter, $its_name),)+)?
+        )?)+];
+    };
+}
+destinations!(numbers);
+
+/// A number in [`NUMBERED`] that no destination has.
+const NONE: u8 = u8::MAX;
+
+/// Places of backends and sinks in their tables, by number.
+const NUMBERED: [(u8, u8); DESTINATIONS_MAX] = {
+    let mut places = [(NONE, NONE); DESTINATIONS_MAX];
+    let mut i = 0;
+    while i < Backend::ALL.len() {
+        let place = &mut places[Backend::ALL[i] as usize];
+        assert!(place.0 == NONE, "two destinations have one number");
+        place.0 = i as u8;
+        i += 1;
+    }
+    i = 0;
+    while i < SINKS.len() {
+        let place = &mut places[SINKS[i].0 as usize];
+        assert!(place.1 == NONE, "two sinks have one number");
+        assert!(place.0 == NONE || place.0 as usize == SINKS[i].1.index_in_all(), "a sink has the number of another destination");
+        place.1 = i as u8;
+        i += 1;
+    }
+    places
+};
+
+impl Backend {
+    /// How many there are.
+    pub const COUNT: usize = Backend::ALL.len();
+
+    /// Its place in [`Backend::ALL`].
+    pub const fn index(self) -> usize {
+        NUMBERED[self as usize].0 as usize
+    }
+
+    /// The same without the table that is being made.
+    const fn index_in_all(self) -> usize {
+        let mut i = 0;
+        while Backend::ALL[i] as u8 != self as u8 {
+            i += 1;
+        }
+        i
+    }
+
+    /// The backend whose number is `n`.
+    pub fn from_number(n: u8) -> Option<Backend> {
+        Backend::ALL.get(usize::from(NUMBERED.get(usize::from(n))?.0)).copied()
+    }
+
+    /// The names of all, for a message: "a, b or c".
+    pub fn names() -> String {
+        let names = Backend::ALL.map(Backend::name);
+        let (last, others) = names.split_last().unwrap_or((&"", &[]));
+        format!("{} or {last}", others.join(", "))
+    }
+}
+
+impl SinkId {
+    /// How many there are.
+    pub const COUNT: usize = SINKS.len();
+
+    /// Every sink, in the order of the table.
+    pub const ALL: [SinkId; SinkId::COUNT] = {
+        let mut all = [SINKS[0].0; SinkId::COUNT];
+        let mut i = 0;
+        while i < SinkId::COUNT {
+            all[i] = SINKS[i].0;
+            i += 1;
+        }
+        all
+    };
+
+    /// Its place in [`SinkId::ALL`].
+    pub const fn index(self) -> usize {
+        NUMBERED[self as usize].1 as usize
+    }
+
+    /// Name in counters, files and messages.
+    pub const fn name(self) -> &'static str {
+        SINKS[self.index()].3
+    }
+
+    /// The parameter that switches it on.
+    pub const fn parameter(self) -> &'static str {
+        SINKS[self.index()].2
+    }
+
+    /// The backend whose records or lines it gets.
+    pub const fn backend(self) -> Backend {
+        SINKS[self.index()].1
+    }
+
+    /// The sink whose number is `n`.
+    pub fn from_number(n: u8) -> Option<SinkId> {
+        SinkId::ALL.get(usize::from(NUMBERED.get(usize::from(n))?.1)).copied()
+    }
+
+    /// The first sink of a backend's records; `None` when workers write them themselves.
+    pub fn of(backend: Backend) -> Option<SinkId> {
+        if backend.by() == By::Delivery { SinkId::from_number(backend as u8) } else { None }
+    }
+
+    /// All sinks of a backend, in their order.
+    pub fn all_of(backend: Backend) -> impl Iterator<Item = SinkId> + Clone {
+        SinkId::ALL.into_iter().filter(move |id| id.backend() == backend)
+    }
+}
+
+/// Type of a parameter's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamType {
+    /// A number, from the first to the second.
+    Int(i32, i32),
+    /// A string.
+    Str,
+    /// A message flag: its number, -1 for none, or its name.
+    Flag,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A string, or a number from the first to the second, which means the same as its digits.
+    Either(i32, i32),
+}
+
+/// Which servers have a parameter. To the others it is refused, with what to do there instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hosts {
+    /// Both.
+    Both,
+    /// OpenSIPS; in Kamailio this.
+    OpenSips(&'static str),
+    /// Kamailio; in OpenSIPS this.
+    Kamailio(&'static str),
+}
+
+/// A module parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Param {
+    /// Name in `modparam("acc", name, value)`.
+    pub name: &'static str,
+    /// Type of the value.
+    pub kind: ParamType,
+    /// Default as the documentation shows it: its first word is the value, where there is one.
+    pub default: &'static str,
+    /// First version that has it.
+    pub since: &'static str,
+    /// Servers that have it.
+    pub hosts: Hosts,
+    /// A further line adds to the ones before; else it replaces them.
+    pub adds: bool,
+    /// A further line is one more: each counts for itself.
+    pub listed: bool,
+}
+
+const fn param(name: &'static str, default: &'static str, kind: ParamType) -> Param {
+    Param { name, kind, default, since: "0.1.0", hosts: Hosts::Both, adds: false, listed: false }
+}
+
+const fn int(name: &'static str, default: &'static str, range: RangeInclusive<i32>) -> Param {
+    param(name, default, ParamType::Int(*range.start(), *range.end()))
+}
+
+const fn text(name: &'static str, default: &'static str) -> Param {
+    param(name, default, ParamType::Str)
+}
+
+const fn word(name: &'static str, default: &'static str, words: &'static [&'static str]) -> Param {
+    param(name, default, ParamType::Word(words))
+}
+
+const fn either(name: &'static str, default: &'static str, range: RangeInclusive<i32>) -> Param {
+    param(name, default, ParamType::Either(*range.start(), *range.end()))
+}
+
+impl Param {
+    const fn on(self, hosts: Hosts) -> Param {
+        Param { hosts, ..self }
+    }
+
+    const fn adding(self) -> Param {
+        Param { adds: true, ..self }
+    }
+
+    const fn listed(self) -> Param {
+        Param { listed: true, ..self }
+    }
+}
+
+const fn flag(name: &'static str) -> Param {
+    param(name, "-1 (not used)", ParamType::Flag)
+}
+
+/// Names of method, From tag, To tag, Call-ID, code and reason, in that order: SQL columns without a
+/// line, and parameters of events.
+pub const CORE_COLUMNS: [&str; 6] = ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"];
+
+/// Most records of one sink in memory at a time.
+const BATCH_MAX: i32 = 5000;
+/// Greatest size in MiB: a TiB is more than a disk of records anybody keeps.
+const MIB_MAX: i32 = 1 << 20;
+
+/// Every parameter. What a new one needs is in CONTRIBUTING.md.
+pub const PARAMS: &[Param] = &[
+    int("early_media", "0", 0..=1),
+    int("report_cancels", "0", 0..=1),
+    int("detect_direction", "0", 0..=1),
+    text("extra_fields", "none").adding(),
+    text("leg_fields", "none").adding(),
+    int("log_level", "2 (L_NOTICE)", -3..=4),
+    text("log_facility", "LOG_DAEMON"),
+    word("log_format", "text", &["text", "json"]),
+    text("aaa_url", "none (RADIUS off)"),
+    either("aaa_retry", "forever", 1..=i32::MAX),
+    int("service_type", "-1 (Sip-Session of the dictionary, else 15)", -1..=i32::MAX),
+    text("stream_url", "none (streams off)").listed(),
+    text("stream_node", "the name of the machine"),
+    text("diameter_url", "none"),
+    text("diameter_client_host", "none"),
+    int("diameter_client_port", "3868", 1..=65_535),
+    text("diameter_realm", "none"),
+    word("diameter_records", "event", &["event", "session"]),
+    word("diameter_service", "none", &["none", "rf"]),
+    int("diameter_mandatory", "0", 0..=1),
+    int("diameter_timeout", "10", 1..=3600),
+    text("db_url", "the host's default database URL, else none (SQL off)"),
+    text("db_table_acc", "acc"),
+    text("db_table_missed_calls", "missed_calls"),
+    text("db_table_avp", "none").on(TABLE_BY_AVP),
+    text("db_table_calls", "acc_calls"),
+    text("acc_method_column", CORE_COLUMNS[0]),
+    text("acc_from_tag_column", CORE_COLUMNS[1]),
+    text("acc_to_tag_column", CORE_COLUMNS[2]),
+    text("acc_callid_column", CORE_COLUMNS[3]),
+    text("acc_sip_code_column", CORE_COLUMNS[4]),
+    text("acc_sip_reason_column", CORE_COLUMNS[5]),
+    text("acc_time_column", "time"),
+    word("db_time", "local", &["local", "utc"]),
+    int("db_time_digits", "0", 0..=6),
+    text("journal_dir", "/var/lib/opensips-acc"),
+    word("journal_sync", "batch", &["os", "batch", "always"]),
+    int("journal_max_size", "0 (as much as the disk takes)", 0..=MIB_MAX),
+    // Cursors, dead letters and the ends of calls have room, and a log on the same disk can still tell what is wrong.
+    int("journal_min_free", "16", 0..=MIB_MAX),
+    word("journal_full", "drop-new", &["drop-new", "drop-oldest", "refuse"]),
+    // At most a year.
+    int("journal_keep", "0 (not at all)", 0..=8784),
+    word("drop_accounting_mode", "documented", &["documented", "stock"]),
+    int("backlog_threshold", "0 (off)", 0..=i32::MAX),
+    int("delivery_batch", "500", 1..=BATCH_MAX),
+    int("delivery_retry_max", "30", 1..=3600),
+    int("delivery_give_up", "32", 0..=1_000_000),
+    int("orphan_timeout", "20", 1..=86_400),
+    word("orphan_cdr", "write", &["write", "hold"]),
+    int("interim_interval", "0 (none)", 0..=86_400),
+    int("cluster_id", "0 (that of the dialogs)", -1..=i32::MAX)
+        .on(Hosts::OpenSips("Kamailio has no module clusterer, whose cluster this is: leave the line out (see docs/KAMAILIO.md)")),
+    int("arena_size", "1024", 16..=65_536),
+    // KiB. Four times the longest message that both servers take by default (64 KiB): scripts keep headers whole, and again in parts.
+    int("context_max", "256", 16..=16_384),
+    flag("log_flag"),
+    flag("log_missed_flag"),
+    flag("db_flag"),
+    flag("db_missed_flag"),
+    flag("aaa_flag"),
+    flag("aaa_missed_flag"),
+    flag("evi_flag"),
+    flag("evi_missed_flag"),
+    flag("diameter_flag"),
+    flag("diameter_missed_flag"),
+    flag("stream_flag"),
+    flag("stream_missed_flag"),
+    flag("failed_transaction_flag"),
+    text("failed_filter", "none"),
+    int("report_ack", "0", 0..=1),
+    flag("acc_prepare_flag"),
+    int("acc_prepare_always", "0", 0..=1),
+    flag("cdr_flag").on(BY_DIALOG),
+    text("log_extra", "none"),
+    text("db_extra", "none"),
+    text("aaa_extra", "none"),
+    text("evi_extra", "none"),
+    text("diameter_extra", "none"),
+    text("stream_extra", "none"),
+    text("log_extra_bye", "none").on(OF_BYE),
+    text("db_extra_bye", "none").on(OF_BYE),
+    text("aaa_extra_bye", "none").on(OF_BYE),
+    text("evi_extra_bye", "none").on(OF_BYE),
+    text("multi_leg_info", "none"),
+    text("multi_leg_bye_info", "none").on(OF_BYE),
+    // Of Kamailio's own acc and acc_radius modules, beyond what both servers had.
+    int("reason_from_hf", "0", 0..=1).on(AS_EXTRA),
+    int("acc_extra_nullable", "0", 0..=1).on(NULLS),
+    int("clone_msg", "1", 0..=1).on(NEEDLESS),
+    int("acc_extra_size", "64", 0..=i32::MAX).on(NEEDLESS),
+    int("cdr_extra_size", "64", 0..=i32::MAX).on(NEEDLESS),
+    int("time_mode", "0", 0..=4).on(AS_EXTRA),
+    text("time_attr", "time_attr").on(AS_EXTRA),
+    text("time_exten", "time_exten").on(AS_EXTRA),
+    text("time_format", TIME_FORMAT).on(AS_EXTRA),
+    int("db_insert_mode", "0", 0..=2).on(NEEDLESS),
+    int("db_version_check", "1", 0..=1).on(NEEDLESS),
+    int("cdr_enable", "0", 0..=1).on(BY_CDR_FLAG),
+    int("cdr_log_enable", "1", 0..=1).on(BY_CDR_FLAG),
+    text("cdrs_table", "none").on(BY_CDR_FLAG),
+    text("cdr_extra", "none").on(BY_CDR_FLAG),
+    int("cdr_extra_nullable", "0", 0..=1).on(NULLS),
+    int("cdr_start_on_confirmed", "0", 0..=1).on(BY_CDR_FLAG),
+    text("cdr_facility", "LOG_DAEMON").on(BY_CDR_FLAG),
+    text("cdr_start_id", "start_time").on(BY_CDR_FLAG),
+    text("cdr_end_id", "end_time").on(BY_CDR_FLAG),
+    text("cdr_duration_id", "duration").on(BY_CDR_FLAG),
+    int("cdr_duration_mode", "1", 0..=2).on(BY_CDR_FLAG),
+    int("cdr_expired_dlg_enable", "0", 0..=1).on(BY_CDR_FLAG),
+    int("cdr_on_failed", "1", 0..=1).on(BY_CDR_FLAG),
+    text("cdr_skip", "none").on(BY_CDR_FLAG),
+    text("radius_config", "none"),
+    flag("radius_flag"),
+    flag("radius_missed_flag"),
+    text("radius_extra", "none"),
+    int("rad_time_mode", "0", 0..=1),
+    // Of Kamailio's acc_json.
+    flag("json_flag").on(JSON),
+    flag("json_missed_flag").on(JSON),
+    text("json_extra", "none").on(JSON),
+    text("json_pre_encoded_prefix", "none").on(JSON),
+    int("json_time_mode", "0", 0..=4).on(JSON),
+    text("json_time_format", TIME_FORMAT).on(JSON),
+    int("json_log_level", "1", 0..=7).on(JSON),
+    text("json_log_facility", "LOG_DAEMON").on(JSON),
+    text("json_output_mqueue", "none").on(JSON),
+    int("json_output_syslog", "-1", -1..=1).on(JSON),
+    int("json_cdr_enable", "0", 0..=1).on(JSON),
+    text("json_cdr_extra", "none").on(JSON),
+    text("json_cdr_pre_encoded_prefix", "none").on(JSON),
+    int("json_cdr_expired_dlg_enable", "0", 0..=1).on(JSON),
+    int("json_cdr_log_level", "1", 0..=7).on(JSON),
+    text("json_cdr_log_facility", "LOG_DAEMON").on(JSON),
+    text("json_cdr_output_mqueue", "none").on(JSON),
+    int("json_cdr_output_syslog", "-1", -1..=1).on(JSON),
+    text("json_cdr_skip", "none").on(JSON),
+];
+
+/// What stands for a parameter of one server in the other.
+const AS_EXTRA: Hosts = Hosts::Kamailio("declare an extra with the variable instead: log_extra, db_extra");
+const NULLS: Hosts = Hosts::Kamailio("leave it out: a value that is not set is NULL");
+const JSON: Hosts = Hosts::Kamailio("use evi_flag: events have the same values");
+const NEEDLESS: Hosts = Hosts::Kamailio("leave it out: nothing here is limited or delayed by it");
+const OF_BYE: Hosts = Hosts::OpenSips("name the variable in cdr_extra, which is read on the BYE");
+const BY_DIALOG: Hosts = Hosts::OpenSips("use cdr_enable, or do_accounting(\"...\", \"cdr\") in the routes");
+const TABLE_BY_AVP: Hosts = Hosts::OpenSips("write the AVP into db_table_acc, whose text may have variables");
+const BY_CDR_FLAG: Hosts = Hosts::Kamailio("use cdr_flag, or do_accounting(\"...\", \"cdr\") in the routes");
+
+/// Default of `time_format`, which has a blank in it.
+pub const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
+
+/// Value that a parameter has without a line; empty for a name that is none.
+pub fn default_of(name: &str) -> &'static str {
+    PARAMS.iter().find(|p| p.name == name).and_then(|p| p.default.split(' ').next()).unwrap_or_default()
+}
+
+/// Where a function may be called from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routes {
+    /// Request, failure, branch and local routes.
+    Requests,
+    /// These, and in Kamailio reply routes, as its own accounting functions.
+    Transactions,
+    /// Every route.
+    All,
+}
+
+/// What an argument of a function is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// Backends, checked at startup when constant.
+    Types,
+    /// Flags, checked at startup when constant.
+    Flags,
+    /// An SQL table name.
+    Table,
+    /// The comment of a manual record to this backend, which must be configured.
+    Comment(Backend),
+}
+
+/// A script function.
+#[derive(Clone, Copy, Debug)]
+pub struct Function {
+    /// Name in the script.
+    pub name: &'static str,
+    /// Arguments, each with whether it may be left out.
+    pub arguments: &'static [(Argument, bool)],
+    /// Routes it may be called from.
+    pub routes: Routes,
+}
+
+/// Every function, given to the macro `$then`: its name, which its body in [`crate::host::script`] has
+/// too, its arguments, behind the semicolon those that may be left out, and its routes.
+macro_rules! functions {
+    ($then:ident) => {
+        $then! {
+            do_accounting(Types; Flags, Table) Requests,
+            drop_accounting(; Types, Flags) Transactions,
+            acc_log_request(Comment(Backend::Log);) Transactions,
+            acc_db_request(Comment(Backend::Db), Table;) Transactions,
+            acc_aaa_request(Comment(Backend::Aaa);) Transactions,
+            acc_diam_request(Comment(Backend::Diameter);) Transactions,
+            acc_evi_request(Comment(Backend::Evi);) Transactions,
+            acc_stream_request(Comment(Backend::Stream);) Transactions,
+            acc_new_leg(;) Transactions,
+            acc_load_ctx_from_dlg(;) All,
+            acc_unload_ctx_from_dlg(;) All,
+        }
+    };
+}
+pub(crate) use functions;
+
+macro_rules! function_rows {
+    ($($name:ident($($needed:expr),*; $($more:expr),*) $routes:ident,)+) => {{
+        use Argument::{Comment, Flags, Table, Types};
+        &[$(Function { name: stringify!($name), arguments: &[$(($needed, false),)* $(($more, true),)*], routes: Routes::$routes },)+]
+    }};
+}
+
+/// Every function.
+pub const FUNCTIONS: &[Function] = functions!(function_rows);
+
+/// Most arguments that a function has.
+pub const MOST_ARGUMENTS: usize = 3;
+
+/// The pseudo-variables.
+pub const VARIABLES: [&str; 3] = ["acc_extra", "acc_leg", "acc_current_leg"];
+
+macro_rules! events {
+    ($($(#[$doc:meta])+ $event:ident $name:literal $route:literal,)+) => {
+        /// The events.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Event {
+            $($(#[$doc])+ $event,)+
+        }
+
+        impl Event {
+            /// Every event.
+            pub const ALL: [Event; [$($name),+].len()] = [$(Event::$event),+];
+
+            /// Its name in OpenSIPS' event interface.
+            pub const fn name(self) -> &'static str {
+                [$($name),+][self as usize]
+            }
+
+            /// The route of Kamailio's script that takes it.
+            pub const fn route(self) -> &'static CStr {
+                [$($route),+][self as usize]
+            }
+        }
+    };
+}
+
+events! {
+    /// A transaction, or a manual request with a code below 300 or none.
+    Acc "E_ACC_EVENT" c"acc:event",
+    /// A missed call, or a manual request with another code.
+    Missed "E_ACC_MISSED_EVENT" c"acc:missed",
+    /// The end of a call.
+    Cdr "E_ACC_CDR" c"acc:cdr",
+    /// A call begins (flag `start`).
+    Start "E_ACC_START" c"acc:start",
+    /// A call is up (flag `interim`).
+    Interim "E_ACC_INTERIM" c"acc:interim",
+    /// More records wait than `backlog_threshold`, or not any more.
+    Backlog "E_ACC_BACKLOG" c"acc:backlog",
+}
+
+/// A management command.
+#[derive(Clone, Copy, Debug)]
+pub struct Command {
+    /// Name in OpenSIPS' management interface.
+    pub name: &'static str,
+    /// Name of the RPC in Kamailio.
+    pub rpc: &'static str,
+    /// What it does, in one line.
+    pub help: &'static str,
+}
+
+/// Every management command, given to the macro `$then`: its name in OpenSIPS, which its body in
+/// [`crate::host::management`] has too, that of the RPC in Kamailio, and what it does.
+macro_rules! commands {
+    ($then:ident) => {
+        $then! {
+            acc_status "acc.status" "counters, and how delivery to each destination is",
+            acc_flush "acc.flush" "delivers at once, without waiting for the end of a pause",
+            acc_open_calls "acc.open_calls" "calls in progress that the journal keeps",
+        }
+    };
+}
+pub(crate) use commands;
+
+macro_rules! command_rows {
+    ($($name:ident $rpc:literal $help:literal,)+) => { &[$(Command { name: stringify!($name), rpc: $rpc, help: $help },)+] };
+}
+
+/// Every management command.
+pub const COMMANDS: &[Command] = commands!(command_rows);
+
+/// Name of the process that delivers the journal, as the kernel has it: at most 15 bytes.
+pub const DELIVERY_PROCESS: &CStr = c"acc delivery";
+
+/// Name in the host's list of processes of the one that keeps it running.
+pub const DELIVERY_SUPERVISOR: &CStr = c"supervisor of CDR delivery";

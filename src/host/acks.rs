@@ -1,0 +1,127 @@
+//! Answers that wait for their ACK (parameter `report_ack`): an ACK may come to any process, after the
+//! transaction is gone. They stand in the arena, and no longer than a caller repeats anything.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::arena::{self, Arena, OBJECT, Room};
+use super::shared::{SharedContext, locked};
+use crate::accounting::clock::Moment;
+use crate::accounting::identity::Identity;
+use crate::accounting::record::Core;
+use crate::interprocess::Lock;
+
+/// Lists, so that each is short.
+const LISTS: usize = 1024;
+
+/// After so many microseconds no ACK comes: 64 times T1 (RFC 3261, 13.3.1.4), and a moment.
+const PATIENCE: i64 = 40_000_000;
+
+/// Seconds between two looks for those that nobody acknowledged.
+pub const LOOK: u32 = 10;
+
+#[repr(C)]
+struct List {
+    lock: Lock,
+    /// Number of the first entry, 0 = none.
+    first: AtomicU32,
+}
+
+/// All that wait.
+#[repr(C)]
+pub(super) struct Waiting([List; LISTS]);
+
+/// Changed under the lock of its list only.
+#[repr(C)]
+struct Entry {
+    key: Key,
+    /// When it came, by the monotonic clock.
+    since: i64,
+    /// Number of the context, with a reference.
+    context: u32,
+    next: AtomicU32,
+}
+
+const _: () = assert!(size_of::<Entry>() <= OBJECT && align_of::<Entry>() <= 8);
+
+/// What names an answer and its ACK.
+pub type Key = [u64; 2];
+
+/// The key of an answer or an ACK: of the core values that both have, and the number of the INVITE.
+pub fn key(core: &Core, cseq: &[u8]) -> Key {
+    let mut id = Identity::new();
+    for part in [&core.callid[..], &core.from_tag, &core.to_tag, cseq] {
+        id.eat(part);
+    }
+    let id = id.finish();
+    [id as u64, (id >> 64) as u64]
+}
+
+fn list(arena: &Arena, key: Key) -> &List {
+    &arena.head().acks.0[key[0] as usize % LISTS]
+}
+
+/// Takes entries out of a list.
+fn remove(arena: &Arena, list: &List, is_over: impl Fn(&Entry) -> bool) -> Vec<SharedContext> {
+    let mut taken = Vec::new();
+    let _locked = locked(&list.lock);
+    let mut place = &list.first;
+    loop {
+        let number = place.load(Ordering::Relaxed);
+        if number == 0 {
+            return taken;
+        }
+        let at = arena.object(number);
+        // SAFETY: `put` made the entry, which stays until it is taken out under this lock.
+        let entry = unsafe { at.cast::<Entry>().as_ref() };
+        if !is_over(entry) {
+            place = &entry.next;
+            continue;
+        }
+        place.store(entry.next.load(Ordering::Relaxed), Ordering::Relaxed);
+        taken.extend(SharedContext::of_number(entry.context));
+        // SAFETY: taken out of the list, and nobody else knows it.
+        unsafe { arena.release_objects(at) };
+    }
+}
+
+/// An answer waits for its ACK with `ctx`. Without memory for it there is no record of the ACK.
+pub fn put(key: Key, ctx: SharedContext) -> bool {
+    let Some(arena) = arena::get() else { return false };
+    let Some([at]) = arena.objects::<1>(Room::New) else {
+        arena::count_full();
+        return false;
+    };
+    let list = list(arena, key);
+    // The same answer, again.
+    drop(remove(arena, list, |e| e.key == key));
+    write(at, Entry { key, since: Moment::now().mono, context: ctx.into_number(), next: AtomicU32::new(0) });
+    let _locked = locked(&list.lock);
+    // SAFETY: just written, and known to nobody else.
+    let entry = unsafe { at.cast::<Entry>().as_ref() };
+    entry.next.store(list.first.load(Ordering::Relaxed), Ordering::Relaxed);
+    list.first.store(arena.number_of(at), Ordering::Release);
+    true
+}
+
+fn write(at: NonNull<u8>, entry: Entry) {
+    // SAFETY: a fresh object, large enough, as asserted above.
+    unsafe { at.cast::<Entry>().write(entry) };
+}
+
+/// The answer that an ACK is of; further ACKs of it find none.
+pub fn take(key: Key) -> Option<SharedContext> {
+    let arena = arena::get()?;
+    remove(arena, list(arena, key), |e| e.key == key).pop()
+}
+
+/// Forgets those that nobody acknowledged.
+pub fn forget() {
+    let Some(arena) = arena::get() else { return };
+    let now = Moment::now().mono;
+    for list in &arena.head().acks.0 {
+        if list.first.load(Ordering::Relaxed) != 0 {
+            drop(remove(arena, list, |e| now - e.since > PATIENCE));
+        }
+    }
+}

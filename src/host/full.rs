@@ -1,0 +1,31 @@
+//! What is said, and counted, when a value or a context finds no room.
+#![forbid(unsafe_code)]
+
+use super::limited::Lines;
+use super::shared::{CallId, SharedError};
+use crate::stats::{self, Counter};
+use crate::worker;
+
+/// Lines that say that the arena is full.
+pub static FULL: Lines = Lines::none();
+
+/// Logs what went wrong, if anything did.
+pub fn say(what: &str, result: Result<(), SharedError>) {
+    match result {
+        Ok(()) => {}
+        Err(e @ SharedError::Full(_)) => FULL.error(format_args!("{what}: {e}")),
+        Err(e) => log::error!("{what}: {e}"),
+    }
+}
+
+/// Most bytes that values of one context may take.
+pub fn context_max() -> usize {
+    worker::instance().map_or(usize::MAX, |m| m.config.context_max)
+}
+
+/// A value found not enough room in its context: said once a second, and counted.
+pub fn say_clipped(tag: &[u8], call: &CallId) {
+    static CLIPPED: Lines = Lines::none();
+    stats::add(Counter::Clipped, 1);
+    CLIPPED.warn(format_args!("the value of \"{}\" is clipped: one context may not take more (parameter context_max; {call})", tag.escape_ascii()));
+}

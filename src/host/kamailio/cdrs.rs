@@ -1,0 +1,313 @@
+//! CDRs of every dialog (`cdr_enable`). Their contexts are apart from those of `do_accounting()`, and live as long
+//! as the dialog. Scripts may read start, end and duration as dialog variables, which is where Kamailio's own
+//! module keeps them.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+
+use super::abi::*;
+use super::api::Dialogs;
+use super::calls::dialog_event;
+use super::flags::Prepared;
+use super::message::{Message, bytes_of};
+use super::present;
+use super::state::{Api, DIALOGS, Server, message, ready};
+use crate::accounting::clock::{Moment, Wall};
+use crate::accounting::context::Context;
+use crate::accounting::dialog_cdr::Span;
+use crate::accounting::extras::{Class, Variable};
+use crate::accounting::record::EndCause;
+use crate::accounting::rules::DialogCdrs;
+use crate::accounting::{decide, dialog_cdr};
+use crate::host::full::say;
+use crate::host::guard;
+use crate::host::outcome::write_cdr;
+use crate::host::revival::{self, Claim};
+use crate::host::shared::{SharedContext, SharedError};
+use crate::worker::{self, Instance};
+
+/// Dialog variable with the name that the journal has for the dialog.
+const NAME: &str = "acc_cdr";
+
+const EVENTS: u32 =
+    KM_DLGCB_CONFIRMED_NA | KM_DLGCB_CONFIRMED | KM_DLGCB_FAILED | KM_DLGCB_TERMINATED | KM_DLGCB_TERMINATED_CONFIRMED | KM_DLGCB_EXPIRED | KM_DLGCB_DESTROY;
+
+thread_local! {
+    /// The last reply that came, with its number: it is private as long as this process works on it.
+    static CAME: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
+}
+
+/// A reply came.
+pub fn reply_came(rpl: *mut km_sip_msg) {
+    // SAFETY: the reply of the callback, which begins with its number (promise 5).
+    CAME.set((rpl as usize, unsafe { (*rpl).id }));
+}
+
+fn is_private(rpl: *mut km_sip_msg) -> bool {
+    let (came, id) = CAME.get();
+    // SAFETY: as above.
+    rpl as usize == came && unsafe { (*rpl).id } == id
+}
+
+/// Everything that a callback needs, and its dialog.
+struct At {
+    server: &'static Server,
+    api: &'static Api,
+    prepared: &'static Prepared,
+    instance: &'static Instance,
+    cdrs: &'static DialogCdrs,
+    dialogs: &'static Dialogs,
+    dlg: *mut km_dlg_cell,
+}
+
+impl At {
+    fn new(dlg: *mut km_dlg_cell) -> Option<At> {
+        let (server, api, instance) = ready()?;
+        let cdrs = instance.config.rules.dialog_cdrs.as_ref()?;
+        Some(At { server, api, prepared: api.flags.as_ref()?, instance, cdrs, dialogs: DIALOGS.get()?, dlg })
+    }
+
+    /// The variables that CDRs show.
+    fn variables(&self) -> impl Iterator<Item = (usize, &'static Variable)> {
+        let variables = &self.instance.config.rules.fields.flags.variables;
+        self.cdrs.variables().map(|i| (i, &variables[i]))
+    }
+
+    fn read(&self, i: usize, msg: *mut km_sip_msg) -> Option<Vec<u8>> {
+        self.dialogs.inside(self.dlg, || bytes_of(self.prepared.spec(i).value(self.server, msg)))
+    }
+
+    /// Reads variables on a private message, those without a message behind them on any: which, says `is_read`.
+    fn values(&self, msg: *mut km_sip_msg, is_read: impl Fn(&Variable) -> bool) -> Vec<(&'static str, Option<Vec<u8>>)> {
+        self.variables().filter(|(_, v)| is_read(v)).map(|(i, v)| (&*v.key, self.read(i, msg))).collect()
+    }
+
+    fn moments(&self) -> Vec<(&'static str, Option<Vec<u8>>)> {
+        self.values(self.server.symbols.dummy(), |v| v.class == Class::Moment)
+    }
+
+    fn keep(&self, c: &mut Context, values: &[(&'static str, Option<Vec<u8>>)]) {
+        for (key, value) in values {
+            c.put_extra(key.as_bytes(), value.as_deref(), self.instance.config.context_max);
+        }
+    }
+
+    fn set(&self, name: &str, value: &[u8]) {
+        if !self.dialogs.store(self.dlg, name, value) {
+            log::error!("the dialog variable {name} could not be set: the host has no room for it");
+        }
+    }
+
+    /// The call begins now, as far as is known.
+    fn set_start(&self, now: Moment) {
+        let [start, end, duration] = &self.cdrs.names;
+        let text = self.cdrs.precision.text(now.wall.0);
+        self.set(start, &text);
+        self.set(end, &text);
+        self.set(duration, b"0");
+    }
+
+    /// It ended.
+    fn set_end(&self, ctx: &SharedContext) -> Result<(), SharedError> {
+        let c = ctx.copy()?;
+        let Some((ended, _)) = c.ended else { return Ok(()) };
+        let start = dialog_cdr::start(self.cdrs, &c);
+        let precision = self.cdrs.precision;
+        let span = Span::new(precision, start, ended.micros_since(start));
+        let [_, end, duration] = &self.cdrs.names;
+        self.set(end, &precision.text(span.end));
+        self.set(duration, &precision.text(span.duration));
+        Ok(())
+    }
+
+    fn skip(&self, c: &mut Context) {
+        dialog_cdr::skip(self.cdrs, c, |name| self.dialogs.fetch(self.dlg, name).is_some());
+    }
+
+    fn watch(&self, ctx: &SharedContext) {
+        match self.dialogs.watch(self.dlg, EVENTS, on_dialog, ctx.duplicate()) {
+            Ok(()) => ctx.claim(),
+            Err(e) => log::error!("{e}"),
+        }
+    }
+}
+
+/// A dialog was made for this INVITE, which is private.
+pub fn on_created(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
+    let Some(at) = At::new(dlg) else { return };
+    let now = Moment::now();
+    let mut ctx = dialog_cdr::begin(at.cdrs, msg.core(), now);
+    at.keep(&mut ctx, &at.values(msg.raw, |v| !v.of_reply && matches!(v.class, Class::Message | Class::Branch)));
+    let made = SharedContext::new(&ctx).and_then(|shared| {
+        let name = format!("{:032x}{:x}", ctx.call_key(), shared.address()).into_bytes();
+        shared.update_head(|c| c.dialog.clone_from(&name))?;
+        at.set_start(now);
+        at.set(NAME, &name);
+        at.watch(&shared);
+        Ok(())
+    });
+    say("a dialog cannot have its CDR", made);
+}
+
+/// The host restored a dialog.
+pub fn on_loaded(dlg: *mut km_dlg_cell) {
+    let Some(at) = At::new(dlg) else { return };
+    let claimed = at.dialogs.fetch(dlg, NAME).and_then(|name| revival::claim(&name, None));
+    match claimed {
+        Some(Claim::Open(ctx)) => at.watch(&ctx),
+        Some(Claim::Over) => {}
+        // Of before this module, or not answered then: it has its beginning in a dialog variable.
+        None => {
+            let Some(start) = at.dialogs.fetch(dlg, &at.cdrs.names[0]).as_deref().and_then(instant) else { return };
+            let mut ctx = dialog_cdr::begin(at.cdrs, Default::default(), start);
+            ctx.core.method = b"INVITE".to_vec();
+            ctx.answered = Some(start);
+            match SharedContext::new(&ctx) {
+                Ok(shared) => at.watch(&shared),
+                Err(e) => say("a dialog cannot have its CDR", Err(e)),
+            }
+        }
+    }
+}
+
+/// A moment as a dialog variable has it, with up to six digits behind its point; of the machine's clocks only the
+/// wall clock is known.
+fn instant(text: &[u8]) -> Option<Moment> {
+    let (seconds, digits) = std::str::from_utf8(text).ok()?.split_once('.')?;
+    if !matches!(digits.len(), 1..=6) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let micros: i64 = format!("{digits:0<6}").parse().ok()?;
+    let wall = seconds.parse::<i64>().ok()?.checked_mul(1_000_000)?.checked_add(micros)?;
+    Some(Moment { wall: Wall(wall), ..Moment::default() })
+}
+
+/// Events of a dialog.
+unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut km_dlg_cb_params) {
+    guard::entry("dialog CDR", (), || {
+        // SAFETY: the host's parameters.
+        let Some(event) = (unsafe { dialog_event(params) }) else { return };
+        // SAFETY: the host holds our reference while the callback is registered (promise 6).
+        let ctx = unsafe { SharedContext::borrow_raw(event.param) };
+        let (Some(at), Some(ctx)) = (At::new(dlg), ctx) else { return };
+        let msg = message(event.req);
+        let result = match kind as u32 {
+            // The second one is for answers that came before a restart.
+            KM_DLGCB_CONFIRMED_NA | KM_DLGCB_CONFIRMED => answered(&at, &ctx),
+            KM_DLGCB_FAILED => failed(&at, &ctx, event.rpl),
+            // Said before the server's own BYE, which it does not send while the call rings.
+            KM_DLGCB_TERMINATED if msg.is_none() && !ctx.progress().answered => Ok(()),
+            KM_DLGCB_TERMINATED => terminated(&at, &ctx, msg.as_ref(), event.direction),
+            KM_DLGCB_TERMINATED_CONFIRMED => confirmed(&at, &ctx),
+            KM_DLGCB_EXPIRED => expired(&at, &ctx),
+            _ => {
+                write_cdr(&ctx);
+                ctx.give_back();
+                Ok(())
+            }
+        };
+        say("the CDR of a dialog could not be made", result);
+    });
+}
+
+fn answered(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
+    if ctx.progress().answered {
+        return Ok(());
+    }
+    let now = Moment::now();
+    ctx.happen_head(|c| decide::on_answer(c, &decide::local_reply(200), now))?;
+    if at.cdrs.from_answer {
+        at.set_start(now);
+    }
+    Ok(())
+}
+
+fn failed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), SharedError> {
+    let mut values = at.moments();
+    if let Some(reply) = message(rpl).filter(|m| is_private(m.raw)) {
+        values.extend(at.values(reply.raw, |v| v.class != Class::Moment && v.class != Class::Code));
+    }
+    let records = ctx.happen(|c| {
+        at.keep(c, &values);
+        at.skip(c);
+        dialog_cdr::failed(&at.instance.config.rules, c)
+    })?;
+    worker::emit(at.instance, &records);
+    Ok(())
+}
+
+/// A BYE, which is private, or the server's own.
+fn terminated(at: &At, ctx: &SharedContext, bye: Option<&Message<'_>>, direction: u32) -> Result<(), SharedError> {
+    let cause = match direction {
+        KM_DLG_DIR_DOWNSTREAM => EndCause::Caller,
+        KM_DLG_DIR_UPSTREAM => EndCause::Callee,
+        _ => EndCause::Proxy,
+    };
+    let values = match bye {
+        Some(bye) => at.values(bye.raw, |v| !v.of_reply && v.class != Class::Code),
+        None => of_dialog_only(at),
+    };
+    let now = Moment::now();
+    ctx.happen(|c| {
+        decide::on_end(c, cause, now);
+        at.keep(c, &values);
+        at.skip(c);
+    })?;
+    at.set_end(ctx)?;
+    match bye {
+        // Its reply completes the CDR; when it gets no transaction, its end does.
+        Some(bye) => present::ends_call(bye.raw, ctx, at.api.tm.current().is_some()),
+        None => write_cdr(ctx),
+    }
+    Ok(())
+}
+
+/// The BYE has its reply: what was set meanwhile is in the CDR.
+fn confirmed(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
+    if ctx.progress().is_due() {
+        let values = at.moments();
+        ctx.happen(|c| {
+            at.keep(c, &values);
+            at.skip(c);
+        })?;
+        write_cdr(ctx);
+    }
+    Ok(())
+}
+
+fn expired(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
+    let values = of_dialog_only(at);
+    let now = Moment::now();
+    ctx.happen(|c| {
+        decide::on_end(c, EndCause::Timeout, now);
+        at.keep(c, &values);
+        at.skip(c);
+    })?;
+    if ctx.progress().answered {
+        at.set_end(ctx)?;
+    }
+    write_cdr(ctx);
+    Ok(())
+}
+
+/// No request is at hand: dialog variables have their values, all others none.
+fn of_dialog_only(at: &At) -> Vec<(&'static str, Option<Vec<u8>>)> {
+    let dummy = at.server.symbols.dummy();
+    let is_of_dialog = |v: &Variable| v.text.trim_start_matches(['$', '(']).starts_with("dlg_var(");
+    at.variables().map(|(i, v)| (&*v.key, if is_of_dialog(v) { at.read(i, dummy) } else { None })).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_of_dialog_variables_are_read() {
+        for (text, wall) in [("1700000000.042", 1_700_000_000_042_000), ("1700000000.0", 1_700_000_000_000_000), ("1.000042", 1_000_042)] {
+            assert_eq!(instant(text.as_bytes()).map(|m| m.wall), Some(Wall(wall)), "{text}");
+        }
+        for text in ["", "1", "1.", "x.123", "1.1234567", "1.-12", "99999999999999999.000"] {
+            assert_eq!(instant(text.as_bytes()), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,675 @@
+//! Accounting by message flags (`setflag()`), as Kamailio's own acc module has it: which transactions are
+//! watched, what their events make due, and where the values of the records come from.
+//!
+//! The request of a transaction is shared by all processes: of it, callbacks read nothing but its flags, which
+//! are one word. What records show of it is taken when the transaction is made; where other values come from is
+//! said in [`crate::accounting::extras`].
+
+use std::cell::Cell;
+use std::ffi::{CString, c_int};
+use std::sync::Arc;
+
+use super::abi::*;
+use super::calls::local_reply;
+use super::contexts::Current;
+use super::message::{Message, Spec, bytes_of};
+use super::present;
+use super::state::{Api, DIALOGS, Server, message, ready};
+use crate::accounting::clock::{Moment, Wall};
+use crate::accounting::context::{Context, Reply};
+use crate::accounting::extras::{Class, Extras, Variable};
+use crate::accounting::flags::{self, Bit, Event, FlagName, FlagRules, Source, Taken, Watched};
+use crate::accounting::marks::Types;
+use crate::accounting::record::{Backend, Core, Field, Kind, Record, Shape, Signalling};
+use crate::accounting::{decide, reason};
+use crate::config::stock::{Part, TimeText};
+use crate::config::{ByFlags, Config};
+use crate::host::full::{say, say_clipped};
+use crate::host::shared::{SharedContext, SharedError};
+use crate::host::{guard, outcome, script};
+use crate::worker::{self, Instance};
+
+/// What initialisation prepares.
+pub struct Prepared {
+    rules: FlagRules,
+    /// By variable.
+    specs: Vec<Spec>,
+    /// Some extra is of the branch, or of the reply.
+    has_branches: bool,
+    has_replies: bool,
+    /// Some extra is of the dialog.
+    has_dialogs: bool,
+    /// `$hdr(Via)`: its branch tells which of ours a reply is to.
+    via: Spec,
+    /// `$hdr(Reason)`, with `reason_from_hf`.
+    reason: Option<Spec>,
+    /// `$T_branch_idx`, where tmx is loaded.
+    branch: Option<Spec>,
+}
+
+impl Prepared {
+    /// The variable with that index.
+    pub fn spec(&self, index: usize) -> Spec {
+        self.specs[index]
+    }
+
+    /// Looks up everything; `None` when nothing is accounted by flags.
+    pub fn new(server: &Server, by_flags: &ByFlags, extras: &Extras, reason_from_hf: bool) -> Result<Prepared, String> {
+        let number = |name: &FlagName| match name {
+            FlagName::Number(n) => Ok(*n),
+            FlagName::Name(name) => Err(format!("\"{}\" is not a message flag: in Kamailio flags have numbers from 0 to 31", name.escape_debug())),
+        };
+        let flags = by_flags.names.resolve(number)?;
+        let rules = FlagRules { flags, ..by_flags.rules.clone() };
+        let parse = |text: &str| {
+            Spec::parse(server, text.as_bytes())
+                .ok_or_else(|| format!("the variable {} of an extra is not known: load the module that has it, above acc.so", text.escape_debug()))
+        };
+        Ok(Prepared {
+            rules,
+            specs: extras.variables.iter().map(|v| parse(&v.text)).collect::<Result<_, _>>()?,
+            has_branches: extras.variables.iter().any(|v| v.class == Class::Branch && !v.of_reply),
+            has_replies: extras.variables.iter().any(|v| v.of_reply),
+            has_dialogs: extras.variables.iter().any(is_of_dialog),
+            via: parse("$hdr(Via)")?,
+            reason: if reason_from_hf { Some(parse("$hdr(Reason)")?) } else { None },
+            // The host complains of a variable that it does not know.
+            branch: if server.symbols.has_module(c"tmx") { Spec::parse(server, b"$T_branch_idx") } else { None },
+        })
+    }
+}
+
+/// A key that no variable has: backends that get a record of the ACK, and the code of the answer.
+const ACKED: &[u8] = b"#acked";
+
+/// Events of a watched transaction.
+const EVENTS: u32 = KM_TMCB_RESPONSE_OUT | KM_TMCB_RESPONSE_IN;
+
+thread_local! {
+    /// The last reply that came, and the branch that it is to: transaction, branch. Its record is made in
+    /// this process, before the next reply.
+    static CAME: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+    /// The failure route that runs, if one does: transaction, and the copy of the request it works on.
+    static FAILED: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+}
+
+/// A new transaction, whose request is private still.
+pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_cell, request: &Message<'_>) {
+    let Some(prepared) = &api.flags else { return };
+    let server = request.server;
+    let core = request.core();
+    let Some(watched) = prepared.rules.watch(&core, false, |bit| server.symbols.has_flag(request.raw, bit)) else { return };
+    let mut ctx = Context::new(present::arrived(request.raw).unwrap_or_else(Moment::now), false);
+    ctx.marked = true;
+    ctx.in_dialog = !core.to_tag.is_empty();
+    ctx.upstream = instance.config.detect_direction && api.rr.as_ref().is_some_and(|rr| rr.is_upstream(request.raw));
+    let most = instance.config.context_max;
+    let mut clipped = None;
+    for (variable, spec) in instance.config.rules.fields.flags.variables.iter().zip(&prepared.specs) {
+        if variable.of_reply || !matches!(variable.class, Class::Message | Class::Branch) {
+            continue;
+        }
+        let value = bytes_of(spec.value(server, request.raw));
+        if !ctx.put_extra(variable.key.as_bytes(), value.as_deref(), most) {
+            clipped = Some(variable.key.clone());
+        }
+    }
+    if let Some(key) = clipped {
+        say_clipped(key.as_bytes(), &crate::host::shared::CallId(core.callid.clone()));
+    }
+    let is_invite = core.method == b"INVITE";
+    let is_accounted = prepared.rules.accounted(|bit| server.symbols.has_flag(request.raw, bit)).0 != 0;
+    watched.keep(&mut ctx);
+    ctx.core = core;
+    let mut events = EVENTS;
+    if is_invite {
+        events |= KM_TMCB_ON_FAILURE;
+    }
+    if is_invite && prepared.rules.report_ack && is_accounted {
+        events |= KM_TMCB_E2EACK_IN;
+    }
+    if is_invite || prepared.has_branches {
+        events |= KM_TMCB_REQUEST_FWDED;
+    }
+    match SharedContext::new(&ctx) {
+        Ok(ctx) => {
+            if let Err(e) = api.tm.register_to(t, events, on_transaction, ctx) {
+                log::error!("a request cannot be accounted by its flags: {e}");
+            }
+        }
+        Err(e) => say("a request cannot be accounted by its flags", Err(e)),
+    }
+}
+
+/// What a callback of tm is about; see [`super::calls::Event`].
+struct At<'a> {
+    server: &'static Server,
+    api: &'static Api,
+    prepared: &'static Prepared,
+    instance: &'static Instance,
+    t: *mut km_cell,
+    event: &'a super::calls::Event,
+}
+
+/// Events of a watched transaction.
+pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
+    guard::entry("flags callback", (), || {
+        // SAFETY: the host's parameters.
+        let Some(event) = (unsafe { super::calls::Event::of(params) }) else { return };
+        let (Some((server, api, instance)), Some(ctx)) = (ready(), event.context()) else { return };
+        let Some(prepared) = &api.flags else { return };
+        let at = At { server, api, prepared, instance, t, event: &event };
+        let result = match kind as u32 {
+            KM_TMCB_REQUEST_FWDED => at.forwarded(&ctx),
+            KM_TMCB_RESPONSE_IN => at.reply_came(&ctx),
+            KM_TMCB_ON_FAILURE => at.failed(&ctx),
+            KM_TMCB_E2EACK_IN => at.acked(&ctx),
+            _ => at.reply_went(&ctx),
+        };
+        say("a transaction could not be accounted by its flags", result);
+    });
+}
+
+impl At<'_> {
+    fn config(&self) -> &'static Config {
+        &self.instance.config
+    }
+
+    fn extras(&self) -> &'static Extras {
+        &self.config().rules.fields.flags
+    }
+
+    /// The request goes to one more target, and is private: its URI is that of the branch.
+    fn forwarded(&self, ctx: &SharedContext) -> Result<(), SharedError> {
+        ctx.count_attempt();
+        if !self.prepared.has_branches {
+            return Ok(());
+        }
+        let named = self.prepared.branch.filter(|_| self.server.symbols.runs(KM_BRANCH_ROUTE)).and_then(|spec| number(self.server, spec, self.event.req));
+        let read = |variable: &Variable, spec: &Spec| match (variable.class, variable.of_reply) {
+            (Class::Branch, false) => Some((variable.key.clone(), bytes_of(spec.value(self.server, self.event.req)))),
+            _ => None,
+        };
+        let values: Vec<_> = self.extras().variables.iter().zip(&self.prepared.specs).filter_map(|(v, s)| read(v, s)).collect();
+        let most = self.config().context_max;
+        ctx.update(|c| {
+            let index = named.unwrap_or(c.legs.len());
+            for (key, value) in &values {
+                put(c, index, key, value.as_deref(), most);
+            }
+        })
+    }
+
+    /// A reply came, and is private: what the records of its branch show of it is taken.
+    fn reply_came(&self, ctx: &SharedContext) -> Result<(), SharedError> {
+        let (prepared, reply) = (self.prepared, self.event.rpl);
+        if message(reply).is_none() {
+            return Ok(());
+        }
+        // Whoever goes on with a copy of it reads what is parsed now.
+        if let Some(spec) = prepared.reason {
+            spec.value(self.server, reply);
+        }
+        if prepared.has_dialogs && (200..300).contains(&self.event.code) {
+            self.keep_dialog(ctx)?;
+        }
+        if !prepared.has_branches && !prepared.has_replies {
+            return Ok(());
+        }
+        let Some(branch) = bytes_of(prepared.via.value(self.server, reply)).as_deref().and_then(branch_of) else { return Ok(()) };
+        CAME.set((self.t as usize, branch));
+        if !prepared.has_replies {
+            return Ok(());
+        }
+        let read = |(v, spec): (&Variable, &Spec)| v.of_reply.then(|| (v.key.clone(), bytes_of(spec.value(self.server, reply))));
+        let values: Vec<_> = self.extras().variables.iter().zip(&prepared.specs).filter_map(read).collect();
+        let most = self.config().context_max;
+        ctx.update(|c| {
+            for (key, value) in &values {
+                put(c, branch, key, value.as_deref(), most);
+            }
+        })
+    }
+
+    /// An answer came. Its call may be over before the record is made, and with it the dialog: what that has now is kept
+    /// for this case.
+    fn keep_dialog(&self, ctx: &SharedContext) -> Result<(), SharedError> {
+        let of = ctx.copy()?;
+        if of.core.method != b"INVITE" {
+            return Ok(());
+        }
+        let variables = self.extras().variables.iter().zip(&self.prepared.specs).filter(|(v, _)| is_of_dialog(v));
+        let values: Vec<_> = variables.filter_map(|(v, spec)| Some((&v.key, in_dialog(self.server, *spec, &of.core)?))).collect();
+        let most = self.config().context_max;
+        ctx.update(|c| {
+            for (key, value) in &values {
+                c.put_extra(key.as_bytes(), value.as_deref(), most);
+            }
+        })
+    }
+
+    /// All branches of an attempt failed; the failure route runs next, on the private copy that is at hand.
+    fn failed(&self, ctx: &SharedContext) -> Result<(), SharedError> {
+        let request = self.event.req;
+        FAILED.set((self.t as usize, request as usize));
+        let of = ctx.copy()?;
+        if !Watched::kept(&of).on_failure {
+            return Ok(());
+        }
+        let rules = &self.prepared.rules;
+        let missed = rules.missed(&of.core.method, |bit| self.server.symbols.has_flag(request, bit));
+        if missed.0 == 0 {
+            return Ok(());
+        }
+        let mut reply = self.reply(false, self.event.code);
+        if reply.to_tag.is_empty() && message(self.event.rpl).is_none() {
+            reply.to_tag = self.api.tm.reply_tag(request).unwrap_or_default();
+        }
+        let past = Past { at: self, of: &of, branch: self.branch(&of, self.event.code) };
+        let taken = Taken::read(self.extras(), missed, &past);
+        self.emit(&past, Kind::Missed, missed, &reply, &taken, Moment::now());
+        for bit in rules.used_up(missed) {
+            self.server.symbols.reset_flag(request, bit);
+        }
+        Ok(())
+    }
+
+    /// A reply went upstream.
+    fn reply_went(&self, ctx: &SharedContext) -> Result<(), SharedError> {
+        let code = self.event.code;
+        outcome::note_ringing(ctx, code)?;
+        if code < 200 && !self.config().rules.early_media {
+            return Ok(());
+        }
+        let rules = &self.prepared.rules;
+        // While its failure route runs, flags are those of the copy that the route works on.
+        let (t, copy) = FAILED.get();
+        let in_failure_route = t == self.t as usize && self.server.symbols.runs(KM_FAILURE_ROUTE);
+        let request = if in_failure_route { copy as *mut km_sip_msg } else { self.event.req };
+        let is_set = |bit: Bit| self.server.symbols.has_flag(request, bit);
+        let of = ctx.copy()?;
+        let reply = self.reply(of.core.method == b"CANCEL", code);
+        if (200..300).contains(&code) && rules.report_ack {
+            let acked = rules.accounted(is_set);
+            ctx.update(|c| c.put_extra(ACKED, Some(&[acked.0.to_le_bytes(), code.to_le_bytes()].concat()), usize::MAX))?;
+        }
+        let due = rules.on_reply(&of.core, false, &reply, is_set);
+        if due.is_empty() {
+            return Ok(());
+        }
+        let both = Types(due.missed.0 | due.transaction.0);
+        let past = Past { at: self, of: &of, branch: self.branch(&of, code) };
+        let taken = Taken::read(self.extras(), both, &past);
+        let now = Moment::now();
+        self.emit(&past, Kind::Missed, due.missed, &reply, &taken, now);
+        self.emit(&past, Kind::Transaction, due.transaction, &reply, &taken, now);
+        if in_failure_route {
+            for bit in rules.used_up(due.missed) {
+                self.server.symbols.reset_flag(request, bit);
+            }
+        }
+        Ok(())
+    }
+
+    /// The answer was acknowledged; the ACK is private.
+    fn acked(&self, ctx: &SharedContext) -> Result<(), SharedError> {
+        let Some(ack) = message(self.event.req) else { return Ok(()) };
+        let of = ctx.copy()?;
+        let Some(&[a, b, c, d]) = of.extra.get(ACKED) else { return Ok(()) };
+        let (types, code) = (Types(u16::from_le_bytes([a, b])), u16::from_le_bytes([c, d]));
+        if types.0 == 0 {
+            return Ok(());
+        }
+        let mut core = ack.core();
+        core.code = format!("{code:03}").into_bytes();
+        core.reason = self.server.symbols.phrase(code).into();
+        let present = Present { server: self.server, prepared: self.prepared, msg: ack.raw, code: Some(code), is_reply: false };
+        let taken = Taken::read(self.extras(), types, &present);
+        let table = table(self.config(), Kind::Ack, types, &present);
+        let types = nameable(Kind::Ack, &table, types);
+        let event = Event {
+            kind: Kind::Ack,
+            core: &core,
+            upstream: false,
+            in_dialog: !core.to_tag.is_empty(),
+            created: Moment::now(),
+            time: Moment::now(),
+            timed: false,
+            duration_ms: None,
+            end: None,
+            signalling: Signalling::default(),
+            table: &table,
+        };
+        send_to(self.instance, flags::records(&self.config().rules, types, &event, &taken), &table);
+        Ok(())
+    }
+
+    /// The reply of the event. It may be a copy that all processes share: nothing is read of it but what was
+    /// parsed when it came.
+    fn reply(&self, is_cancel: bool, code: u16) -> Reply {
+        let Some(rpl) = message(self.event.rpl) else {
+            let mut reply = local_reply(code);
+            // A CANCEL is part of its INVITE's dialog: the tag of its reply says nothing.
+            reply.to_tag = self.event.sent().filter(|_| !is_cancel).and_then(to_tag_of).unwrap_or_default().to_vec();
+            return reply;
+        };
+        let mut reply = rpl.reply(code);
+        if let Some(reason) = self.prepared.reason.and_then(|spec| bytes_of(spec.value(self.server, rpl.raw))) {
+            reply.reason = reason;
+        }
+        reply
+    }
+
+    /// Which branch the reply with this code is to (D26); the last one for a reply of the server itself.
+    fn branch(&self, of: &Context, code: u16) -> Option<usize> {
+        let last = of.legs.len().checked_sub(1)?;
+        let (t, branch) = CAME.get();
+        let found = match code {
+            300.. => self.api.tm.picked_branch(),
+            _ => (t == self.t as usize && message(self.event.rpl).is_some()).then_some(branch),
+        };
+        Some(found.filter(|n| *n <= last).unwrap_or(last))
+    }
+
+    fn emit(&self, past: &Past<'_>, kind: Kind, due: Types, reply: &Reply, taken: &Taken, now: Moment) {
+        if due.0 == 0 {
+            return;
+        }
+        let of = past.of;
+        let table = table(self.config(), kind, due, past);
+        let due = nameable(kind, &table, due);
+        let core = decide::core_with(of, reply);
+        let event = Event {
+            kind,
+            core: &core,
+            upstream: of.upstream,
+            in_dialog: of.in_dialog,
+            created: of.arrived,
+            time: now,
+            timed: false,
+            duration_ms: None,
+            end: None,
+            signalling: decide::signalling(of, reply),
+            table: &table,
+        };
+        send_to(self.instance, flags::records(&self.config().rules, due, &event, taken), &table);
+    }
+}
+
+/// As [`send`], those for SQL to this table unless that is empty.
+fn send_to(instance: &Instance, mut records: Vec<Record>, table: &[u8]) {
+    if !table.is_empty() {
+        let table = Arc::from(String::from_utf8_lossy(table));
+        records.iter_mut().filter(|r| r.backend == Backend::Db).for_each(|r| r.table = Arc::clone(&table));
+    }
+    send(instance, records);
+}
+
+/// Sets a value of a branch, which need not be there yet.
+fn put(c: &mut Context, branch: usize, key: &str, value: Option<&[u8]>, most: usize) {
+    // More branches than the server makes are none.
+    while c.legs.len() <= branch && branch < MOST_BRANCHES {
+        if !c.add_leg(most) {
+            return;
+        }
+    }
+    if branch < c.legs.len() {
+        c.set_leg(branch, key.as_bytes(), value, most);
+    }
+}
+
+/// More than the server's own limit (31 at most).
+const MOST_BRANCHES: usize = 64;
+
+/// A number that a variable has, from 0 on.
+fn number(server: &Server, spec: Spec, msg: *mut km_sip_msg) -> Option<usize> {
+    std::str::from_utf8(&bytes_of(spec.value(server, msg))?).ok()?.parse().ok()
+}
+
+/// The branch that a reply is to: the hexadecimal number behind the last dot of the branch in its first Via.
+fn branch_of(via: &[u8]) -> Option<usize> {
+    let first = via.split(|b| *b == b',').next()?;
+    let at = first.windows(BRANCH.len()).position(|w| w.eq_ignore_ascii_case(BRANCH))? + BRANCH.len();
+    let branch = first[at..].split(|b| *b == b';' || b.is_ascii_whitespace()).next()?;
+    let number = branch.rsplit(|b| *b == b'.').next().filter(|n| n.len() < branch.len())?;
+    usize::from_str_radix(std::str::from_utf8(number).ok()?, 16).ok()
+}
+
+const BRANCH: &[u8] = b";branch=";
+
+/// The To tag in a reply as it was sent.
+fn to_tag_of(reply: &[u8]) -> Option<&[u8]> {
+    let head = reply.windows(4).position(|w| w == b"\r\n\r\n").map_or(reply, |n| &reply[..n]);
+    let to = head.split(|b| *b == b'\n').find_map(|line| {
+        let (name, value) = line.split_at_checked(line.iter().position(|b| *b == b':')?)?;
+        let name = name.trim_ascii_end();
+        (name.eq_ignore_ascii_case(b"To") || name.eq_ignore_ascii_case(b"t")).then_some(value)
+    })?;
+    // Parameters of the header stand behind the URI's brackets, if it has any.
+    let params = to.iter().rposition(|b| *b == b'>').map_or(to, |n| &to[n..]);
+    let at = params.windows(TAG.len()).position(|w| w.eq_ignore_ascii_case(TAG))? + TAG.len();
+    params[at..].split(|b| *b == b';' || b.is_ascii_whitespace()).next()
+}
+
+const TAG: &[u8] = b";tag=";
+
+/// Hands records to their backends, as the parameters of this server want them.
+fn send(instance: &Instance, mut records: Vec<Record>) {
+    let stock = &instance.config.stock;
+    for record in &mut records {
+        if record.backend == Backend::Db && !stock.nullable {
+            let fields = record.extras.iter_mut().chain(record.legs.iter_mut().flatten());
+            fields.for_each(|f| _ = f.value.get_or_insert_default());
+        }
+        if let Some(field) = &stock.time
+            && matches!(record.backend, Backend::Log | Backend::Db)
+        {
+            // In SQL the whole second stands beside the microseconds.
+            if record.backend == Backend::Db
+                && let Some(seconds) = &stock.time_seconds
+            {
+                record.extras.insert(0, Field { name: Arc::clone(seconds), value: Some(record.time.seconds().to_string().into_bytes()) });
+            }
+            record.shape = Shape::Stamped;
+            record.extras.insert(0, Field { name: Arc::clone(&field.name), value: Some(time_text(&field.what, record.time)) });
+        }
+        if let Some(what) = stock.json_time.as_ref().filter(|_| record.backend == Backend::Json) {
+            record.shape = Shape::Stamped;
+            record.extras.insert(0, Field { name: "time".into(), value: Some(time_text(what, record.time)) });
+        }
+        if matches!(record.backend, Backend::Aaa | Backend::Diameter) {
+            record.shape = Shape::Kamailio;
+        }
+    }
+    worker::emit(instance, &records);
+}
+
+/// A moment as a time field has it.
+fn time_text(what: &TimeText, time: Wall) -> Vec<u8> {
+    let (seconds, micros) = (time.seconds(), time.0.rem_euclid(1_000_000));
+    match what {
+        TimeText::Micros => micros.to_string().into_bytes(),
+        TimeText::Seconds => format!("{seconds}.{:03}", micros / 1000).into_bytes(),
+        TimeText::Format { utc, format } => strftime(format, seconds, *utc),
+    }
+}
+
+/// Longest text of a time, as in the original; what is longer is empty.
+const LONGEST_TIME: usize = 128;
+
+fn strftime(format: &str, seconds: i64, utc: bool) -> Vec<u8> {
+    let Ok(format) = CString::new(format) else { return Vec::new() };
+    let mut room = [0u8; LONGEST_TIME];
+    // SAFETY: all three write into what they are given; the format is terminated.
+    let len = unsafe {
+        let mut tm = std::mem::zeroed::<libc::tm>();
+        let done = if utc { libc::gmtime_r(&raw const seconds, &raw mut tm) } else { libc::localtime_r(&raw const seconds, &raw mut tm) };
+        if done.is_null() { 0 } else { libc::strftime(room.as_mut_ptr().cast(), room.len(), format.as_ptr(), &raw const tm) }
+    };
+    room[..len].to_vec()
+}
+
+/// The table of a record that the parameters name with variables in it.
+fn table(config: &Config, kind: Kind, due: Types, source: &impl Source) -> Vec<u8> {
+    let parts = config.stock.tables[usize::from(kind == Kind::Missed)].as_deref().filter(|_| due.has(Backend::Db));
+    let variables = &config.rules.fields.flags.variables;
+    let text = |part: &Part| match part {
+        Part::Text(text) => text.as_bytes().to_vec(),
+        Part::Variable(i) => source.value(*i, &variables[*i]).unwrap_or_default(),
+    };
+    parts.unwrap_or_default().iter().flat_map(text).collect()
+}
+
+/// A table that no statement can name takes no rows: said, and the other backends go on.
+fn nameable(kind: Kind, table: &[u8], due: Types) -> Types {
+    match script::check_table(table) {
+        Err(e) if !table.is_empty() => {
+            let parameter = if kind == Kind::Missed { "db_table_missed_calls" } else { "db_table_acc" };
+            log::error!("parameter {parameter}: {e}; the record for db is not written");
+            Types(due.0 & !(Types::one(Backend::Db).0))
+        }
+        _ => due,
+    }
+}
+
+/// Values of a watched transaction: the request's as they were when it came.
+struct Past<'a> {
+    at: &'a At<'a>,
+    of: &'a Context,
+    branch: Option<usize>,
+}
+
+impl Past<'_> {
+    fn of_branch(&self, key: &str) -> Option<Vec<u8>> {
+        self.of.legs.get(self.branch?)?.get(key.as_bytes()).map(<[u8]>::to_vec)
+    }
+}
+
+impl Source for Past<'_> {
+    fn value(&self, index: usize, variable: &Variable) -> Option<Vec<u8>> {
+        let kept = || self.of.extra.get(variable.key.as_bytes()).map(<[u8]>::to_vec);
+        match variable.class {
+            _ if variable.of_reply => message(self.at.event.rpl).and_then(|_| self.of_branch(&variable.key)),
+            Class::Message => kept(),
+            Class::Branch => self.of_branch(&variable.key).or_else(kept),
+            Class::Code => Some(self.at.event.code.to_string().into_bytes()),
+            Class::Moment if is_of_dialog(variable) => in_dialog(self.at.server, self.at.prepared.specs[index], &self.of.core).unwrap_or_else(kept),
+            Class::Moment => bytes_of(self.at.prepared.specs[index].value(self.at.server, dummy(self.at.server)?)),
+        }
+    }
+
+    fn avp(&self, index: usize, n: usize) -> Option<Vec<u8>> {
+        avp(self.at.server, dummy(self.at.server)?, &self.at.extras().avps[index], n)
+    }
+}
+
+/// Values of the private message at hand.
+struct Present<'a> {
+    server: &'a Server,
+    prepared: &'a Prepared,
+    msg: *mut km_sip_msg,
+    /// That of the reply, where it is known.
+    code: Option<u16>,
+    is_reply: bool,
+}
+
+impl Source for Present<'_> {
+    fn value(&self, index: usize, variable: &Variable) -> Option<Vec<u8>> {
+        match (variable.class, self.code) {
+            _ if variable.of_reply && !self.is_reply => None,
+            (Class::Code, Some(code)) => Some(code.to_string().into_bytes()),
+            _ => bytes_of(self.prepared.specs[index].value(self.server, self.msg)),
+        }
+    }
+
+    fn avp(&self, index: usize, n: usize) -> Option<Vec<u8>> {
+        let extras = &worker::instance()?.config.rules.fields.flags;
+        avp(self.server, self.msg, &extras.avps[index], n)
+    }
+}
+
+/// A message with nothing of a call in it, for variables that look at none.
+fn dummy(server: &Server) -> Option<*mut km_sip_msg> {
+    Some(server.symbols.dummy()).filter(|p| !p.is_null())
+}
+
+fn is_of_dialog(variable: &Variable) -> bool {
+    variable.class == Class::Moment && variable.text.trim_start_matches(['$', '(']).starts_with("dlg")
+}
+
+/// The value that a variable of the request's dialog has now; `None` if there is no such dialog.
+fn in_dialog(server: &Server, spec: Spec, request: &Core) -> Option<Option<Vec<u8>>> {
+    let dialogs = DIALOGS.get()?;
+    let dialog = dialogs.find(request)?;
+    let dummy = dummy(server)?;
+    Some(dialogs.inside(dialog.raw, || bytes_of(spec.value(server, dummy))))
+}
+
+/// The `n`-th value of an AVP, counted from the one set last.
+fn avp(server: &Server, msg: *mut km_sip_msg, name: &str, n: usize) -> Option<Vec<u8>> {
+    bytes_of(Spec::parse(server, format!("$(avp({name})[{n}])").as_bytes())?.value(server, msg))
+}
+
+/// `acc_*_request()`: a record at once, in the shape of flags.
+pub fn manual(at: Current, instance: &'static Instance, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
+    let prepared = at.api.flags.as_ref().ok_or("the module is not initialised")?;
+    let msg = message(at.raw).ok_or("there is no SIP message here")?;
+    let types = Types::one(backend);
+    script::may_record(instance, backend, table)?;
+    let mut core = msg.core();
+    (core.code, core.reason) = reason::parts_of_comment(comment);
+    let is_reply = msg.status() != 0;
+    let extras = &instance.config.rules.fields.flags;
+    let taken = Taken::read(extras, types, &Present { server: msg.server, prepared, msg: msg.raw, code: None, is_reply });
+    let now = Moment::now();
+    let event = Event {
+        kind: Kind::Manual,
+        core: &core,
+        // As in the original, which swaps the tags of transactions only.
+        upstream: false,
+        in_dialog: !core.to_tag.is_empty(),
+        created: now,
+        time: now,
+        timed: false,
+        duration_ms: None,
+        end: None,
+        signalling: Signalling::default(),
+        table,
+    };
+    send(instance, flags::records(&instance.config.rules, types, &event, &taken));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn branches_are_the_last_number_of_the_first_via() {
+        for (via, n) in [
+            ("SIP/2.0/UDP 1.2.3.4:5060;rport=1;branch=z9hG4bKa1b2.9f.0", Some(0)),
+            ("SIP/2.0/UDP h;Branch=z9hG4bKx.1f;i=2, SIP/2.0/UDP h;branch=z9hG4bKy.2", Some(31)),
+            ("SIP/2.0/UDP h;branch=z9hG4bKx", None),
+            ("SIP/2.0/UDP h;branch=z9hG4bKx.zz", None),
+            ("SIP/2.0/UDP h", None),
+            ("", None),
+        ] {
+            assert_eq!(branch_of(via.as_bytes()), n, "{via}");
+        }
+    }
+
+    #[test]
+    fn the_to_tag_of_a_sent_reply_is_found() {
+        let reply = |to: &str| format!("SIP/2.0 404 Not Found\r\nVia: x;tag=no\r\nFrom: <sip:a@h>;tag=f\r\n{to}\r\nCall-ID: c\r\n\r\nTo: <b>;tag=body");
+        for (to, tag) in [
+            ("To: <sip:b@h;tag=uri>;tag=abc.1", Some("abc.1")),
+            ("t :sip:b@h;x=1;TAG=abc;y", Some("abc")),
+            ("TO: \"<a>\" <sip:b@h>;tag=abc \t", Some("abc")),
+            ("To: <sip:b@h>", None),
+            ("X: none", None),
+        ] {
+            assert_eq!(to_tag_of(reply(to).as_bytes()), tag.map(str::as_bytes), "{to}");
+        }
+        assert_eq!(to_tag_of(b""), None);
+    }
+}

@@ -1,0 +1,12 @@
+//! What both host families have in common: the server's string, room for structures that stay
+//! opaque, how symbols are found, and what is read of variables and messages. A family
+//! (`opensips`, `kamailio`) holds only what differs.
+
+pub mod numbered;
+mod room;
+pub mod symbols;
+mod text;
+pub mod versions;
+
+pub use room::Room;
+pub use text::Text;

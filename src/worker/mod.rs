@@ -1,0 +1,430 @@
+//! What a SIP worker does with records: it writes lines and events at once, and the rest to the journal.
+//! Nothing here waits for a backend.
+#![forbid(unsafe_code)]
+
+pub mod interims;
+pub mod port;
+
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use once_cell::sync::OnceCell;
+
+use crate::accounting::clock::Moment;
+use crate::accounting::context::CallEnd;
+use crate::accounting::context::{Change, Taken};
+use crate::accounting::marks::{Marks, Types};
+use crate::accounting::record::{ACC_ID, Backend, Record, Shape};
+use crate::backend::event::Event;
+use crate::backend::log::syslog::{DEV_LOG, Sent, SyslogSocket};
+use crate::backend::log::{LineFormat, object};
+use crate::backend::{event, json, log as line};
+use crate::config::Config;
+use crate::declaration::By;
+use crate::journal::limit::Append;
+use crate::journal::{DeadLetters, Dir, Entry, Payload, SegmentName, SinkId, Writer};
+use crate::stats::{self, Counter, Snapshot};
+use crate::worker::port::{Host, LogSettings};
+
+/// Created once, before the fork, and then shared by every process.
+pub struct Instance {
+    /// The validated parameters.
+    pub config: Config,
+    /// The server.
+    pub host: &'static dyn Host,
+    /// The journal; `None` when nothing needs one.
+    pub journal: Option<Dir>,
+    /// Wakes the delivery process.
+    pub wake: OwnedFd,
+}
+
+static INSTANCE: OnceCell<Instance> = OnceCell::new();
+
+/// Publishes the instance, once, at the end of initialisation.
+pub fn install(instance: Instance) -> &'static Instance {
+    INSTANCE.get_or_init(|| instance)
+}
+
+/// The instance, once initialised.
+pub fn instance() -> Option<&'static Instance> {
+    INSTANCE.get()
+}
+
+/// State of one process.
+struct Process {
+    pid: u32,
+    journal: Option<Writer>,
+    syslog: SyslogSocket,
+}
+
+static PROCESS: Mutex<Option<Process>> = Mutex::new(None);
+
+/// Runs `f` with the state of this process, which is created again after a fork.
+fn with_process<R>(instance: &Instance, f: impl FnOnce(&mut Process) -> R) -> R {
+    let mut guard = PROCESS.lock().unwrap_or_else(PoisonError::into_inner);
+    let pid = instance.host.process_id();
+    let fresh = || Process {
+        pid,
+        journal: instance
+            .journal
+            .as_ref()
+            .map(|dir| Writer::new(dir, instance.host.process_number(), pid, instance.config.journal_sync, instance.config.limits.segment_max())),
+        syslog: SyslogSocket::new(Path::new(DEV_LOG)),
+    };
+    match &mut *guard {
+        Some(p) if p.pid == pid => f(p),
+        other => f(other.insert(fresh())),
+    }
+}
+
+/// Lets the writer of this process append; `None` when there is no journal.
+fn append<R>(instance: &Instance, f: impl FnOnce(&mut Writer) -> R) -> Option<R> {
+    let (result, unsynced) = with_process(instance, |p| p.journal.as_mut().map(|j| (f(j), j.unsynced())))?;
+    if let Some(e) = unsynced {
+        log::error!(
+            "the journal in {} cannot be synced ({e}): what was just written to it may be lost in a power cut; check the disk",
+            instance.config.journal_dir.display()
+        );
+    }
+    Some(result)
+}
+
+/// Hands the records of an event to their backends, each independent of the others (D8): lines and
+/// events at once, then what goes to the journal in one write.
+pub fn emit(instance: &Instance, records: &[Record]) {
+    emit_all(instance, records, None);
+}
+
+/// [`emit`] for the end of a call, which goes into the journal with its entries, so that a crash
+/// neither loses nor repeats a row. If the journal could not write the rows, the call is not reported to other
+/// nodes as settled: this server's next start writes them, and no node must tell it that they are written.
+pub fn emit_end(instance: &Instance, end: &CallEnd) {
+    if emit_all(instance, &end.records, Some(end)) {
+        instance.host.settled(end);
+    }
+}
+
+/// The end of a call whose CDR another server has written: there is nothing to write here.
+pub fn forget(instance: &Instance, call: u128) {
+    if let Some(Err(e)) = append(instance, |j| j.append_end(call, &[])) {
+        log::error!(
+            "the end of a call could not be written to the journal in {}: the next start will treat the call as cut off: {e}",
+            instance.config.journal_dir.display()
+        );
+    }
+}
+
+/// The end of a call whose end is unknown, with `orphan_cdr` hold: its CDR goes to the dead letters.
+pub fn hold(instance: &Instance, end: &CallEnd) {
+    let Some(dir) = &instance.journal else { return };
+    let id = end.records.first().and_then(|r| r.own_value(ACC_ID)).unwrap_or_default();
+    log::warn!(
+        "a call in progress at the last end of the server came back with no dialog: its CDR {} is not written, but kept in the dead letters in journal_dir (orphan_cdr=hold)",
+        String::from_utf8_lossy(&id)
+    );
+    stats::add(Counter::OrphansHeld, 1);
+    for (sink, record) in for_journal(instance, &end.records) {
+        // It is not in any segment.
+        let segment = SegmentName { boot: dir.boot(), rank: instance.host.process_number(), pid: instance.host.process_id(), seq: 0 };
+        let entry = Entry { segment, offset: 0, end: 0, wall: Moment::now().wall, payload: Payload::Record(Box::new(record.clone())), parked: None };
+        match DeadLetters::new(dir, sink).add(&entry, "nothing is known about the end of the call (orphan_cdr=hold)") {
+            Ok(()) => {
+                stats::add(sink.accepted(), 1);
+                stats::add(sink.dead(), 1);
+            }
+            Err(e) => lost(instance, sink, &format!("{} cannot be written: {e}", DeadLetters::file_name(sink))),
+        }
+    }
+    forget(instance, end.call);
+}
+
+/// False if the journal could not write a record.
+fn emit_all(instance: &Instance, records: &[Record], end: Option<&CallEnd>) -> bool {
+    for record in records {
+        match record.backend {
+            Backend::Log => {
+                let of_dialog = instance.config.rules.dialog_cdrs.as_ref().filter(|_| record.shape == Shape::Dialog);
+                let facility = of_dialog.map_or(instance.config.log.facility, |cdrs| cdrs.facility);
+                let (level, facility) = (instance.config.log.level, Some(facility));
+                match instance.config.log.format {
+                    LineFormat::Text => print(instance, level, facility, &line::line(record)),
+                    LineFormat::Json => print_bare(instance, level, facility, object::line(record).as_bytes(), true),
+                }
+            }
+            Backend::Evi => raise(instance, record),
+            Backend::Json => write_json(instance, record),
+            _ => {}
+        }
+    }
+    let limits = &instance.config.limits;
+    if limits.admits(Append::Record) {
+        keep(instance, for_journal(instance, records), end)
+    } else {
+        for_journal(instance, records).for_each(|_| no_room(instance));
+        keep(instance, std::iter::empty(), end.filter(|e| limits.admits(Append::End(e.answered))))
+    }
+}
+
+/// The records that go into the journal, once for each of their sinks.
+fn for_journal<'a>(instance: &'a Instance, records: &'a [Record]) -> impl Iterator<Item = (SinkId, &'a Record)> + Clone {
+    records.iter().flat_map(|r| instance.config.destinations.sinks_of(r.backend).map(move |sink| (sink, r)))
+}
+
+/// Writes records to the journal, with the end of a call if they are its last. False if one is lost.
+fn keep<'a>(instance: &Instance, later: impl Iterator<Item = (SinkId, &'a Record)> + Clone, end: Option<&CallEnd>) -> bool {
+    let n = later.clone().count();
+    if n == 0 && end.is_none() {
+        return true;
+    }
+    match append(instance, |j| j.append_all(later.clone(), end.map(|e| e.call))) {
+        Some(Ok(())) => {
+            if n > 0 {
+                wake(instance);
+            }
+            true
+        }
+        Some(Err(e)) => {
+            if e.kept > 0 {
+                wake(instance);
+            }
+            let rest = later.skip(e.kept);
+            if n > 1 && end.is_none() {
+                // One may be too large, or only some may fit.
+                let lost = rest.filter(|one| !keep(instance, std::iter::once(*one), None)).count();
+                lost == 0
+            } else {
+                rest.for_each(|(sink, _)| lost(instance, sink, &e.to_string()));
+                if n == 0 {
+                    end_lost(instance, &e.to_string());
+                }
+                n == e.kept
+            }
+        }
+        None => {
+            later.for_each(|(sink, _)| lost(instance, sink, "there is no journal"));
+            n == 0
+        }
+    }
+}
+
+/// Room for the encoded facts of a context, in bytes.
+const FACTS: usize = 80;
+
+/// From this size in bytes on, only changes to a state are written: for smaller ones the write call costs more than
+/// its bytes.
+pub const LARGE: usize = 4096;
+/// A change may take at most this fraction of the state; otherwise a new whole state is a better base for later
+/// changes.
+const PART: usize = 4;
+
+/// Keeps the state of a call in progress in the journal, so that it survives a crash. Called for
+/// every change of a context, under its lock, so that states are in the journal in order.
+pub fn call_changed(change: &Change<'_>) -> Taken {
+    let Some(instance) = instance() else { return Taken::Nothing };
+    let limits = &instance.config.limits;
+    let now = change.facts;
+    let result = if now.is_open_call() {
+        if !limits.admits(Append::State) {
+            return Taken::Nothing;
+        }
+        append(instance, |j| keep_state(j, change))
+    } else if change.was_open && !now.closed {
+        // Its CDR was dropped: there is nothing left to write.
+        if !limits.admits(Append::End(now.answered)) {
+            return Taken::Nothing;
+        }
+        append(instance, |j| j.append_end(change.call, &[]).map(|()| Taken::Nothing))
+    } else {
+        return Taken::Nothing;
+    };
+    if let Some(Err(e)) = &result {
+        stats::add(Counter::JournalLost, 1);
+        log::error!(
+            "the state of a call could not be written to the journal in {}: a crash now would lose its CDR: {e}",
+            instance.config.journal_dir.display()
+        );
+    }
+    result.and_then(Result::ok).unwrap_or(Taken::Nothing)
+}
+
+/// Appends a state, or what has changed in it.
+fn keep_state(j: &mut Writer, change: &Change<'_>) -> io::Result<Taken> {
+    let (call, parts) = (change.call, change.parts);
+    let mut state = Vec::with_capacity(FACTS + parts.len());
+    change.facts.encode(&mut state);
+    if let Some(base) = change.base.filter(|_| parts.len() >= LARGE) {
+        let middle = &parts[base.prefix as usize..parts.len() - base.suffix as usize];
+        if middle.len() <= parts.len() / PART {
+            return j.append_change(call, base, &state, middle).map(|()| Taken::Change);
+        }
+    }
+    state.extend_from_slice(parts);
+    j.append_call(call, &state).map(Taken::Whole)
+}
+
+fn raise(instance: &Instance, record: &Record) {
+    let event = event::event_of(record);
+    if !instance.host.has_listeners(event) {
+        return;
+    }
+    for params in event::params(record) {
+        let counter = if instance.host.raise(event, &params) { Counter::EviRaised } else { Counter::EviFailed };
+        stats::add(counter, 1);
+    }
+}
+
+/// The journal is full and the record is dropped: counted, and logged once by each process until
+/// there is room again.
+fn no_room(instance: &Instance) {
+    static SAID: AtomicI64 = AtomicI64::new(0);
+    stats::add(Counter::JournalLost, 1);
+    let since = stats::full_since().unwrap_or(0);
+    if SAID.swap(since, Ordering::Relaxed) != since {
+        log::error!(
+            "records are lost: the journal in {} is full (parameters journal_max_size, journal_min_free, journal_full)",
+            instance.config.journal_dir.display()
+        );
+    }
+}
+
+/// May a request be accounted to these backends? Its (or its call's) `marks` are only
+/// computed if needed. False while a full journal refuses new requests.
+pub fn admit(instance: &Instance, types: Types, marks: impl FnOnce() -> Option<Marks>) -> Result<(), String> {
+    let mut through_journal = Backend::ALL.into_iter().filter(|b| b.by() == By::Delivery);
+    if !through_journal.clone().any(|b| types.has(b)) || !instance.config.limits.refuses() {
+        return Ok(());
+    }
+    if marks().is_some_and(|m| through_journal.any(|b| m.on(b))) {
+        return Ok(());
+    }
+    stats::add(Counter::JournalRefused, 1);
+    Err(format!(
+        "the journal in {} is full (parameters journal_max_size and journal_min_free): the request is not accounted",
+        instance.config.journal_dir.display()
+    ))
+}
+
+/// The record is lost: logged and counted.
+fn lost(instance: &Instance, sink: SinkId, why: &str) {
+    stats::add(Counter::JournalLost, 1);
+    log::error!("a {} record could not be written to the journal in {} and is lost: {why}", sink.name(), instance.config.journal_dir.display());
+}
+
+/// The end of a call without records for the journal is lost: after a restart the call is treated as cut off.
+fn end_lost(instance: &Instance, why: &str) {
+    stats::add(Counter::JournalLost, 1);
+    log::error!("the end of a call could not be written to the journal in {}: {why}", instance.config.journal_dir.display());
+}
+
+/// Tells the delivery process that there is work, and wakes it if it waits; a full
+/// counter means that it is awake already.
+fn wake(instance: &Instance) {
+    if stats::bell().ring() {
+        let _ = rustix::io::write(instance.wake.as_fd(), &1u64.to_ne_bytes());
+    }
+}
+
+/// Starts delivery at once, whatever it is waiting for.
+pub fn flush(instance: &Instance) {
+    stats::flush();
+    wake(instance);
+}
+
+/// Raises an event once when more records wait for a sink than `backlog_threshold`, and once when
+/// at most half as many wait. Called every second by one process of the host.
+pub fn watch_backlog() {
+    let Some(instance) = instance() else { return };
+    let counters = Snapshot::take();
+    for sink in SinkId::ALL {
+        let pending = counters.get(sink.counters().pending) + counters.get(sink.counters().parked);
+        let Some(begins) = sink.state().backlog_changes(pending, instance.config.backlog_threshold.into()) else { continue };
+        if instance.host.has_listeners(Event::Backlog) {
+            let raised = instance.host.raise(Event::Backlog, &event::backlog_params(sink, &counters, begins));
+            stats::add(if raised { Counter::EviRaised } else { Counter::EviFailed }, 1);
+        }
+    }
+}
+
+/// Hands the object of a record to syslog and to its queue, as the parameters say.
+fn write_json(instance: &Instance, record: &Record) {
+    let Some(settings) = &instance.config.stock.json else { return };
+    let (output, object) = (settings.output(record), json::object(record, settings));
+    if let Some(queue) = &output.queue
+        && !instance.host.enqueue(queue, json::key(record), &object)
+    {
+        stats::add(Counter::JournalLost, 1);
+        log::error!("the queue {queue} of the module mqueue took no record");
+    }
+    if output.syslog {
+        let pid = instance.host.process_id();
+        send(instance, &json::datagram(output, pid, &object));
+    }
+}
+
+/// Prints a line as the host would: level filter, stderr, syslog. A line that the syslog socket does not accept now
+/// goes through the journal and is sent later.
+pub fn print(instance: &Instance, level: i32, facility: Option<i32>, text: &[u8]) {
+    print_bare(instance, level, facility, text, false);
+}
+
+/// As [`print`]; a bare line has nothing of the host before it.
+fn print_bare(instance: &Instance, level: i32, facility: Option<i32>, text: &[u8], bare: bool) {
+    let settings = instance.host.log_settings();
+    if level > settings.level {
+        return;
+    }
+    let facility = facility.unwrap_or(settings.facility);
+    if settings.stderr {
+        if bare {
+            write_stderr(&[text, b"\n"].concat());
+        } else {
+            print_stderr(instance.host.process_id(), level, &settings, text);
+        }
+        if !settings.syslog {
+            stats::add(Counter::LogWritten, 1);
+        }
+    }
+    if settings.syslog {
+        let head = [settings.prefix.as_bytes(), line::level_name(level).as_bytes(), b":", text];
+        let message = if bare { &head[3..] } else { &head };
+        let datagram = line::datagram(level, facility, &settings.name, instance.host.process_id(), message);
+        send(instance, &datagram);
+    }
+}
+
+/// Hands a datagram to syslog. What its socket does not take now goes through the journal and is sent later.
+fn send(instance: &Instance, datagram: &[u8]) {
+    let clipped = with_process(instance, |p| {
+        let sent = p.syslog.try_send(datagram);
+        match sent {
+            Sent::Taken | Sent::Clipped => stats::add(Counter::LogWritten, 1),
+            Sent::TooLong => stats::add(Counter::JournalLost, 1),
+            Sent::NotTaken if !instance.config.limits.admits(Append::Line) => stats::add(Counter::JournalLost, 1),
+            // Logging an error here would add another line. If the sync fails, the next record reports it.
+            Sent::NotTaken => match p.journal.as_mut().map(|j| j.append_line(SinkId::Log, datagram)) {
+                Some(Ok(())) => wake(instance),
+                _ => stats::add(Counter::JournalLost, 1),
+            },
+        }
+        sent == Sent::Clipped
+    });
+    if clipped && !CLIPPED_SAID.swap(true, Ordering::Relaxed) {
+        log::warn!("a line of {} bytes was clipped to what the syslog socket takes; further ones are counted, not logged", datagram.len());
+    }
+}
+
+/// This process has already logged that a line was clipped for syslog.
+static CLIPPED_SAID: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line on stderr in the host's format.
+pub fn print_stderr(pid: u32, level: i32, settings: &LogSettings, text: &[u8]) {
+    write_stderr(&line::stderr_line(level, &settings.prefix, pid, text));
+}
+
+/// One write, so that lines of several processes do not mix. A failure cannot be reported anywhere.
+fn write_stderr(line: &[u8]) {
+    let _ = std::io::stderr().write_all(line);
+}

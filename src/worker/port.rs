@@ -1,0 +1,49 @@
+//! What the safe side needs from the server that loaded the module.
+#![forbid(unsafe_code)]
+
+use crate::accounting::context::CallEnd;
+use crate::backend::event::{Event, EventValue};
+
+/// How the host logs at the moment; read each time, because it can change at run time.
+#[derive(Clone, Debug)]
+pub struct LogSettings {
+    /// Highest level that is printed.
+    pub level: i32,
+    /// Lines go to stderr.
+    pub stderr: bool,
+    /// Lines go to syslog.
+    pub syslog: bool,
+    /// Program name in syslog lines.
+    pub name: String,
+    /// The host's own prefix of every line.
+    pub prefix: String,
+    /// Facility of the host's own lines.
+    pub facility: i32,
+}
+
+/// What the safe side needs from the host.
+pub trait Host: Send + Sync {
+    /// The current log settings.
+    fn log_settings(&self) -> LogSettings;
+
+    /// Does this event have a listener?
+    fn has_listeners(&self, event: Event) -> bool;
+
+    /// Raises an event with its parameters in order; false if the host refused it.
+    fn raise(&self, event: Event, params: &[(&str, EventValue<'_>)]) -> bool;
+
+    /// Puts a text into a queue of the script's; false when the host has none of that name.
+    fn enqueue(&self, queue: &str, key: &str, text: &str) -> bool {
+        let _ = (queue, key, text);
+        false
+    }
+
+    /// Index of this process in the host, for journal file names.
+    fn process_number(&self) -> i32;
+
+    /// Id of this process. The journal needs it at every append, so it must not make a system call.
+    fn process_id(&self) -> u32;
+
+    /// The end of a call is in the journal with all its records: other nodes need not write it.
+    fn settled(&self, end: &CallEnd);
+}

@@ -1,0 +1,241 @@
+//! Debian's rabbitmq-server.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Child;
+use std::time::Duration;
+
+use acc::journal::{Dir, SinkId};
+use futures_util::StreamExt as _;
+use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
+
+use super::*;
+use crate::common::servers::{free_port, quiet};
+
+/// What starts it without becoming another user.
+const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
+
+/// A broker that ends with its test.
+struct Broker {
+    child: Child,
+    directory: tempfile::TempDir,
+    port: u16,
+    distribution: u16,
+}
+
+impl Broker {
+    fn start() -> Option<Broker> {
+        if !Path::new(PROGRAM).exists() || quiet(Command::new("epmd").arg("-daemon")).status().is_err() {
+            skip("rabbitmq-server");
+            return None;
+        }
+        let (directory, port, distribution) = (tempfile::tempdir().unwrap(), free_port(), free_port());
+        let child = run(directory.path(), port, distribution);
+        let broker = Broker { child, directory, port, distribution };
+        broker.wait();
+        Some(broker)
+    }
+
+    fn wait(&self) {
+        let end = std::time::Instant::now() + 4 * PATIENCE;
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            assert!(std::time::Instant::now() < end, "rabbitmq-server does not start");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn kill(&mut self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        self.child.wait().unwrap();
+    }
+
+    fn start_again(&mut self) {
+        self.child = run(self.directory.path(), self.port, self.distribution);
+        self.wait();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = self.child.wait();
+    }
+}
+
+fn run(directory: &Path, port: u16, distribution: u16) -> Child {
+    let at = |name: &str| directory.join(name);
+    let mut command = Command::new(PROGRAM);
+    command.process_group(0).env("HOME", directory).env("RABBITMQ_NODENAME", format!("acc{port}@localhost"));
+    command.env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1").env("RABBITMQ_NODE_PORT", port.to_string()).env("RABBITMQ_DIST_PORT", distribution.to_string());
+    for (name, file) in [
+        ("RABBITMQ_MNESIA_BASE", "db"),
+        ("RABBITMQ_LOG_BASE", "log"),
+        ("RABBITMQ_PID_FILE", "pid"),
+        ("RABBITMQ_ENABLED_PLUGINS_FILE", "plugins"),
+        ("RABBITMQ_CONFIG_FILE", "config"),
+        ("RABBITMQ_GENERATED_CONFIG_DIR", "generated"),
+    ] {
+        command.env(name, at(file));
+    }
+    quiet(&mut command).spawn().unwrap()
+}
+
+fn on_channel<T>(port: u16, work: impl AsyncFnOnce(Channel) -> T) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let connection = Connection::connect(&format!("amqp://guest:guest@127.0.0.1:{port}/%2f"), ConnectionProperties::default()).await.unwrap();
+        let done = work(connection.create_channel().await.unwrap()).await;
+        let _ = connection.close(200, "bye".into()).await;
+        done
+    })
+}
+
+fn declare_exchange(port: u16) {
+    on_channel(port, async |channel| {
+        let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
+        channel.exchange_declare("acc".into(), ExchangeKind::Topic, options, FieldTable::default()).await.unwrap();
+    });
+}
+
+fn declare_queue(port: u16) {
+    on_channel(port, async |channel| {
+        let options = QueueDeclareOptions { durable: true, ..Default::default() };
+        channel.queue_declare("cdr".into(), options, FieldTable::default()).await.unwrap();
+    });
+    bind_queue(port, "cdr.*");
+}
+
+fn bind_queue(port: u16, key: &str) {
+    on_channel(port, async |channel| {
+        channel.queue_bind("cdr".into(), "acc".into(), key.into(), QueueBindOptions::default(), FieldTable::default()).await.unwrap();
+    });
+}
+
+fn waiting(port: u16) -> u32 {
+    on_channel(port, async |channel| {
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        channel.queue_declare("cdr".into(), options, FieldTable::default()).await.unwrap().message_count()
+    })
+}
+
+/// Every message of the queue, which has so many: its properties and its body.
+fn taken(port: u16) -> Vec<(BasicProperties, Value)> {
+    let all = waiting(port);
+    on_channel(port, async |channel| {
+        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        let mut consumer = channel.basic_consume("cdr".into(), "test".into(), options, FieldTable::default()).await.unwrap();
+        let mut messages = Vec::new();
+        for _ in 0..all {
+            let delivery = tokio::time::timeout(PATIENCE, consumer.next()).await.unwrap().unwrap().unwrap();
+            messages.push((delivery.properties.clone(), serde_json::from_slice(&delivery.data).unwrap()));
+        }
+        messages
+    })
+}
+
+fn killed_in_the_middle(records_in_all: u32) {
+    listen();
+    let Some(mut broker) = Broker::start() else { return };
+    let tmp = tempfile::tempdir().unwrap();
+    let journal = tmp.path().join("journal");
+    let dir = Dir::open(&journal).unwrap();
+    let mut w = records(&dir);
+    const RABBIT: SinkId = SinkId::Stream3;
+    let turn = Turn::with(RABBIT);
+    let url = format!("amqp://guest:guest@127.0.0.1:{}/?exchange=acc&name=stream3", broker.port);
+
+    // No exchange, then no queue: nothing is lost, and the cure is said.
+    append(&mut w, RABBIT, 0..10);
+    let running = Running::start(streaming(&url, &journal), &dir);
+    wait_until("the first cure", || !said(&["stream3: ", "there is no exchange acc: rabbitmqadmin"]).is_empty());
+    declare_exchange(broker.port);
+    wait_until("the second cure", || !said(&["stream3: ", "no queue gets cdr.proxy1_example_org of exchange acc"]).is_empty());
+    assert_eq!(turn.delivered(), 0);
+    declare_queue(broker.port);
+    wait_until("the records", || turn.delivered() == 10);
+    let first = taken(broker.port);
+    let (properties, body) = &first[0];
+    assert_eq!((first.len(), &body["acc_id"]), (10, &id_of(0).into()));
+    let headers: BTreeMap<String, String> = properties
+        .headers()
+        .as_ref()
+        .unwrap()
+        .inner()
+        .iter()
+        .map(|(name, value)| match value {
+            AMQPValue::LongString(text) => (name.to_string(), text.to_string()),
+            other => panic!("{name}: {other:?}"),
+        })
+        .collect();
+    assert_eq!((properties.message_id().as_ref().unwrap().as_str(), *properties.delivery_mode()), (&*id_of(0), Some(2)));
+    assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/json");
+    assert_eq!((&*headers["cloudEvents:type"], &*headers["cloudEvents:subject"]), ("opensips.acc.cdr.v1", "call-0@h"));
+
+    // Some messages of a batch are returned: these wait, and no other one in their place.
+    for n in 10..50 {
+        let kind = if n % 3 == 0 { Kind::Missed } else { Kind::Cdr };
+        w.append_record(RABBIT, &Record { kind, ..numbered(n) }).unwrap();
+    }
+    wait_until("the third cure", || !said(&["stream3: ", "no queue gets missed.proxy1_example_org of exchange acc"]).is_empty());
+    bind_queue(broker.port, "missed.*");
+    wait_until("both kinds", || turn.delivered() == 50);
+
+    // The broker is killed in the middle.
+    append(&mut w, RABBIT, 50..records_in_all / 2);
+    wait_until("a part", || turn.delivered() >= u64::from(records_in_all / 8));
+    broker.kill();
+    wait_until("an outage", || RABBIT.state().outage_seconds().is_some());
+    broker.start_again();
+    wait_until("all records", || turn.delivered() == u64::from(records_in_all / 2));
+    running.stop();
+
+    // The delivery is killed, twice.
+    append(&mut w, RABBIT, records_in_all / 2..records_in_all);
+    drop((w, dir));
+    let before = waiting(broker.port);
+    let mut killed = 0;
+    for part in [8, 4] {
+        let mut child = deliver(&journal, &url).spawn().unwrap();
+        wait_until("a part", || waiting(broker.port) >= before + records_in_all / 2 / part);
+        child.kill().unwrap();
+        killed += u32::from(!child.wait().unwrap().success());
+    }
+    assert_eq!(killed, 2);
+    let out = deliver(&journal, &url).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    // RabbitMQ stores copies; every record is there.
+    let ids: BTreeSet<_> = taken(broker.port).iter().map(|(properties, _)| properties.message_id().as_ref().unwrap().to_string()).collect();
+    assert_eq!(ids, (10..records_in_all).map(id_of).collect());
+
+    // What is wrong is told without the login.
+    let dir = Dir::open(&journal).unwrap();
+    append(&mut records(&dir), SinkId::Stream, 0..1);
+    drop(dir);
+    let place = format!("127.0.0.1:{}", broker.port);
+    for (url, part) in [
+        (format!("amqp://guest:s3cret@{place}/?exchange=acc"), "refuses the login"),
+        (format!("amqp://guest:guest@{place}/nowhere?exchange=acc"), "has no vhost nowhere"),
+        (format!("amqps://guest:s3cret@{place}/?exchange=acc"), "RabbitMQ at 127.0.0.1"),
+        ("amqp://guest:s3cret@127.0.0.1:1/?exchange=acc".to_owned(), "cannot be reached"),
+    ] {
+        let out = deliver(&journal, &url).args(["--seconds", "10"]).output().unwrap();
+        let text = String::from_utf8_lossy(&[&*out.stdout, &out.stderr].concat()).into_owned();
+        assert!(!out.status.success() && text.contains(part) && !text.contains("s3cret"), "{part}: {text}");
+    }
+}
+
+#[test]
+fn every_record_arrives_whoever_is_killed() {
+    killed_in_the_middle(10_000);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn a_hundred_thousand_records() {
+    killed_in_the_middle(100_000);
+}

@@ -1,0 +1,359 @@
+//! Real servers: freeDiameter with an extension that answers, and the one of Erlang/OTP.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use acc::backend::diameter::codec::{self, RETRANSMITTED};
+use acc::declaration::SinkId;
+use acc::journal::Dir;
+
+use super::common::{accctl_command, skip, wait_until, writer};
+use super::*;
+
+/// A server that may be killed and started again; what it took stays in its file.
+struct Server {
+    dir: tempfile::TempDir,
+    port: u16,
+    command: Vec<String>,
+    environment: Vec<(&'static str, String)>,
+    child: Option<Child>,
+}
+
+impl Server {
+    fn run(&mut self) {
+        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
+        let child = Command::new(&self.command[0])
+            .args(&self.command[1..])
+            .envs(self.environment.iter().map(|(k, v)| (*k, v.as_str())))
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let address = format!("127.0.0.1:{}", self.port);
+        wait_until("the server listens", || std::net::TcpStream::connect(&address).is_ok());
+    }
+
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("requests")
+    }
+
+    fn lines(&self) -> Vec<String> {
+        std::fs::read_to_string(self.file()).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+
+    fn line(&self) -> String {
+        format!("ConnectPeer = \"srv.acc.test\" {{ ConnectTo = \"127.0.0.1\"; Port = {}; No_TLS; TwTimer = 6; TcTimer = 1; }};\n", self.port)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+const FREEDIAMETER: &str = "/usr/bin/freeDiameterd";
+const EXTENSIONS: &str = "/usr/lib/freeDiameter";
+const HEADERS: &str = "/usr/include/freeDiameter/extension.h";
+
+/// freeDiameter with more lines in its configuration; `None` where it is not installed.
+fn freediameter(lines: &str, environment: &[(&'static str, &str)], tls: Option<&Path>) -> Option<Server> {
+    for needed in [FREEDIAMETER, HEADERS, "/usr/lib/freeDiameter/acl_wl.fdx"] {
+        if !Path::new(needed).exists() {
+            skip(needed);
+            return None;
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let extension = dir.path().join("acct_echo.fdx");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/diameter/acct_echo.c");
+    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&extension).arg(source).status().unwrap();
+    assert!(built.success());
+    let port = free_port();
+    let (ports, acl) = match tls {
+        None => (format!("Port = {port}; SecPort = 0;"), "ALLOW_IPSEC *.acc.test\n"),
+        Some(d) => {
+            let d = d.display();
+            (format!("Port = 0; SecPort = {port}; TLS_Cred = \"{d}/srv.pem\", \"{d}/srv.key\"; TLS_CA = \"{d}/ca.pem\";"), "*.acc.test\n")
+        }
+    };
+    std::fs::write(dir.path().join("acl.conf"), acl).unwrap();
+    let conf = format!(
+        "Identity = \"srv.acc.test\"; Realm = \"acc.test\"; {ports} No_SCTP; No_IPv6; NoRelay; TwTimer = 6;\n{lines}\n\
+         LoadExtension = \"{}\";\nLoadExtension = \"{EXTENSIONS}/acl_wl.fdx\" : \"{}\";\n",
+        extension.display(),
+        dir.path().join("acl.conf").display()
+    );
+    std::fs::write(dir.path().join("server.conf"), conf).unwrap();
+    let environment =
+        environment.iter().map(|(k, v)| (*k, (*v).to_owned())).chain([("ACCT_FILE", dir.path().join("requests").display().to_string())]).collect();
+    let command = vec![FREEDIAMETER.to_owned(), "-c".to_owned(), dir.path().join("server.conf").display().to_string()];
+    let mut server = Server { dir, port, command, environment, child: None };
+    server.run();
+    Some(server)
+}
+
+/// Erlang/OTP; `None` where it is not installed.
+fn otp() -> Option<Server> {
+    let library = std::fs::read_dir("/usr/lib/erlang/lib").into_iter().flatten().flatten().any(|e| e.file_name().to_string_lossy().starts_with("diameter-"));
+    if !library || Command::new("erlc").arg("-help").output().is_err() {
+        skip("erlang-diameter");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/diameter/acct_srv.erl");
+    let built = Command::new("erlc").arg("-o").arg(dir.path()).arg(source).status().unwrap();
+    assert!(built.success());
+    let port = free_port();
+    let file = dir.path().join("requests").display().to_string();
+    let pa = dir.path().display().to_string();
+    let command = ["erl", "-noshell", "-pa", &pa, "-s", "acct_srv", "main", "-extra", &port.to_string(), &file].map(str::to_owned).to_vec();
+    let mut server = Server { dir, port, command, environment: vec![], child: None };
+    server.run();
+    Some(server)
+}
+
+/// A request as freeDiameter noted it.
+struct Noted {
+    flags: u8,
+    avps: HashMap<u32, Vec<u8>>,
+}
+
+impl Noted {
+    fn of(line: &str) -> Option<Noted> {
+        let bytes: Option<Vec<u8>> = (0..line.len() / 2).map(|i| u8::from_str_radix(&line[2 * i..2 * i + 2], 16).ok()).collect();
+        let bytes = bytes?;
+        let (header, avps) = codec::decode(&bytes).ok()?;
+        let avps = avps.flatten().map(|a| (a.attribute.code, a.value.to_vec())).collect();
+        Some(Noted { flags: header.flags, avps })
+    }
+
+    fn number(&self, code: u32) -> Option<u32> {
+        self.avps.get(&code).map(|v| u32::from_be_bytes(v[..].try_into().unwrap()))
+    }
+
+    fn text(&self, code: u32) -> String {
+        String::from_utf8(self.avps[&code].clone()).unwrap()
+    }
+}
+
+/// One request: its Session-Id and number, and whether it is a repetition.
+type Copy = ((String, u32), bool);
+
+fn of_freediameter(server: &Server) -> Vec<Copy> {
+    let noted = server.lines().into_iter().filter_map(|l| Noted::of(&l));
+    noted.map(|n| ((n.text(263), n.number(485).unwrap()), n.flags & RETRANSMITTED != 0)).collect()
+}
+
+fn of_otp(server: &Server) -> Vec<Copy> {
+    let lines = server.lines();
+    let words = lines.iter().map(|l| l.split(' ').collect::<Vec<_>>());
+    words.filter(|w| w.len() == 4).map(|w| ((w[0].to_owned(), w[1].parse().unwrap()), w[2] == "true")).collect()
+}
+
+/// Integers were all 0 with the original.
+#[tokio::test]
+async fn freediameter_gets_values() {
+    let Some(server) = freediameter("", &[], None) else { return };
+    let mut client = client(&server.line(), |_| {}, |_| {});
+    let mut one = record(1);
+    one.extras = vec![field("User-Name", "alice"), field("7846", "gw")];
+    deliver(&mut client, &[one]).await;
+    client.leave().await;
+    let lines = server.lines();
+    let noted = Noted::of(&lines[0]).unwrap();
+    let numbers: Vec<_> = [480, 485, 40, 6, 205, 204, 227, 228, 229, 230].into_iter().map(|c| noted.number(c).unwrap()).collect();
+    assert_eq!(numbers, [1, 0, 2, 15, 200, 1, 2, 1, 1_700_000_000, 1204]);
+    assert_eq!(noted.number(55), Some((1_700_000_001u64 + 2_208_988_800) as u32));
+    assert_eq!([206, 207, 44, 1, 7846].map(|c| noted.text(c)), ["alice-1", "bob-1", "call-1", "alice", "gw"]);
+    assert_eq!((lines.len(), noted.flags & RETRANSMITTED), (1, 0));
+}
+
+/// With the dictionary of 3GPP that freeDiameter has: every AVP is known there, and of that type.
+#[tokio::test]
+async fn freediameter_understands_rf() {
+    let dictionaries = ["dict_nasreq", "dict_dcca", "dict_dcca_3gpp"].map(|d| format!("LoadExtension = \"{EXTENSIONS}/{d}.fdx\";")).concat();
+    let Some(server) = freediameter(&dictionaries, &[], None) else { return };
+    let mut client = client(
+        &server.line(),
+        |settings| {
+            settings.service = acc::backend::diameter::Service::Rf;
+            settings.records = acc::backend::diameter::Records::Session;
+        },
+        |_| {},
+    );
+    let mut one = record(1);
+    let names = ["Calling-Party-Address", "Called-Party-Address", "Requested-Party-Address", "Subscription-Id-Data", "Originating-IOI", "Terminating-IOI"];
+    one.extras =
+        names.iter().chain(&["IMS-Charging-Identifier", "Incoming-Trunk-Group-Id", "Outgoing-Trunk-Group-Id"]).map(|n| field(n, "sip:a@acc.test")).collect();
+    let mut failed = record(2);
+    (failed.kind, failed.core.code, failed.duration_ms) = (Kind::Missed, "486".into(), None);
+    assert_eq!(send(&mut client, &[one, failed]).await, [Fate::Delivered, Fate::Delivered]);
+    client.leave().await;
+    let noted: Vec<_> = server.lines().iter().map(|l| Noted::of(l).unwrap()).collect();
+    // Several threads take them there.
+    let shapes: HashSet<_> = noted.iter().map(|n| (n.number(480), n.number(485))).collect();
+    assert_eq!((noted.len(), shapes), (2, HashSet::from([(Some(4), Some(3)), (Some(1), Some(0))])));
+    assert!(noted.iter().all(|n| n.avps.contains_key(&873)));
+}
+
+/// A journal with so many records for this destination, and the file with peers beside it.
+fn journal(server: &Server, sink: SinkId, n: usize, change: impl Fn(usize, &mut Record)) -> tempfile::TempDir {
+    let tmp = tempfile::tempdir().unwrap();
+    let conf = format!("Identity = \"sip1.acc.test\"; Realm = \"acc.test\";\n{}", server.line());
+    std::fs::write(tmp.path().join("peers.conf"), conf).unwrap();
+    std::fs::write(tmp.path().join("avps"), "ATTRIBUTE Acc-Note 7846 string\n").unwrap();
+    std::fs::create_dir(tmp.path().join("journal")).unwrap();
+    let dir = Dir::open(&tmp.path().join("journal")).unwrap();
+    let mut writer = writer(&dir, 1);
+    for i in 0..n {
+        let mut one = record(i);
+        change(i, &mut one);
+        one.backend = sink.backend();
+        writer.append_record(sink, &one).unwrap();
+    }
+    tmp
+}
+
+/// A delivery process of its own.
+fn delivery(tmp: &Path, sink: SinkId) -> Command {
+    let mut command = accctl_command();
+    let files = format!("{};extra-avps-file:{}", tmp.join("peers.conf").display(), tmp.join("avps").display());
+    command.args(["deliver", "--seconds", "120"]);
+    if sink == SinkId::Aaa {
+        command.args(["--aaa-url", &format!("diameter:{files}"), "--aaa-extra", "note->Acc-Note"]);
+    } else {
+        command.args(["--diameter-url", &files, "--set", "extra_fields=diameter: note->Acc-Note; other->77@9"]);
+    }
+    command.arg(tmp.join("journal"));
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Kills server and delivery in turn while records are delivered, then lets them finish; every record is there, and
+/// what is there twice says so.
+fn everything_arrives(mut server: Server, copies: impl Fn(&Server) -> Vec<Copy>) {
+    const RECORDS: usize = 1000;
+    let tmp = journal(&server, SinkId::Aaa, RECORDS, |_, _| {});
+    let mut said = String::new();
+    for goal in [100, 350, 600] {
+        let mut child = delivery(tmp.path(), SinkId::Aaa).spawn().unwrap();
+        wait_until("some records are taken", || copies(&server).len() >= goal);
+        if goal == 350 {
+            child.kill().unwrap();
+        } else {
+            server.kill();
+        }
+        // Without its server it gives up for this time.
+        said += &String::from_utf8_lossy(&child.wait_with_output().unwrap().stderr);
+        if server.child.is_none() {
+            server.run();
+        }
+    }
+    let done = (0..20).any(|_| {
+        let out = delivery(tmp.path(), SinkId::Aaa).output().unwrap();
+        said += &String::from_utf8_lossy(&out.stderr);
+        out.status.success()
+    });
+    assert!(done, "{said}");
+    let mut seen = HashSet::new();
+    let all = copies(&server);
+    let mut doubled = 0;
+    for (name, repeats) in &all {
+        if !seen.insert(name.clone()) {
+            doubled += 1;
+            assert!(repeats, "{name:?} came again without T");
+        }
+    }
+    assert_eq!(seen.len(), RECORDS, "{said}");
+    assert!(doubled > 0, "nothing was in hand when something was killed");
+}
+
+#[test]
+fn freediameter_loses_nothing_when_it_and_the_delivery_are_killed() {
+    // Slow, so that it is killed with requests in hand.
+    if let Some(server) = freediameter("AppServThreads = 1;", &[("ACCT_DELAY_US", "1000")], None) {
+        everything_arrives(server, of_freediameter);
+    }
+}
+
+#[test]
+fn otp_loses_nothing_when_it_and_the_delivery_are_killed() {
+    if let Some(server) = otp() {
+        everything_arrives(server, of_otp);
+    }
+}
+
+/// An AVP with the M bit that the server does not know.
+#[test]
+fn one_refused_record_is_dead_and_names_its_avp() {
+    let servers = [freediameter("", &[], None), otp()];
+    for (server, sink) in servers.into_iter().zip([SinkId::Aaa, SinkId::Diameter]) {
+        let Some(server) = server else { continue };
+        let tmp = journal(&server, sink, 50, |i, r| {
+            if i == 20 {
+                r.extras = vec![field("Acc-Note", "x")];
+            }
+        });
+        // It waits apart after the first time, and is dead after the second.
+        for want in ["49 delivered, 0 dead", "0 delivered, 1 dead"] {
+            let out = delivery(tmp.path(), sink).output().unwrap();
+            let text = String::from_utf8_lossy(&out.stdout).into_owned();
+            assert!(text.contains(&format!("{}: {want}", sink.name())), "{text}{}", String::from_utf8_lossy(&out.stderr));
+        }
+        let dead = std::fs::read_to_string(tmp.path().join(format!("journal/dead-{}.jsonl", sink.name()))).unwrap();
+        assert!(dead.contains("call-20") && dead.contains("Result-Code 5001 (AVP_UNSUPPORTED), Failed-AVP 7846"), "{dead}");
+        assert_eq!(dead.lines().count(), 1);
+    }
+}
+
+/// A certificate of `ca` for a name, in the form that the server and this module read.
+fn certificate(dir: &Path, ca: Option<&str>, name: &str, subject: &str) {
+    let at = |file: &str| dir.join(file).display().to_string();
+    let (key, pem) = (at(&format!("{name}.key")), at(&format!("{name}.pem")));
+    let subject = format!("/CN={subject}");
+    let alt = format!("subjectAltName=DNS:{}", &subject[4..]);
+    let mut args = vec!["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650", "-subj", &subject, "-keyout", &key, "-out", &pem];
+    let (ca_pem, ca_key);
+    match ca {
+        Some(ca) => {
+            (ca_pem, ca_key) = (at(&format!("{ca}.pem")), at(&format!("{ca}.key")));
+            args.extend(["-addext", &alt, "-addext", "basicConstraints=critical,CA:FALSE", "-CA", &ca_pem, "-CAkey", &ca_key]);
+        }
+        None => args.extend(["-addext", "keyUsage=keyCertSign"]),
+    }
+    let out = Command::new("openssl").args(args).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[tokio::test]
+async fn freediameter_over_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    for (ca, name, subject) in [(None, "ca", "ca"), (Some("ca"), "srv", "srv.acc.test"), (Some("ca"), "sip1", "sip1.acc.test"), (None, "other", "other")] {
+        certificate(dir.path(), ca, name, subject);
+    }
+    let Some(server) = freediameter("", &[], Some(dir.path())) else { return };
+    let d = dir.path().display();
+    let lines = |ca: &str| format!("{} TLS_Cred = \"{d}/sip1.pem\", \"{d}/sip1.key\"; TLS_CA = \"{d}/{ca}.pem\";", server.line().replace("No_TLS;", ""));
+    let mut good = client(&lines("ca"), |_| {}, |_| {});
+    deliver(&mut good, &records(20)).await;
+    good.leave().await;
+    assert_eq!(server.lines().len(), 20);
+    let fates = send(&mut client(&lines("other"), |_| {}, |_| {}), &records(1)).await;
+    assert!(matches!(&fates[0], Fate::Retry(r) if r.contains("invalid peer certificate")), "{fates:?}");
+}

@@ -1,0 +1,229 @@
+//! `accctl report` and `accctl find`, on three databases, on files of a stream, and on a journal.
+#![forbid(unsafe_code)]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use acc::accounting::record::Kind;
+use acc::journal::{Dir, SinkId};
+use common::servers::{self, PASSWORD};
+use common::{record, skip, writer};
+use serde_json::{Value, json};
+
+fn accctl(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_accctl")).args(args).output().unwrap()
+}
+
+fn text(out: &Output) -> String {
+    assert!(out.status.success(), "{out:?}");
+    String::from_utf8(out.stdout.clone()).unwrap()
+}
+
+/// Two answered calls (one with two legs), a busy one, a refused one; a BYE and a call on another day, which do not count.
+fn rows(name: &str) -> String {
+    let row = |method: &str, callid: &str, code: u16, time: &str, setup: u32, ms: u32, cause: &str, trunk: &str| {
+        let cause = if cause.is_empty() { "NULL".to_string() } else { format!("'{cause}'") };
+        format!("('{method}', 'a', 'b', '{callid}', '{code}', 'x', '2026-11-29 {time}', {setup}, {}, {ms}, {cause}, '{trunk}')", ms.div_ceil(1000))
+    };
+    let all = [
+        row("INVITE", "one", 200, "10:00:00", 2, 60_500, "bye", "north"),
+        row("INVITE", "one", 200, "10:00:00", 2, 60_500, "bye", "north"),
+        row("INVITE", "two", 200, "10:00:30", 4, 3000, "timeout", "south"),
+        row("INVITE", "three", 486, "11:00:00", 1, 0, "", "north"),
+        row("INVITE", "it''s", 503, "11:00:01", 0, 0, "", "north"),
+        row("BYE", "one", 200, "10:01:00", 0, 0, "", "north"),
+        row("INVITE", "later", 200, "23:59:59", 0, 1000, "bye", "north"),
+    ];
+    format!(
+        "INSERT INTO {name} (method, from_tag, to_tag, callid, sip_code, sip_reason, time, setuptime, duration, ms_duration, end_cause, trunk) VALUES {}",
+        all.join(", ")
+    )
+}
+
+const SPAN: [&str; 4] = ["--since", "2026-11-29", "--until", "2026-11-29 12:00"];
+
+/// What it says of [`rows`].
+fn report_is_right(source: &[&str]) {
+    let report = |more: &[&str]| text(&accctl(&[&["report"], source, &SPAN, more].concat()));
+    let found: Value = serde_json::from_str(&report(&["--json", "--by", "trunk"])).unwrap();
+    let total = |key: &str| found[key].clone();
+    assert_eq!(
+        json!([total("attempts"), total("answered"), total("failed"), total("asr"), total("ner"), total("short"), total("concurrent_max")]),
+        json!([4, 2, 2, 0.5, 0.75, 1, 2]),
+        "{found}"
+    );
+    assert_eq!(json!([total("acd_ms"), total("setup_p50_ms"), total("setup_p95_ms")]), json!([31_750, 2000, 4000]));
+    assert_eq!(json!([total("codes"), total("end_causes")]), json!([{ "200": 2, "486": 1, "503": 1 }, { "bye": 1, "timeout": 1 }]));
+    assert_eq!(json!([found["hours"][10], found["hours"][11], found["hours"][23]]), json!([2, 2, 0]));
+    let groups: Vec<_> = found["groups"].as_array().unwrap().iter().map(|g| json!([g["value"], g["attempts"], g["answered"]])).collect();
+    assert_eq!(json!(groups), json!([["north", 3, 1], ["south", 1, 1]]));
+    let said = report(&["--by", "trunk"]);
+    assert!(said.contains("ASR                   50.0 %") && said.contains("NER                   75.0 %") && said.contains("1:00"), "{said}");
+    let csv = report(&["--csv", "--by", "trunk"]);
+    let lines: Vec<_> = csv.lines().collect();
+    assert!(lines.len() == 4 && lines[1].starts_with("north,3,1,2,0.3333,0.6667,1.0,60.5,0,") && lines[3].starts_with(",4,2,2,"), "{csv}");
+}
+
+/// Where `it's` and the calls of the south are.
+fn find_is_right(source: &[&str], place: &str) {
+    let find = |args: &[&str]| -> Vec<Value> {
+        let out = accctl(&[&["find", "--json"], source, args].concat());
+        String::from_utf8(out.stdout.clone()).unwrap().lines().map(|l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{e}: {out:?}"))).collect()
+    };
+    let one = find(&["it's"]);
+    assert!(one.len() == 1 && one[0]["place"] == place && one[0]["sip_code"] == 503, "{one:?}");
+    let south = find(&["--where", "trunk=south"]);
+    assert!(south.len() == 1 && south[0]["callid"] == "two" && south[0]["trunk"] == "south" && south[0]["duration_ms"] == 3000, "{south:?}");
+    let late = find(&["--where", "trunk=north", "--since", "2026-11-29 12:00"]);
+    assert!(late.len() == 1 && late[0]["callid"] == "later", "{late:?}");
+    assert_eq!(accctl(&[&["find"], source, &["nobody"]].concat()).status.code(), Some(1));
+}
+
+fn database_is_right(url: &str, run: impl Fn(&str)) {
+    let made = accctl(&["schema", "--url", url, "--apply", "--extra", "trunk; end_cause"]);
+    assert!(made.status.success(), "{made:?}");
+    run(&rows("acc"));
+    // Nothing failed, as far as the records tell.
+    let source = ["--url", url];
+    report_is_right(&source);
+    page_is_right(&source);
+    find_is_right(&source, "delivered to acc");
+    let out = accctl(&["report", "--url", url, "--since", "2026-11-29 23:00"]);
+    assert!(text(&out).contains("ASR, NER              need records of failed calls"), "{out:?}");
+    let out = accctl(&["report", "--url", url, "--by", "nothing"]);
+    assert!(out.status.code() == Some(2) && String::from_utf8_lossy(&out.stderr).contains("table acc has no column nothing"), "{out:?}");
+    assert_eq!(text(&accctl(&["report", "--url", url, "--since", "2030-01-01"])), "no calls\n");
+}
+
+/// The page says what the figures say, and brings nothing that runs or comes from elsewhere.
+fn page_is_right(source: &[&str]) {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = tmp.path().join("report.html");
+    let out = accctl(&[&["report", "--html", file.to_str().unwrap(), "--by", "trunk"], source, &SPAN].concat());
+    assert!(out.status.success(), "{out:?}");
+    let page = std::fs::read_to_string(&file).unwrap();
+    for part in [
+        "<title>Calls, 2026-11-29 10:00:00 to 2026-11-29 11:00:01</title>",
+        "<dt>ASR</dt><dd>50.0 %</dd>",
+        "<td>north</td><td>3</td>",
+        "<td>486</td><td>1</td>",
+        "default-src 'none'",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    assert_eq!(page.matches("<svg").count(), 2);
+    // 24 hours on the axis.
+    assert!(page.contains("prefers-color-scheme: dark") && page.contains("\n23\n"), "{page}");
+    let outside = page.replace("http://www.w3.org/2000/svg", "");
+    for part in ["<script", "http://", "https://", "javascript:", "url(", "@import"] {
+        assert!(!outside.contains(part), "{part}");
+    }
+}
+
+fn sqlite3(database: &Path, sql: &str) {
+    assert!(Command::new("sqlite3").arg(database).arg(sql).status().unwrap().success());
+}
+
+#[test]
+fn sqlite_is_reported() {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = tmp.path().join("acc.sqlite");
+    database_is_right(&format!("sqlite://{}", file.display()), |sql| sqlite3(&file, sql));
+}
+
+#[test]
+fn mariadb_is_reported() {
+    let Some(server) = servers::mariadb() else { return skip("MariaDB") };
+    database_is_right(&format!("mysql://acc:{PASSWORD}@127.0.0.1:{}/acc", server.port), |sql| drop(server.sql(sql)));
+}
+
+#[test]
+fn postgres_is_reported() {
+    let Some(server) = servers::postgres() else { return skip("PostgreSQL") };
+    database_is_right(&format!("postgres://acc:{PASSWORD}@127.0.0.1:{}/postgres", server.port), |sql| drop(server.sql(sql)));
+}
+
+#[test]
+fn streams_are_reported() {
+    let tmp = tempfile::tempdir().unwrap();
+    let line = |kind: &str, callid: &str, code: u16, time: &str, setup: u32, ms: Option<u32>, cause: Option<&str>, trunk: &str| {
+        json!({
+            "v": 1, "kind": kind, "method": if kind == "transaction" && callid == "one" { "BYE" } else { "INVITE" }, "from_tag": "a", "to_tag": "b", "callid": callid,
+            "sip_code": code, "time": format!("2026-11-29T{time}.000000Z"), "setup_ms": setup, "duration_ms": ms, "end_cause": cause, "extra": { "trunk": trunk },
+        })
+    };
+    let all = [
+        line("cdr", "one", 200, "10:00:00", 2000, Some(60_500), Some("bye"), "north"),
+        line("cdr", "two", 200, "10:00:30", 4000, Some(3000), Some("timeout"), "south"),
+        line("transaction", "three", 486, "11:00:00", 1000, None, None, "north"),
+        line("transaction", "it's", 503, "11:00:01", 0, None, None, "north"),
+        line("missed", "three", 486, "11:00:00", 1000, None, None, "north"),
+        line("manual", "by hand", 403, "11:00:02", 0, None, None, "north"),
+        line("transaction", "one", 200, "10:01:00", 0, None, None, "north"),
+        line("cdr", "later", 200, "23:59:59", 0, Some(1000), Some("bye"), "north"),
+    ];
+    let (first, second) = (tmp.path().join("1.jsonl"), tmp.path().join("2.jsonl"));
+    let text = |lines: &[Value]| lines.iter().map(|l| format!("{l}\n")).collect::<String>();
+    std::fs::write(&first, text(&all[..3])).unwrap();
+    std::fs::write(&second, text(&all[3..])).unwrap();
+    let source = ["--stream", first.to_str().unwrap(), "--stream", second.to_str().unwrap()];
+    report_is_right(&source);
+    find_is_right(&source, "delivered to the stream");
+    std::fs::write(&first, "nothing\n").unwrap();
+    let out = accctl(&["report", "--stream", first.to_str().unwrap()]);
+    assert!(out.status.code() == Some(2) && String::from_utf8_lossy(&out.stderr).contains("1.jsonl:1: this is no line of a stream"), "{out:?}");
+}
+
+#[test]
+fn old_files_and_rows_are_pruned_and_nothing_else() {
+    let tmp = tempfile::tempdir().unwrap();
+    let journal = tmp.path().join("journal");
+    drop(writer(&Dir::open(&journal).unwrap(), 1));
+    let names =
+        ["requeued-db-0000000000000001.jsonl", "0000000000000001-000001-00000001-00000001-20.bad", "dead-db.jsonl", "requeued-aaa-0000000000000002.jsonl"];
+    for name in names {
+        std::fs::write(journal.join(name), "{}\n").unwrap();
+    }
+    // All but the last are old.
+    let touched = Command::new("touch").args(["-d", "100 days ago"]).args(names[..3].iter().map(|name| journal.join(name))).status().unwrap();
+    assert!(touched.success());
+    let file = tmp.path().join("acc.sqlite");
+    let url = format!("sqlite://{}", file.display());
+    assert!(accctl(&["schema", "--url", &url, "--apply"]).status.success());
+    sqlite3(
+        &file,
+        "INSERT INTO acc (time) VALUES ('2020-01-01 00:00:00'), ('2020-01-02 00:00:00'), (datetime('now')); INSERT INTO missed_calls (time) VALUES ('2020-01-01 00:00:00')",
+    );
+    let prune = |args: &[&str]| text(&accctl(&[&["prune", "--url", &url, "--older", "90d"], args, &[journal.to_str().unwrap()]].concat()));
+    let there = || names.map(|name| journal.join(name).exists());
+    let shown = prune(&["--dry-run"]);
+    assert_eq!(shown, format!("would remove {}\nwould remove {}\nwould remove 2 rows of acc\nwould remove 1 rows of missed_calls\n", names[1], names[0]));
+    assert_eq!(there(), [true; 4]);
+    assert_eq!(prune(&[]), shown.replace("would remove", "removed"));
+    assert_eq!(there(), [false, false, true, true]);
+    assert_eq!(common::sqlite(&file, "SELECT count(*) FROM acc UNION ALL SELECT count(*) FROM missed_calls").unwrap(), "1\n0\n");
+    assert_eq!(prune(&["--only-files"]), "nothing is that old\n");
+    assert_eq!(accctl(&["prune", "--older", "0d", journal.to_str().unwrap()]).status.code(), Some(2));
+}
+
+#[test]
+fn what_waits_in_a_journal_is_found() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut w = writer(&dir, 1);
+    w.append_record(SinkId::Aaa, &record(Kind::Cdr, "waiting")).unwrap();
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "other")).unwrap();
+    drop(w);
+    let dead = json!({ "reason": "no such\u{1b}column", "record": { "callid": "dead", "extras": { "caller": "alice" }, "time": 1_795_305_938_766_000_i64 } });
+    std::fs::write(tmp.path().join("dead-db.jsonl"), format!("{dead}\n")).unwrap();
+    let journal = tmp.path().to_str().unwrap();
+    let find = |args: &[&str]| text(&accctl(&[&["find", "--journal", journal], args].concat()));
+    let waits = find(&["waiting"]);
+    assert!(waits.starts_with("waits for aaa: ") && waits.contains("callid=waiting") && waits.lines().count() == 1, "{waits}");
+    let dead = find(&["--where", "caller=alice"]);
+    assert!(dead.starts_with("given up for db: no such\\x1bcolumn: ") && dead.contains("callid=dead"), "{dead}");
+    assert_eq!(accctl(&["find", "--journal", journal, "nobody"]).status.code(), Some(1));
+    assert_eq!(accctl(&["find", "nobody"]).status.code(), Some(2));
+}
