@@ -3,8 +3,8 @@
 
 mod database;
 mod fields;
-mod flow;
-mod model;
+pub mod flow;
+pub mod model;
 mod rules;
 
 use std::fmt::Write as _;
