@@ -292,6 +292,11 @@ fn what_cannot_be_converted_is_listed() {
             "$ua is known with the reply only",
         ),
         ("modparam(\"acc\", \"log_flag\", 1)\nmodparam(\"acc\", \"log_extra\", \"at=$Ts\")\nrequest_route {\n\tsetflag(1);\n}", 5, "$Ts is of the moment"),
+        (
+            "modparam(\"acc\", \"log_flag\", 1)\nrequest_route {\n\tif (has_totag()) {\n\t\tsetflag(1);\n\t\texit;\n\t}\n\tdo_accounting(\"log\", \"cdr\");\n}",
+            7,
+            "inside a call that has a CDR",
+        ),
         ("modparam(\"acc\", \"report_ack\", 1)", 4, "report_ack is gone"),
         ("modparam(\"acc\", \"failed_filter\", \"404\")", 4, "do_accounting() has no failed_filter"),
         ("modparam(\"acc\", \"log_extra\", \"ua\")", 4, "log_extra: \"ua\" is no extra"),

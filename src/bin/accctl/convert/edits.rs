@@ -26,11 +26,6 @@ pub struct Span {
 }
 
 impl Span {
-    /// Index of its first token.
-    pub fn first(&self) -> usize {
-        self.first
-    }
-
     /// Whether `other` is the next statement.
     pub fn is_before(&self, other: &Span) -> bool {
         self.whole && other.whole && self.file == other.file && other.first == self.end + 1 && self.in_block && other.in_block

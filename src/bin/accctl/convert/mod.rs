@@ -115,7 +115,6 @@ struct Marking<'a> {
 }
 
 struct Conversion<'a> {
-    tokens: &'a Tokens,
     script: &'a Script,
     model: &'a Model,
     flow: &'a Flow<'a>,
@@ -164,7 +163,6 @@ impl<'a> Conversion<'a> {
         let names: Vec<_> = script.routes.iter().map(|route| &*route.name).collect();
         let route = ["acc_values".to_string()].into_iter().chain((2..).map(|n| format!("acc_values_{n}"))).find(|name| !names.contains(&name.as_str()));
         let mut all = Conversion {
-            tokens,
             script,
             model,
             flow,
@@ -469,8 +467,10 @@ impl<'a> Conversion<'a> {
             let text = "the request may not be accounted yet when it comes here, and do_accounting() accounts its answer, too: mark it before, or ask for its code in the failure route";
             self.list(first.call.at, text);
         }
-        let of_values = !marks.records.is_empty() && !self.values.is_empty();
-        if of_values && self.sets_values(first.call.at, first.before) {
+        if !marks.records.is_empty() && self.is_inside(first.before) {
+            let text = "inside a call that has a CDR, do_accounting() writes no record of this request where that CDR goes, flags do; and its values are those of the call";
+            self.list(first.call.at, text);
+        } else if !marks.records.is_empty() && !self.values.is_empty() {
             statements.insert(0, format!("route({});", self.route));
         }
         let mut kept: Vec<_> = run.iter().filter(|m| self.kept.contains(&m.id)).map(|m| (m.span.clone(), m.call.at)).collect();
@@ -485,14 +485,9 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// Whether the values of a request are set where it is marked: inside a call that has a CDR they are those of the call.
-    fn sets_values(&mut self, at: At, before: Option<State>) -> bool {
-        let inside = before.is_some_and(|state| state.classes() != 0 && state.classes() & !INSIDE == 0);
-        if inside && self.has_cdr() {
-            self.list(at, "a request inside a call has the values of the call: what should be of this request alone needs a tag of its own");
-            return false;
-        }
-        true
+    /// Whether only requests of a call that has a CDR come here: their values are those of the call.
+    fn is_inside(&self, before: Option<State>) -> bool {
+        before.is_some_and(|state| state.classes() != 0 && state.classes() & !INSIDE == 0) && self.has_cdr()
     }
 
     fn has_cdr(&self) -> bool {
@@ -537,8 +532,7 @@ impl<'a> Conversion<'a> {
     fn values(&mut self) {
         let call = format!("route({});", self.route);
         for (span, before) in std::mem::take(&mut self.marked) {
-            let at = self.tokens.all[span.first()].at;
-            if !self.values.is_empty() && self.sets_values(at, before) {
+            if !self.values.is_empty() && !self.is_inside(before) {
                 self.edits.before(&span, std::slice::from_ref(&call));
             }
         }
