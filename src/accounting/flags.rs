@@ -8,11 +8,10 @@ use std::sync::Arc;
 use super::clock::Moment;
 use super::context::{self, Context, Reply};
 use super::extras::{Extras, Named, Variable};
-use super::identity::of_event;
 use super::marks::Types;
 use super::names::is_identifier;
 use super::order::EVENT_ORDER;
-use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, Signalling, Times};
+use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, Signalling, Times, of_event};
 use super::rules::Rules;
 
 /// Number of a message flag in the server.

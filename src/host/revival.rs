@@ -9,7 +9,8 @@ use once_cell::sync::OnceCell;
 
 use super::arena::{self, Head};
 use super::cluster::{self, Named};
-use super::shared::{SharedContext, SharedError, locked};
+use super::pid::locked;
+use super::shared::{SharedContext, SharedError};
 use crate::accounting::clock::Moment;
 use crate::accounting::context::CallEnd;
 use crate::accounting::context::Context;

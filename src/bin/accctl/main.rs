@@ -8,6 +8,7 @@ mod dump;
 mod find;
 mod host;
 mod metrics;
+mod outcome;
 #[cfg(test)]
 mod pages;
 mod params;
@@ -30,8 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// What a command prints, and its exit status: 0 all is well, 1 it found a problem, 2 (an error) it could not run.
-type Outcome = Result<(String, ExitCode), String>;
+use outcome::Outcome;
 
 /// Inspects, repairs and delivers the journal of the accounting module acc, without a SIP server
 ///

@@ -12,7 +12,8 @@ use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::identity::Identity;
 use crate::accounting::record::{Core, EndCause};
 use crate::host::arena::{self, Arena, OBJECT, Room};
-use crate::host::shared::{SharedContext, locked};
+use crate::host::pid::locked;
+use crate::host::shared::SharedContext;
 use crate::interprocess::{Lock, Locked};
 
 /// Chains of the table: with 100 000 transactions and dialogs at a time a chain has three.

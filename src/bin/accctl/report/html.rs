@@ -3,8 +3,8 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use plotters::prelude::*;
 
-use super::figures::{Report, most};
-use super::{ReportOptions, clock, percent};
+use super::figures::{Report, clock, most, percent};
+use super::options::ReportOptions;
 
 /// Width and height of a plot, in pixels.
 const SIZE: (u32, u32) = (860, 240);
