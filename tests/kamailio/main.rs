@@ -13,6 +13,7 @@ mod common;
 mod fake;
 mod flags;
 mod forks;
+mod interim;
 mod kemi;
 mod load;
 mod management;
