@@ -5,8 +5,8 @@ mod database;
 mod effect;
 mod fields;
 mod finding;
-mod flow;
-mod model;
+pub mod flow;
+pub mod model;
 mod rules;
 
 use std::fmt::Write as _;
