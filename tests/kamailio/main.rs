@@ -22,4 +22,5 @@ mod server;
 mod shipped;
 mod startup;
 mod streams;
+mod swap;
 mod wire;

@@ -300,7 +300,7 @@ pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params
 
 /// The code of a reply that is about to leave. Of a 2xx that comes after a refusal has gone, the host
 /// names the code of the refusal.
-fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
+pub fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
     if code < 300 {
         return code;
     }

@@ -10,7 +10,7 @@ use std::ffi::{CString, c_int};
 use std::sync::Arc;
 
 use super::abi::*;
-use super::calls::local_reply;
+use super::calls::{leaving, local_reply};
 use super::contexts::Current;
 use super::message::{Message, Spec, bytes_of};
 use super::present;
@@ -126,7 +126,7 @@ pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_
         events |= KM_TMCB_ON_FAILURE;
     }
     if is_invite && prepared.rules.report_ack && is_accounted {
-        events |= KM_TMCB_E2EACK_IN;
+        events |= KM_TMCB_E2EACK_IN | KM_TMCB_RESPONSE_READY;
     }
     if is_invite || prepared.has_branches {
         events |= KM_TMCB_REQUEST_FWDED;
@@ -163,6 +163,7 @@ pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *m
             KM_TMCB_REQUEST_FWDED => at.forwarded(&ctx),
             KM_TMCB_RESPONSE_IN => at.reply_came(&ctx),
             KM_TMCB_ON_FAILURE => at.failed(&ctx),
+            KM_TMCB_RESPONSE_READY => at.reply_leaves(&ctx),
             KM_TMCB_E2EACK_IN => at.acked(&ctx),
             _ => at.reply_went(&ctx),
         };
@@ -274,6 +275,17 @@ impl At<'_> {
         Ok(())
     }
 
+    /// An answer is about to leave: its ACK may come before [`At::reply_went`] is called.
+    fn reply_leaves(&self, ctx: &SharedContext) -> Result<(), SharedError> {
+        let code = leaving(self.event.rpl, self.event.code);
+        if !(200..300).contains(&code) {
+            return Ok(());
+        }
+        let acked = self.prepared.rules.accounted(|bit| self.server.symbols.has_flag(self.event.req, bit));
+        let kept = [acked.0.to_le_bytes(), code.to_le_bytes()].concat();
+        ctx.update(|c| c.put_extra(ACKED, Some(&kept), usize::MAX)).map(drop)
+    }
+
     /// A reply went upstream.
     fn reply_went(&self, ctx: &SharedContext) -> Result<(), SharedError> {
         let code = self.event.code;
@@ -289,10 +301,6 @@ impl At<'_> {
         let is_set = |bit: Bit| self.server.symbols.has_flag(request, bit);
         let of = ctx.copy()?;
         let reply = self.reply(of.core.method == b"CANCEL", code);
-        if (200..300).contains(&code) && rules.report_ack {
-            let acked = rules.accounted(is_set);
-            ctx.update(|c| c.put_extra(ACKED, Some(&[acked.0.to_le_bytes(), code.to_le_bytes()].concat()), usize::MAX))?;
-        }
         let due = rules.on_reply(&of.core, false, &reply, is_set);
         if due.is_empty() {
             return Ok(());
