@@ -79,7 +79,7 @@ pub fn end(rules: &Rules, ctx: &Context) -> Option<CallEnd> {
         all.retain(|r| !is_silent || !cdrs.is_silent(r.backend));
         all
     });
-    Some(CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: Some(answered), records })
+    Some(CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: Some(answered), duration_ms: Some(ended.millis_since(answered)), records })
 }
 
 /// The CDRs of a dialog that was never answered, once: no time is between its beginning and its end.

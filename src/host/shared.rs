@@ -22,7 +22,7 @@ use crate::accounting::decide;
 use crate::accounting::marks::{Flag, Marks};
 use crate::accounting::record::EndCause;
 use crate::interprocess::{Content, Flags, Lock, Locked};
-use crate::stats;
+use crate::stats::{self, Counter};
 use crate::worker;
 
 /// A context; its [`Instants`] are in the block behind its own, its [`Marked`] behind these.
@@ -77,11 +77,13 @@ const CLAIMED: u64 = 1 << 16;
 const IN_JOURNAL: u64 = 1 << 17;
 /// As above: another server says that it has the call.
 const ELSEWHERE: u64 = 1 << 18;
+/// As above: another context of the same call is the one that statistics count.
+const UNCOUNTED: u64 = 1 << 19;
 /// Where the number of attempts stands, and behind it when the request rang.
 const ATTEMPTS: u32 = 24;
 const RANG: u32 = 32;
 /// The bits that say what a context is.
-const FACTS: u64 = !(CLAIMED | IN_JOURNAL | ELSEWHERE);
+const FACTS: u64 = !(CLAIMED | IN_JOURNAL | ELSEWHERE | UNCOUNTED);
 
 fn flags_of(facts: &Facts) -> u64 {
     let cause = facts.ended.map_or(0, |(_, cause)| cause as u8);
@@ -455,6 +457,28 @@ impl SharedContext {
         }
         instants.revision.store(facts.revision, Ordering::Relaxed);
         slot.flags.set(FACTS, flags_of(facts));
+        match (before.is_open_call(), facts.is_open_call()) {
+            (false, true) if self.is_counted() => stats::add(Counter::CallsOpen, 1),
+            (true, false) if self.is_counted() => stats::sub(Counter::CallsOpen, 1),
+            _ => {}
+        }
+    }
+
+    /// Do statistics count the call by this context?
+    pub fn is_counted(&self) -> bool {
+        self.flags() & UNCOUNTED == 0
+    }
+
+    /// Another context of the same call is the one that statistics count.
+    pub fn set_uncounted(&self) {
+        let Some(arena) = arena::get() else { return };
+        let _locked = locked(&self.slot().lock);
+        if self.is_counted() {
+            self.slot().flags.set(UNCOUNTED, UNCOUNTED);
+            if self.facts_now(arena).is_ok_and(|facts| facts.is_open_call()) {
+                stats::sub(Counter::CallsOpen, 1);
+            }
+        }
     }
 
     /// The context as it is now.
@@ -973,6 +997,10 @@ impl Drop for SharedContext {
         }
         drop(Self::at(slot.call.swap(0, Ordering::AcqRel)));
         let Some(arena) = arena::get() else { return };
+        // Nobody follows the call any more.
+        if self.is_counted() && self.facts_now(arena).is_ok_and(|facts| facts.is_open_call()) {
+            stats::sub(Counter::CallsOpen, 1);
+        }
         // SAFETY: the last reference is gone, nobody else knows the blocks.
         unsafe {
             let [request, reply, values] = &slot.parts;
@@ -999,7 +1027,6 @@ mod tests {
     use crate::accounting::marks::{Flags as ByCall, Types};
     use crate::accounting::record::Core;
     use crate::host::acks;
-    use crate::stats::{self, Counter};
 
     fn call(extras: usize, legs: usize) -> Context {
         let mut c = Context::new(Moment::now(), true);

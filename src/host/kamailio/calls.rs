@@ -308,7 +308,7 @@ pub fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
 }
 
 /// Events of a marked request's transaction.
-pub unsafe extern "C" fn on_transaction(_t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
+pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("transaction callback", (), || {
         // SAFETY: the host's parameters.
         let Some(event) = (unsafe { Event::of(params) }) else { return };
@@ -320,8 +320,8 @@ pub unsafe extern "C" fn on_transaction(_t: *mut km_cell, kind: c_int, params: *
         let code = if kind as u32 == KM_TMCB_RESPONSE_READY { leaving(rpl, event.code) } else { event.code };
         let result = match kind as u32 {
             KM_TMCB_RESPONSE_READY => outcome::reply_leaves(&ctx, code, || reply_of(rpl, code)).and_then(|()| be_found(&ctx)),
-            KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code), None),
-            _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code), None),
+            KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code), None, |what| contexts::is_first(t, what)),
+            _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code), None, |what| contexts::is_first(t, what)),
         };
         say("a transaction could not be accounted", result);
     });

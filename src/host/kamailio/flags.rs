@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::abi::*;
 use super::calls::{leaving, local_reply};
-use super::contexts::Current;
+use super::contexts::{self, Current};
 use super::message::{Message, Spec, bytes_of};
 use super::present;
 use super::state::{Api, DIALOGS, Server, message, ready};
@@ -26,7 +26,7 @@ use crate::config::stock::{Part, TimeText};
 use crate::config::{ByFlags, Config};
 use crate::host::full::{say, say_clipped};
 use crate::host::shared::{SharedContext, SharedError};
-use crate::host::{guard, outcome, script};
+use crate::host::{guard, outcome, script, tally};
 use crate::worker::{self, Instance};
 
 /// What initialisation prepares.
@@ -301,6 +301,9 @@ impl At<'_> {
         let is_set = |bit: Bit| self.server.symbols.has_flag(request, bit);
         let of = ctx.copy()?;
         let reply = self.reply(of.core.method == b"CANCEL", code);
+        if decide::is_initial_invite(&of) {
+            tally::flagged(rules, !rules.accounted(is_set).is_empty(), code, |what| contexts::is_first(self.t, what));
+        }
         let due = rules.on_reply(&of.core, false, &reply, is_set);
         if due.is_empty() {
             return Ok(());
@@ -400,7 +403,9 @@ impl At<'_> {
             signalling: decide::signalling(of, reply),
             table: &table,
         };
-        send_to(self.instance, flags::records(&self.config().rules, due, &event, taken), &table);
+        let records = flags::records(&self.config().rules, due, &event, taken);
+        tally::records(&records, |what| contexts::is_first(self.t, what));
+        send_to(self.instance, records, &table);
     }
 }
 

@@ -12,6 +12,7 @@ use crate::accounting::record::{Backend, Core};
 use crate::config::Config;
 use crate::host::script::{AtHand, Place};
 use crate::host::shared::{SharedContext, locked, release};
+use crate::host::tally::Once;
 use crate::host::{arena, guard};
 
 /// Stands in `here_loaded`: anything but null.
@@ -34,6 +35,21 @@ fn alone<R>(t: *mut os_cell, f: impl FnOnce() -> R) -> R {
     // Transactions are some KiB apart.
     let _locked = locked(&locks[(t as usize >> 10) % locks.len()]);
     f()
+}
+
+/// Where the bits of [`Once`] stand in the arrival of a transaction. No machine runs for so many microseconds.
+const ONCE: u32 = 60;
+/// All of them.
+const COUNTED: i64 = 3 << ONCE;
+
+/// Is a transaction counted for this for the first time?
+pub fn is_first(api: &Api, t: *mut os_cell, what: Once) -> bool {
+    let bit = (what.bit() as usize) << ONCE;
+    alone(t, || {
+        let arrival = api.tm.get(t, api.there_arrival) as usize;
+        api.tm.put(t, api.there_arrival, (arrival | bit) as *mut c_void);
+        arrival & bit == 0
+    })
 }
 
 /// The context a place holds.
@@ -126,10 +142,10 @@ impl AtHand for Current {
             Some(t) => self.api.tm.get(t, self.api.there_arrival),
             None => self.server.symbols.processing_get(self.api.here_arrival),
         };
-        if came.is_null() {
+        let mono = came as i64 & !COUNTED;
+        if mono == 0 {
             return now;
         }
-        let mono = came as i64;
         Moment { wall: Wall(now.wall.0 - (now.mono - mono)), mono, boot: now.boot }
     }
 

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use acc::accounting::reason::USER_CODES;
 use acc::backend::sql::{Conn, parse};
 use serde_json::{Value, json};
 
@@ -32,7 +33,7 @@ pub struct ReportOptions {
     #[arg(long, value_name = "N", default_value_t = 20)]
     top: usize,
     /// Codes of calls that fail by the will of a person, for NER
-    #[arg(long, value_name = "CODE,...", value_delimiter = ',', default_value = "408,480,486,487,600,603")]
+    #[arg(long, value_name = "CODE,...", value_delimiter = ',', default_values_t = USER_CODES)]
     user_codes: Vec<u16>,
     /// Print one JSON object
     #[arg(long, conflicts_with = "csv")]
