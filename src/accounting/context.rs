@@ -753,6 +753,8 @@ pub struct CallEnd {
     pub dialog: Vec<u8>,
     /// When it was answered.
     pub answered: Option<Moment>,
+    /// How long it was up; `None` if its end is another server's.
+    pub duration_ms: Option<i64>,
     /// The CDRs; none if accounting was dropped during the call.
     pub records: Vec<Record>,
 }

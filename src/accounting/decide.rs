@@ -127,6 +127,16 @@ pub fn is_cdr_call(ctx: &Head) -> bool {
     is_invite(ctx) && !ctx.in_dialog && ctx.marks.any_cdr()
 }
 
+/// An attempt at a call that is accounted: what statistics count.
+pub fn is_attempt(ctx: &Head) -> bool {
+    is_initial_invite(ctx) && !ctx.marks.is_empty()
+}
+
+/// A request that asks for a call.
+pub fn is_initial_invite(ctx: &Head) -> bool {
+    is_invite(ctx) && !ctx.in_dialog
+}
+
 /// What is seen of a request's signalling until it gets a reply. What is sent in a call is no attempt at one.
 pub fn signalling(ctx: &Context, reply: &Reply) -> Signalling {
     let of_call = if is_invite(ctx) && !ctx.in_dialog { ctx.signalling() } else { Signalling::default() };
@@ -316,7 +326,7 @@ pub fn withdraw(rules: &Rules, ctx: &Context, before: Marks, now: Moment) -> Vec
 /// Another server writes the CDR: only the end is recorded.
 pub fn close(ctx: &mut Context) -> CallEnd {
     ctx.closed = true;
-    CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: ctx.answered, records: Vec::new() }
+    CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: ctx.answered, duration_ms: None, records: Vec::new() }
 }
 
 /// The CDR of an answered and ended call, exactly once: only the first caller gets it.
@@ -380,7 +390,7 @@ pub fn cdr_due(rules: &Rules, ctx: &Context) -> Option<CallEnd> {
     };
     let mut records = Vec::new();
     add(&mut records, CDR_ORDER, due, record);
-    Some(CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: Some(answered), records })
+    Some(CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: Some(answered), duration_ms: source.duration_ms, records })
 }
 
 /// What a manual record needs of a request.

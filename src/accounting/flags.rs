@@ -173,6 +173,11 @@ impl FlagRules {
         })
     }
 
+    /// A flag may be an accounting flag and a missed one: the missed record uses up both.
+    pub fn shares_flags(&self) -> bool {
+        self.flags.missed.iter().flatten().any(|bit| self.flags.accounting.contains(&Some(*bit)))
+    }
+
     /// The flags that the missed records of these backends use up.
     pub fn used_up(&self, missed: Types) -> impl Iterator<Item = Bit> {
         missed.iter().filter_map(|b| self.flags.missed[b.index()])

@@ -32,6 +32,7 @@ use tokio::task::{JoinHandle, LocalSet};
 use crate::accounting::clock::Moment;
 use crate::backend::Sink;
 use crate::journal::calls::CARRY_RANK;
+use crate::journal::counts::CallCounts;
 use crate::journal::limit::{self, Found, Limits};
 use crate::journal::{Dir, JournalSync, Segment, SegmentName, SinkId, Writer};
 use crate::stats::{self, Counter};
@@ -99,6 +100,7 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
         limits: delivery.config.limits,
         owed: delivery.owed,
         free: None,
+        counts: CallCounts::default(),
         second: None,
         full: stats::full_since(),
         dropping: Arc::default(),
@@ -154,6 +156,9 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
     })
     .await;
     directory.publish(&publish, true);
+    if directory.owed.is_some() {
+        let _ = directory.counts.keep(&directory.dir);
+    }
     Ok(())
 }
 
@@ -208,6 +213,8 @@ struct Directory {
     owed: Option<fn() -> u64>,
     /// Free bytes of the disk, as of the last second.
     free: Option<u64>,
+    /// What is kept of the statistics of calls.
+    counts: CallCounts,
     /// When the last second began.
     second: Option<Instant>,
     /// The journal is full since then, by the monotonic clock in µs.
@@ -278,6 +285,7 @@ impl Directory {
         // accctl has no calls that it owes, and is no server. Should the directory be gone, the look at it says so.
         if self.owed.is_some() {
             let _ = self.dir.still_alive();
+            let _ = self.counts.keep(&self.dir);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! [`crate::worker::port::Host`] is what the safe side may ask of whichever server loaded the module. The families
 //! (`opensips`, `kamailio`) hold entry points, layouts by version row and callbacks. Common to them
-//! is what they do alike (`server`, `entry`, `exported`, `script`, `outcome`, `process`, `management`, `database`), what
+//! is what they do alike (`server`, `entry`, `exported`, `script`, `outcome`, `tally`, `process`, `management`, `database`), what
 //! processes share (`arena`, `pid`, `shared`, `revival`, `tables`), what is proved of the
 //! server (`proof`), and `supervisor`, `guard` and `capi`. docs/SAFETY.md lists the promises that the SAFETY notes lean on, by number.
 #![allow(unsafe_code)]
@@ -30,5 +30,6 @@ pub mod server;
 pub mod shared;
 pub mod supervisor;
 pub mod tables;
+pub mod tally;
 pub mod values;
 mod watched;

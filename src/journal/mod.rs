@@ -21,6 +21,7 @@
 
 pub mod calls;
 mod committed;
+pub mod counts;
 mod cursor;
 mod dead;
 mod entry;

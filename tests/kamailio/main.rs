@@ -23,5 +23,7 @@ mod restarts;
 mod server;
 mod shipped;
 mod startup;
+mod statistics;
 mod streams;
+mod swap;
 mod wire;

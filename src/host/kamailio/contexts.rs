@@ -4,10 +4,16 @@ use super::abi::{km_cell, km_sip_msg};
 use super::attached::{self, Request, Which};
 use super::state::Api;
 use crate::host::shared::SharedContext;
+use crate::host::tally::Once;
 
 /// The context attached to a transaction.
 pub fn there(t: *mut km_cell, which: Which) -> Option<SharedContext> {
     attached::table()?.get(t.cast(), which)
+}
+
+/// Is a transaction counted for this for the first time?
+pub fn is_first(t: *mut km_cell, what: Once) -> bool {
+    attached::table().is_none_or(|table| table.is_first(t.cast(), what))
 }
 
 /// What is known of a transaction's request.

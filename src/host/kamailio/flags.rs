@@ -10,12 +10,13 @@ use std::ffi::{CString, c_int};
 use std::sync::Arc;
 
 use super::abi::*;
-use super::contexts::Current;
+use super::contexts::{self, Current};
 use super::message::{Message, Spec, bytes_of};
 use super::prepared::{Prepared, is_of_dialog};
 use super::present;
 use super::state::{Api, DIALOGS, local_reply, message, ready};
 use super::symbols::Symbols;
+use super::transactions::leaving;
 use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::context::{Context, Reply};
 use crate::accounting::extras::{Class, Extras, Variable};
@@ -27,7 +28,7 @@ use crate::config::Config;
 use crate::config::stock::{Part, TimeText};
 use crate::host::full::{say, say_clipped};
 use crate::host::shared::{SharedContext, SharedError};
-use crate::host::{guard, outcome, script};
+use crate::host::{guard, outcome, script, tally};
 use crate::worker::{self, Instance};
 
 /// A key that no variable has: backends that get a record of the ACK, and the code of the answer.
@@ -77,7 +78,7 @@ pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_
         events |= KM_TMCB_ON_FAILURE;
     }
     if is_invite && prepared.rules.report_ack && is_accounted {
-        events |= KM_TMCB_E2EACK_IN;
+        events |= KM_TMCB_E2EACK_IN | KM_TMCB_RESPONSE_READY;
     }
     if is_invite || prepared.has_branches {
         events |= KM_TMCB_REQUEST_FWDED;
@@ -114,6 +115,7 @@ pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *m
             KM_TMCB_REQUEST_FWDED => at.forwarded(&ctx),
             KM_TMCB_RESPONSE_IN => at.reply_came(&ctx),
             KM_TMCB_ON_FAILURE => at.failed(&ctx),
+            KM_TMCB_RESPONSE_READY => at.reply_leaves(&ctx),
             KM_TMCB_E2EACK_IN => at.acked(&ctx),
             _ => at.reply_went(&ctx),
         };
@@ -225,6 +227,17 @@ impl At<'_> {
         Ok(())
     }
 
+    /// An answer is about to leave: its ACK may come before [`At::reply_went`] is called.
+    fn reply_leaves(&self, ctx: &SharedContext) -> Result<(), SharedError> {
+        let code = leaving(self.event.rpl, self.event.code);
+        if !(200..300).contains(&code) {
+            return Ok(());
+        }
+        let acked = self.prepared.rules.accounted(|bit| self.symbols.has_flag(self.event.req, bit));
+        let kept = [acked.0.to_le_bytes(), code.to_le_bytes()].concat();
+        ctx.update(|c| c.put_extra(ACKED, Some(&kept), usize::MAX)).map(drop)
+    }
+
     /// A reply went upstream.
     fn reply_went(&self, ctx: &SharedContext) -> Result<(), SharedError> {
         let code = self.event.code;
@@ -240,9 +253,8 @@ impl At<'_> {
         let is_set = |bit: Bit| self.symbols.has_flag(request, bit);
         let of = ctx.copy()?;
         let reply = self.reply(of.core.method == b"CANCEL", code);
-        if (200..300).contains(&code) && rules.report_ack {
-            let acked = rules.accounted(is_set);
-            ctx.update(|c| c.put_extra(ACKED, Some(&[acked.0.to_le_bytes(), code.to_le_bytes()].concat()), usize::MAX))?;
+        if decide::is_initial_invite(&of) {
+            tally::flagged(rules, !rules.accounted(is_set).is_empty(), code, |what| contexts::is_first(self.t, what));
         }
         let due = rules.on_reply(&of.core, false, &reply, is_set);
         if due.is_empty() {
@@ -343,7 +355,9 @@ impl At<'_> {
             signalling: decide::signalling(of, reply),
             table: &table,
         };
-        send_to(self.instance, flags::records(&self.config().rules, due, &event, taken), &table);
+        let records = flags::records(&self.config().rules, due, &event, taken);
+        tally::records(&records, |what| contexts::is_first(self.t, what));
+        send_to(self.instance, records, &table);
     }
 }
 

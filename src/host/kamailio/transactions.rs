@@ -189,7 +189,7 @@ pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params
 
 /// The code of a reply that is about to leave. Of a 2xx that comes after a refusal has gone, the host
 /// names the code of the refusal.
-fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
+pub fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
     if code < 300 {
         return code;
     }
@@ -197,7 +197,7 @@ fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
 }
 
 /// Events of a marked request's transaction.
-pub unsafe extern "C" fn on_transaction(_t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
+pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("transaction callback", (), || {
         // SAFETY: the host's parameters.
         let Some(event) = (unsafe { Event::of(params) }) else { return };
@@ -209,8 +209,8 @@ pub unsafe extern "C" fn on_transaction(_t: *mut km_cell, kind: c_int, params: *
         let code = if kind as u32 == KM_TMCB_RESPONSE_READY { leaving(rpl, event.code) } else { event.code };
         let result = match kind as u32 {
             KM_TMCB_RESPONSE_READY => outcome::reply_leaves(&ctx, code, || reply_of(rpl, code)).and_then(|()| be_found(&ctx)),
-            KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code), None),
-            _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code), None),
+            KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code), None, |what| contexts::is_first(t, what)),
+            _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code), None, |what| contexts::is_first(t, what)),
         };
         say("a transaction could not be accounted", result);
     });

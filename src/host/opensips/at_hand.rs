@@ -52,10 +52,10 @@ impl AtHand for Current {
             Some(t) => self.api.tm.get(t, self.api.there_arrival),
             None => self.server.symbols.processing_get(self.api.here_arrival),
         };
-        if came.is_null() {
+        let mono = came as i64 & !contexts::COUNTED;
+        if mono == 0 {
             return now;
         }
-        let mono = came as i64;
         Moment { wall: Wall(now.wall.0 - (now.mono - mono)), mono, boot: now.boot }
     }
 

@@ -1,11 +1,14 @@
 //! Where contexts of the message at hand are kept in this family.
 
+use std::ffi::c_void;
+
 use super::abi::{os_cell, os_sip_msg};
 use super::state::{Api, Server};
 use crate::host::arena;
 use crate::host::pid::locked;
 use crate::host::script::Place;
 use crate::host::shared::SharedContext;
+use crate::host::tally::Once;
 
 /// A place in the host that holds one of our references.
 #[derive(Clone, Copy)]
@@ -24,6 +27,21 @@ fn alone<R>(t: *mut os_cell, f: impl FnOnce() -> R) -> R {
     // Transactions are some KiB apart.
     let _locked = locked(&locks[(t as usize >> 10) % locks.len()]);
     f()
+}
+
+/// Where the bits of [`Once`] stand in the arrival of a transaction. No machine runs for so many microseconds.
+const ONCE: u32 = 60;
+/// All of them.
+pub const COUNTED: i64 = 3 << ONCE;
+
+/// Is a transaction counted for this for the first time?
+pub fn is_first(api: &Api, t: *mut os_cell, what: Once) -> bool {
+    let bit = (what.bit() as usize) << ONCE;
+    alone(t, || {
+        let arrival = api.tm.get(t, api.there_arrival) as usize;
+        api.tm.put(t, api.there_arrival, (arrival | bit) as *mut c_void);
+        arrival & bit == 0
+    })
 }
 
 /// The context a place holds.

@@ -24,7 +24,7 @@ use crate::host::outcome::{finish, matters};
 use crate::host::script::AtHand;
 use crate::host::shared::{CallId, SharedContext, SharedError, release};
 use crate::host::watched::{self, AtEvent, Keeper, OfAck};
-use crate::host::{acks, guard, outcome};
+use crate::host::{acks, guard, outcome, tally};
 use crate::worker::{self, Instance};
 
 /// The context of a watched transaction.
@@ -259,6 +259,11 @@ impl At<'_> {
         }
         let ctx = ctx.copy()?;
         let reply = reply_of(self.event.rpl, self.event.code);
+        let is_first = |what| contexts::is_first(self.api, self.t, what);
+        if kind == OS_TMCB_RESPONSE_OUT && decide::is_initial_invite(&ctx) {
+            let rules = &self.by_flags.rules;
+            tally::flagged(rules, !rules.accounted(|bit| self.is_set(bit)).is_empty(), reply.code, is_first);
+        }
         let all = self.due(kind, &ctx, &reply);
         if all.is_empty() {
             return Ok(());
@@ -291,6 +296,7 @@ impl At<'_> {
         };
         let mut records = flags::records(&self.instance.config.rules, due.missed, &event(Kind::Missed), &taken);
         records.extend(flags::records(&self.instance.config.rules, due.transaction, &event(Kind::Transaction), &taken));
+        tally::records(&records, is_first);
         worker::emit(self.instance, &records);
         Ok(())
     }

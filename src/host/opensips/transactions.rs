@@ -122,9 +122,10 @@ pub unsafe extern "C" fn on_transaction(t: *mut os_cell, kind: c_int, params: *m
             return answer_leaves(api, t, &ctx, &event);
         }
         let joined = flags::joined(t, kind as u32, &event);
+        let is_first = |what| contexts::is_first(api, t, what);
         let result = match kind as u32 {
-            OS_TMCB_ON_FAILURE => outcome::attempt_failed(instance, &ctx, &reply_of(event.rpl, event.code), joined.as_ref()),
-            _ => outcome::reply_went(instance, &ctx, event.code, || reply_of(event.rpl, event.code), joined.as_ref()),
+            OS_TMCB_ON_FAILURE => outcome::attempt_failed(instance, &ctx, &reply_of(event.rpl, event.code), joined.as_ref(), is_first),
+            _ => outcome::reply_went(instance, &ctx, event.code, || reply_of(event.rpl, event.code), joined.as_ref(), is_first),
         };
         say("a transaction could not be accounted", result);
     });

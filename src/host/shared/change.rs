@@ -14,6 +14,7 @@ use crate::accounting::record::EndCause;
 use crate::host::arena::{self, Arena, Room};
 use crate::host::pid::locked;
 use crate::host::values::{self, Built, Named, NoLeg};
+use crate::stats::{self, Counter};
 
 /// What a change does when there is no memory for it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -142,6 +143,11 @@ impl SharedContext {
         }
         instants.revision.store(facts.revision, Ordering::Relaxed);
         slot.flags.set(FACTS, flags_of(facts));
+        match (before.is_open_call(), facts.is_open_call()) {
+            (false, true) if self.is_counted() => stats::add(Counter::CallsOpen, 1),
+            (true, false) if self.is_counted() => stats::sub(Counter::CallsOpen, 1),
+            _ => {}
+        }
     }
 
     /// Assigns a value of the script as a wish: see [`Context::set_extra`]. `most` is the greatest length of the whole

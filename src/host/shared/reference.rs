@@ -4,13 +4,14 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::slot::{ATTEMPTS, CLAIMED, ELSEWHERE, IN_JOURNAL, Instants, Marked, RANG, Slot};
+use super::slot::{ATTEMPTS, CLAIMED, ELSEWHERE, IN_JOURNAL, Instants, Marked, RANG, Slot, UNCOUNTED};
 use crate::accounting::context::{Progress, after_rang};
 use crate::host::arena::{self, Arena, Room};
 use crate::host::guard;
 use crate::host::pid::locked;
 use crate::host::values::Directory;
 use crate::interprocess::{Content, Flags, Lock};
+use crate::stats::{self, Counter};
 
 /// A reference to a shared context.
 #[derive(Debug)]
@@ -162,6 +163,23 @@ impl SharedContext {
         said
     }
 
+    /// Do statistics count the call by this context?
+    pub fn is_counted(&self) -> bool {
+        self.flags() & UNCOUNTED == 0
+    }
+
+    /// Another context of the same call is the one that statistics count.
+    pub fn set_uncounted(&self) {
+        let Some(arena) = arena::get() else { return };
+        let _locked = locked(&self.slot().lock);
+        if self.is_counted() {
+            self.slot().flags.set(UNCOUNTED, UNCOUNTED);
+            if self.facts_now(arena).is_ok_and(|facts| facts.is_open_call()) {
+                stats::sub(Counter::CallsOpen, 1);
+            }
+        }
+    }
+
     /// One more reference.
     pub fn duplicate(&self) -> SharedContext {
         SharedContext(self.0).share()
@@ -222,6 +240,10 @@ impl Drop for SharedContext {
         }
         drop(Self::at(slot.call.swap(0, Ordering::AcqRel)));
         let Some(arena) = arena::get() else { return };
+        // Nobody follows the call any more.
+        if self.is_counted() && self.facts_now(arena).is_ok_and(|facts| facts.is_open_call()) {
+            stats::sub(Counter::CallsOpen, 1);
+        }
         // SAFETY: the last reference is gone, nobody else knows the blocks.
         unsafe {
             let [request, reply, values] = &slot.parts;

@@ -60,11 +60,13 @@ pub(super) const CLAIMED: u64 = 1 << 16;
 pub(super) const IN_JOURNAL: u64 = 1 << 17;
 /// As above: another server says that it has the call.
 pub(super) const ELSEWHERE: u64 = 1 << 18;
+/// As above: another context of the same call is the one that statistics count.
+pub(super) const UNCOUNTED: u64 = 1 << 19;
 /// Where the number of attempts stands, and behind it when the request rang.
 pub(super) const ATTEMPTS: u32 = 24;
 pub(super) const RANG: u32 = 32;
 /// The bits that say what a context is.
-pub(super) const FACTS: u64 = !(CLAIMED | IN_JOURNAL | ELSEWHERE);
+pub(super) const FACTS: u64 = !(CLAIMED | IN_JOURNAL | ELSEWHERE | UNCOUNTED);
 
 pub(super) fn flags_of(facts: &Facts) -> u64 {
     let cause = facts.ended.map_or(0, |(_, cause)| cause as u8);

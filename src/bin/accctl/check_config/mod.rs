@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod database;
-mod effect;
+pub mod effect;
 mod fields;
 mod finding;
 pub mod flow;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use acc::accounting::reason::USER_CODES;
+
 use crate::params::Params;
 use crate::rows::Span;
 use crate::sql::Sql;
@@ -20,7 +22,7 @@ pub struct ReportOptions {
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub top: usize,
     /// Codes of calls that fail by the will of a person, for NER
-    #[arg(long, value_name = "CODE,...", value_delimiter = ',', default_value = "408,480,486,487,600,603")]
+    #[arg(long, value_name = "CODE,...", value_delimiter = ',', default_values_t = USER_CODES)]
     pub user_codes: Vec<u16>,
     /// Print one JSON object
     #[arg(long, conflicts_with = "csv")]
