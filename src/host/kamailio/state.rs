@@ -80,6 +80,15 @@ pub fn message(raw: *mut km_sip_msg) -> Option<Message<'static>> {
     (!raw.is_null() && raw != FAKED_REPLY).then_some(Message { raw, symbols: &server.symbols, specs: &api.specs })
 }
 
+/// The code of a reply that is about to leave. Of a 2xx that comes after a refusal has gone, the host
+/// names the code of the refusal.
+pub fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
+    if code < 300 {
+        return code;
+    }
+    message(rpl).map(|m| m.status()).filter(|own| (200..300).contains(own)).unwrap_or(code)
+}
+
 /// A reply of the host's own, with its phrase.
 pub fn local_reply(code: u16) -> Reply {
     let mut reply = decide::local_reply(code);

@@ -7,7 +7,7 @@ use super::attached::{self, Request, Which};
 use super::contexts::{self, Current};
 use super::dialogs::{on_bye, over};
 use super::events::Event;
-use super::state::{Api, DIALOGS, local_reply, message, ready};
+use super::state::{Api, DIALOGS, leaving, local_reply, message, ready};
 use super::{cdrs, flags, present};
 use crate::accounting::clock::Moment;
 use crate::accounting::context::Reply;
@@ -185,15 +185,6 @@ pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params
             say("values set on a reply are lost", taken);
         }
     });
-}
-
-/// The code of a reply that is about to leave. Of a 2xx that comes after a refusal has gone, the host
-/// names the code of the refusal.
-pub fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
-    if code < 300 {
-        return code;
-    }
-    message(rpl).map(|m| m.status()).filter(|own| (200..300).contains(own)).unwrap_or(code)
 }
 
 /// Events of a marked request's transaction.
