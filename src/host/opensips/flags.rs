@@ -50,7 +50,7 @@ impl Variables {
         if extras.is_empty() {
             return Ok(None);
         }
-        let unknown = |text: &str| format!("an extra is made of {text}, which is no variable of this server: correct it, or load its module first");
+        let unknown = |text: &str| format!("an extra is made of {text}, which is not a variable of this server: correct it, or load its module first");
         let spec = |text: &str| Spec::parse_whole(symbols, text.as_bytes()).ok_or_else(|| unknown(text));
         let specs = extras.variables.iter().map(|v| spec(&v.text)).collect::<Result<_, _>>()?;
         let legs = |name: &str| (0..LEGS).map(|n| avp(symbols, name, n).ok_or_else(|| unknown(&format!("$avp({name})")))).collect::<Result<_, _>>();
@@ -509,7 +509,7 @@ fn table<'a>(taken: &'a Taken, extras: &Extras, core: &Core) -> &'a [u8] {
     };
     static UNUSABLE: crate::host::limited::Lines = crate::host::limited::Lines::none();
     UNUSABLE.warn(format_args!(
-        "the AVP of db_table_avp names the table \"{}\", which is no name of one: the record goes to that of db_table_acc ({})",
+        "the AVP of db_table_avp names the table \"{}\", which is not the name of a table: the record goes to that of db_table_acc ({})",
         named.escape_ascii(),
         CallId(core.callid.clone())
     ));
