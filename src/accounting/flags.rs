@@ -246,7 +246,7 @@ impl Taken {
     /// The table that the script named, empty if none.
     ///
     /// # Errors
-    /// What is no name of a table.
+    /// What is not the name of a table.
     pub fn table(&self, extras: &Extras) -> Result<&[u8], &[u8]> {
         let named = extras.table.and_then(|i| self.values.get(i)?.as_deref()).unwrap_or_default();
         let is_one = |name: &str| name.is_empty() || name.split('.').count() <= 2 && name.split('.').all(is_identifier);

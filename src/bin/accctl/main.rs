@@ -64,7 +64,7 @@ enum Command {
     /// Records count as long as their journal keeps them (journal_keep). For each hour: accepted, stored, still waiting, dead
     /// letters, missing, and there more often than they should be. Exit status 1 if anything is missing.
     Audit(audit::Audit),
-    /// Deliver what a stopped server left: SQL and RADIUS records, log lines; exit status 1 if anything remains
+    /// Deliver what a stopped server left: SQL and RADIUS records, log lines; exit status 1 if records remain
     ///
     /// SQL records need a db_url, RADIUS records an aaa_url; everything else, and calls in progress, stays. The parameters
     /// must be those of the server: --config reads them from its configuration.

@@ -381,7 +381,7 @@ fn table<'a>(taken: &'a Taken, extras: &Extras, core: &Core) -> &'a [u8] {
     };
     static UNUSABLE: crate::host::limited::Lines = crate::host::limited::Lines::none();
     UNUSABLE.warn(format_args!(
-        "the AVP of db_table_avp names the table \"{}\", which is no name of one: the record goes to that of db_table_acc ({})",
+        "the AVP of db_table_avp names the table \"{}\", which is not the name of a table: the record goes to that of db_table_acc ({})",
         named.escape_ascii(),
         CallId(core.callid.clone())
     ));

@@ -32,7 +32,7 @@ impl Variables {
         if extras.is_empty() {
             return Ok(None);
         }
-        let unknown = |text: &str| format!("an extra is made of {text}, which is no variable of this server: correct it, or load its module first");
+        let unknown = |text: &str| format!("an extra is made of {text}, which is not a variable of this server: correct it, or load its module first");
         let spec = |text: &str| Spec::parse_whole(symbols, text.as_bytes()).ok_or_else(|| unknown(text));
         let specs = extras.variables.iter().map(|v| spec(&v.text)).collect::<Result<_, _>>()?;
         let legs = |name: &str| (0..LEGS).map(|n| avp(symbols, name, n).ok_or_else(|| unknown(&format!("$avp({name})")))).collect::<Result<_, _>>();
