@@ -1,6 +1,7 @@
 //! The script functions: entry points, and arguments as the host hands them over.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::abi::*;
 use super::contexts::Current;
@@ -121,10 +122,14 @@ pub fn record(at: Current, instance: &'static Instance, backend: Backend, commen
     script::manual(at, instance, backend, comment, table)
 }
 
-/// `acc_request()`: to the log, and to SQL where that is on (D25).
-pub fn record_both(at: Current, instance: &'static Instance, comment: &[u8], table: &[u8]) -> Result<(), String> {
-    record(at, instance, Backend::Log, comment, b"")?;
-    if instance.config.db().is_some() { record(at, instance, Backend::Db, comment, table) } else { Ok(()) }
+/// `acc_request()`: to the log only, whatever table it names. Its document promises a row as well, but Kamailio's own
+/// module loses the name of the table on the way; scripts that want a row call `acc_db_request()` too, and must not get two.
+pub fn record_to_log(at: Current, instance: &'static Instance, comment: &[u8]) -> Result<(), String> {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if instance.config.db().is_some() && !SAID.swap(true, Ordering::Relaxed) {
+        log::warn!("acc_request() writes to the log only, as Kamailio's own module does: call acc_db_request() for a row");
+    }
+    record(at, instance, Backend::Log, comment, b"")
 }
 
 /// A record with a comment, and a table for SQL.
@@ -140,7 +145,7 @@ fn of_kamailio(name: &'static str, raw: *mut km_sip_msg, [comment, table]: [*mut
 }
 
 unsafe extern "C" fn acc_request(msg: *mut km_sip_msg, comment: *mut c_char, table: *mut c_char, _: *mut c_char) -> c_int {
-    of_kamailio("acc_request", msg, [comment, table], record_both)
+    of_kamailio("acc_request", msg, [comment, table], |at, instance, comment, _| record_to_log(at, instance, comment))
 }
 
 unsafe extern "C" fn acc_rad_request(msg: *mut km_sip_msg, comment: *mut c_char, _: *mut c_char, _: *mut c_char) -> c_int {

@@ -20,7 +20,7 @@ enum Does {
     /// As the function of the native script with this name.
     Same(&'static str),
     /// As `acc_request()`.
-    RecordBoth,
+    RecordToLog,
     /// As `acc_rad_request()`.
     RecordRadius,
 }
@@ -49,7 +49,7 @@ const FUNCTIONS: [Function; 18] = [
     of_acc("acc_evi_request", 1, Does::Same("acc_evi_request")),
     of_acc("acc_diam_request", 1, Does::Same("acc_diam_request")),
     of_acc("acc_stream_request", 1, Does::Same("acc_stream_request")),
-    of_acc("acc_request", 2, Does::RecordBoth),
+    of_acc("acc_request", 2, Does::RecordToLog),
     of_acc("acc_rad_request", 1, Does::RecordRadius),
     of_acc("acc_new_leg", 0, Does::Same("acc_new_leg")),
     of_acc("acc_load_ctx_from_dlg", 0, Does::Same("acc_load_ctx_from_dlg")),
@@ -83,10 +83,7 @@ unsafe fn call(i: usize, msg: *mut km_sip_msg, arguments: [*const Text; MOST_ARG
                 let i = declaration::FUNCTIONS.iter().position(|f| f.name == name).ok_or("there is no such function")?;
                 functions::run(i, at, instance, texts)
             }
-            Does::RecordBoth => {
-                let [comment, table, _] = texts.map(Option::unwrap_or_default);
-                functions::record_both(at, instance, &comment, &table)
-            }
+            Does::RecordToLog => functions::record_to_log(at, instance, &texts[0].take().unwrap_or_default()),
             Does::RecordRadius => functions::record(at, instance, Backend::Aaa, &texts[0].take().unwrap_or_default(), b""),
         }
     })
