@@ -9,6 +9,7 @@ mod dump;
 mod find;
 mod host;
 mod metrics;
+mod outcome;
 #[cfg(test)]
 mod pages;
 mod params;
@@ -31,8 +32,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// What a command prints, and its exit status: 0 all is well, 1 it found a problem, 2 (an error) it could not run.
-type Outcome = Result<(String, ExitCode), String>;
+use outcome::Outcome;
 
 /// Inspects, repairs and delivers the journal of the accounting module acc, without a SIP server
 ///
@@ -64,7 +64,7 @@ enum Command {
     /// Records count as long as their journal keeps them (journal_keep). For each hour: accepted, stored, still waiting, dead
     /// letters, missing, and there more often than they should be. Exit status 1 if anything is missing.
     Audit(audit::Audit),
-    /// Deliver what a stopped server left: SQL and RADIUS records, log lines; exit status 1 if anything remains
+    /// Deliver what a stopped server left: SQL and RADIUS records, log lines; exit status 1 if records remain
     ///
     /// SQL records need a db_url, RADIUS records an aaa_url; everything else, and calls in progress, stays. The parameters
     /// must be those of the server: --config reads them from its configuration.

@@ -16,7 +16,8 @@ use acc::accounting::record::Backend;
 use clap::ValueEnum;
 
 use crate::Outcome;
-use crate::check_config::flow::{Flow, INITIAL, INSIDE, Site, State, fact, follow, is_relay};
+use crate::check_config::effect::{fact, is_relay};
+use crate::check_config::flow::{Flow, INITIAL, INSIDE, Site, State, follow};
 use crate::check_config::model::{self, COMPANIONS, Host, Line, Model, Use};
 use crate::script::lexer::{self, At, Tokens};
 use crate::script::parser::{self, Call, RouteKind, Script, Seen, expressions};
