@@ -96,7 +96,7 @@ fn states_of_calls_are_not_undelivered() {
         assert!(text(&out).contains(&format!("db: {delivered} delivered, 0 dead")) && text(&out).contains("still waiting: 0"), "{}", text(&out));
     }
     let dir = Dir::open_to_read(&journal).unwrap();
-    let open: Vec<_> = acc::journal::calls::scan(&dir).unwrap().calls.into_iter().map(|(key, _)| key).collect();
+    let open: Vec<_> = acc::journal::calls::scan(&dir).unwrap().calls.into_keys().collect();
     assert_eq!(open, [1]);
 }
 
