@@ -34,6 +34,26 @@ macro_rules! counters {
 pub struct Counter(u16);
 
 counters! {
+    /// Calls (INVITEs without To tag) that are accounted and were answered.
+    CallsAnswered = "calls_answered";
+    /// Calls that are accounted and got a final 3xx.
+    CallsFailed3xx = "calls_failed_3xx";
+    /// Calls that are accounted and got a final 4xx.
+    CallsFailed4xx = "calls_failed_4xx";
+    /// Calls that are accounted and got a final 5xx.
+    CallsFailed5xx = "calls_failed_5xx";
+    /// Calls that are accounted and got a final 6xx.
+    CallsFailed6xx = "calls_failed_6xx";
+    /// Failed calls that a person refused or gave up, by their code (408, 480, 486, 487, 600, 603); NER counts them with the answered.
+    CallsFailedUser = "calls_failed_user";
+    /// Calls with at least one record of a missed call.
+    CallsMissed = "calls_missed";
+    /// Calls followed to their end: their CDRs are made.
+    CallsEnded = "calls_ended";
+    /// Sum of the durations of these, in seconds.
+    CallsSeconds = "calls_seconds";
+    /// Calls in progress whose CDR is still to be made.
+    CallsOpen = "calls_open";
     /// Entry points that panicked and were caught.
     Panics = "panics";
     /// CDRs not written to SQL because the call has one from another server; also counted as dead.
@@ -465,6 +485,15 @@ impl SinkId {
     }
 }
 
+/// [`Counter::CallsSeconds`] is kept in milliseconds: a second is no small part of a call.
+const MILLIS: u64 = 1000;
+
+/// Counts a call that was followed to its end.
+pub fn add_ended(duration_ms: u64) {
+    add(Counter::CallsEnded, 1);
+    add(Counter::CallsSeconds, duration_ms);
+}
+
 /// Adds `n`.
 pub fn add(c: Counter, n: u64) {
     slot(c).fetch_add(n, Ordering::AcqRel);
@@ -553,6 +582,7 @@ impl Snapshot {
             values[usize::from(c.pending.0)] = pending;
             values[usize::from(c.oldest_age.0)] = if pending == 0 || oldest == 0 { 0 } else { (now - oldest as i64).max(0) as u64 / 1_000_000 };
         }
+        values[usize::from(Counter::CallsSeconds.0)] /= MILLIS;
         values[usize::from(Counter::JournalFull.0)] = u64::from(full_since().is_some());
         Snapshot(values)
     }

@@ -108,7 +108,7 @@ fn page_is_right(source: &[&str]) {
         "<title>Calls, 2026-11-29 10:00:00 to 2026-11-29 11:00:01</title>",
         "<dt>ASR</dt><dd>50.0 %</dd>",
         "<td>north</td><td>3</td>",
-        "<td>486</td><td>1</td>",
+        "<td>486 Busy Here</td><td>1</td>",
         "default-src 'none'",
     ] {
         assert!(page.contains(part), "{part}: {page}");
@@ -131,6 +131,59 @@ fn sqlite_is_reported() {
     let tmp = tempfile::tempdir().unwrap();
     let file = tmp.path().join("acc.sqlite");
     database_is_right(&format!("sqlite://{}", file.display()), |sql| sqlite3(&file, sql));
+}
+
+/// What is on the page for somebody who looks at it in a browser.
+#[test]
+fn a_browser_shows_the_page() {
+    let tmp = tempfile::tempdir().unwrap();
+    let place = |name: &str| tmp.path().join(name);
+    let url = format!("sqlite://{}", place("acc.sqlite").display());
+    assert!(accctl(&["schema", "--url", &url, "--apply", "--extra", "trunk; end_cause"]).status.success());
+    sqlite3(&place("acc.sqlite"), &rows("acc"));
+    let made = accctl(&["report", "--html", place("report.html").to_str().unwrap(), "--by", "trunk", "--url", &url, "--since", SPAN[1], "--until", SPAN[3]]);
+    assert!(made.status.success(), "{made:?}");
+    std::fs::write(place("look.html"), include_str!("common/look.html")).unwrap();
+    let look = |scheme: &str| {
+        let mut browser = Command::new("chromium");
+        browser.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--virtual-time-budget=20000", "--dump-dom"]);
+        browser.arg(format!("--user-data-dir={}", place("profile").display())).arg(format!("--blink-settings=preferredColorScheme={scheme}"));
+        let out = browser.arg(format!("file://{}", place("look.html").display())).output().ok()?;
+        let page = String::from_utf8_lossy(&out.stdout).into_owned();
+        let seen = page.split_once("<pre id=\"seen\">").and_then(|(_, rest)| rest.split_once("</pre>"));
+        let seen = seen.unwrap_or_else(|| panic!("{page} {}", String::from_utf8_lossy(&out.stderr))).0;
+        Some(serde_json::from_str::<Value>(seen).unwrap_or_else(|e| panic!("{e}: {page}")))
+    };
+    let Some(seen) = look("1") else { return skip("chromium is not installed") };
+    assert_eq!(seen["title"], "Calls, 2026-11-29 10:00:00 to 2026-11-29 11:00:01");
+    let tiles: Vec<_> = seen["tiles"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    for tile in ["attempts 4", "answered 2", "ASR 50.0 %", "NER 75.0 %"] {
+        assert!(tiles.contains(&tile), "{tile}: {tiles:?}");
+    }
+    assert_eq!(
+        seen["rows"],
+        json!([
+            "trunk|attempts||answered|ASR|NER|minutes|ACD",
+            "north|3||1|33.3 %|66.7 %|1.0|0:01:00",
+            "south|1||1|100.0 %|100.0 %|0.1|0:00:03",
+            "200 OK|2|",
+            "486 Busy Here|1|",
+            "503 Service Unavailable|1|",
+            "bye|1|",
+            "timeout|1|",
+        ])
+    );
+    let bars: Vec<_> = seen["bars"].as_array().unwrap().iter().map(|w| w.as_u64().unwrap()).collect();
+    assert!(bars.len() == 7 && bars.iter().all(|w| *w > 30) && bars[0] > 2 * bars[1] && bars[2] > bars[3], "{bars:?}");
+    assert_eq!((&seen["wide"], &seen["color"]), (&json!(false), &json!("rgb(31, 111, 181)")));
+    let plots = seen["plots"].as_array().unwrap();
+    // An area, and a bar for each hour; round times below the first.
+    assert_eq!(plots.iter().map(|p| p["shapes"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 24], "{plots:?}");
+    assert!(plots.iter().all(|p| p["width"].as_u64() > Some(800)), "{plots:?}");
+    let labels: Vec<_> = plots[0]["labels"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(labels.contains(&"11-29 10:15") && labels.contains(&"11-29 10:45"), "{labels:?}");
+    // Dark, the bars are brighter.
+    assert_eq!(look("0").unwrap()["color"], "rgb(88, 166, 232)");
 }
 
 #[test]

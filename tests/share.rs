@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -13,6 +13,7 @@ use acc::accounting::record::Kind;
 use acc::declaration::SinkId;
 use acc::host::{kamailio, opensips};
 use acc::journal::Dir;
+use acc::journal::counts::KEPT;
 use acc::stats::Counter;
 use common::servers::{free_port, udp_port};
 use common::{record, skip, wait_until, writer};
@@ -65,7 +66,7 @@ fn every_file_of_the_packages_is_there() {
         };
         assert!(there, "Cargo.toml: {source} is not there");
     }
-    // Debian has the overrides for lintian, the other one COPYING, which cargo-deb adds itself.
+    // Debian has the overrides for lintian, the other one COPYING, which every Debian has.
     let own: BTreeSet<_> = of_deb.symmetric_difference(&of_rpm).copied().collect();
     assert_eq!(own, BTreeSet::from(["packaging/debian/lintian-overrides", "COPYING"]));
 }
@@ -88,6 +89,9 @@ fn of_the_tool() -> String {
     w.append_record(SinkId::Db, &record(Kind::Cdr, "one")).unwrap();
     w.append_call(7, b"a state").unwrap();
     std::fs::write(tmp.path().join("dead-log.jsonl"), "{}\n{}\n").unwrap();
+    // As a server leaves them: without the last ones if it is an older one.
+    let counted: String = KEPT.iter().zip(3..).take(8).map(|(counter, n)| format!("{} {n}\n", counter.name())).collect();
+    std::fs::write(tmp.path().join("calls"), counted).unwrap();
     let run = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_accctl")).arg("metrics").args(args).arg(tmp.path()).output().unwrap();
     let out = run(&[]);
     assert!(out.status.success(), "{out:?}");
@@ -111,9 +115,16 @@ fn metrics_of_a_journal_are_those_of_its_files() {
         "acc_sink_dead_letters{sink=\"log\"} 2",
         "acc_open_calls 1",
         "acc_journal_damaged 0",
+        "acc_calls_answered_total 3",
+        "acc_calls_failed_total{class=\"3xx\"} 4",
+        "acc_calls_failed_total{class=\"6xx\"} 7",
+        "acc_calls_failed_user_total 8",
+        "acc_calls_missed_total 9",
+        "acc_calls_ended_total 10",
     ] {
         assert!(text.lines().any(|l| l == line), "{line}: {text}");
     }
+    assert!(!text.contains("acc_calls_seconds_total"), "{text}");
     let value = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap_or_else(|| panic!("{name}: {text}"));
     assert!(value("acc_journal_bytes") > 100.0);
     // Now, on a machine that may be busy.
@@ -151,6 +162,25 @@ fn alerts_and_dashboard_ask_for_what_there_is() {
             assert!(text.contains(&format!("{server}_acc_{}_delivered", sink.name())), "{server} {}", sink.name());
         }
     }
+}
+
+/// Grafana moves panels that lie on each other, and leaves holes as they are.
+#[test]
+fn panels_of_the_dashboard_have_their_places() {
+    let dashboard: Value = serde_json::from_str(&read("share/grafana/acc.json")).unwrap();
+    let mut taken = BTreeSet::new();
+    let mut ids = BTreeSet::new();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let at = |side: &str| panel["gridPos"][side].as_u64().unwrap();
+        for x in at("x")..at("x") + at("w") {
+            for y in at("y")..at("y") + at("h") {
+                assert!(x < 24 && taken.insert((y, x)), "{} is on another panel, or too far right", panel["title"]);
+            }
+        }
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{}", panel["title"]);
+    }
+    let lines = taken.iter().map(|(y, _)| y + 1).max().unwrap();
+    assert_eq!(taken.len() as u64, lines * 24, "a hole between panels");
 }
 
 #[test]
@@ -265,7 +295,14 @@ loadmodule "{}"
 modparam("xhttp_prom", "xhttp_prom_stats", "acc:")
 modparam("acc", "journal_dir", "{dir}/journal")
 modparam("acc", "db_url", "sqlite://{dir}/acc.sqlite")
-request_route {{ exit; }}
+request_route {{
+    if (method == "INVITE") {{
+        do_accounting("db", "failed");
+        t_newtran();
+        t_reply("486", "Busy Here");
+    }}
+    exit;
+}}
 event_route[xhttp:request] {{
     if (prom_check_uri()) prom_dispatch();
     else xhttp_reply("404", "Not Found", "", "");
@@ -285,6 +322,18 @@ event_route[xhttp:request] {{
         text.contains("kamailio_acc_db_pending")
     });
     let shown = metrics(&text);
+    // A call is counted there.
+    let phone = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let here = phone.local_addr().unwrap();
+    let invite = format!(
+        "INVITE sip:b@127.0.0.1:{udp} SIP/2.0\r\nVia: SIP/2.0/UDP {here};branch=z9hG4bKone\r\nMax-Forwards: 70\r\nFrom: <sip:a@{here}>;tag=a\r\n\
+         To: <sip:b@127.0.0.1>\r\nCall-ID: one\r\nCSeq: 1 INVITE\r\nContact: <sip:a@{here}>\r\nContent-Length: 0\r\n\r\n"
+    );
+    wait_until("the call is counted", || {
+        // The same transaction, however often it is sent.
+        phone.send_to(invite.as_bytes(), ("127.0.0.1", udp)).unwrap();
+        get(http, "/metrics").unwrap_or_default().lines().any(|l| l.starts_with("kamailio_acc_calls_failed_4xx") && l.split_whitespace().nth(1) == Some("1"))
+    });
     let dashboard: Value = serde_json::from_str(&read("share/grafana/acc.json")).unwrap();
     // Every counter is there by the name that rules and dashboard have for it.
     let missing: Vec<_> = Counter::ALL.iter().map(|c| c.name().to_string()).filter(|name| !shown.contains(name)).collect();

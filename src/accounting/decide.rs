@@ -12,11 +12,10 @@ use super::context::{CallEnd, Context, Facts, Head, Reply, Values};
 use super::dialog_cdr;
 use super::fields::FieldSet;
 use super::flags::{self, Due, Taken};
-use super::identity::{begin_event, of_event};
 use super::marks::{Flag, Marks, Types};
 use super::order::{CDR_ORDER, EVENT_ORDER};
 use super::reason;
-use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, Signalling, Times};
+use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, Signalling, Times, begin_event, of_event};
 use super::rules::Rules;
 
 /// The input from which a record is made.
@@ -126,6 +125,16 @@ fn is_invite(ctx: &Head) -> bool {
 /// The initial INVITE of a call that gets a CDR somewhere.
 pub fn is_cdr_call(ctx: &Head) -> bool {
     is_invite(ctx) && !ctx.in_dialog && ctx.marks.any_cdr()
+}
+
+/// An attempt at a call that is accounted: what statistics count.
+pub fn is_attempt(ctx: &Head) -> bool {
+    is_initial_invite(ctx) && !ctx.marks.is_empty()
+}
+
+/// A request that asks for a call.
+pub fn is_initial_invite(ctx: &Head) -> bool {
+    is_invite(ctx) && !ctx.in_dialog
 }
 
 /// What is seen of a request's signalling until it gets a reply. What is sent in a call is no attempt at one.
@@ -317,7 +326,7 @@ pub fn withdraw(rules: &Rules, ctx: &Context, before: Marks, now: Moment) -> Vec
 /// Another server writes the CDR: only the end is recorded.
 pub fn close(ctx: &mut Context) -> CallEnd {
     ctx.closed = true;
-    CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: ctx.answered, records: Vec::new() }
+    CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: ctx.answered, duration_ms: None, records: Vec::new() }
 }
 
 /// The CDR of an answered and ended call, exactly once: only the first caller gets it.
@@ -381,7 +390,7 @@ pub fn cdr_due(rules: &Rules, ctx: &Context) -> Option<CallEnd> {
     };
     let mut records = Vec::new();
     add(&mut records, CDR_ORDER, due, record);
-    Some(CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: Some(answered), records })
+    Some(CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: Some(answered), duration_ms: source.duration_ms, records })
 }
 
 /// What a manual record needs of a request.

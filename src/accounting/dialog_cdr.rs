@@ -8,9 +8,8 @@ use chrono::DateTime;
 
 use super::clock::{Moment, Wall};
 use super::context::{CallEnd, Context, DIALOG};
-use super::identity::of_event;
 use super::marks::{Flag, Marks, Types};
-use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape};
+use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, of_event};
 use super::rules::{DialogCdrs, Precision, Rules};
 
 /// Start, end and duration of a call, in microseconds. The end is the start and the duration: a clock that was set
@@ -79,7 +78,7 @@ pub fn end(rules: &Rules, ctx: &Context) -> Option<CallEnd> {
         all.retain(|r| !is_silent || !cdrs.is_silent(r.backend));
         all
     });
-    Some(CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: Some(answered), records })
+    Some(CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: Some(answered), duration_ms: Some(ended.millis_since(answered)), records })
 }
 
 /// The CDRs of a dialog that was never answered, once: no time is between its beginning and its end.
@@ -97,7 +96,9 @@ fn records(rules: &Rules, cdrs: &DialogCdrs, ctx: &Context, start: Moment, micro
         let is_db = backend == Backend::Db;
         // In SQL they are dates, which SQL writes in local time.
         let instant = |micros: i64| if is_db && cdrs.utc { utc(micros) } else { cdrs.precision.text(micros) };
-        let own = [instant(span.start), instant(span.end), cdrs.precision.text(span.duration)];
+        // As the original has it, which sets this one at the beginning of a dialog.
+        let duration = if end.is_some() { cdrs.precision.text(span.duration) } else { b"0".to_vec() };
+        let own = [instant(span.start), instant(span.end), duration];
         let mut extras: Vec<_> = cdrs.names.iter().zip(own).map(|(name, value)| Field { name: Arc::clone(name), value: Some(value) }).collect();
         let extra = cdrs.json.as_ref().filter(|_| backend == Backend::Json).map_or(&cdrs.extra, |j| &j.extra);
         extras.extend(extra.iter().map(|named| {

@@ -8,11 +8,10 @@ use std::sync::Arc;
 use super::clock::Moment;
 use super::context::{self, Context, Reply};
 use super::extras::{Extras, Named, Variable};
-use super::identity::of_event;
 use super::marks::Types;
 use super::names::is_identifier;
 use super::order::EVENT_ORDER;
-use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, Signalling, Times};
+use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, Signalling, Times, of_event};
 use super::rules::Rules;
 
 /// Number of a message flag in the server.
@@ -172,6 +171,11 @@ impl FlagRules {
             on_failure: is_invite && (missed.0 != 0 || prepared),
             cdr: is_call && accounted.0 != 0 && has_dialogs && self.flags.cdr.is_some_and(is_set),
         })
+    }
+
+    /// A flag may be an accounting flag and a missed one: the missed record uses up both.
+    pub fn shares_flags(&self) -> bool {
+        self.flags.missed.iter().flatten().any(|bit| self.flags.accounting.contains(&Some(*bit)))
     }
 
     /// The flags that the missed records of these backends use up.

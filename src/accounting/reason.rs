@@ -2,6 +2,9 @@
 //! phrases the host sends for the code, so that records match what is on the wire.
 #![forbid(unsafe_code)]
 
+/// Codes of calls that a person refused or gave up, or nobody picked up: the network did its part (NER of E.425).
+pub const USER_CODES: [u16; 6] = [408, 480, 486, 487, 600, 603];
+
 /// The phrase of a code; a code without one gets the name of its class.
 pub const fn phrase(code: u16) -> &'static str {
     match code {

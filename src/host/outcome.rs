@@ -3,6 +3,7 @@
 
 use super::full::{context_max, say_clipped};
 use super::shared::{CallId, SharedContext, SharedError};
+use super::tally::{self, Once};
 use crate::accounting::clock::Moment;
 use crate::accounting::context::{CallEnd, Context, Reply};
 use crate::accounting::decide::{self, Joined};
@@ -10,11 +11,19 @@ use crate::accounting::marks::Flag;
 use crate::accounting::record::EndCause;
 use crate::worker::{self, Instance};
 
-/// All branches failed; the script may try others. `joined` is what message flags add.
-pub fn attempt_failed(instance: &Instance, ctx: &SharedContext, reply: &Reply, joined: Option<&Joined>) -> Result<(), SharedError> {
+/// All branches failed; the script may try others. `joined` is what message flags add, `is_first` says what the
+/// transaction was not counted for yet.
+pub fn attempt_failed(
+    instance: &Instance,
+    ctx: &SharedContext,
+    reply: &Reply,
+    joined: Option<&Joined>,
+    is_first: impl FnOnce(Once) -> bool,
+) -> Result<(), SharedError> {
     let call = call_values(ctx)?;
     let now = Moment::now();
     let records = ctx.happen(|c| decide::on_failure(&instance.config.rules, c, call.as_ref(), reply, now, joined))?;
+    tally::records(&records, is_first);
     worker::emit(instance, &records);
     Ok(())
 }
@@ -53,22 +62,40 @@ pub fn note_ringing(ctx: &SharedContext, code: u16) -> Result<(), SharedError> {
     Ok(())
 }
 
-/// A reply with this code went out. `joined` is what message flags add.
-pub fn reply_went(instance: &Instance, ctx: &SharedContext, code: u16, reply: impl FnOnce() -> Reply, joined: Option<&Joined>) -> Result<(), SharedError> {
+/// A reply with this code went out. `joined` is what message flags add, `is_first` says what the transaction was not
+/// counted for yet.
+pub fn reply_went(
+    instance: &Instance,
+    ctx: &SharedContext,
+    code: u16,
+    reply: impl FnOnce() -> Reply,
+    joined: Option<&Joined>,
+    is_first: impl Fn(Once) -> bool,
+) -> Result<(), SharedError> {
     note_ringing(ctx, code)?;
     if !matters(instance, code) {
         return Ok(());
     }
-    if joined.is_none() && !decide::may_record(&ctx.facts()?, code) {
+    let facts = ctx.facts()?;
+    if joined.is_none() && !decide::may_record(&facts, code) {
+        // The answer of a call that is accounted by its CDR alone.
+        if !facts.marks.is_empty() {
+            tally::outcome(code, is_first);
+        }
         return Ok(());
     }
     let call = call_values(ctx)?;
     let (reply, now) = (reply(), Moment::now());
-    let (records, end) = ctx.happen(|c| {
+    let (is_attempt, records, end) = ctx.happen(|c| {
+        let is_attempt = decide::is_attempt(c);
         let mut records = if decide::on_answer(c, &reply, now) { decide::start(&instance.config.rules, c) } else { Vec::new() };
         records.extend(decide::on_reply(&instance.config.rules, c, call.as_ref(), &reply, now, joined));
-        (records, decide::cdr(&instance.config.rules, c))
+        (is_attempt, records, decide::cdr(&instance.config.rules, c))
     })?;
+    if is_attempt {
+        tally::outcome(code, &is_first);
+    }
+    tally::records(&records, is_first);
     worker::emit(instance, &records);
     finish(instance, end);
     Ok(())
@@ -105,7 +132,8 @@ pub fn write_cdr(ctx: &SharedContext) {
         return;
     }
     match ctx.conclude(|c| decide::cdr_due(&instance.config.rules, c)) {
-        Ok(end) => finish(instance, end),
+        Ok(Some(end)) if ctx.is_counted() => finish(instance, Some(end)),
+        Ok(end) => end.iter().for_each(|end| worker::emit_end(instance, end)),
         Err(e) => log::error!("a call's end could not be accounted: {e}"),
     }
 }
@@ -114,9 +142,10 @@ fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {
     ctx.call().map(|call| call.copy()).transpose()
 }
 
-/// What the end of a call made is written.
+/// What the end of a call made is counted and written.
 pub fn finish(instance: &Instance, end: Option<CallEnd>) {
     if let Some(end) = end {
+        tally::end(&end);
         worker::emit_end(instance, &end);
     }
 }

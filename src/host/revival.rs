@@ -9,7 +9,9 @@ use once_cell::sync::OnceCell;
 
 use super::arena::{self, Head};
 use super::cluster::{self, Named};
-use super::shared::{SharedContext, SharedError, locked};
+use super::outcome;
+use super::pid::locked;
+use super::shared::{SharedContext, SharedError};
 use crate::accounting::clock::Moment;
 use crate::accounting::context::CallEnd;
 use crate::accounting::context::Context;
@@ -187,7 +189,7 @@ pub fn end_orphans() {
                 if !claimed {
                     log::warn!("a call in progress at the last end of the server came back with no dialog: its CDR ends when the server was last seen alive");
                 }
-                worker::emit_end(instance, &end);
+                outcome::finish(instance, Some(end));
             }
             Ok(None) => {}
             Err(e) => {

@@ -477,7 +477,7 @@ impl Host for Server {
     }
 
     fn process_id(&self) -> u32 {
-        host::process::id()
+        host::pid::id()
     }
 
     fn settled(&self, end: &CallEnd) {
@@ -522,7 +522,7 @@ fn worker_of_four_records() {
     };
     cluster::join(&Cluster);
     worker::emit(instance, &two("request"));
-    worker::emit_end(instance, &CallEnd { call: 1, dialog: Vec::new(), records: two("end"), answered: Some(Moment::now()) });
+    worker::emit_end(instance, &CallEnd { call: 1, dialog: Vec::new(), records: two("end"), answered: Some(Moment::now()), duration_ms: Some(0) });
     say("done");
 }
 

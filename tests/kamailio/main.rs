@@ -8,6 +8,7 @@ mod calls;
 mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
+mod convert;
 #[path = "../diameter/fake.rs"]
 #[allow(dead_code, reason = "some of it is for other tests")]
 mod fake;
@@ -22,5 +23,7 @@ mod restarts;
 mod server;
 mod shipped;
 mod startup;
+mod statistics;
 mod streams;
+mod swap;
 mod wire;

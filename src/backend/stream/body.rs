@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
+use crate::accounting::call_key::call_key;
 use crate::accounting::clock::Wall;
-use crate::accounting::context::call_key;
 use crate::accounting::record::{Core, EndCause, Field, Kind, Record};
 use crate::accounting::visible::{is_control, put_visible, whole};
 use crate::journal::json;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use acc::accounting::clock::{Moment, Wall};
+use acc::journal::counts::{self, KEPT};
 use acc::journal::{Dir, SinkId, calls};
 
 use crate::Outcome;
@@ -72,7 +73,28 @@ fn text(dir: &Dir) -> Result<String, String> {
             let _ = writeln!(out, "{name} {value}");
         }
     }
+    counted(dir, &mut out)?;
     Ok(out)
+}
+
+/// Counters of calls, as the server left them within its last second.
+fn counted(dir: &Dir, out: &mut String) -> Result<(), String> {
+    let values = counts::read(dir).map_err(|e| e.to_string())?;
+    let mut last = "";
+    for (counter, value) in KEPT.into_iter().zip(values) {
+        let Some(value) = value else { continue };
+        let (name, class) = match counter.name().strip_prefix("calls_failed_").filter(|end| end.ends_with("xx")) {
+            Some(class) => ("calls_failed", format!("{{class=\"{class}\"}}")),
+            None => (counter.name(), String::new()),
+        };
+        if name != last {
+            let help = if class.is_empty() { counter.help() } else { "Calls that are accounted and failed, by the class of the final reply." };
+            let _ = writeln!(out, "# HELP acc_{name}_total {help}\n# TYPE acc_{name}_total counter");
+            last = name;
+        }
+        let _ = writeln!(out, "acc_{name}_total{class} {value}");
+    }
+    Ok(())
 }
 
 /// Nobody sees a half of it.

@@ -4,7 +4,7 @@
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use once_cell::sync::OnceCell;
 
@@ -12,7 +12,9 @@ use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::identity::Identity;
 use crate::accounting::record::{Core, EndCause};
 use crate::host::arena::{self, Arena, OBJECT, Room};
-use crate::host::shared::{SharedContext, locked};
+use crate::host::pid::locked;
+use crate::host::shared::SharedContext;
+use crate::host::tally::Once;
 use crate::interprocess::{Lock, Locked};
 
 /// Chains of the table: with 100 000 transactions and dialogs at a time a chain has three.
@@ -35,9 +37,14 @@ struct Node {
     /// 0 = not known.
     arrived_mono: i64,
     /// Address of the dialog that the request made, 0 = none; its lowest bit is set when the request
-    /// is an initial one.
-    dialog: usize,
+    /// is an initial one, those from [`ONCE`] on when the transaction is counted ([`Once::bit`]).
+    dialog: AtomicUsize,
 }
+
+/// Where the bits of [`Once`] stand in [`Node::dialog`].
+const ONCE: u32 = 1;
+/// The bits that are no part of an address.
+const BITS: usize = 7;
 
 const _: () = assert!(size_of::<Node>() <= OBJECT);
 
@@ -159,7 +166,15 @@ impl Attached {
         let chain = self.lock(key as u64);
         let node = Self::find(&chain, key as u64)?;
         let arrived = (node.arrived_mono != 0).then(|| Moment { wall: Wall(node.arrived_wall), mono: node.arrived_mono, boot: Moment::now().boot });
-        Some(Request { arrived, is_initial: node.dialog & 1 != 0, dialog: node.dialog & !1 })
+        let dialog = node.dialog.load(Ordering::Relaxed);
+        Some(Request { arrived, is_initial: dialog & 1 != 0, dialog: dialog & !BITS })
+    }
+
+    /// Is a transaction counted for this for the first time? One that is not known always is.
+    pub fn is_first(&self, key: *const c_void, what: Once) -> bool {
+        let chain = self.lock(key as u64);
+        let bit = (what.bit() as usize) << ONCE;
+        Self::find(&chain, key as u64).is_none_or(|node| node.dialog.fetch_or(bit, Ordering::Relaxed) & bit == 0)
     }
 
     /// Is there an entry?
@@ -185,7 +200,7 @@ impl Attached {
             contexts: [AtomicU64::new(ctx.map_or(0, |c| c.into_raw() as u64)), AtomicU64::new(0)],
             arrived_wall: arrived.wall.0,
             arrived_mono: arrived.mono,
-            dialog: request.dialog | usize::from(request.is_initial),
+            dialog: AtomicUsize::new(request.dialog | usize::from(request.is_initial)),
         };
         // SAFETY: the fresh block has room for a node (as asserted above) and is aligned to 8 bytes.
         unsafe { room.cast::<Node>().write(node) };
@@ -330,6 +345,8 @@ mod tests {
             assert_eq!(request.arrived.map(|m| (m.wall.0, m.mono)), Some((i as i64, i as i64 + 1)));
             assert_eq!((request.is_initial, request.dialog), (i % 2 == 0, i * 64));
             assert!(table.get(*key, Which::InForce).is_none());
+            assert_eq!([Once::Outcome, Once::Missed, Once::Outcome, Once::Missed].map(|what| table.is_first(*key, what)), [true, true, false, false]);
+            assert_eq!(table.request(*key), Some(request));
         }
         for key in keys.iter().step_by(2).chain(keys.iter().skip(1).step_by(2)) {
             table.forget(*key);

@@ -7,11 +7,13 @@ use std::ffi::c_int;
 
 use super::abi::*;
 use super::api::Dialogs;
-use super::calls::dialog_event;
-use super::flags::Prepared;
+use super::contexts;
+use super::events::{Event, dialog_event};
 use super::message::{Message, bytes_of};
+use super::prepared::Prepared;
 use super::present;
-use super::state::{Api, DIALOGS, Server, message, ready};
+use super::state::{Api, DIALOGS, message, ready};
+use super::symbols::Symbols;
 use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::context::Context;
 use crate::accounting::dialog_cdr::Span;
@@ -20,10 +22,10 @@ use crate::accounting::record::EndCause;
 use crate::accounting::rules::DialogCdrs;
 use crate::accounting::{decide, dialog_cdr};
 use crate::host::full::say;
-use crate::host::guard;
 use crate::host::outcome::write_cdr;
 use crate::host::revival::{self, Claim};
 use crate::host::shared::{SharedContext, SharedError};
+use crate::host::{guard, tally};
 use crate::worker::{self, Instance};
 
 /// Dialog variable with the name that the journal has for the dialog.
@@ -51,7 +53,7 @@ fn is_private(rpl: *mut km_sip_msg) -> bool {
 
 /// Everything that a callback needs, and its dialog.
 struct At {
-    server: &'static Server,
+    symbols: &'static Symbols,
     api: &'static Api,
     prepared: &'static Prepared,
     instance: &'static Instance,
@@ -64,7 +66,7 @@ impl At {
     fn new(dlg: *mut km_dlg_cell) -> Option<At> {
         let (server, api, instance) = ready()?;
         let cdrs = instance.config.rules.dialog_cdrs.as_ref()?;
-        Some(At { server, api, prepared: api.flags.as_ref()?, instance, cdrs, dialogs: DIALOGS.get()?, dlg })
+        Some(At { symbols: &server.symbols, api, prepared: api.flags.as_ref()?, instance, cdrs, dialogs: DIALOGS.get()?, dlg })
     }
 
     /// The variables that CDRs show.
@@ -74,7 +76,7 @@ impl At {
     }
 
     fn read(&self, i: usize, msg: *mut km_sip_msg) -> Option<Vec<u8>> {
-        self.dialogs.inside(self.dlg, || bytes_of(self.prepared.spec(i).value(self.server, msg)))
+        self.dialogs.inside(self.dlg, || bytes_of(self.prepared.spec(i).value(self.symbols, msg)))
     }
 
     /// Reads variables on a private message, those without a message behind them on any: which, says `is_read`.
@@ -83,7 +85,7 @@ impl At {
     }
 
     fn moments(&self) -> Vec<(&'static str, Option<Vec<u8>>)> {
-        self.values(self.server.symbols.dummy(), |v| v.class == Class::Moment)
+        self.values(self.symbols.dummy(), |v| v.class == Class::Moment)
     }
 
     fn keep(&self, c: &mut Context, values: &[(&'static str, Option<Vec<u8>>)]) {
@@ -124,6 +126,13 @@ impl At {
         dialog_cdr::skip(self.cdrs, c, |name| self.dialogs.fetch(self.dlg, name).is_some());
     }
 
+    /// The call of `do_accounting()` with the flag `cdr` that this dialog may have, too, is the one that is counted.
+    fn count(&self, ctx: &SharedContext) {
+        if self.dialogs.context(self.dlg).is_some() {
+            ctx.set_uncounted();
+        }
+    }
+
     fn watch(&self, ctx: &SharedContext) {
         match self.dialogs.watch(self.dlg, EVENTS, on_dialog, ctx.duplicate()) {
             Ok(()) => ctx.claim(),
@@ -144,9 +153,22 @@ pub fn on_created(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
         at.set_start(now);
         at.set(NAME, &name);
         at.watch(&shared);
+        if let Err(e) = at.api.tm.register(msg.raw, KM_TMCB_RESPONSE_OUT, on_reply_out, shared) {
+            log::warn!("a dialog's call is in no statistics: {e}");
+        }
         Ok(())
     });
     say("a dialog cannot have its CDR", made);
+}
+
+/// A reply of a dialog's INVITE went out.
+unsafe extern "C" fn on_reply_out(t: *mut km_cell, _kind: c_int, params: *mut km_tmcb_params) {
+    guard::entry("reply of a dialog", (), || {
+        // SAFETY: the host's parameters.
+        if let Some(event) = unsafe { Event::of(params) } {
+            tally::outcome(event.code, |what| contexts::is_first(t, what));
+        }
+    });
 }
 
 /// The host restored a dialog.
@@ -191,6 +213,10 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
         let ctx = unsafe { SharedContext::borrow_raw(event.param) };
         let (Some(at), Some(ctx)) = (At::new(dlg), ctx) else { return };
         let msg = message(event.req);
+        if kind as u32 & (KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED) != 0 {
+            // After a restart the two calls find the dialog one by one.
+            at.count(&ctx);
+        }
         let result = match kind as u32 {
             // The second one is for answers that came before a restart.
             KM_DLGCB_CONFIRMED_NA | KM_DLGCB_CONFIRMED => answered(&at, &ctx),
@@ -214,6 +240,7 @@ fn answered(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
     if ctx.progress().answered {
         return Ok(());
     }
+    at.count(ctx);
     let now = Moment::now();
     ctx.happen_head(|c| decide::on_answer(c, &decide::local_reply(200), now))?;
     if at.cdrs.from_answer {
@@ -292,7 +319,7 @@ fn expired(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
 
 /// No request is at hand: dialog variables have their values, all others none.
 fn of_dialog_only(at: &At) -> Vec<(&'static str, Option<Vec<u8>>)> {
-    let dummy = at.server.symbols.dummy();
+    let dummy = at.symbols.dummy();
     let is_of_dialog = |v: &Variable| v.text.trim_start_matches(['$', '(']).starts_with("dlg_var(");
     at.variables().map(|(i, v)| (&*v.key, if is_of_dialog(v) { at.read(i, dummy) } else { None })).collect()
 }

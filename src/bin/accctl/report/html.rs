@@ -1,10 +1,16 @@
 //! The report as one page: no script, nothing from the network, light or dark as the reader has it.
 
+use std::io;
+
+use acc::accounting::reason::phrase;
+use chrono::{DateTime, NaiveDateTime};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::coord::types::RangedCoordu64;
 use plotters::prelude::*;
 
-use super::figures::{Report, most};
-use super::{ReportOptions, clock, percent};
+use super::figures::{Report, clock, most, percent};
+use super::options::ReportOptions;
 
 /// Width and height of a plot, in pixels.
 const SIZE: (u32, u32) = (860, 240);
@@ -22,8 +28,8 @@ dl div { border: 1px solid #8886; border-radius: 6px; padding: .5em .8em; }
 dt { font-size: .8em; opacity: .75; } dd { margin: 0; font-size: 1.35em; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid #8884; } th:first-child, td:first-child { text-align: left; }
-td.bar { width: 30%; } td.bar span { display: block; height: .8em; background: #1f6fb5; border-radius: 2px; }
-svg { max-width: 100%; height: auto; } p.note { opacity: .75; }
+td.bar { width: 30%; } table.counts td.bar { width: 60%; } td.bar span { display: block; height: .8em; background: #1f6fb5; border-radius: 2px; }
+svg { width: 100%; height: auto; } p.note { opacity: .75; }
 @media (prefers-color-scheme: dark) { svg { filter: invert(1) hue-rotate(180deg); } td.bar span { background: #58a6e8; } }
 ";
 
@@ -71,8 +77,8 @@ pub fn page(report: &Report, o: &ReportOptions) -> Result<String, String> {
                     h2 { "Attempts by hour of the day" }
                     (PreEscaped(hours(report)?))
                     @if o.by.is_some() { (groups(report, o)) }
-                    (counts("Codes", &most(&all.codes, 12)))
-                    (counts("How calls ended", &most(&all.causes, 12)))
+                    (counts("Codes", &most(&all.codes, 12), code))
+                    (counts("How calls ended", &most(&all.causes, 12), str::to_string))
                 }
             }
         }
@@ -103,58 +109,89 @@ fn bar(n: u64, of: u64) -> Markup {
     html! { td.bar { span style={ "width:" (n * 100 / of.max(1)) "%" } {} } }
 }
 
-fn counts(title: &str, counts: &[(&str, u64)]) -> Markup {
+fn counts(title: &str, counts: &[(&str, u64)], name: impl Fn(&str) -> String) -> Markup {
     let longest = counts.iter().map(|(_, n)| *n).max().unwrap_or(1);
     html! {
         @if !counts.is_empty() {
             h2 { (title) }
-            table { @for (name, n) in counts { tr { td { (name) } td { (n) } (bar(*n, longest)) } } }
+            table.counts { @for (what, n) in counts { tr { td { (name(what)) } td { (n) } (bar(*n, longest)) } } }
         }
     }
 }
 
+/// A code and its standard phrase.
+fn code(code: &str) -> String {
+    code.parse().map_or_else(|_| code.to_string(), |number| format!("{code} {}", phrase(number)))
+}
+
 fn concurrency(report: &Report) -> Result<String, String> {
     let points = report.concurrency(POINTS);
-    let most = points.iter().map(|(_, n)| *n).max().unwrap_or(0).max(1);
-    let time = |x: usize| points.get(x).map_or(String::new(), |(time, _)| time.format("%d.%m. %H:%M").to_string());
-    let mut out = String::new();
-    let mut draw = || -> Result<(), Box<dyn std::error::Error + '_>> {
-        let area = SVGBackend::with_string(&mut out, SIZE).into_drawing_area();
-        let mut chart = ChartBuilder::on(&area)
-            .margin(8)
-            .x_label_area_size(28)
-            .y_label_area_size(52)
-            .build_cartesian_2d(0..points.len().max(2) - 1, 0..most + most.div_ceil(10))?;
-        chart.configure_mesh().disable_x_mesh().x_labels(8).y_labels(6).x_label_formatter(&|x| time(*x)).draw()?;
-        let line = points.iter().enumerate().map(|(x, (_, n))| (x, *n));
-        chart.draw_series(AreaSeries::new(line, 0, BLUE_.mix(0.25)).border_style(BLUE_))?;
-        area.present()?;
-        Ok(())
-    };
-    draw().map_err(|e| e.to_string())?;
-    Ok(out)
+    let line = points.iter().enumerate().map(|(x, (_, n))| (x, *n as u64));
+    let most = line.clone().map(|(_, n)| n).max().unwrap_or(0);
+    let ticks = ticks(&points.iter().map(|(time, _)| *time).collect::<Vec<_>>());
+    let x = (0..points.len().max(2) - 1).with_key_points(ticks.iter().map(|(x, _)| *x).collect());
+    let time = |x: &usize| ticks.iter().find(|(at, _)| at == x).map_or(String::new(), |(_, time)| time.clone());
+    plot(x, most, ticks.len(), &time, |chart| chart.draw_series(AreaSeries::new(line, 0, BLUE_.mix(0.25)).border_style(BLUE_)).map(drop))
+}
+
+/// Minutes between two ticks of a time axis.
+const STEPS: [i64; 11] = [1, 5, 15, 60, 180, 360, 720, 1440, 2880, 10_080, 43_200];
+/// Most ticks that have room for their times.
+const MOST_TICKS: i64 = 8;
+
+/// Round times, and the points next to them.
+fn ticks(times: &[NaiveDateTime]) -> Vec<(usize, String)> {
+    let minute = |time: &NaiveDateTime| time.and_utc().timestamp().div_euclid(60);
+    let (Some(first), Some(last)) = (times.first().map(minute), times.last().map(minute)) else { return Vec::new() };
+    let step = STEPS.into_iter().find(|step| (last - first) / step < MOST_TICKS).unwrap_or((last - first) / MOST_TICKS);
+    let format = if step < 1440 { "%m-%d %H:%M" } else { "%Y-%m-%d" };
+    let mut out: Vec<(usize, String)> = Vec::new();
+    for (x, time) in times.iter().enumerate().filter(|(x, _)| *x > 0) {
+        let round = minute(time).div_euclid(step) * step;
+        if minute(&times[x - 1]) < round {
+            let round = DateTime::from_timestamp(round * 60, 0).unwrap_or_default();
+            out.push((x, round.format(format).to_string()));
+        }
+    }
+    out
 }
 
 fn hours(report: &Report) -> Result<String, String> {
-    let most = report.hours.iter().max().copied().unwrap_or(0).max(1);
-    let mut out = String::new();
-    let mut draw = || -> Result<(), Box<dyn std::error::Error + '_>> {
-        let area = SVGBackend::with_string(&mut out, SIZE).into_drawing_area();
-        let mut chart = ChartBuilder::on(&area)
-            .margin(8)
-            .x_label_area_size(28)
-            .y_label_area_size(52)
-            .build_cartesian_2d((0u32..23).into_segmented(), 0..most + most.div_ceil(10))?;
-        let hour = |x: &SegmentValue<u32>| match x {
-            SegmentValue::Exact(hour) | SegmentValue::CenterOf(hour) => hour.to_string(),
-            SegmentValue::Last => String::new(),
-        };
-        chart.configure_mesh().disable_x_mesh().x_labels(24).y_labels(6).x_label_formatter(&hour).draw()?;
-        let bars = report.hours.iter().zip(0u32..).map(|(n, hour)| (hour, *n));
-        chart.draw_series(Histogram::vertical(&chart).style(BLUE_.filled()).margin(3).data(bars))?;
-        area.present()?;
-        Ok(())
+    let most = report.hours.iter().max().copied().unwrap_or(0);
+    let hour = |x: &SegmentValue<u32>| match x {
+        SegmentValue::Exact(hour) | SegmentValue::CenterOf(hour) => hour.to_string(),
+        SegmentValue::Last => String::new(),
     };
-    draw().map_err(|e| e.to_string())?;
+    let bars = report.hours.iter().zip(0u32..).map(|(n, hour)| (hour, *n));
+    plot((0u32..23).into_segmented(), most, 24, &hour, |chart| {
+        let bars = Histogram::vertical(chart).style(BLUE_.filled()).margin(3).data(bars);
+        chart.draw_series(bars).map(drop)
+    })
+}
+
+/// A chart of numbers up to `most`, in the frame that both have, as SVG.
+fn plot<X: AsRangedCoord>(
+    x: X,
+    most: u64,
+    labels: usize,
+    label: &dyn Fn(&X::Value) -> String,
+    draw: impl for<'a> FnOnce(&mut Chart<'a, X::CoordDescType>) -> Result<(), DrawingAreaErrorKind<io::Error>>,
+) -> Result<String, String>
+where
+    X::CoordDescType: ValueFormatter<X::Value>,
+{
+    let most = most.max(1);
+    let mut out = String::new();
+    let drawn = || -> Result<(), DrawingAreaErrorKind<io::Error>> {
+        let area = SVGBackend::with_string(&mut out, SIZE).into_drawing_area();
+        let mut chart = ChartBuilder::on(&area).margin(8).x_label_area_size(24).y_label_area_size(52).build_cartesian_2d(x, 0..most + most.div_ceil(10))?;
+        chart.configure_mesh().disable_x_mesh().max_light_lines(1).x_labels(labels).y_labels(6).x_label_formatter(label).draw()?;
+        draw(&mut chart)?;
+        area.present()
+    };
+    drawn().map_err(|e| e.to_string())?;
     Ok(out)
 }
+
+/// What a plot is drawn in.
+type Chart<'a, X> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<X, RangedCoordu64>>;

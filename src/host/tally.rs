@@ -1,0 +1,63 @@
+//! Counts calls for statistics: each once, however many surfaces account it and however often it branches.
+#![forbid(unsafe_code)]
+
+use crate::accounting::context::CallEnd;
+use crate::accounting::flags::FlagRules;
+use crate::accounting::reason;
+use crate::accounting::record::{Kind, Record};
+use crate::stats::{self, Counter};
+
+/// What a transaction is counted for, at most once each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Once {
+    /// Its final reply.
+    Outcome = 1,
+    /// A record of a missed call.
+    Missed = 2,
+}
+
+impl Once {
+    /// The bit that stands for it where the family keeps such bits.
+    pub const fn bit(self) -> u64 {
+        self as u64
+    }
+}
+
+/// A final reply of an accounted call went out; `is_first` says whether it is the first of its transaction.
+pub fn outcome(code: u16, is_first: impl FnOnce(Once) -> bool) {
+    let counter = match code {
+        200..300 => Counter::CallsAnswered,
+        300..400 => Counter::CallsFailed3xx,
+        400..500 => Counter::CallsFailed4xx,
+        500..600 => Counter::CallsFailed5xx,
+        600..700 => Counter::CallsFailed6xx,
+        _ => return,
+    };
+    if is_first(Once::Outcome) {
+        stats::add(counter, 1);
+        if reason::USER_CODES.contains(&code) {
+            stats::add(Counter::CallsFailedUser, 1);
+        }
+    }
+}
+
+/// [`outcome`] of a call with message flags, which is accounted if an accounting flag is set now, or was used up.
+pub fn flagged(rules: &FlagRules, is_accounted: bool, code: u16, is_first: impl Fn(Once) -> bool) {
+    if is_accounted || code >= 300 && rules.shares_flags() && !is_first(Once::Missed) {
+        outcome(code, is_first);
+    }
+}
+
+/// These records of a transaction are made.
+pub fn records(records: &[Record], is_first: impl FnOnce(Once) -> bool) {
+    if records.iter().any(|r| r.kind == Kind::Missed && !r.in_dialog) && is_first(Once::Missed) {
+        stats::add(Counter::CallsMissed, 1);
+    }
+}
+
+/// A call ended here.
+pub fn end(end: &CallEnd) {
+    if let Some(ms) = end.duration_ms {
+        stats::add_ended(u64::try_from(ms).unwrap_or(0));
+    }
+}

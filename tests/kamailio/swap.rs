@@ -1,0 +1,92 @@
+//! The configuration of an operator of trunks, with Kamailio's own module and with this one: the same lines and the
+//! same CDRs.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::common::servers::{self, PASSWORD};
+use super::flags::{Callee, play};
+use super::server::{define, module, port, root, skipped};
+
+const MYSQL: &str = "/usr/lib/x86_64-linux-gnu/kamailio/modules/db_mysql.so";
+
+const CDRS: &str = "DROP TABLE IF EXISTS version, acc, missed_calls, acc_cdrs, trunk_cdrs;
+CREATE TABLE version (table_name VARCHAR(32) NOT NULL UNIQUE, table_version INT UNSIGNED DEFAULT 0 NOT NULL);
+INSERT INTO version VALUES ('acc', 5), ('missed_calls', 4), ('trunk_cdrs', 2);
+CREATE TABLE trunk_cdrs (id INT UNSIGNED AUTO_INCREMENT PRIMARY KEY NOT NULL, start_time DATETIME NOT NULL, end_time DATETIME NOT NULL,
+    duration DOUBLE NOT NULL DEFAULT 0, customer INT UNSIGNED, carrier INT UNSIGNED, caller VARCHAR(64), hash VARCHAR(64), answer INT UNSIGNED);";
+
+/// A pair of a line without what differs from run to run: times, and the To tag of a reply that the server made itself,
+/// which Kamailio's own module leaves out.
+fn stable(line: &str, is_own_reply: bool) -> String {
+    let separator = if line.starts_with("start_time=") { "; " } else { ";" };
+    let pairs = line.split(separator).map(|pair| match pair.split_once('=') {
+        Some((name, value)) if name.ends_with("timestamp") || ["at", "start_time", "end_time"].contains(&name) => {
+            format!("{name}={}", value.replace(|c: char| c.is_ascii_digit(), "0"))
+        }
+        Some((name @ "duration", value)) if value.parse().is_ok_and(|d: f64| d > 0.0) => format!("{name}=some"),
+        Some((name @ "to_tag", _)) if is_own_reply => format!("{name}=own"),
+        _ => pair.to_string(),
+    });
+    pairs.collect::<Vec<_>>().join(separator)
+}
+
+/// Plays the calls with this file as acc.so: the lines of the log, sorted, and the CDRs.
+fn records(acc: &str, more: &[String], calls: &[String], database: &servers::Server) -> (Vec<String>, Vec<String>) {
+    database.sql(CDRS);
+    let dir = tempfile::tempdir().unwrap();
+    let (server, callee) = (port(), Callee::start());
+    let read = || String::from_utf8_lossy(&std::fs::read(dir.path().join("log")).unwrap_or_default()).into_owned();
+    let log = std::fs::File::create(dir.path().join("log")).unwrap();
+    let mut command = Command::new("kamailio");
+    command.env("PATH", "/usr/sbin:/usr/bin:/bin").arg("-f").arg(root().join("tests/kamailio/trunk.cfg"));
+    command.args(["-DD", "-E", "-m", "64", "-w"]).arg(dir.path()).arg("-Y").arg(dir.path());
+    command.arg(format!("-ALISTEN=udp:127.0.0.1:{server}")).arg(define("ACC_MODULE", acc)).arg(define("PHONE", format_args!("127.0.0.1:{}", callee.port)));
+    command.arg(define("DB_URL", format_args!("mysql://acc:{PASSWORD}@127.0.0.1:{}/acc", database.port))).args(more);
+    let mut child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    play(server, calls, 4);
+    // Kamailio's own module gives its CDRs to other processes, and an ACK may come after the call for the phones.
+    let begin = Instant::now();
+    let (lines, rows) = loop {
+        let log = read();
+        let all = log.lines().filter_map(|l| l.find("ACC: ").or_else(|| l.find("start_time=")).map(|at| &l[at..]));
+        let mut lines: Vec<_> = all.map(|l| stable(l, l.contains("code=404"))).collect();
+        lines.sort();
+        let rows =
+            database.sql("SELECT duration > 0, duration < 60, end_time >= start_time, customer, carrier, caller, hash, answer FROM trunk_cdrs ORDER BY hash;");
+        let rows: Vec<_> = rows.lines().map(str::to_string).collect();
+        let due = calls.len() - calls.iter().filter(|c| c.starts_with('n')).count();
+        if rows.len() >= due && lines.len() >= due || begin.elapsed() > Duration::from_secs(30) {
+            break (lines, rows);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert!(child.try_wait().unwrap().is_none(), "the server ended: {}", read());
+    let _ = Command::new("kill").arg(child.id().to_string()).status();
+    let _ = child.wait();
+    (lines, rows)
+}
+
+#[test]
+fn a_trunk_has_the_same_records_as_before() {
+    if skipped() || !Path::new(MYSQL).exists() {
+        eprintln!("skipped: Kamailio's MySQL module is not installed");
+        return;
+    }
+    let Some(database) = servers::mariadb() else { return };
+    let calls: Vec<_> = (0..60).map(|n| format!("{}{n}x", ["a", "b", "a", "l", "n"][n % 5])).collect();
+    let own = records("acc.so", &[], &calls, &database);
+    let dir = tempfile::tempdir().unwrap();
+    let journal = define("JOURNAL", dir.path().join("journal").display());
+    let ours = records(&module().display().to_string(), &[journal], &calls, &database);
+    let differ = |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect::<Vec<_>>();
+    assert_eq!((differ(&own.0, &ours.0), differ(&ours.0, &own.0)), (Vec::new(), Vec::new()));
+    assert_eq!((own.0.len(), &own.1), (ours.0.len(), &ours.1));
+    let count = |what: &str| ours.0.iter().filter(|l| l.contains(what)).count();
+    // 24 answered and 12 without a CDR, each with INVITE, ACK and BYE; 12 refused by the callee, 12 by the server.
+    assert_eq!(
+        [count("transaction answered"), count("request acknowledged"), count("call missed"), count("start_time="), ours.1.len()],
+        [36 * 2 + 24, 36, 12, 48, 48]
+    );
+}
