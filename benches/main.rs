@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench                     everything
-//! cargo bench -- worker sql       some of: worker, sql, radius, memory
+//! cargo bench -- worker sql       some of: worker, sql, radius, diameter, memory
 //! ```
 //!
 //! `scripts/bench` adds instruction counts, for which it runs `--count WHAT N` under callgrind.
@@ -11,6 +11,7 @@
 
 #[path = "../tests/common/mod.rs"]
 mod common;
+mod diameter;
 mod memory;
 mod radius;
 mod sql;
@@ -55,7 +56,7 @@ fn main() {
         ["--deliver", journal, url] => return memory::deliver(journal.as_ref(), url),
         _ => {}
     }
-    let all: [(&str, fn()); 4] = [("worker", worker::run), ("sql", sql::run), ("radius", radius::run), ("memory", memory::run)];
+    let all: [(&str, fn()); 5] = [("worker", worker::run), ("sql", sql::run), ("radius", radius::run), ("diameter", diameter::run), ("memory", memory::run)];
     for (name, run) in all {
         if words.is_empty() || words.contains(&name) {
             run();

@@ -49,7 +49,7 @@ impl Host for Nobody {
     }
 
     fn process_id(&self) -> u32 {
-        host::process::id()
+        host::pid::id()
     }
 
     fn settled(&self, end: &CallEnd) {

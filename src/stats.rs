@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use once_cell::sync::OnceCell;
 
 use crate::accounting::clock::{Moment, Wall};
+use crate::accounting::identity::Identity;
 use crate::declaration::{SinkId, destinations};
 use crate::interprocess::Bell;
 
@@ -241,6 +242,78 @@ impl SinkCounters {
     }
 }
 
+/// Most peers of a destination.
+pub const MAX_PEERS: usize = 16;
+
+/// How a Diameter peer is: a state of the watchdog (RFC 3539 §3.4.1), or one of the connection (RFC 6733 §5.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerState {
+    /// There was no connection yet.
+    Initial,
+    /// It takes requests.
+    Okay,
+    /// It does not answer watchdogs.
+    Suspect,
+    /// It took leave.
+    Closing,
+    /// There is no connection.
+    Down,
+    /// It is connected again, and takes requests once some watchdogs are answered.
+    Reopen,
+}
+
+impl PeerState {
+    const ALL: [PeerState; 6] = [PeerState::Initial, PeerState::Okay, PeerState::Suspect, PeerState::Closing, PeerState::Down, PeerState::Reopen];
+
+    /// For people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            PeerState::Initial => "initial",
+            PeerState::Okay => "okay",
+            PeerState::Suspect => "suspect",
+            PeerState::Closing => "closing",
+            PeerState::Down => "down",
+            PeerState::Reopen => "reopen",
+        }
+    }
+}
+
+/// What is known of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its state.
+    pub state: PeerState,
+    /// Seconds for which it has been in it.
+    pub seconds: u64,
+    /// How often another peer took its place.
+    pub failovers: u64,
+}
+
+/// A peer in shared memory.
+#[repr(C)]
+struct SharedPeer {
+    /// Hash of its name: the delivery process may have read another file than its parent.
+    name: AtomicU64,
+    /// Its state, below the monotonic time in µs since which it has it.
+    state: AtomicU64,
+    failovers: AtomicU64,
+}
+
+/// Bits of a peer's state.
+const STATE_BITS: u32 = 3;
+
+impl SharedPeer {
+    const fn new() -> SharedPeer {
+        SharedPeer { name: AtomicU64::new(0), state: AtomicU64::new(0), failovers: AtomicU64::new(0) }
+    }
+}
+
+fn hash(name: &str) -> u64 {
+    let mut identity = Identity::new();
+    identity.eat(name.as_bytes());
+    identity.finish() as u64
+}
+
 /// What the delivery of one sink shares beside its counters.
 #[repr(C)]
 pub struct SinkState {
@@ -252,11 +325,19 @@ pub struct SinkState {
     outage: AtomicU64,
     /// 1 while more entries wait than `backlog_threshold`.
     backlog: AtomicU64,
+    /// In the order of the list.
+    peers: [SharedPeer; MAX_PEERS],
 }
 
 impl SinkState {
     const fn new() -> SinkState {
-        SinkState { oldest: AtomicU64::new(0), counted: AtomicU64::new(0), outage: AtomicU64::new(0), backlog: AtomicU64::new(0) }
+        SinkState {
+            oldest: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
+            outage: AtomicU64::new(0),
+            backlog: AtomicU64::new(0),
+            peers: [const { SharedPeer::new() }; MAX_PEERS],
+        }
     }
 
     /// Sets the time of the oldest entry in hand.
@@ -287,6 +368,32 @@ impl SinkState {
         let is = if was { pending > threshold / 2 } else { pending > threshold };
         self.backlog.store(u64::from(is), Ordering::Relaxed);
         (is != was).then_some(is)
+    }
+
+    /// Notes the state of a peer.
+    pub fn set_peer(&self, index: usize, name: &str, state: PeerState) {
+        let Some(peer) = self.peers.get(index) else { return };
+        let since = Moment::now().mono.max(1) as u64;
+        if peer.name.swap(hash(name), Ordering::Relaxed) != hash(name) {
+            peer.failovers.store(0, Ordering::Relaxed);
+        }
+        peer.state.store(since << STATE_BITS | state as u64, Ordering::Release);
+    }
+
+    /// Another peer took the place of this one.
+    pub fn count_failover(&self, index: usize) {
+        if let Some(peer) = self.peers.get(index) {
+            peer.failovers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How the peer of this name is; `None` if the delivery has not begun with it.
+    pub fn peer(&self, name: &str) -> Option<PeerStatus> {
+        let peer = self.peers.iter().find(|p| p.name.load(Ordering::Relaxed) == hash(name))?;
+        let word = peer.state.load(Ordering::Acquire);
+        let state = *PeerState::ALL.get((word & ((1 << STATE_BITS) - 1)) as usize)?;
+        let seconds = (Moment::now().mono as u64).saturating_sub(word >> STATE_BITS) / 1_000_000;
+        Some(PeerStatus { state, seconds, failovers: peer.failovers.load(Ordering::Relaxed) })
     }
 
     /// Is this the first delivery of this start of the server? True once for each.

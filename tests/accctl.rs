@@ -77,6 +77,29 @@ fn a_journal_is_shown_verified_delivered_and_put_back() {
     assert!(text(&out).contains("damaged from 8 to"), "{}", text(&out));
 }
 
+/// What is left of calls, up or over, is not a record that waits.
+#[test]
+fn states_of_calls_are_not_undelivered() {
+    let tmp = tempfile::tempdir().unwrap();
+    let journal = tmp.path().join("journal");
+    let url = format!("sqlite://{}", tmp.path().join("acc.sqlite").display());
+    let dir = Dir::open(&journal).unwrap();
+    let (mut w, mut other) = (writer(&dir, 1), writer(&dir, 2));
+    w.append_call(1, b"up").unwrap();
+    w.append_call(2, b"over").unwrap();
+    other.append_end(2, &[(SinkId::Db, record(Kind::Cdr, "two"))]).unwrap();
+    drop((w, other, dir));
+    let fields = ["--extra", "caller->caller_uri; note->x_note"];
+    for delivered in [1, 0] {
+        let out = accctl(&[&["deliver", "--url", &url], &fields[..]].concat(), Some(&journal));
+        assert!(out.status.success(), "{}", text(&out));
+        assert!(text(&out).contains(&format!("db: {delivered} delivered, 0 dead")) && text(&out).contains("still waiting: 0"), "{}", text(&out));
+    }
+    let dir = Dir::open_to_read(&journal).unwrap();
+    let open: Vec<_> = acc::journal::calls::scan(&dir).unwrap().calls.into_keys().collect();
+    assert_eq!(open, [1]);
+}
+
 /// Two nodes, one database and one file; `accctl audit` finds what is taken away, doubled, waiting and dead.
 #[test]
 fn an_audit_finds_what_is_missing() {

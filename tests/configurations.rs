@@ -398,3 +398,29 @@ fn kamailio_loads_every_configuration_of_the_documents() {
 fn opensips_loads_every_configuration_of_the_documents() {
     every_configuration_loads(Host::OpenSips);
 }
+
+/// What accctl makes of the example with message flags.
+fn what_is_converted_loads(host: Host, example: &str) {
+    let Some(server) = Server::find(host) else { return skip(&format!("{host:?}")) };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("flags.cfg");
+    fs::copy(root().join("examples").join(example), &file).unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_accctl")).arg("convert").arg(&file).output().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
+    fs::write(dir.path().join("diff"), out.stdout).unwrap();
+    let patched = Command::new("patch").arg("--quiet").arg(&file).stdin(fs::File::open(dir.path().join("diff")).unwrap()).status().unwrap();
+    assert!(patched.success());
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains("do_accounting(") && !text.contains("_flag\""), "{text}");
+    server.loads(&format!("{example}, converted"), &text);
+}
+
+#[test]
+fn kamailio_loads_what_flags_are_converted_to() {
+    what_is_converted_loads(Host::Kamailio, "kamailio-flags.cfg");
+}
+
+#[test]
+fn opensips_loads_what_flags_are_converted_to() {
+    what_is_converted_loads(Host::OpenSips, "opensips-flags.cfg");
+}

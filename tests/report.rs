@@ -226,7 +226,7 @@ fn streams_are_reported() {
     find_is_right(&source, "delivered to the stream");
     std::fs::write(&first, "nothing\n").unwrap();
     let out = accctl(&["report", "--stream", first.to_str().unwrap()]);
-    assert!(out.status.code() == Some(2) && String::from_utf8_lossy(&out.stderr).contains("1.jsonl:1: this is no line of a stream"), "{out:?}");
+    assert!(out.status.code() == Some(2) && String::from_utf8_lossy(&out.stderr).contains("1.jsonl:1: this is not a line of a stream"), "{out:?}");
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn every_file_of_the_packages_is_there() {
         };
         assert!(there, "Cargo.toml: {source} is not there");
     }
-    // Debian has the overrides for lintian, the other one COPYING, which cargo-deb adds itself.
+    // Debian has the overrides for lintian, the other one COPYING, which every Debian has.
     let own: BTreeSet<_> = of_deb.symmetric_difference(&of_rpm).copied().collect();
     assert_eq!(own, BTreeSet::from(["packaging/debian/lintian-overrides", "COPYING"]));
 }

@@ -8,8 +8,8 @@
 use std::borrow::Cow;
 use std::ops::{Deref, DerefMut};
 
+use super::call_key::{begun, finished};
 use super::clock::{Moment, Wall};
-use super::identity::Identity;
 use super::marks::Marks;
 use super::record::{Core, EndCause, Record, Signalling};
 use super::wire::{Reader, put_bytes};
@@ -488,10 +488,6 @@ pub struct Base {
     pub suffix: u32,
 }
 
-/// Bytes of the To tag in the key of a call. A longer one may have been clipped if the arena was full at
-/// the answer, while the journal has all of it: both must give the same key.
-pub const TAG_IN_KEY: usize = 200;
-
 /// Bytes of a length.
 const LENGTH: usize = size_of::<u32>();
 /// Bytes of a moment.
@@ -530,35 +526,12 @@ const END_REASON: &[u8] = b"#reason";
 /// Offset of the revision, so that it can be read without the rest.
 const REVISION: std::ops::Range<usize> = 2..2 + size_of::<u64>();
 
-/// What names a call, whichever of its CDRs is meant.
-fn begun(callid: &[u8], from_tag: &[u8], to_tag: &[u8], arrived: Wall) -> Identity {
-    let mut id = Identity::new();
-    id.eat(callid);
-    id.eat(from_tag);
-    id.eat(&to_tag[..to_tag.len().min(TAG_IN_KEY)]);
-    id.eat(&arrived.0.to_le_bytes());
-    id
-}
-
-/// Key of the call of these values, the same in all its records.
-pub fn call_key(callid: &[u8], from_tag: &[u8], to_tag: &[u8], arrived: Wall) -> u128 {
-    begun(callid, from_tag, to_tag, arrived).finish()
-}
-
 /// [`Context::call_key`] of encoded parts; `None` if they are not those of a context.
 pub(crate) fn call_key_of(parts: &[u8], is_of_dialog: bool) -> Option<u128> {
     let mut r = Reader(parts);
     let arrived = moment(&mut r)?;
     let [_, _, _, from_tag, callid, to_tag] = [r.bytes()?, r.bytes()?, r.bytes()?, r.bytes()?, r.bytes()?, r.bytes()?];
     Some(finished(begun(callid, from_tag, to_tag, arrived.wall), is_of_dialog))
-}
-
-/// A call may have a CDR of its own and one of its dialog.
-fn finished(mut id: Identity, is_of_dialog: bool) -> u128 {
-    if is_of_dialog {
-        id.eat(b"dialog");
-    }
-    id.finish()
 }
 
 impl Head {

@@ -12,11 +12,10 @@ use super::context::{CallEnd, Context, Facts, Head, Reply, Values};
 use super::dialog_cdr;
 use super::fields::FieldSet;
 use super::flags::{self, Due, Taken};
-use super::identity::{begin_event, of_event};
 use super::marks::{Flag, Marks, Types};
 use super::order::{CDR_ORDER, EVENT_ORDER};
 use super::reason;
-use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, Signalling, Times};
+use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, Signalling, Times, begin_event, of_event};
 use super::rules::Rules;
 
 /// The input from which a record is made.

@@ -8,9 +8,8 @@ use chrono::DateTime;
 
 use super::clock::{Moment, Wall};
 use super::context::{CallEnd, Context, DIALOG};
-use super::identity::of_event;
 use super::marks::{Flag, Marks, Types};
-use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape};
+use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, of_event};
 use super::rules::{DialogCdrs, Precision, Rules};
 
 /// Start, end and duration of a call, in microseconds. The end is the start and the duration: a clock that was set

@@ -120,10 +120,10 @@ pub struct Extras {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExtraError {
     /// No name, no `=`, no variable.
-    #[error("\"{0}\" is no extra: write name=$variable, several joined by ';', with none behind the last")]
+    #[error("\"{0}\" is not an extra: write name=$variable, several joined by ';', with none behind the last")]
     NoExtra(String),
     /// Parentheses that do not end.
-    #[error("\"{0}\" is no variable: close its parentheses")]
+    #[error("\"{0}\" is not a variable: close its parentheses")]
     Open(String),
     /// Something behind the variable.
     #[error("\"{0}\" stands behind a variable: only /reply may, which reads it on the reply")]
@@ -132,10 +132,10 @@ pub enum ExtraError {
     #[error("\"{0}\" is marked /reply, but there is no reply when it is read: remove the mark")]
     NoReply(String),
     /// An SQL column that would have to be quoted.
-    #[error("\"{0}\" is no column name: use letters, digits and '_', not beginning with a digit")]
+    #[error("\"{0}\" is not a column name: use letters, digits and '_', not beginning with a digit")]
     BadColumn(String),
     /// A leg or table of something else.
-    #[error("\"{0}\" is no AVP: write $avp(name)")]
+    #[error("\"{0}\" is not an AVP: write $avp(name)")]
     NoAvp(String),
 }
 
@@ -365,14 +365,14 @@ mod tests {
     #[test]
     fn errors_name_the_cure() {
         for (list, part) in [
-            ("", "\"\" is no extra: write name=$variable"),
-            ("a", "\"a\" is no extra"),
-            ("=$fu", "is no extra"),
-            ("a=", "is no extra"),
-            ("a=fu", "is no extra"),
-            ("a=$", "is no extra"),
+            ("", "\"\" is not an extra: write name=$variable"),
+            ("a", "\"a\" is not an extra"),
+            ("=$fu", "is not an extra"),
+            ("a=", "is not an extra"),
+            ("a=fu", "is not an extra"),
+            ("a=$", "is not an extra"),
             ("a=$fu;", "none behind the last"),
-            ("a=$fu;;b=$tu", "is no extra"),
+            ("a=$fu;;b=$tu", "is not an extra"),
             ("a=$avp(x", "close its parentheses"),
             ("a=$fu/request", "\"/request\" stands behind a variable"),
             ("a=$fu x", "\"x\" stands behind a variable"),

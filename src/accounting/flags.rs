@@ -8,11 +8,10 @@ use std::sync::Arc;
 use super::clock::Moment;
 use super::context::{self, Context, Reply};
 use super::extras::{Extras, Named, Variable};
-use super::identity::of_event;
 use super::marks::Types;
 use super::names::is_identifier;
 use super::order::EVENT_ORDER;
-use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, Signalling, Times};
+use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, Signalling, Times, of_event};
 use super::rules::Rules;
 
 /// Number of a message flag in the server.
@@ -247,7 +246,7 @@ impl Taken {
     /// The table that the script named, empty if none.
     ///
     /// # Errors
-    /// What is no name of a table.
+    /// What is not the name of a table.
     pub fn table(&self, extras: &Extras) -> Result<&[u8], &[u8]> {
         let named = extras.table.and_then(|i| self.values.get(i)?.as_deref()).unwrap_or_default();
         let is_one = |name: &str| name.is_empty() || name.split('.').count() <= 2 && name.split('.').all(is_identifier);

@@ -2,9 +2,6 @@
 //! parts, each preceded by its length.
 #![forbid(unsafe_code)]
 
-use super::clock::Moment;
-use super::record::{Core, Kind};
-
 const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
 const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
 /// Eight steps, of which the last seven are those of zeros.
@@ -48,23 +45,6 @@ impl Identity {
     pub(crate) const fn finish(self) -> u128 {
         self.0
     }
-}
-
-/// The same event always gets the same identity, in every process, after a restart, and in a copy.
-pub(crate) fn of_event(kind: Kind, core: &Core, created: Moment, time: Moment) -> u128 {
-    begin_event(kind, core, created, time).finish()
-}
-
-/// The same, of an event that more tells from others.
-pub(crate) fn begin_event(kind: Kind, core: &Core, created: Moment, time: Moment) -> Identity {
-    let mut id = Identity::new();
-    id.eat(&[kind as u8]);
-    for part in [&core.method, &core.from_tag, &core.to_tag, &core.callid] {
-        id.eat(part);
-    }
-    id.eat(&created.wall.0.to_le_bytes());
-    id.eat(&time.wall.0.to_le_bytes());
-    id
 }
 
 #[cfg(test)]

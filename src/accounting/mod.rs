@@ -1,6 +1,7 @@
 //! The accounting core: what is accounted, when, and with which values. It uses no host types.
 #![forbid(unsafe_code)]
 
+pub mod call_key;
 pub mod clock;
 pub mod context;
 pub mod decide;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 pub use crate::declaration::Backend;
 
-use super::clock::Wall;
-use super::context::call_key;
+use super::call_key::call_key;
+use super::clock::{Moment, Wall};
+use super::identity::Identity;
 use super::visible::whole;
 use super::wire::{Reader, put_bytes, put_len};
 
@@ -478,6 +479,23 @@ fn fields(r: &mut Reader<'_>) -> Option<Vec<Field>> {
         out.push(Field { name, value });
     }
     Some(out)
+}
+
+/// The same event always gets the same identity, in every process, after a restart, and in a copy.
+pub(crate) fn of_event(kind: Kind, core: &Core, created: Moment, time: Moment) -> u128 {
+    begin_event(kind, core, created, time).finish()
+}
+
+/// The same, of an event that more tells from others.
+pub(crate) fn begin_event(kind: Kind, core: &Core, created: Moment, time: Moment) -> Identity {
+    let mut id = Identity::new();
+    id.eat(&[kind as u8]);
+    for part in [&core.method, &core.from_tag, &core.to_tag, &core.callid] {
+        id.eat(part);
+    }
+    id.eat(&created.wall.0.to_le_bytes());
+    id.eat(&time.wall.0.to_le_bytes());
+    id
 }
 
 #[cfg(test)]

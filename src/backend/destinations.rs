@@ -17,6 +17,11 @@ pub trait Settings: Any + fmt::Debug + Send + Sync {
     /// # Errors
     /// One line that names the parameter, and the cure.
     fn sink(&self, fields: &Fields) -> Result<Box<dyn Sink>, String>;
+
+    /// Names of its servers whose states its delivery notes, in order of preference.
+    fn peers(&self) -> &[String] {
+        &[]
+    }
 }
 
 /// Reads the settings, and checks them as far as possible before the fork; `None` if the destination is off.

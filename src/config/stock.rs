@@ -202,7 +202,7 @@ impl Draft {
         }
         let facility_name = self.word("cdr_facility");
         let cdr_facility = facility(facility_name)
-            .ok_or_else(|| bad("cdr_facility", format!("\"{facility_name}\" is no syslog facility: use LOG_DAEMON, LOG_LOCAL0 to LOG_LOCAL7, ...")))?;
+            .ok_or_else(|| bad("cdr_facility", format!("\"{facility_name}\" is not a syslog facility: use LOG_DAEMON, LOG_LOCAL0 to LOG_LOCAL7, ...")))?;
         let extra = self.text("cdr_extra").map(|list| extras.list(list, table.is_some(), self.family)).transpose();
         let json = if is_on("json_cdr_enable") {
             let extra = self.text("json_cdr_extra").map(|list| extras.list(list, false, self.family)).transpose();

@@ -6,6 +6,7 @@
 //! This is the only place that runs tokio, and it starts it after the fork.
 #![forbid(unsafe_code)]
 
+mod input;
 mod interim;
 mod kept;
 mod rewind;
@@ -19,7 +20,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,13 +30,13 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::accounting::clock::Moment;
-use crate::backend::{Maker, Sink};
-use crate::config::Config;
+use crate::backend::Sink;
 use crate::journal::calls::CARRY_RANK;
 use crate::journal::counts::CallCounts;
 use crate::journal::limit::{self, Found, Limits};
 use crate::journal::{Dir, JournalSync, Segment, SegmentName, SinkId, Writer};
 use crate::stats::{self, Counter};
+pub use input::Delivery;
 use interim::{Calls, Interims};
 use kept::KeptSegments;
 pub use rewind::shown;
@@ -59,36 +60,6 @@ const DRAIN: Duration = Duration::from_secs(2);
 const CARRY_SEGMENT: u64 = 4 << 20;
 /// Every sink has seen the end of a segment.
 const ALL_SINKS: u16 = ((1 << SinkId::COUNT) - 1) as u16;
-
-/// Input of the delivery process.
-pub struct Delivery {
-    /// Parameters.
-    pub config: Config,
-    /// The journal, opened before the fork.
-    pub dir: Dir,
-    /// An eventfd made before the fork; workers whose ring of the bell says so add to it, so that
-    /// delivery starts at once. Without it (or without their adding) it starts within 200 ms.
-    pub wake: Option<OwnedFd>,
-    /// Set by the handler of SIGTERM: deliver what can be delivered in 2 s, then return.
-    pub stop: Arc<AtomicBool>,
-    /// Sinks that are made otherwise than their settings say, or without any.
-    pub makers: Vec<(SinkId, Maker)>,
-    /// Returns how many bytes the records of requests and calls already accepted may still take.
-    pub owed: Option<fn() -> u64>,
-    /// Deliver what is there, for at most this long, then return (for `accctl deliver`). Entries
-    /// of sinks that are not configured then stay in the journal.
-    pub only_what_is_there: Option<Duration>,
-    /// Tells the time for interim records.
-    pub clock: fn() -> Moment,
-}
-
-impl Delivery {
-    /// Of this journal until told to stop, to SQL databases that this module serves itself and to
-    /// the machine's syslog.
-    pub fn new(config: Config, dir: Dir) -> Delivery {
-        Delivery { config, dir, wake: None, stop: Arc::default(), makers: Vec::new(), owed: None, only_what_is_there: None, clock: Moment::now }
-    }
-}
 
 /// Why the delivery process cannot work at all.
 #[derive(Debug, thiserror::Error)]

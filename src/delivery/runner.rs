@@ -108,6 +108,16 @@ struct Refused {
 /// The process is ending.
 struct Ended;
 
+/// What became of entries that a sink was given.
+struct Fates {
+    delivered: u64,
+    dead: u64,
+    /// Those that have to be tried again.
+    left: Vec<Entry>,
+    /// Why the first of these has to be.
+    why: Option<String>,
+}
+
 impl Runner {
     pub fn new(
         id: SinkId,
@@ -522,23 +532,7 @@ impl Runner {
                     continue;
                 }
                 Err(Trouble::Stale) => {
-                    self.reads_again(tail);
-                    // A transaction whose end this process did not see was committed after all.
-                    let positions = self.open().await?;
-                    for entry in pending.iter().filter(|e| positions.get(&e.segment).is_some_and(|p| *p >= e.end)) {
-                        if !self.aside.parking.holds(entry) {
-                            self.leaves(entry);
-                            stats::add(if self.aside.dead.holds(entry) { self.id.dead() } else { self.id.delivered() }, 1);
-                        }
-                    }
-                    let passed = batch.unreadable.iter().filter(|u| positions.get(&u.segment).is_some_and(|p| *p > u.offset));
-                    self.unreadable_are_dead(passed);
-                    // If another process keeps moving the cursor, do not spin.
-                    tokio::time::sleep(FIRST_PAUSE).await;
-                    let view = self.look();
-                    self.restart(tail, positions, &view);
-                    // What was superseded is read, and counted, again.
-                    self.recount_or_say(tail);
+                    self.catch_up(tail, &batch, &pending).await?;
                     return Ok(None);
                 }
             };
@@ -554,45 +548,8 @@ impl Runner {
                 return Ok(None);
             }
             let aside_trouble = if stores { None } else { self.set_aside(&pending, &mut fates) };
-            let mut left = Vec::new();
-            let mut why = None;
-            let (mut delivered, mut dead) = (0, 0);
-            for (entry, fate) in std::mem::take(&mut pending).into_iter().zip(fates) {
-                match fate {
-                    Fate::Delivered => {
-                        self.leaves(&entry);
-                        delivered += 1;
-                    }
-                    Fate::Dead(_) => {
-                        self.leaves(&entry);
-                        dead += 1;
-                    }
-                    Fate::Refused(reason) => {
-                        self.refused.count += 1;
-                        self.refused.reason = reason;
-                    }
-                    Fate::Held(hold) => self.is_held(hold.queue, hold.reason),
-                    Fate::UnderWay => self.under_way.push(entry),
-                    Fate::Retry(reason) => {
-                        why.get_or_insert(reason);
-                        left.push(entry);
-                    }
-                }
-            }
-            if let Some((count, reason)) = self.aside.refused_interims.take() {
-                self.refused.count += count;
-                self.refused.reason = reason;
-            }
-            for (call, seconds) in self.sink.intervals() {
-                self.calls.borrow_mut().set_interval(call, seconds);
-            }
+            let Fates { delivered, dead, left, why } = self.take_fates(std::mem::take(&mut pending), fates);
             progress |= delivered + dead > 0;
-            stats::add(self.id.delivered(), delivered);
-            stats::add(self.id.dead(), dead);
-            if dead > 0 {
-                log::error!("{dead} entries for {} can never be delivered: see {} in journal_dir", self.id.name(), DeadLetters::file_name(self.id));
-            }
-            self.tell_refused();
             if delivered > 0
                 && let Some(table) = &batch.queue
             {
@@ -620,10 +577,81 @@ impl Runner {
         if let (Some(table), false) = (&batch.queue, progress) {
             tail.wait_for_table(table, self.retry_max);
         }
+        self.pass(tail, &batch, &retired, stored).await?;
+        Ok(ahead)
+    }
+
+    /// The sink's cursor is not where this process knows it: what it is past is settled, and the rest is read again.
+    async fn catch_up(&mut self, tail: &mut Tail, batch: &Batch, pending: &[Entry]) -> Result<(), Ended> {
+        self.reads_again(tail);
+        // A transaction whose end this process did not see was committed after all.
+        let positions = self.open().await?;
+        for entry in pending.iter().filter(|e| positions.get(&e.segment).is_some_and(|p| *p >= e.end)) {
+            if !self.aside.parking.holds(entry) {
+                self.leaves(entry);
+                stats::add(if self.aside.dead.holds(entry) { self.id.dead() } else { self.id.delivered() }, 1);
+            }
+        }
+        let passed = batch.unreadable.iter().filter(|u| positions.get(&u.segment).is_some_and(|p| *p > u.offset));
+        self.unreadable_are_dead(passed);
+        // If another process keeps moving the cursor, do not spin.
+        tokio::time::sleep(FIRST_PAUSE).await;
+        let view = self.look();
+        self.restart(tail, positions, &view);
+        // What was superseded is read, and counted, again.
+        self.recount_or_say(tail);
+        Ok(())
+    }
+
+    /// Takes note of what became of entries.
+    fn take_fates(&mut self, entries: Vec<Entry>, fates: Vec<Fate>) -> Fates {
+        let mut left = Vec::new();
+        let mut why = None;
+        let (mut delivered, mut dead) = (0, 0);
+        for (entry, fate) in entries.into_iter().zip(fates) {
+            match fate {
+                Fate::Delivered => {
+                    self.leaves(&entry);
+                    delivered += 1;
+                }
+                Fate::Dead(_) => {
+                    self.leaves(&entry);
+                    dead += 1;
+                }
+                Fate::Refused(reason) => {
+                    self.refused.count += 1;
+                    self.refused.reason = reason;
+                }
+                Fate::Held(hold) => self.is_held(hold.queue, hold.reason),
+                Fate::UnderWay => self.under_way.push(entry),
+                Fate::Retry(reason) => {
+                    why.get_or_insert(reason);
+                    left.push(entry);
+                }
+            }
+        }
+        if let Some((count, reason)) = self.aside.refused_interims.take() {
+            self.refused.count += count;
+            self.refused.reason = reason;
+        }
+        for (call, seconds) in self.sink.intervals() {
+            self.calls.borrow_mut().set_interval(call, seconds);
+        }
+        stats::add(self.id.delivered(), delivered);
+        stats::add(self.id.dead(), dead);
+        if dead > 0 {
+            log::error!("{dead} entries for {} can never be delivered: see {} in journal_dir", self.id.name(), DeadLetters::file_name(self.id));
+        }
+        self.tell_refused();
+        Fates { delivered, dead, left, why }
+    }
+
+    /// No entry of a batch has to be tried again: the cursor passes it.
+    async fn pass(&mut self, tail: &mut Tail, batch: &Batch, retired: &[SegmentName], stored: bool) -> Result<(), Ended> {
         // Entries that could not be decoded were accepted as well.
         self.unreadable_are_dead(batch.unreadable.iter());
-        self.done(tail, &batch);
-        tail.forget(&retired);
+        self.done(tail, batch);
+        tail.forget(retired);
         let outdated = self.of_file.take().is_some();
         // Left as it is, it would count again should the sink come back with an older cursor.
         let of_file = if stored { outdated.then(Positions::new) } else { Some(self.of_file(tail.settled(), &Positions::new(), &[])) };
@@ -637,7 +665,7 @@ impl Runner {
             self.note_committed(tail);
         }
         self.aside.dead.committed();
-        Ok(ahead)
+        Ok(())
     }
 
     /// Takes out what means nothing any more: its call has ended, or there is a later record of it.

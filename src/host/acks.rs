@@ -4,8 +4,11 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use once_cell::sync::OnceCell;
+
 use super::arena::{self, Arena, OBJECT, Room};
-use super::shared::{SharedContext, locked};
+use super::pid::locked;
+use super::shared::SharedContext;
 use crate::accounting::clock::Moment;
 use crate::accounting::identity::Identity;
 use crate::accounting::record::Core;
@@ -29,7 +32,15 @@ struct List {
 
 /// All that wait.
 #[repr(C)]
-pub(super) struct Waiting([List; LISTS]);
+struct Waiting([List; LISTS]);
+
+static WAITING: OnceCell<&'static Waiting> = OnceCell::new();
+
+/// Makes the lists; once, before the fork. False when there is no room.
+pub fn install(arena: &'static Arena) -> bool {
+    // SAFETY: a list of zeroes is an empty one, whose lock is free.
+    WAITING.get_or_try_init(|| unsafe { arena.shared() }.ok_or(())).is_ok()
+}
 
 /// Changed under the lock of its list only.
 #[repr(C)]
@@ -57,8 +68,8 @@ pub fn key(core: &Core, cseq: &[u8]) -> Key {
     [id as u64, (id >> 64) as u64]
 }
 
-fn list(arena: &Arena, key: Key) -> &List {
-    &arena.head().acks.0[key[0] as usize % LISTS]
+fn list(key: Key) -> Option<&'static List> {
+    Some(&WAITING.get()?.0[key[0] as usize % LISTS])
 }
 
 /// Takes entries out of a list.
@@ -87,12 +98,11 @@ fn remove(arena: &Arena, list: &List, is_over: impl Fn(&Entry) -> bool) -> Vec<S
 
 /// An answer waits for its ACK with `ctx`. Without memory for it there is no record of the ACK.
 pub fn put(key: Key, ctx: SharedContext) -> bool {
-    let Some(arena) = arena::get() else { return false };
+    let (Some(arena), Some(list)) = (arena::get(), list(key)) else { return false };
     let Some([at]) = arena.objects::<1>(Room::New) else {
         arena::count_full();
         return false;
     };
-    let list = list(arena, key);
     // The same answer, again.
     drop(remove(arena, list, |e| e.key == key));
     write(at, Entry { key, since: Moment::now().mono, context: ctx.into_number(), next: AtomicU32::new(0) });
@@ -111,15 +121,14 @@ fn write(at: NonNull<u8>, entry: Entry) {
 
 /// The answer that an ACK is of; further ACKs of it find none.
 pub fn take(key: Key) -> Option<SharedContext> {
-    let arena = arena::get()?;
-    remove(arena, list(arena, key), |e| e.key == key).pop()
+    remove(arena::get()?, list(key)?, |e| e.key == key).pop()
 }
 
 /// Forgets those that nobody acknowledged.
 pub fn forget() {
-    let Some(arena) = arena::get() else { return };
+    let (Some(arena), Some(waiting)) = (arena::get(), WAITING.get()) else { return };
     let now = Moment::now().mono;
-    for list in &arena.head().acks.0 {
+    for list in &waiting.0 {
         if list.first.load(Ordering::Relaxed) != 0 {
             drop(remove(arena, list, |e| now - e.since > PATIENCE));
         }

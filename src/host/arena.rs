@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use once_cell::sync::OnceCell;
 
-use super::{acks, tables};
 use crate::interprocess::{Chain, Content, FreeList, Lock, Used};
 use crate::stats::{self, Counter};
 
@@ -49,10 +48,6 @@ pub(super) struct Head {
     /// For what hangs on transactions, by their address.
     pub(super) transactions: [Lock; TRANSACTION_LOCKS],
     stats: stats::Shared,
-    /// SQL tables that exist.
-    pub(super) known_tables: tables::Known,
-    /// Answers that wait for their ACKs.
-    pub(super) acks: acks::Waiting,
     /// For the references of `revival`.
     pub(super) revival: Lock,
     /// 1 once they are given up.
@@ -153,6 +148,17 @@ impl Arena {
         head.total.fetch_update(Ordering::AcqRel, Ordering::Acquire, |total| total.checked_sub(blocks)).ok()?;
         let first = head.bump.fetch_add(blocks, Ordering::AcqRel);
         Some(self.block(first as u32))
+    }
+
+    /// A value for good, which all processes share; once, before the fork. `None` when there is no room.
+    ///
+    /// # Safety
+    /// Zeroes are a valid value.
+    pub(super) unsafe fn shared<T: Sync>(&'static self) -> Option<&'static T> {
+        const { assert!(align_of::<T>() <= BLOCK) };
+        // SAFETY: as large as the type and aligned to a block, zeroed by the kernel and never used before; the arena is
+        // never unmapped.
+        self.carve(size_of::<T>()).map(|p| unsafe { p.cast::<T>().as_ref() })
     }
 
     /// Takes blocks that were never used, up to `most`, in a chain.

@@ -1,63 +1,18 @@
-//! The symbols a host looks for after dlopen, and the constructor that fills them: it runs inside
-//! dlopen and finds out which family of hosts this is, so that one object serves them all.
+//! The constructor that fills the symbols a host looks for: it runs inside dlopen and finds out which family of
+//! hosts this is, so that one object serves them all.
 
-use std::ffi::{CStr, CString, c_char};
-use std::mem::MaybeUninit;
-use std::ptr;
+use std::ffi::CStr;
 
+use super::exported::{fill, module_flags, module_version};
 use super::{guard, kamailio, opensips};
-
-/// Room for the export table of either family.
-const ROOM: usize = 184;
-
-/// An export table, as the family lays it out.
-#[repr(C, align(16))]
-pub struct Exports([MaybeUninit<u8>; ROOM]);
-
-/// The table that both families call `exports`.
-#[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
-pub static mut exports: Exports = Exports([MaybeUninit::new(0); ROOM]);
-
-/// Kamailio compares it with its own version.
-#[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
-pub static mut module_version: *const c_char = c"unknown".as_ptr();
-
-/// Kamailio compares it with its own compile flags.
-#[unsafe(no_mangle)]
-#[allow(non_upper_case_globals)]
-pub static mut module_flags: *const c_char = c"unknown".as_ptr();
 
 #[used]
 #[unsafe(link_section = ".init_array")]
 static CONSTRUCTOR: extern "C" fn() = constructor;
 
-/// Leaks a name: the host keeps the address for ever.
-pub fn name(s: &str) -> *const c_char {
-    CString::new(s).map_or(ptr::null(), |c| c.into_raw().cast_const())
-}
-
-/// Leaks a table with an end mark, as above.
-pub fn table<T: Default>(items: impl IntoIterator<Item = T>) -> *mut T {
-    let mut all: Vec<T> = items.into_iter().collect();
-    all.push(T::default());
-    Box::leak(all.into_boxed_slice()).as_mut_ptr()
-}
-
 fn program_has(symbol: &CStr) -> bool {
     // SAFETY: only asks whether the program has this symbol.
     unsafe { !libc::dlsym(libc::RTLD_DEFAULT, symbol.as_ptr()).is_null() }
-}
-
-/// Puts a family's table behind the symbol.
-///
-/// # Safety
-/// Nobody else knows the symbol yet.
-unsafe fn fill<T>(table: T) {
-    const { assert!(size_of::<T>() <= ROOM && align_of::<T>() <= align_of::<Exports>()) };
-    // SAFETY: the table fits, and the caller's promise.
-    unsafe { (&raw mut exports).cast::<T>().write(table) };
 }
 
 extern "C" fn constructor() {

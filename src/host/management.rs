@@ -6,7 +6,7 @@ use crate::accounting::clock::Moment;
 use crate::accounting::context::Context;
 use crate::declaration::commands;
 use crate::journal::{SinkId, calls, json};
-use crate::stats::{Counter, Snapshot};
+use crate::stats::{Counter, PeerState, Snapshot};
 use crate::worker::{self, Instance};
 
 /// Most calls that [`acc_open_calls`] tells of; a longer answer helps nobody and holds up the process
@@ -44,7 +44,7 @@ macro_rules! bodies {
 /// The body of every command, as [`crate::declaration::COMMANDS`] has them.
 pub const BODIES: &[Body] = commands!(bodies);
 
-/// Version, every counter, memory of contexts, and how each sink is.
+/// Version, every counter, memory of contexts, and how each sink and each Diameter peer is.
 fn acc_status(instance: &Instance) -> Result<Answer, String> {
     let counters = Snapshot::take();
     let mut fields = vec![("version", Value::Text(env!("CARGO_PKG_VERSION").into()))];
@@ -63,7 +63,26 @@ fn acc_status(instance: &Instance) -> Result<Answer, String> {
         fields.push((sink.state_name(), Value::Text(word.into())));
         fields.push((sink.outage_name(), Value::Number(outage.unwrap_or(0))));
     }
-    Ok(Answer { fields, list: None })
+    let peers: Vec<Fields> = SinkId::ALL.into_iter().flat_map(|sink| peers(instance, sink)).collect();
+    Ok(Answer { fields, list: (!peers.is_empty()).then_some(("peers", peers)) })
+}
+
+/// The peers of a sink, in order of preference. New records go to the active one, the first that takes them.
+fn peers(instance: &Instance, sink: SinkId) -> Vec<Fields> {
+    let names = instance.config.destinations.get(sink).map_or(&[][..], |settings| settings.peers());
+    let all: Vec<_> = names.iter().filter_map(|name| Some((name, sink.state().peer(name)?))).collect();
+    let active = all.iter().position(|(_, peer)| peer.state == PeerState::Okay);
+    let fields = all.iter().enumerate().map(|(i, (name, peer))| {
+        vec![
+            ("destination", Value::Text(sink.name().into())),
+            ("peer", Value::Text((*name).clone())),
+            ("state", Value::Text(peer.state.name().into())),
+            ("seconds", Value::Number(peer.seconds)),
+            ("active", Value::Number(u64::from(active == Some(i)))),
+            ("failovers", Value::Number(peer.failovers)),
+        ]
+    });
+    fields.collect()
 }
 
 /// Delivery begins at once, and pauses after failures are over. It answers at once, with what is

@@ -4,13 +4,14 @@
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fmt::Display;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use once_cell::sync::{Lazy, OnceCell};
 
 use super::database::{self, BindMod, Places};
-use super::{arena, cluster, guard, revival, shared, supervisor, tables, values};
+use super::pid::id;
+use super::{acks, arena, cluster, guard, revival, shared, supervisor, tables, values};
 use crate::accounting::extras::Family;
 use crate::backend::Maker;
 use crate::backend::log::syslog::{DEV_LOG, SyslogSocket};
@@ -27,37 +28,6 @@ use crate::worker::{self, Instance};
 pub const OK: c_int = 0;
 /// See [`OK`].
 pub const FAILED: c_int = -1;
-
-/// Number of this process, 0 = not asked for yet.
-static ID: AtomicU32 = AtomicU32::new(0);
-
-/// Number of this process. The system is asked once in each process: every lock and every append
-/// needs it, and the call would cost more than what they do.
-pub fn id() -> u32 {
-    match ID.load(Ordering::Relaxed) {
-        0 => ask_id(),
-        id => id,
-    }
-}
-
-#[cold]
-fn ask_id() -> u32 {
-    static FORGOTTEN_AT_FORK: OnceCell<bool> = OnceCell::new();
-    // SAFETY: the handler only stores a number, which is allowed in a child of any process; the C
-    // library forgets it when this object is unloaded.
-    let forgotten = *FORGOTTEN_AT_FORK.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(forget_id)) } == 0);
-    let id = std::process::id();
-    // Kept only now: whoever is forked from here on asks anew.
-    if forgotten {
-        ID.store(id, Ordering::Relaxed);
-    }
-    id
-}
-
-/// Runs in a child, before fork() returns there.
-unsafe extern "C" fn forget_id() {
-    ID.store(0, Ordering::Relaxed);
-}
 
 /// Levels as OpenSIPS counts them, which the crate does everywhere.
 const fn level_of(level: log::Level) -> i32 {
@@ -213,7 +183,8 @@ pub fn configure(
         database::bind(&db.url, bind_mod, places)?;
     }
     values::declare(&config.rules.fields);
-    arena::install(config.arena_mib).map_err(|e| format!("parameter arena_size: {} MiB of address space cannot be had: {e}", config.arena_mib))?;
+    let arena = arena::install(config.arena_mib).map_err(|e| format!("parameter arena_size: {} MiB of address space cannot be had: {e}", config.arena_mib))?;
+    (acks::install(arena) && tables::install(arena)).then_some(()).ok_or("parameter arena_size: too small for the lists that processes share")?;
     Ok(config)
 }
 
@@ -302,27 +273,4 @@ fn database_sink(instance: &'static Instance) -> Option<(SinkId, Maker)> {
             })
         }),
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_forked_process_has_a_number_of_its_own() {
-        assert_eq!(id(), std::process::id());
-        // SAFETY: the child only looks at numbers, and ends without anything of the parent's.
-        let child = unsafe { libc::fork() };
-        if child == 0 {
-            let good = id() == std::process::id() && id() == std::process::id();
-            // SAFETY: ends the child at once.
-            unsafe { libc::_exit(if good { 0 } else { 1 }) };
-        }
-        assert!(child > 0);
-        let mut status = -1;
-        // SAFETY: waits for the child just made; the status lives through the call.
-        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
-        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0, "{status}");
-        assert_eq!(id(), std::process::id());
-    }
 }

@@ -364,53 +364,77 @@ fn mark(at: impl AtHand, instance: &Instance, types: Types, flags: Flags, table:
     } else {
         flags
     };
-    let in_dialog = !core.to_tag.is_empty();
     // A CANCEL is a transaction of its own: never the call's.
     let found = if is_cancel { at.get(Place::Here) } else { find(at) };
     worker::admit(instance, types, || Some(found.as_ref()?.facts().ok()?.marks))?;
     // The server is asked before the context is locked.
-    let (arrived, upstream) = (at.arrival(), is_upstream(at, instance));
-    let snapshot = |c: &mut Head| {
-        c.marked = true;
-        c.in_dialog = in_dialog;
-        c.core = core.clone();
-        c.arrived = arrived;
-        c.upstream = upstream;
-    };
-    let name_table = |c: &mut Head| {
-        if types.has(Backend::Db) && !table.is_empty() {
-            c.table = table.to_vec();
-        }
-    };
-
-    if in_dialog
+    let request = Request { core, arrived: at.arrival(), upstream: is_upstream(at, instance), types, flags, table };
+    if request.is_in_dialog()
         && let Some(call) = &found
         && let Some(of_call) = call.facts().map(|c| (c.marked && !c.in_dialog).then_some(c.marks)).map_err(text)?
     {
-        // D13: a request inside a call that is accounted already gets a record of its own only for
-        // backends without CDR on this call; the call's marks never change by it.
-        let marks = Marks::default().add(types, flags).outside_cdr_of(of_call);
-        if flags.has(Flag::Cdr) || marks.is_empty() {
-            return Ok(());
-        }
-        let add = |c: &mut Head| {
-            c.marks = c.marks.union(marks);
-            name_table(c);
-        };
-        if let Some(own) = own(at) {
-            return own.update_head(add).map_err(text);
-        }
-        let mut ctx = Context::default();
-        snapshot(&mut ctx);
-        add(&mut ctx);
-        let own = SharedContext::new(&ctx).map_err(|e| refused(at, e))?;
-        own.set_call(call);
-        at.put(Place::HereOwn, &own);
-        at.put(Place::ThereOwn, &own);
-        return at.watch(own, false);
+        return mark_inside(at, &request, call, of_call);
+    }
+    mark_found(at, instance, &request, found)
+}
+
+/// A request that is being marked.
+struct Request<'a> {
+    core: Core,
+    arrived: Moment,
+    upstream: bool,
+    types: Types,
+    flags: Flags,
+    table: &'a [u8],
+}
+
+impl Request<'_> {
+    fn is_in_dialog(&self) -> bool {
+        !self.core.to_tag.is_empty()
     }
 
-    let own_len = core.values().map(<[u8]>::len).iter().sum::<usize>();
+    fn snapshot(&self, c: &mut Head) {
+        c.marked = true;
+        c.in_dialog = self.is_in_dialog();
+        c.core = self.core.clone();
+        c.arrived = self.arrived;
+        c.upstream = self.upstream;
+    }
+
+    fn name_table(&self, c: &mut Head) {
+        if self.types.has(Backend::Db) && !self.table.is_empty() {
+            c.table = self.table.to_vec();
+        }
+    }
+}
+
+/// D13: a request inside a call that is accounted already gets a record of its own only for backends without CDR on
+/// this call; the call's marks never change by it.
+fn mark_inside(at: impl AtHand, request: &Request<'_>, call: &SharedContext, of_call: Marks) -> Result<(), String> {
+    let marks = Marks::default().add(request.types, request.flags).outside_cdr_of(of_call);
+    if request.flags.has(Flag::Cdr) || marks.is_empty() {
+        return Ok(());
+    }
+    let add = |c: &mut Head| {
+        c.marks = c.marks.union(marks);
+        request.name_table(c);
+    };
+    if let Some(own) = own(at) {
+        return own.update_head(add).map_err(text);
+    }
+    let mut ctx = Context::default();
+    request.snapshot(&mut ctx);
+    add(&mut ctx);
+    let own = SharedContext::new(&ctx).map_err(|e| refused(at, e))?;
+    own.set_call(call);
+    at.put(Place::HereOwn, &own);
+    at.put(Place::ThereOwn, &own);
+    at.watch(own, false)
+}
+
+/// Marks the context that was found, or a new one, and follows what becomes of it.
+fn mark_found(at: impl AtHand, instance: &Instance, request: &Request<'_>, found: Option<SharedContext>) -> Result<(), String> {
+    let own_len = request.core.values().map(<[u8]>::len).iter().sum::<usize>();
     if own_len > instance.config.context_max {
         stats::add(Counter::Clipped, 1);
         return Err(format!("Call-ID and tags of this request are {own_len} bytes long: one context may not take so much (parameter context_max)"));
@@ -419,10 +443,10 @@ fn mark(at: impl AtHand, instance: &Instance, types: Types, flags: Flags, table:
         // What flags marked has its values, but no callbacks of ours yet.
         let is_new = std::mem::take(&mut c.by_flags) || !c.marked;
         if !c.marked {
-            snapshot(c);
+            request.snapshot(c);
         }
-        c.marks = c.marks.add(types, flags);
-        name_table(c);
+        c.marks = c.marks.add(request.types, request.flags);
+        request.name_table(c);
         (is_new, decide::is_cdr_call(c))
     };
     let (ctx, (is_new, is_cdr_call)) = change_by(at, found, has_leg_fields(instance), |c| mark(c), |ctx| ctx.update_head(mark))?;

@@ -4,9 +4,10 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::accounting::clock::Moment;
+use once_cell::sync::OnceCell;
 
-use super::arena;
+use super::arena::Arena;
+use crate::accounting::clock::Moment;
 use crate::interprocess::Sequence;
 
 /// Most tables of a database that are told apart.
@@ -18,7 +19,7 @@ const VALID: i64 = 30;
 
 /// The list, in shared memory. Zeroed memory is one of which nothing is known.
 #[repr(C)]
-pub(super) struct Known {
+struct Known {
     /// Of the rest, which is read as a whole.
     sequence: Sequence,
     /// How many of `hashes` are valid, plus 1; 0 = not known yet.
@@ -26,6 +27,14 @@ pub(super) struct Known {
     /// Monotonic time in microseconds at which they were listed.
     time: AtomicU64,
     hashes: [AtomicU64; MOST],
+}
+
+static KNOWN: OnceCell<&'static Known> = OnceCell::new();
+
+/// Makes the list; once, before the fork. False when there is no room.
+pub fn install(arena: &'static Arena) -> bool {
+    // SAFETY: zeroes are the list of which nothing is known.
+    KNOWN.get_or_try_init(|| unsafe { arena.shared() }.ok_or(())).is_ok()
 }
 
 /// Hashes are compared between processes of one server, which run the same code.
@@ -63,15 +72,15 @@ impl Known {
 
 /// Publishes the present tables.
 pub fn publish(names: &[String]) {
-    if let Some(arena) = arena::get() {
-        arena.head().known_tables.publish(names);
+    if let Some(known) = KNOWN.get() {
+        known.publish(names);
     }
 }
 
 /// Does the table exist, as far as is known? Yes while the database was not reached lately: the
 /// record then waits in the journal. Yes, too, for a table of another schema or database.
 pub fn may_exist(name: &str) -> bool {
-    name.contains('.') || arena::get().is_none_or(|arena| arena.head().known_tables.may_exist(name))
+    name.contains('.') || KNOWN.get().is_none_or(|known| known.may_exist(name))
 }
 
 #[cfg(test)]

@@ -12,8 +12,9 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
-use super::passed_over::no_segment;
-use super::{Dir, Reader, Segment, SegmentName, open_at};
+use super::dir::{Dir, open_at};
+use super::reader::Reader;
+use super::segment::{Segment, SegmentName, no_segment};
 use crate::accounting::clock::Wall;
 
 /// Name of the directory.

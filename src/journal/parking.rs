@@ -22,14 +22,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::{Parked, Place};
+use super::segment::FIRST_RANK;
 use super::{Dir, Segment, SegmentName, Writer};
 use crate::accounting::clock::Wall;
 use crate::journal::{Entry, JournalSync, SinkId};
 use crate::stats;
-
-/// Stands for the host's process number in the names of such segments: this one for the first sink,
-/// one less for each further one.
-pub const FIRST_RANK: i32 = -16;
 
 /// Pause behind the first refusal: a server that was just overloaded, a row that was locked. Each further
 /// one is twice as long.

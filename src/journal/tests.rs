@@ -1,10 +1,13 @@
 #![forbid(unsafe_code)]
 
 use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::path::Path;
 use std::process::Command;
 
 use proptest::prelude::*;
+use rustix::process::geteuid;
 
 use super::*;
 use crate::accounting::clock::Wall;

@@ -8,7 +8,8 @@ use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use super::said::{NO_SINK, Order, put_changed, put_closed, put_open};
-use super::{Dir, FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_PARKED, KIND_RECORD, SEGMENT_LARGEST, SegmentName, frame};
+use super::segment::SEGMENT_LARGEST;
+use super::{Dir, FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_PARKED, KIND_RECORD, SegmentName, frame};
 use crate::accounting::clock::Moment;
 use crate::accounting::context::Base;
 use crate::accounting::record::Record;

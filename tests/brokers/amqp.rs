@@ -15,6 +15,7 @@ use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, Exchange
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
+use super::tls::Certificates;
 use super::*;
 use crate::common::servers::{free_port, quiet};
 
@@ -26,6 +27,9 @@ struct Broker {
     child: Child,
     directory: tempfile::TempDir,
     port: u16,
+    /// Where it takes TLS, with certificates of its clients.
+    tls_port: u16,
+    certificates: Certificates,
     distribution: u16,
 }
 
@@ -36,8 +40,18 @@ impl Broker {
             return None;
         }
         let (directory, port, distribution) = (tempfile::tempdir().unwrap(), free_port(), free_port());
+        let (tls_port, certificates) = (free_port(), Certificates::make());
+        let file = |name: &str| certificates.file(name).display().to_string();
+        let config = format!(
+            "listeners.ssl.default = 127.0.0.1:{tls_port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
+             ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
+            file("ca.pem"),
+            file("server.pem"),
+            file("server.key")
+        );
+        std::fs::write(directory.path().join("config.conf"), config).unwrap();
         let child = run(directory.path(), port, distribution);
-        let broker = Broker { child, directory, port, distribution };
+        let broker = Broker { child, directory, port, tls_port, certificates, distribution };
         broker.wait();
         Some(broker)
     }
@@ -216,17 +230,26 @@ fn killed_in_the_middle(records_in_all: u32) {
     let dir = Dir::open(&journal).unwrap();
     append(&mut records(&dir), SinkId::Stream, 0..1);
     drop(dir);
+    let secure = |options: String| format!("amqps://guest:guest@127.0.0.1:{}/?exchange=acc&{options}", broker.tls_port);
     let place = format!("127.0.0.1:{}", broker.port);
     for (url, part) in [
         (format!("amqp://guest:s3cret@{place}/?exchange=acc"), "refuses the login"),
         (format!("amqp://guest:guest@{place}/nowhere?exchange=acc"), "has no vhost nowhere"),
         (format!("amqps://guest:s3cret@{place}/?exchange=acc"), "RabbitMQ at 127.0.0.1"),
         ("amqp://guest:s3cret@127.0.0.1:1/?exchange=acc".to_owned(), "cannot be reached"),
+        (secure(broker.certificates.wrong_options()), "invalid peer certificate: UnknownIssuer"),
+        (secure(broker.certificates.options_of_nobody()), "RabbitMQ at 127.0.0.1"),
     ] {
         let out = deliver(&journal, &url).args(["--seconds", "10"]).output().unwrap();
         let text = String::from_utf8_lossy(&[&*out.stdout, &out.stderr].concat()).into_owned();
         assert!(!out.status.success() && text.contains(part) && !text.contains("s3cret"), "{part}: {text}");
     }
+
+    // With a certificate of each side, of which the other one knows the authority.
+    let out = deliver(&journal, &secure(broker.certificates.options())).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let ids: Vec<_> = taken(broker.port).iter().map(|(properties, _)| properties.message_id().as_ref().unwrap().to_string()).collect();
+    assert_eq!(ids, [id_of(0)]);
 }
 
 #[test]

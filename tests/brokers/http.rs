@@ -10,6 +10,7 @@ use std::time::Duration;
 use acc::journal::{DeadLetters, Dir, SinkId};
 use serde_json::Value;
 
+use super::tls::Certificates;
 use super::*;
 
 /// What a server got.
@@ -170,4 +171,27 @@ fn trouble_of_the_server_is_told_without_the_login() {
     }
     let (delivered, text) = try_url(&format!("http://acc:s3cret@127.0.0.1:{}/cdr", server.port));
     assert!(delivered && text.contains("stream: 3 delivered, 0 dead"), "{text}");
+}
+
+/// With a certificate of each side, of which the other one knows the authority.
+#[test]
+fn records_go_over_tls() {
+    let (server, certificates) = (Server::start(), Certificates::make());
+    let guard = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = guard.local_addr().unwrap().port();
+    certificates.guard(guard, server.port);
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    append(&mut records(&dir), SinkId::Stream, 0..30);
+    drop(dir);
+    for (options, cause) in [
+        (certificates.wrong_options(), Some("invalid peer certificate: UnknownIssuer")),
+        (certificates.options_of_nobody(), Some("CertificateRequired")),
+        (certificates.options(), None),
+    ] {
+        let out = deliver(tmp.path(), &format!("https://acc:s3cret@127.0.0.1:{port}/cdr#batch=10&{options}")).args(["--seconds", "2"]).output().unwrap();
+        let text = String::from_utf8_lossy(&[&*out.stdout, &out.stderr].concat()).into_owned();
+        assert!(out.status.success() == cause.is_none() && text.contains(cause.unwrap_or("stream: 30 delivered, 0 dead")), "{text}");
+        assert_eq!(server.got.accepted.lock().unwrap().len(), if cause.is_none() { 30 } else { 0 });
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, ChildStdout};
 
@@ -12,17 +13,25 @@ use rskafka::client::ClientBuilder;
 use rskafka::client::partition::UnknownTopicHandling;
 use serde_json::Value;
 
+use super::tls::Certificates;
 use super::*;
 
 struct Cluster {
     child: Child,
     said: BufReader<ChildStdout>,
     brokers: String,
+    /// Where it really is.
+    port: u16,
     _directory: tempfile::TempDir,
 }
 
 impl Cluster {
     fn start() -> Option<Cluster> {
+        Cluster::behind(None)
+    }
+
+    /// Tells clients that it is at another port.
+    fn behind(port: Option<u16>) -> Option<Cluster> {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("mock_kafka");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/mock_kafka.c");
@@ -31,11 +40,12 @@ impl Cluster {
             skip("librdkafka-dev");
             return None;
         }
-        let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new(program).args(port.map(|port| port.to_string())).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stdout.take().unwrap());
-        let mut brokers = String::new();
-        said.read_line(&mut brokers).unwrap();
-        Some(Cluster { child, said, brokers: brokers.trim().to_owned(), _directory: directory })
+        let mut place = String::new();
+        said.read_line(&mut place).unwrap();
+        let (brokers, port) = place.trim().split_once(' ').unwrap();
+        Some(Cluster { child, said, brokers: brokers.to_owned(), port: port.parse().unwrap(), _directory: directory })
     }
 
     /// The next Produce requests get these codes.
@@ -165,5 +175,29 @@ fn records_stay_in_order_in_their_partition_whatever_fails() {
         let out = deliver(&journal, &url).args(["--seconds", "15"]).output().unwrap();
         let text = String::from_utf8_lossy(&[&*out.stdout, &out.stderr].concat()).into_owned();
         assert!(!out.status.success() && text.contains(part), "{part}: {text}");
+    }
+}
+
+/// With a certificate of each side, of which the other one knows the authority. The mock cluster has no TLS: it is in front.
+#[test]
+fn records_go_over_tls() {
+    let guard = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = guard.local_addr().unwrap().port();
+    let Some(cluster) = Cluster::behind(Some(port)) else { return };
+    assert_eq!(cluster.brokers, format!("127.0.0.1:{port}"));
+    let certificates = Certificates::make();
+    certificates.guard(guard, cluster.port);
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    append(&mut records(&dir), SinkId::Stream, 0..300);
+    drop(dir);
+    for (options, cause) in [
+        (certificates.wrong_options(), Some("invalid peer certificate: UnknownIssuer")),
+        (certificates.options_of_nobody(), Some("CertificateRequired")),
+        (certificates.options(), None),
+    ] {
+        let out = deliver(tmp.path(), &format!("kafka://{}/acc?{options}", cluster.brokers)).args(["--seconds", "15"]).output().unwrap();
+        let text = String::from_utf8_lossy(&[&*out.stdout, &out.stderr].concat()).into_owned();
+        assert!(out.status.success() == cause.is_none() && text.contains(cause.unwrap_or("stream: 300 delivered, 0 dead")), "{text}");
     }
 }

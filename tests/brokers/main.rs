@@ -15,6 +15,7 @@ mod http;
 mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
+mod tls;
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -11,9 +11,13 @@ use acc::journal::{Dir, SinkId};
 use acc::stats::{self, Counter};
 use async_nats::ConnectOptions;
 use async_nats::jetstream::{self, consumer, stream};
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use futures_util::{Stream, StreamExt as _};
-use serde_json::Value;
+use nkeys::KeyPair;
+use serde_json::{Value, json};
 
+use super::tls::Certificates;
 use super::*;
 use crate::common::servers::{free_port, quiet};
 
@@ -190,23 +194,13 @@ fn a_hundred_thousand_records() {
     killed_in_the_middle(100_000);
 }
 
-fn openssl(dir: &Path, args: &str) {
-    assert!(quiet(Command::new("openssl").args(args.split(' '))).current_dir(dir).status().unwrap().success(), "openssl {args}");
-}
-
 /// No word of ours.
 const HIDDEN: &str = "zw1Tschern-Geheim77";
 
 #[test]
 fn servers_are_verified_and_logins_are_not_told() {
-    let tmp = tempfile::tempdir().unwrap();
-    let (dir, key) = (tmp.path(), "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes");
-    for name in ["ca", "other"] {
-        openssl(dir, &format!("req -x509 {key} -keyout {name}.key -out {name}.pem -days 3650 -subj /CN={name}"));
-    }
-    openssl(dir, &format!("req {key} -keyout server.key -out server.csr -subj /CN=nats"));
-    std::fs::write(dir.join("ext"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
-    openssl(dir, "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 3650 -extfile ext -out server.pem");
+    let certificates = Certificates::make();
+    let dir = certificates.dir();
     let file = |name: &str| dir.join(name).display().to_string();
     let options = ["-js", "--tls", "--tlscert", &file("server.pem"), "--tlskey", &file("server.key"), "--user", "acc", "--pass", HIDDEN];
     let Some(server) = Server::start(&options) else { return };
@@ -268,4 +262,115 @@ fn duplicates_are_counted() {
     }
     assert!(stats::get(Counter::StreamDuplicates) >= 50);
     each_is_there_once(server.port, 50);
+}
+
+/// The server learns of it first.
+#[test]
+fn a_password_that_is_replaced_is_read_again() {
+    listen();
+    const NATS: SinkId = SinkId::Stream2;
+    let turn = Turn::with(NATS);
+    let tmp = tempfile::tempdir().unwrap();
+    let (conf, password, journal) = (tmp.path().join("conf"), tmp.path().join("password"), tmp.path().join("journal"));
+    let [old, new] = [HIDDEN.to_owned(), format!("{HIDDEN}-2")];
+    let takes = |password: &str| {
+        let users = format!("{{user: acc, password: \"{password}\"}}, {{user: test, password: test}}");
+        std::fs::write(&conf, format!("no_auth_user: test\nauthorization {{ users: [{users}] }}\n")).unwrap();
+    };
+    takes(&old);
+    std::fs::write(&password, &old).unwrap();
+    let Some(mut server) = Server::start(&["-js", "-c", conf.to_str().unwrap()]) else { return };
+    runtime().block_on(make_stream(server.port, "acc.>"));
+    let dir = Dir::open(&journal).unwrap();
+    let mut w = records(&dir);
+    append(&mut w, NATS, 0..10);
+    let url = format!("nats://acc@127.0.0.1:{}?name=stream2&password-file={}", server.port, password.display());
+    let running = Running::start(streaming(&url, &journal), &dir);
+    wait_until("records with the old password", || turn.delivered() == 10);
+    takes(&new);
+    server.kill();
+    server.start_again();
+    append(&mut w, NATS, 10..20);
+    wait_until("the cause", || !said(&["stream2: ", "authorization violation"]).is_empty());
+    assert_eq!(turn.delivered(), 10);
+    std::fs::write(&password, &new).unwrap();
+    wait_until("records with the new password", || turn.delivered() == 20);
+    running.stop();
+    each_is_there_once(server.port, 20);
+    assert!(said(&[HIDDEN]).is_empty());
+}
+
+/// A token as nsc makes it.
+fn token(issuer: &KeyPair, subject: &KeyPair, what: Value) -> String {
+    let part = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+    let seconds = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let claims = json!({"jti": "test", "iat": seconds, "iss": issuer.public_key(), "name": "test", "sub": subject.public_key(), "nats": what});
+    let text = format!("{}.{}", part(json!({"typ": "JWT", "alg": "ed25519-nkey"})), part(claims));
+    let signature = BASE64_URL_SAFE_NO_PAD.encode(issuer.sign(text.as_bytes()).unwrap());
+    format!("{text}.{signature}")
+}
+
+/// Of a user of the account, as a file.
+fn creds(account: &KeyPair, user: &KeyPair) -> String {
+    let jwt = token(account, user, json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1, "pub": {}, "sub": {}}));
+    let seed = user.seed().unwrap();
+    format!("-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n")
+}
+
+/// The account takes back the first one while the server is away.
+#[test]
+fn creds_that_are_replaced_are_read_again() {
+    listen();
+    const NATS: SinkId = SinkId::Stream3;
+    let turn = Turn::with(NATS);
+    let tmp = tempfile::tempdir().unwrap();
+    let (conf, file, journal) = (tmp.path().join("conf"), tmp.path().join("creds"), tmp.path().join("journal"));
+    let (operator, account, system) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_account());
+    let [first, second, reader] = [(); 3].map(|()| KeyPair::new_user());
+    let takes_back = |revoked: Value| {
+        let limits = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+            "mem_storage": -1, "disk_storage": -1, "streams": -1, "consumer": -1});
+        let none = json!({"subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1});
+        let of = |key: &KeyPair, limits: &Value, revoked: &Value| {
+            let what = json!({"type": "account", "version": 2, "limits": limits, "revocations": revoked, "default_permissions": {"pub": {}, "sub": {}}});
+            format!("{}: {}", key.public_key(), token(&operator, key, what))
+        };
+        let of_operator = token(&operator, &operator, json!({"type": "operator", "version": 2}));
+        let accounts = format!("{}\n{}", of(&account, &limits, &revoked), of(&system, &none, &json!({})));
+        let text = format!("operator: {of_operator}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload {{\n{accounts}\n}}\n", system.public_key());
+        std::fs::write(&conf, text).unwrap();
+    };
+    takes_back(json!({}));
+    std::fs::write(&file, creds(&account, &first)).unwrap();
+    let Some(mut server) = Server::start(&["-js", "-c", conf.to_str().unwrap()]) else { return };
+    let reader = creds(&account, &reader);
+    let place = format!("127.0.0.1:{}", server.port);
+    let in_stream = |makes: bool| {
+        runtime().block_on(async {
+            let options = ConnectOptions::with_credentials(&reader).unwrap().retry_on_initial_connect();
+            let jetstream = jetstream::new(options.connect(&place).await.unwrap());
+            if makes {
+                jetstream.create_stream(stream::Config { name: "ACC".into(), subjects: vec!["acc.>".into()], ..Default::default() }).await.unwrap();
+            }
+            jetstream.get_stream("ACC").await.unwrap().cached_info().state.messages
+        })
+    };
+    in_stream(true);
+    let dir = Dir::open(&journal).unwrap();
+    let mut w = records(&dir);
+    append(&mut w, NATS, 0..10);
+    let url = format!("nats://127.0.0.1:{}?name=stream3&creds={}", server.port, file.display());
+    let running = Running::start(streaming(&url, &journal), &dir);
+    wait_until("records of the first user", || turn.delivered() == 10);
+    takes_back(json!({(first.public_key()): 4_000_000_000u32}));
+    server.kill();
+    server.start_again();
+    append(&mut w, NATS, 10..20);
+    wait_until("the cause", || !said(&["stream3: ", "authorization violation"]).is_empty());
+    assert_eq!(turn.delivered(), 10);
+    std::fs::write(&file, creds(&account, &second)).unwrap();
+    wait_until("records of the second user", || turn.delivered() == 20);
+    running.stop();
+    assert_eq!(in_stream(false), 20);
+    assert!(said(&[&first.seed().unwrap()]).is_empty());
 }

@@ -477,7 +477,7 @@ impl Host for Server {
     }
 
     fn process_id(&self) -> u32 {
-        host::process::id()
+        host::pid::id()
     }
 
     fn settled(&self, end: &CallEnd) {

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use acc::journal::SinkId;
+
 use super::fake::{Fake, Reply, Seen};
 use super::*;
 
@@ -91,7 +93,9 @@ async fn a_server_that_wants_its_watchdogs_answered_gets_no_record_before() {
 async fn silence_of_the_watchdog_fails_over_and_back() {
     let first = Fake::start("one.acc.test", |s| if s.callid() == "call-0" { Reply::Code(2001) } else { Reply::Silence }).await;
     let second = Fake::start("two.acc.test", good).await;
-    let mut client = client(&(first.line() + &second.line()), |_| {}, brisk);
+    // The states of peers of `aaa` are those of other tests, too.
+    let mut client = client(&(first.line() + &second.line()), |settings| settings.backend = Backend::Diameter, brisk);
+    let states = || ["one.acc.test", "two.acc.test"].map(|name| SinkId::Diameter.state().peer(name).map(|peer| (peer.state.name(), peer.failovers)));
     deliver(&mut client, &records(1)).await;
     first.with(|s| s.answers_watchdogs = false);
     deliver(&mut client, &records(4)[1..]).await;
@@ -112,6 +116,7 @@ async fn silence_of_the_watchdog_fails_over_and_back() {
         }
     }
     assert!(!first.seen()[4].repeats());
+    assert_eq!(states(), [Some(("okay", 1)), Some(("okay", 0))]);
 }
 
 #[tokio::test]

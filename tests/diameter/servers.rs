@@ -1,132 +1,16 @@
 //! Real servers: freeDiameter with an extension that answers, and the one of Erlang/OTP.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use acc::backend::diameter::codec::{self, RETRANSMITTED};
 use acc::declaration::SinkId;
 use acc::journal::Dir;
 
-use super::common::{accctl_command, skip, wait_until, writer};
+use super::common::diameter::{EXTENSIONS, Server, freediameter, otp};
+use super::common::{accctl_command, wait_until, writer};
 use super::*;
-
-/// A server that may be killed and started again; what it took stays in its file.
-struct Server {
-    dir: tempfile::TempDir,
-    port: u16,
-    command: Vec<String>,
-    environment: Vec<(&'static str, String)>,
-    child: Option<Child>,
-}
-
-impl Server {
-    fn run(&mut self) {
-        let log = std::fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let child = Command::new(&self.command[0])
-            .args(&self.command[1..])
-            .envs(self.environment.iter().map(|(k, v)| (*k, v.as_str())))
-            .current_dir(self.dir.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
-        let address = format!("127.0.0.1:{}", self.port);
-        wait_until("the server listens", || std::net::TcpStream::connect(&address).is_ok());
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-
-    fn file(&self) -> PathBuf {
-        self.dir.path().join("requests")
-    }
-
-    fn lines(&self) -> Vec<String> {
-        std::fs::read_to_string(self.file()).unwrap_or_default().lines().map(str::to_owned).collect()
-    }
-
-    fn line(&self) -> String {
-        format!("ConnectPeer = \"srv.acc.test\" {{ ConnectTo = \"127.0.0.1\"; Port = {}; No_TLS; TwTimer = 6; TcTimer = 1; }};\n", self.port)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-const FREEDIAMETER: &str = "/usr/bin/freeDiameterd";
-const EXTENSIONS: &str = "/usr/lib/freeDiameter";
-const HEADERS: &str = "/usr/include/freeDiameter/extension.h";
-
-/// freeDiameter with more lines in its configuration; `None` where it is not installed.
-fn freediameter(lines: &str, environment: &[(&'static str, &str)], tls: Option<&Path>) -> Option<Server> {
-    for needed in [FREEDIAMETER, HEADERS, "/usr/lib/freeDiameter/acl_wl.fdx"] {
-        if !Path::new(needed).exists() {
-            skip(needed);
-            return None;
-        }
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let extension = dir.path().join("acct_echo.fdx");
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/diameter/acct_echo.c");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&extension).arg(source).status().unwrap();
-    assert!(built.success());
-    let port = free_port();
-    let (ports, acl) = match tls {
-        None => (format!("Port = {port}; SecPort = 0;"), "ALLOW_IPSEC *.acc.test\n"),
-        Some(d) => {
-            let d = d.display();
-            (format!("Port = 0; SecPort = {port}; TLS_Cred = \"{d}/srv.pem\", \"{d}/srv.key\"; TLS_CA = \"{d}/ca.pem\";"), "*.acc.test\n")
-        }
-    };
-    std::fs::write(dir.path().join("acl.conf"), acl).unwrap();
-    let conf = format!(
-        "Identity = \"srv.acc.test\"; Realm = \"acc.test\"; {ports} No_SCTP; No_IPv6; NoRelay; TwTimer = 6;\n{lines}\n\
-         LoadExtension = \"{}\";\nLoadExtension = \"{EXTENSIONS}/acl_wl.fdx\" : \"{}\";\n",
-        extension.display(),
-        dir.path().join("acl.conf").display()
-    );
-    std::fs::write(dir.path().join("server.conf"), conf).unwrap();
-    let environment =
-        environment.iter().map(|(k, v)| (*k, (*v).to_owned())).chain([("ACCT_FILE", dir.path().join("requests").display().to_string())]).collect();
-    let command = vec![FREEDIAMETER.to_owned(), "-c".to_owned(), dir.path().join("server.conf").display().to_string()];
-    let mut server = Server { dir, port, command, environment, child: None };
-    server.run();
-    Some(server)
-}
-
-/// Erlang/OTP; `None` where it is not installed.
-fn otp() -> Option<Server> {
-    let library = std::fs::read_dir("/usr/lib/erlang/lib").into_iter().flatten().flatten().any(|e| e.file_name().to_string_lossy().starts_with("diameter-"));
-    if !library || Command::new("erlc").arg("-help").output().is_err() {
-        skip("erlang-diameter");
-        return None;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/diameter/acct_srv.erl");
-    let built = Command::new("erlc").arg("-o").arg(dir.path()).arg(source).status().unwrap();
-    assert!(built.success());
-    let port = free_port();
-    let file = dir.path().join("requests").display().to_string();
-    let pa = dir.path().display().to_string();
-    let command = ["erl", "-noshell", "-pa", &pa, "-s", "acct_srv", "main", "-extra", &port.to_string(), &file].map(str::to_owned).to_vec();
-    let mut server = Server { dir, port, command, environment: vec![], child: None };
-    server.run();
-    Some(server)
-}
 
 /// A request as freeDiameter noted it.
 struct Noted {
@@ -245,13 +129,16 @@ fn delivery(tmp: &Path, sink: SinkId) -> Command {
     command
 }
 
-/// Kills server and delivery in turn while records are delivered, then lets them finish; every record is there, and
-/// what is there twice says so.
+/// Who is killed when so many requests have been taken.
+const KILLS: [(usize, bool, bool); 6] = [(100, true, false), (250, false, true), (400, true, true), (550, true, false), (700, false, true), (850, true, true)];
+
+/// Kills server and delivery while records are delivered, then lets them finish; every record is there, and what is there
+/// twice says so.
 fn everything_arrives(mut server: Server, copies: impl Fn(&Server) -> Vec<Copy>) {
     const RECORDS: usize = 1000;
     let tmp = journal(&server, SinkId::Aaa, RECORDS, |_, _| {});
     let mut said = String::new();
-    for goal in [100, 350, 600] {
+    for (goal, kills_server, kills_delivery) in KILLS {
         let mut child = delivery(tmp.path(), SinkId::Aaa).spawn().unwrap();
         wait_until("some records are taken", || {
             // It gives up for this time when the server still has the connection of the one that was killed.
@@ -261,14 +148,15 @@ fn everything_arrives(mut server: Server, copies: impl Fn(&Server) -> Vec<Copy>)
             }
             copies(&server).len() >= goal
         });
-        if goal == 350 {
-            child.kill().unwrap();
-        } else {
+        if kills_server {
             server.kill();
+        }
+        if kills_delivery {
+            child.kill().unwrap();
         }
         // Without its server it gives up for this time.
         said += &String::from_utf8_lossy(&child.wait_with_output().unwrap().stderr);
-        if server.child.is_none() {
+        if !server.runs() {
             server.run();
         }
     }
@@ -287,7 +175,9 @@ fn everything_arrives(mut server: Server, copies: impl Fn(&Server) -> Vec<Copy>)
             assert!(repeats, "{name:?} came again without T");
         }
     }
-    assert_eq!(seen.len(), RECORDS, "{said}");
+    let due: HashSet<_> = (0..RECORDS).map(|n| (format!("{:032x}", record(n).id), 0)).collect();
+    let there: HashSet<_> = seen.iter().map(|(session, number)| (session.rsplit(';').next().unwrap_or_default().to_owned(), *number)).collect();
+    assert_eq!((there == due, seen.len()), (true, RECORDS), "{said}");
     assert!(doubled > 0, "nothing was in hand when something was killed");
 }
 

@@ -8,11 +8,13 @@ mod calls;
 mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
+mod convert;
 #[path = "../diameter/fake.rs"]
 #[allow(dead_code, reason = "some of it is for other tests")]
 mod fake;
 mod flags;
 mod forks;
+mod interim;
 mod kemi;
 mod load;
 mod management;

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::common;
-use super::phones::begin;
+use super::common::diameter::freediameter;
+use super::common::servers::free_port;
+use super::phones::{begin, call, play};
 use super::server::{Server, define, skipped};
 
 /// The counters of the server's own group `acc`.
@@ -71,4 +73,38 @@ fn a_full_journal_refuses_requests() {
     assert_eq!(server.status("db_accepted"), Some(0));
     assert!(server.status("journal_refused") >= Some(1));
     assert!(server.log().contains("do_accounting(): the journal in"), "{}", server.log());
+}
+
+/// What `acc.status` tells of each Diameter peer, by its name: state, whether it is active, and failovers.
+fn peers(server: &Server) -> BTreeMap<String, (String, bool, u64)> {
+    let text = server.rpc(&["acc.status"]);
+    let of = |part: &str, name: &str| part.lines().find_map(|l| Some(l.trim().strip_prefix(name)?.strip_prefix(": ")?.to_owned())).unwrap();
+    let parts = text.split("destination: diameter").skip(1);
+    parts.map(|part| (of(part, "peer"), (of(part, "state"), of(part, "active") == "1", of(part, "failovers").parse().unwrap()))).collect()
+}
+
+/// The second peer takes records as long as it is there; there is never a first one.
+#[test]
+fn diameter_peers_have_their_states() {
+    if skipped() {
+        return;
+    }
+    let Some(mut taker) = freediameter("", &[], None) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("peers.conf");
+    let nobody = taker.line().replace("srv.acc.test", "away.acc.test").replace(&taker.port.to_string(), &free_port().to_string());
+    std::fs::write(&file, format!("Identity = \"sip1.acc.test\"; Realm = \"acc.test\";\n{nobody}{}", taker.line())).unwrap();
+    let server = Server::start(2, &[define("TYPES", "log|diameter"), define("DIAMETER_URL", file.display())]);
+    let are = |away: (&str, bool), srv: (&str, bool)| {
+        let of = |(state, active): (&str, bool)| (state.to_owned(), active, 0);
+        peers(&server) == BTreeMap::from([("away.acc.test".into(), of(away)), ("srv.acc.test".into(), of(srv))])
+    };
+    server.wait("a peer takes records", || are(("down", false), ("okay", true)));
+    play(&server, vec![call("told", "a", "caller", &["callee"])]);
+    server.wait("its record", || server.status("diameter_delivered") == Some(1));
+    assert_eq!(taker.lines().len(), 1);
+    taker.kill();
+    server.wait("the peer is down", || are(("down", false), ("down", false)));
+    taker.run();
+    server.wait("it is back", || are(("down", false), ("okay", true)));
 }

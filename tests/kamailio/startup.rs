@@ -199,7 +199,7 @@ fn mistakes_in_kamailios_parameters_are_named() {
         ("modparam(\"acc\", \"failed_filter\", \"200\")", "parameter failed_filter: \"200\" is not a failure code"),
         ("modparam(\"acc\", \"log_extra\", \"a=$fU;\")", "parameter log_extra: "),
         ("modparam(\"acc\", \"log_extra\", \"a=$nosuch\")", "the variable $nosuch of an extra is not known"),
-        ("modparam(\"acc\", \"multi_leg_info\", \"a=$fU\")", "parameter multi_leg_info: \"$fU\" is no AVP"),
+        ("modparam(\"acc\", \"multi_leg_info\", \"a=$fU\")", "parameter multi_leg_info: \"$fU\" is not an AVP"),
         ("modparam(\"acc\", \"cdr_enable\", 2)", "parameter cdr_enable: 2 is outside 0 to 1"),
         ("modparam(\"acc\", \"cdr_facility\", \"LOG_X\")\nmodparam(\"acc\", \"cdr_enable\", 1)", "parameter cdr_facility: "),
         (

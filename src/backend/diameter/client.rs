@@ -69,6 +69,8 @@ struct Link {
     orders: UnboundedSender<Order>,
     ids: Arc<Ids>,
     in_flight: usize,
+    /// It takes none, and another peer has taken its place, or it never took any.
+    failed_over: bool,
     /// When the record was sent, of those answered the one sent last.
     answered_to: Option<Instant>,
 }
@@ -89,7 +91,7 @@ struct Flight {
     peer: Option<usize>,
     /// Its identifiers on connections, by peer.
     hops: Vec<(usize, u32)>,
-    /// Peers that do not want it or do not answer, one bit each (`conf::MAX_PEERS` is below 32).
+    /// Peers that do not want it or do not answer, one bit each ([`stats::MAX_PEERS`] is below 32).
     tried: u32,
     begun: Option<Instant>,
     sent: Instant,
@@ -168,9 +170,11 @@ impl DiameterClient {
                 orders,
                 ids: ids.clone(),
                 in_flight: 0,
+                failed_over: true,
                 answered_to: None,
             });
-            let task = PeerTask { index, peer, connector: diameter.connector.clone(), ids, orders: obey, events: tell.clone() };
+            let (sink, connector) = (diameter.counters.sink, diameter.connector.clone());
+            let task = PeerTask { index, sink, peer, connector, ids, orders: obey, events: tell.clone() };
             tokio::spawn(task.run());
         }
         DiameterClient {
@@ -554,10 +558,14 @@ impl DiameterClient {
         match event {
             Event::Answer(message) => self.answer(peer, &message),
             Event::Trying => self.links[peer].state = State::Trying,
-            Event::Open => self.links[peer].state = State::Open,
-            Event::Closing => self.links[peer].state = State::Doubtful,
+            Event::Open => (self.links[peer].state, self.links[peer].failed_over) = (State::Open, false),
+            Event::Closing => {
+                self.links[peer].state = State::Doubtful;
+                self.fails_over(peer);
+            }
             Event::Suspect => {
                 self.links[peer].state = State::Doubtful;
+                self.fails_over(peer);
                 // What nobody else can take stays: it may be answered after all.
                 if self.links.iter().any(|l| l.state == State::Open) {
                     self.move_all(peer);
@@ -566,10 +574,20 @@ impl DiameterClient {
             Event::Down(reason) => {
                 let link = &mut self.links[peer];
                 (link.state, link.reason, link.down_since) = (State::Down, reason, Instant::now());
+                self.fails_over(peer);
                 self.move_all(peer);
                 self.by_hop.retain(|(p, _), _| *p != peer);
                 self.flights.iter_mut().flatten().for_each(|f| f.hops.retain(|(p, _)| *p != peer));
             }
+        }
+    }
+
+    /// A peer takes no requests any more: counts that if it got the new records, and another one gets them now.
+    fn fails_over(&mut self, peer: usize) {
+        let is_open = |link: &Link| link.state == State::Open;
+        let (before, behind) = (self.links[..peer].iter().any(is_open), self.links[peer + 1..].iter().any(is_open));
+        if !before && behind && !std::mem::replace(&mut self.links[peer].failed_over, true) {
+            self.counters.sink.state().count_failover(peer);
         }
     }
 

@@ -10,12 +10,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::stats::MAX_PEERS;
+
 /// Diameter over TCP (RFC 6733 §2.1).
 pub const PORT: u16 = 3868;
 /// The default of freeDiameter for TLS; 5658 is the registered one.
 pub const TLS_PORT: u16 = 5868;
-/// Most peers.
-pub const MAX_PEERS: usize = 16;
 /// Files inside one another, as freeDiameter allows.
 const MAX_DEPTH: usize = 5;
 /// Pause before a connection is tried again (RFC 6733 §2.1), and the watchdog's (RFC 3539 §3.4.1), in seconds.

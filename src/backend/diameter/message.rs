@@ -599,8 +599,9 @@ mod tests {
     use crate::accounting::clock::Wall;
     use crate::accounting::record::{Backend, Core, Shape as RecordShape, Signalling, Times};
     use crate::backend::diameter::codec::decode;
+    use crate::declaration::SinkId;
 
-    const COUNTERS: Counters = Counters { retransmits: Counter::AaaRetransmits, ignored: Counter::AaaIgnored, omitted: Counter::AaaOmitted };
+    const COUNTERS: Counters = Counters { retransmits: Counter::AaaRetransmits, ignored: Counter::AaaIgnored, omitted: Counter::AaaOmitted, sink: SinkId::Aaa };
 
     fn options(records: Records, service: Service, mandatory: bool) -> Options {
         Options {

@@ -26,6 +26,7 @@ pub use client::DiameterClient;
 pub use message::{Records, Service};
 pub use settings::{DiameterSettings, Place, read};
 
+use crate::declaration::SinkId;
 use crate::stats::Counter;
 use conf::Conf;
 use dictionary::Dictionary;
@@ -41,6 +42,8 @@ pub struct Counters {
     pub ignored: Counter,
     /// Values left out.
     pub omitted: Counter,
+    /// Where the states of its peers are noted.
+    pub sink: SinkId,
 }
 
 /// Everything that the client needs, read and resolved.

@@ -30,6 +30,8 @@ use super::codec::{self, Header};
 use super::conf::{Conf, Peer, Tls};
 use super::message::{CAPABILITIES, DISCONNECT, Node, Verdict, WATCHDOG, cure, disconnect_cause};
 use super::watchdog::{Alarm, Watchdog};
+use crate::declaration::SinkId;
+use crate::stats::PeerState;
 
 /// Longest for a connection with TLS, and for the answer to the capabilities.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -264,6 +266,8 @@ enum End {
 pub struct PeerTask {
     /// Its place in the list.
     pub index: usize,
+    /// Whose peer it is.
+    pub sink: SinkId,
     /// What the file says of it.
     pub peer: Peer,
     /// How to connect.
@@ -280,6 +284,7 @@ impl PeerTask {
     /// Until the client takes leave, or is gone.
     pub async fn run(mut self) {
         let (mut pause, mut broken, mut told) = (FIRST_PAUSE, false, false);
+        self.show(PeerState::Initial);
         loop {
             self.tell(Event::Trying);
             let (reason, wait) = match self.connection(broken).await {
@@ -316,7 +321,19 @@ impl PeerTask {
         }
     }
 
+    /// Notes its state for `acc_status`, also while there are no records.
+    fn show(&self, state: PeerState) {
+        self.sink.state().set_peer(self.index, &self.peer.id, state);
+    }
+
     fn tell(&self, event: Event) {
+        match event {
+            Event::Open => self.show(PeerState::Okay),
+            Event::Suspect => self.show(PeerState::Suspect),
+            Event::Closing => self.show(PeerState::Closing),
+            Event::Down(_) => self.show(PeerState::Down),
+            Event::Trying | Event::Answer(_) => {}
+        }
         // Without a client there is nobody to tell.
         let _ = self.events.send((self.index, event));
     }
@@ -386,6 +403,9 @@ impl<'a> Session<'a> {
     }
 
     async fn run(mut self) -> End {
+        if !self.watchdog.is_okay() {
+            self.task.show(PeerState::Reopen);
+        }
         let end = self.exchange().await;
         if matches!(end, End::Left | End::Dismissed(..)) {
             let _ = timeout(LEAVE, self.writer.shutdown()).await;
@@ -513,6 +533,7 @@ impl<'a> Session<'a> {
                     hold.until = if hold.answered >= PROOFS { now } else { now + 2 * self.task.peer.tw + SLACK };
                     if hold.answered == 1 {
                         log::info!("Diameter peer {}: wants its watchdogs answered before it answers requests", self.task.peer.id);
+                        self.task.show(PeerState::Reopen);
                     }
                 }
             }

@@ -9,6 +9,7 @@ use crate::accounting::fields::Fields;
 use crate::accounting::record::Backend;
 use crate::backend::one_by_one::OneByOne;
 use crate::backend::{Settings, Sink};
+use crate::declaration::SinkId;
 use crate::params::{ConfigError, Draft, bad};
 use crate::stats::Counter;
 
@@ -28,6 +29,8 @@ pub struct DiameterSettings {
     pub backend: Backend,
     /// Where the peers are.
     pub place: Place,
+    /// Their names, once the settings are checked.
+    pub peers: Vec<String>,
     /// `diameter_realm`, Destination-Realm; `None`: that of the first peer, else the own.
     pub realm: Option<String>,
     /// `diameter_records`.
@@ -54,6 +57,7 @@ impl DiameterSettings {
         Ok(DiameterSettings {
             backend,
             place,
+            peers: Vec::new(),
             realm: draft.text("diameter_realm").map(str::to_owned),
             records,
             service,
@@ -76,8 +80,13 @@ impl DiameterSettings {
     /// What is counted where.
     pub const fn counters(&self) -> Counters {
         match self.backend {
-            Backend::Aaa => Counters { retransmits: Counter::AaaRetransmits, ignored: Counter::AaaIgnored, omitted: Counter::AaaOmitted },
-            _ => Counters { retransmits: Counter::DiameterRetransmits, ignored: Counter::DiameterIgnored, omitted: Counter::DiameterOmitted },
+            Backend::Aaa => Counters { retransmits: Counter::AaaRetransmits, ignored: Counter::AaaIgnored, omitted: Counter::AaaOmitted, sink: SinkId::Aaa },
+            _ => Counters {
+                retransmits: Counter::DiameterRetransmits,
+                ignored: Counter::DiameterIgnored,
+                omitted: Counter::DiameterOmitted,
+                sink: SinkId::Diameter,
+            },
         }
     }
 
@@ -91,8 +100,9 @@ impl DiameterSettings {
     /// # Errors
     /// What is wrong with the files or the names of fields.
     pub fn checked(self, draft: &Draft) -> Result<Option<Arc<dyn Settings>>, ConfigError> {
-        self.open(&draft.fields).map_err(|e| bad(self.parameter(), e))?;
-        Ok(Some(Arc::new(self)))
+        let diameter = self.open(&draft.fields).map_err(|e| bad(self.parameter(), e))?;
+        let peers = diameter.conf.peers.into_iter().map(|peer| peer.id).collect();
+        Ok(Some(Arc::new(DiameterSettings { peers, ..self })))
     }
 }
 
@@ -100,6 +110,10 @@ impl Settings for DiameterSettings {
     fn sink(&self, fields: &Fields) -> Result<Box<dyn Sink>, String> {
         let diameter = self.open(fields).map_err(|e| format!("{} cannot be used: {e}", self.parameter()))?;
         Ok(Box::new(OneByOne(Box::new(DiameterClient::new(diameter)))))
+    }
+
+    fn peers(&self) -> &[String] {
+        &self.peers
     }
 }
 

@@ -13,7 +13,7 @@ use once_cell::sync::Lazy;
 use super::conn::{Bound, Dialect};
 use super::failure::Outcome;
 use super::postgres::Param;
-use super::schema::{Column, Holds, Table, Unset};
+use super::schema::{CALL_COLUMNS, Column, Holds, Table, Unset};
 use super::value::{Value, escape_invalid};
 use super::{BINDS, COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Db, DbTime, INSERT_BYTES, ROWS};
 use crate::accounting::clock::Wall;
@@ -50,8 +50,6 @@ const DIALOG_TIMES: usize = 2;
 /// Greatest number that every database's INT can hold.
 const INT_MAX: i64 = i32::MAX as i64;
 
-/// Columns of the table of calls that are up, before the fields.
-pub const CALL_COLUMNS: [&str; 8] = ["call_id", "node", "callid", "from_tag", "to_tag", "time", "updated", "duration"];
 static OF_CALL: Lazy<[Arc<str>; CALL_COLUMNS.len()]> = Lazy::new(|| CALL_COLUMNS.map(Arc::from));
 /// Of these, what tells a call from all others, and how long it is up.
 const CALL_ID: usize = 0;

@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use super::conn::{Conn, Dialect};
 use super::failure::{Class, Outcome};
-use super::rows::CALL_COLUMNS;
 use super::value::Value;
 use super::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, CdrsTable, Db};
 use crate::accounting::extras::Family;
 use crate::accounting::fields::Fields;
 use crate::accounting::names::is_identifier;
 use crate::accounting::record::{ACC_ID, ATTEMPTS, Backend, END_CAUSE, END_REASON, END_SIDE, PDD_MS, RING_MS};
+
+/// Columns of the table of calls that are up, before the fields.
+pub const CALL_COLUMNS: [&str; 8] = ["call_id", "node", "callid", "from_tag", "to_tag", "time", "updated", "duration"];
 
 /// The configured tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -131,7 +131,7 @@ impl Address {
             return Err(format!("a host is missing: write {example}"));
         }
         if hosts.iter().any(|host| port_of(host).is_none()) {
-            return Err("a port is no number from 1 to 65535".into());
+            return Err("a port is not a number from 1 to 65535".into());
         }
         Ok(Address { login, hosts, path: decoded(path)? })
     }
@@ -142,7 +142,7 @@ impl Address {
     }
 }
 
-/// The port behind a host, if there is one; `None` if it is no port.
+/// The port behind a host, if there is one; `None` if it is not a port.
 fn port_of(host: &str) -> Option<Option<u16>> {
     // The colons of an address in brackets are its own.
     match host.rsplit_once(']').map_or(host, |(_, after)| after).rsplit_once(':') {

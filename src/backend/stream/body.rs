@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use serde_json::Value as Json;
 
+use crate::accounting::call_key::call_key;
 use crate::accounting::clock::Wall;
-use crate::accounting::context::call_key;
 use crate::accounting::record::{Core, EndCause, Field, Kind, Record};
 use crate::accounting::visible::{is_control, put_visible, whole};
 use crate::journal::json;
@@ -326,7 +326,7 @@ impl Columns {
             _ => None,
         };
         let columns: Option<Vec<_>> = list.split(',').map(column).collect();
-        let columns = columns.ok_or_else(|| format!("a name in columns is no column: use {}, and extra.NAME, joined by commas", NAMES.join(", ")))?;
+        let columns = columns.ok_or_else(|| format!("a name in columns is not a column: use {}, and extra.NAME, joined by commas", NAMES.join(", ")))?;
         // Without it nobody, and this module neither, could tell a record from its copy.
         let acc_id = columns.iter().position(|c| *c == Column::Plain(ACC_ID)).ok_or("acc_id has to be among the columns: it tells a record from its copy")?;
         Ok(Columns { columns, acc_id })

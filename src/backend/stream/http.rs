@@ -65,14 +65,14 @@ impl Target {
         let mut url = Url::parse(place)
             .ok()
             .filter(|url| url.has_host() && place.contains("://"))
-            .ok_or_else(|| format!("it is no URL of a web server: write {EXAMPLE}"))?;
+            .ok_or_else(|| format!("it is not the URL of a web server: write {EXAMPLE}"))?;
         let mut login = match (url.username(), url.password()) {
             ("", None) => Login::default(),
             (user, None) => Login::read(user)?,
             (user, Some(password)) => Login::read(&format!("{user}:{password}"))?,
         };
         if url.set_username("").is_err() || url.set_password(None).is_err() {
-            return Err(format!("it is no URL of a web server: write {EXAMPLE}"));
+            return Err(format!("it is not the URL of a web server: write {EXAMPLE}"));
         }
         login.options(&mut options)?;
         let batch = match options.take("batch").map(str::parse) {
@@ -364,7 +364,7 @@ mod tests {
         assert!(!format!("{t:?}").contains("secret"));
         assert!(of("http://t0ken@h/").unwrap().login.credentials().unwrap() == Credentials::Token("t0ken".into()));
         for (url, part) in [
-            ("https:secret", "no URL"),
+            ("https:secret", "not the URL of a web server"),
             ("http://h/#batch=0", "from 1 to 1000"),
             ("http://h/#nosuch=1", "an option is unknown"),
             ("http://h/#tls=verify", "change the scheme"),

@@ -60,7 +60,7 @@ enum Target {
     Nats(nats::Target),
 }
 
-/// Why an entry that is no record cannot be delivered.
+/// Why an entry that is not a record cannot be delivered.
 const NO_RECORD: &str = "a line stands where a record belongs";
 
 /// The sink of a stream into files.

@@ -14,8 +14,9 @@ use async_nats::connection::State;
 use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, HeaderMap};
+use async_nats::{Auth, AuthError, Client, ConnectError, ConnectErrorKind, ConnectOptions, Event, HeaderMap};
 use bytes::Bytes;
+use nkeys::KeyPair;
 use tokio::sync::watch;
 
 use super::address::{Address, Credentials};
@@ -81,6 +82,29 @@ impl Target {
         options.end("stream, creds, user, password-file, tls, ca, cert, key and name")?;
         Ok(Target { address, prefix, stream, creds, tls })
     }
+
+    /// What logs in to a server that has sent this nonce; `None` without a login. Reads the files.
+    ///
+    /// # Errors
+    /// A file that cannot be used.
+    fn auth(&self, nonce: &[u8]) -> Result<Option<Auth>, String> {
+        let mut auth = Auth::new();
+        match self.address.login.credentials()? {
+            Credentials::None if self.creds.is_none() => return Ok(None),
+            Credentials::None => {}
+            Credentials::Token(token) => auth.token = Some(token),
+            Credentials::Password(user, password) => (auth.username, auth.password) = (Some(user), Some(password)),
+        }
+        if let Some(file) = &self.creds {
+            let failed = |e: &dyn std::fmt::Display| format!("stream_url: creds={} cannot be used ({e})", file.display());
+            let text = std::fs::read_to_string(file).map_err(|e| failed(&e))?;
+            let (jwt, seed) = creds(&text).ok_or_else(|| failed(&"a token and a seed are not both there"))?;
+            let key = KeyPair::from_seed(seed).map_err(|e| failed(&e))?;
+            auth.signature = Some(key.sign(nonce).map_err(|e| failed(&e))?);
+            auth.jwt = Some(jwt.to_owned());
+        }
+        Ok(Some(auth))
+    }
 }
 
 /// Publishes into JetStream.
@@ -128,7 +152,16 @@ impl Nats {
     async fn connected(&self) -> Result<Connection, String> {
         let t = &self.target;
         let (told, breaks) = watch::channel((0, None));
-        let mut options = ConnectOptions::new()
+        // Said here with its cause; the library hides that.
+        let options = match t.auth(&[])? {
+            None => ConnectOptions::new(),
+            // Read again for each connection: a password is replaced without a restart.
+            Some(_) => {
+                let target = t.clone();
+                ConnectOptions::with_auth_callback(move |nonce| std::future::ready(target.auth(&nonce).map(Option::unwrap_or_default).map_err(AuthError::new)))
+            }
+        };
+        let options = options
             .name(format!("opensips-acc {}", self.node))
             .connection_timeout(CONNECT)
             .require_tls(matches!(t.tls.mode, Some(Mode::Require | Mode::Verify)))
@@ -142,16 +175,8 @@ impl Nats {
                 }
                 std::future::ready(())
             });
-        options = match t.address.login.credentials()? {
-            Credentials::None => options,
-            Credentials::Token(token) => options.token(token),
-            Credentials::Password(user, password) => options.user_and_password(user, password),
-        };
-        if let Some(file) = &t.creds {
-            options = options.credentials_file(file).await.map_err(|e| format!("stream_url: creds={} cannot be used ({e})", file.display()))?;
-        }
         let servers: Result<Vec<async_nats::ServerAddr>, _> = t.address.with_port(PORT).iter().map(|host| format!("nats://{host}").parse()).collect();
-        let servers = servers.map_err(|_| format!("stream_url: a host is no name or address: write {EXAMPLE}"))?;
+        let servers = servers.map_err(|_| format!("stream_url: a host is neither a name nor an address: write {EXAMPLE}"))?;
         let client = options.connect(servers).await.map_err(|e| self.not_connected(&e))?;
         let context = ContextBuilder::new().timeout(ACK).max_ack_inflight(2 * WINDOW).build(client.clone());
         Ok(Connection { client, context, breaks })
@@ -281,6 +306,15 @@ impl Nats {
     }
 }
 
+/// The token and the seed of a file made by nsc: each stands below a line that begins its part.
+fn creds(text: &str) -> Option<(&str, &str)> {
+    let part = |name: &str| {
+        let mut lines = text.lines().map(str::trim).skip_while(|line| !(line.contains("BEGIN") && line.contains(name)));
+        lines.nth(1).filter(|line| !line.is_empty() && !line.starts_with('-'))
+    };
+    Some((part("JWT")?, part("SEED")?))
+}
+
 /// Did the handshake of TLS fail?
 fn is_of_tls(e: &ConnectError) -> bool {
     let io = e.source().and_then(|s| s.downcast_ref::<std::io::Error>());
@@ -336,5 +370,9 @@ mod tests {
         }
         let nats = Nats::new(of("//h").unwrap(), "proxy1.example.org \u{e4}".into());
         assert_eq!(nats.token, "proxy1_example_org%20%C3%A4");
+        let file = "-----BEGIN NATS USER JWT-----\r\nabc.d-e_f\r\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\nSU1\n------END\n";
+        assert_eq!(creds(file), Some(("abc.d-e_f", "SU1")));
+        assert_eq!(creds(&file.replace("SU1\n", "")), None);
+        assert_eq!(creds("abc"), None);
     }
 }

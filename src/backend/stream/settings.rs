@@ -228,7 +228,7 @@ mod tests {
             ("file:///var/secret.jsonl?columns=acc_id", "columns are for .csv"),
             ("file:///var/secret.csv", "needs its columns"),
             ("file:///var/secret.csv?columns=callid", "acc_id has to be among the columns"),
-            ("file:///var/secret.csv?columns=acc_id,nosuch", "no column"),
+            ("file:///var/secret.csv?columns=acc_id,nosuch", "is not a column"),
         ] {
             let e = of(url).unwrap_err().to_string();
             assert!(e.starts_with("parameter stream_url: ") && e.contains(part) && !e.contains("secret"), "{url}: {e}");

@@ -17,7 +17,7 @@ impl<'a> Options<'a> {
         for option in text.split('&').filter(|o| !o.is_empty()) {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
             if options.0.iter().any(|(k, _)| *k == key) {
-                // What is known is no secret; anything else may be a part of one.
+                // What is known is not secret; anything else may be a part of one.
                 let key = if KNOWN.contains(&key) { format!("the option {key}") } else { "an option".into() };
                 return Err(format!("{key} stands there twice: leave one"));
             }

@@ -117,7 +117,7 @@ pub fn run(o: &Audit) -> Outcome {
             read
         })?
     } else {
-        let sink = SinkId::ALL.into_iter().find(|s| s.name() == o.sink).ok_or("--sink is no stream")?;
+        let sink = SinkId::ALL.into_iter().find(|s| s.name() == o.sink).ok_or("--sink is not a stream")?;
         let db = Db::of_tables(&o.params.read([])?.draft).map_err(|e| e.to_string())?;
         for path in &o.dirs {
             let dir = Dir::open_to_read(path).map_err(|e| e.to_string())?;

@@ -3,11 +3,13 @@
 
 mod audit;
 mod check_config;
+mod convert;
 mod deliver;
 mod dump;
 mod find;
 mod host;
 mod metrics;
+mod outcome;
 #[cfg(test)]
 mod pages;
 mod params;
@@ -30,8 +32,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// What a command prints, and its exit status: 0 all is well, 1 it found a problem, 2 (an error) it could not run.
-type Outcome = Result<(String, ExitCode), String>;
+use outcome::Outcome;
 
 /// Inspects, repairs and delivers the journal of the accounting module acc, without a SIP server
 ///
@@ -63,7 +64,7 @@ enum Command {
     /// Records count as long as their journal keeps them (journal_keep). For each hour: accepted, stored, still waiting, dead
     /// letters, missing, and there more often than they should be. Exit status 1 if anything is missing.
     Audit(audit::Audit),
-    /// Deliver what a stopped server left: SQL and RADIUS records, log lines; exit status 1 if anything remains
+    /// Deliver what a stopped server left: SQL and RADIUS records, log lines; exit status 1 if records remain
     ///
     /// SQL records need a db_url, RADIUS records an aaa_url; everything else, and calls in progress, stays. The parameters
     /// must be those of the server: --config reads them from its configuration.
@@ -103,6 +104,11 @@ enum Command {
     /// cannot be read. A comment "# accctl: allow(ACC004)" silences a finding: in its line or in the line above, or for the
     /// whole configuration before everything else in it.
     CheckConfig(check_config::CheckConfig),
+    /// Print what a configuration with message flags and extra parameters is with do_accounting(), as a unified diff
+    ///
+    /// It reads the file only; patch(1) applies what it prints. Before the diff stands, in lines that begin with #, what is left
+    /// to you. Exit status: 0 all was converted, 1 something is left, 2 the file cannot be read.
+    Convert(convert::Convert),
 }
 
 /// Log lines of the library go to standard error.
@@ -142,6 +148,7 @@ fn main() -> ExitCode {
         Command::Find(o) => find::run(&o),
         Command::Report(o) => report::run(&o),
         Command::CheckConfig(o) => check_config::run(&o),
+        Command::Convert(o) => convert::run(&o),
     };
     match outcome {
         Ok((text, code)) => {

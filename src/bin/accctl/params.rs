@@ -149,7 +149,7 @@ impl Given {
 
 /// `NAME=VALUE`, with the type of the parameter.
 fn assignment(text: &str) -> Result<(&str, RawValue), String> {
-    // What is no name may be a URL with a password.
+    // What is not a name may be a URL with a password.
     let (name, value) = text.split_once('=').filter(|(name, _)| is_identifier(name)).ok_or("--set: write --set NAME=VALUE")?;
     let kind = PARAMS.iter().find(|p| p.name == name).map(|p| p.kind).ok_or_else(|| format!("--set {name}: there is no parameter \"{name}\""))?;
     Ok((

@@ -101,7 +101,7 @@ pub struct Row {
     pub tags: [String; 2],
     /// Code of the reply; 0: none.
     pub code: u16,
-    /// Milliseconds from the answer to the end; 0 of what is no CDR.
+    /// Milliseconds from the answer to the end; 0 of what is not a CDR.
     pub duration_ms: i64,
     /// Milliseconds from the arrival to the reply; SQL has whole seconds.
     pub setup_ms: Option<i64>,
@@ -254,7 +254,7 @@ fn of_file(path: &Path, missed: bool, between: Between, wheres: &[Where], fields
         if line.trim().is_empty() {
             continue;
         }
-        let object: Value = serde_json::from_str(&line).map_err(|e| format!("{}:{number}: this is no line of a stream: {e}", path.display()))?;
+        let object: Value = serde_json::from_str(&line).map_err(|e| format!("{}:{number}: this is not a line of a stream: {e}", path.display()))?;
         let kind = object["kind"].as_str().unwrap_or_default();
         if kind == "manual" || (kind == "missed") != missed {
             continue;

@@ -60,8 +60,8 @@ pub fn has_known_tables(symbols: &Symbols) -> bool {
 }
 
 symbols! {
-    /// The transaction module.
-    pub struct Tm {
+    /// What the transaction module offers.
+    pub struct TmFunctions {
         fn register_tmcb(*mut km_sip_msg, *mut km_cell, c_int, TransactionCb, *mut c_void, Option<unsafe extern "C" fn(*mut c_void)>) -> c_int;
         fn get_t() -> *mut km_cell;
         fn t_get_reply_totag(*mut km_sip_msg, *mut Text) -> c_int;
@@ -69,12 +69,20 @@ symbols! {
     }
 }
 
+/// The transaction module.
+pub struct Tm {
+    functions: TmFunctions,
+    /// Gets the replies of every transaction that has an entry of ours, and its end.
+    on_any: TransactionCb,
+}
+
 impl Tm {
-    /// Loads the table.
-    pub fn load(symbols: &Symbols) -> Result<Tm, String> {
+    /// Loads the table. `on_any` gets replies and ends of transactions, see [`Tm::attach`].
+    pub fn load(symbols: &Symbols, on_any: TransactionCb) -> Result<Tm, String> {
         let table = table(symbols, "tm", c"load_tm", KM_NO_SCRIPT).ok_or("the module tm does not offer its functions: load tm.so, before acc.so")?;
         // SAFETY: functions of these names have these types, which scripts/check-abi-kamailio compares (promise 4).
-        let tm = all_of(|name| table.function(name), |find| unsafe { Tm::find(find) })?;
+        let functions = all_of(|name| table.function(name), |find| unsafe { TmFunctions::find(find) })?;
+        let tm = Tm { functions, on_any };
         if tm.current().is_some() {
             return Err(format!("the module tm of this server names a transaction before there is any: {}", proof::CURE));
         }
@@ -84,7 +92,7 @@ impl Tm {
     /// The transaction being processed here.
     pub fn current(&self) -> Option<*mut km_cell> {
         // SAFETY: plain look-up in process memory (promise 4).
-        let t = unsafe { (self.get_t)() };
+        let t = unsafe { (self.functions.get_t)() };
         (!t.is_null() && t != T_UNDEFINED).then_some(t)
     }
 
@@ -92,16 +100,16 @@ impl Tm {
     pub fn reply_tag(&self, request: *mut km_sip_msg) -> Option<Vec<u8>> {
         let mut tag = Text::default();
         // SAFETY: the request of the callback; the answer is in a buffer of the host's, and copied at once (promise 5).
-        unsafe { ((self.t_get_reply_totag)(request, &raw mut tag) > 0).then(|| tag.bytes().to_vec()) }
+        unsafe { ((self.functions.t_get_reply_totag)(request, &raw mut tag) > 0).then(|| tag.bytes().to_vec()) }
     }
 
     /// The branch whose failure wins, as found in this process.
     pub fn picked_branch(&self) -> Option<usize> {
         // SAFETY: returns a number of this process (promise 4).
-        usize::try_from(unsafe { (self.t_get_picked_branch)() }).ok()
+        usize::try_from(unsafe { (self.functions.t_get_picked_branch)() }).ok()
     }
 
-    /// Begins our entry of a transaction: `calls::on_any_transaction` gets its replies, and its end,
+    /// Begins our entry of a transaction: the callback of [`Tm::load`] gets its replies, and its end,
     /// which removes the entry.
     pub fn attach(&self, t: *mut km_cell, request: Request) {
         let Some(table) = attached::table() else { return };
@@ -110,14 +118,7 @@ impl Tm {
         }
         // SAFETY: `t` is the current or the callback's transaction (promise 5).
         let rc = unsafe {
-            (self.register_tmcb)(
-                std::ptr::null_mut(),
-                t,
-                (KM_TMCB_RESPONSE_IN | KM_TMCB_DESTROY) as c_int,
-                super::calls::on_any_transaction,
-                proof::witness(),
-                None,
-            )
+            (self.functions.register_tmcb)(std::ptr::null_mut(), t, (KM_TMCB_RESPONSE_IN | KM_TMCB_DESTROY) as c_int, self.on_any, proof::witness(), None)
         };
         if rc <= 0 {
             // Its address could come back as another transaction's.
@@ -147,7 +148,7 @@ impl Tm {
     fn register_for(&self, msg: *mut km_sip_msg, t: *mut km_cell, types: u32, callback: TransactionCb, ctx: SharedContext) -> Result<(), String> {
         let raw = ctx.into_raw();
         // SAFETY: msg is the message being processed, or t the callback's transaction (promise 5).
-        let rc = unsafe { (self.register_tmcb)(msg, t, types as c_int, callback, raw, Some(release)) };
+        let rc = unsafe { (self.functions.register_tmcb)(msg, t, types as c_int, callback, raw, Some(release)) };
         if rc > 0 {
             return Ok(());
         }
@@ -164,7 +165,9 @@ impl Tm {
     /// Calls `callback` for every new transaction.
     pub fn register_global(&self, callback: TransactionCb) -> Result<(), String> {
         // SAFETY: called in mod_init, after tm's own, as such callbacks demand (promise 2).
-        let rc = unsafe { (self.register_tmcb)(std::ptr::null_mut(), std::ptr::null_mut(), KM_TMCB_REQUEST_IN as c_int, callback, proof::witness(), None) };
+        let rc = unsafe {
+            (self.functions.register_tmcb)(std::ptr::null_mut(), std::ptr::null_mut(), KM_TMCB_REQUEST_IN as c_int, callback, proof::witness(), None)
+        };
         if rc > 0 { Ok(()) } else { Err(format!("tm refused the callback for new transactions (error {rc})")) }
     }
 }

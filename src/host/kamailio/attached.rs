@@ -12,7 +12,8 @@ use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::identity::Identity;
 use crate::accounting::record::{Core, EndCause};
 use crate::host::arena::{self, Arena, OBJECT, Room};
-use crate::host::shared::{SharedContext, locked};
+use crate::host::pid::locked;
+use crate::host::shared::SharedContext;
 use crate::host::tally::Once;
 use crate::interprocess::{Lock, Locked};
 

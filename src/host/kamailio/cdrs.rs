@@ -7,12 +7,13 @@ use std::ffi::c_int;
 
 use super::abi::*;
 use super::api::Dialogs;
-use super::calls::{Event, dialog_event};
 use super::contexts;
-use super::flags::Prepared;
+use super::events::{Event, dialog_event};
 use super::message::{Message, bytes_of};
+use super::prepared::Prepared;
 use super::present;
-use super::state::{Api, DIALOGS, Server, message, ready};
+use super::state::{Api, DIALOGS, message, ready};
+use super::symbols::Symbols;
 use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::context::Context;
 use crate::accounting::dialog_cdr::Span;
@@ -52,7 +53,7 @@ fn is_private(rpl: *mut km_sip_msg) -> bool {
 
 /// Everything that a callback needs, and its dialog.
 struct At {
-    server: &'static Server,
+    symbols: &'static Symbols,
     api: &'static Api,
     prepared: &'static Prepared,
     instance: &'static Instance,
@@ -65,7 +66,7 @@ impl At {
     fn new(dlg: *mut km_dlg_cell) -> Option<At> {
         let (server, api, instance) = ready()?;
         let cdrs = instance.config.rules.dialog_cdrs.as_ref()?;
-        Some(At { server, api, prepared: api.flags.as_ref()?, instance, cdrs, dialogs: DIALOGS.get()?, dlg })
+        Some(At { symbols: &server.symbols, api, prepared: api.flags.as_ref()?, instance, cdrs, dialogs: DIALOGS.get()?, dlg })
     }
 
     /// The variables that CDRs show.
@@ -75,7 +76,7 @@ impl At {
     }
 
     fn read(&self, i: usize, msg: *mut km_sip_msg) -> Option<Vec<u8>> {
-        self.dialogs.inside(self.dlg, || bytes_of(self.prepared.spec(i).value(self.server, msg)))
+        self.dialogs.inside(self.dlg, || bytes_of(self.prepared.spec(i).value(self.symbols, msg)))
     }
 
     /// Reads variables on a private message, those without a message behind them on any: which, says `is_read`.
@@ -84,7 +85,7 @@ impl At {
     }
 
     fn moments(&self) -> Vec<(&'static str, Option<Vec<u8>>)> {
-        self.values(self.server.symbols.dummy(), |v| v.class == Class::Moment)
+        self.values(self.symbols.dummy(), |v| v.class == Class::Moment)
     }
 
     fn keep(&self, c: &mut Context, values: &[(&'static str, Option<Vec<u8>>)]) {
@@ -318,7 +319,7 @@ fn expired(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
 
 /// No request is at hand: dialog variables have their values, all others none.
 fn of_dialog_only(at: &At) -> Vec<(&'static str, Option<Vec<u8>>)> {
-    let dummy = at.server.symbols.dummy();
+    let dummy = at.symbols.dummy();
     let is_of_dialog = |v: &Variable| v.text.trim_start_matches(['$', '(']).starts_with("dlg_var(");
     at.variables().map(|(i, v)| (&*v.key, if is_of_dialog(v) { at.read(i, dummy) } else { None })).collect()
 }

@@ -11,11 +11,10 @@ use std::sync::{Mutex, PoisonError};
 use once_cell::sync::OnceCell;
 
 use super::abi::*;
-use super::exports::Export;
-use super::load;
+use super::load::{self, Export};
 use super::state::{DRAFT, server};
 use crate::declaration::PARAMS;
-use crate::host::entry::{name, table};
+use crate::host::exported::{name, table};
 use crate::host::guard;
 use crate::host::process::{self, FAILED, OK};
 use crate::host::server::numbered::numbered;

@@ -2,11 +2,7 @@
 
 use super::abi::{km_cell, km_sip_msg};
 use super::attached::{self, Request, Which};
-use super::state::{Api, DIALOGS, message};
-use super::{calls, present};
-use crate::accounting::clock::Moment;
-use crate::accounting::record::Core;
-use crate::host::script::{AtHand, Place};
+use super::state::Api;
 use crate::host::shared::SharedContext;
 use crate::host::tally::Once;
 
@@ -30,98 +26,4 @@ pub fn request_of(t: *mut km_cell) -> Option<Request> {
 pub struct Current {
     pub api: &'static Api,
     pub raw: *mut km_sip_msg,
-}
-
-/// Which context, and whether it is the message's.
-fn split(place: Place) -> (Which, bool) {
-    match place {
-        Place::Here => (Which::InForce, true),
-        Place::HereOwn => (Which::Own, true),
-        Place::There => (Which::InForce, false),
-        Place::ThereOwn => (Which::Own, false),
-    }
-}
-
-impl AtHand for Current {
-    fn get(self, place: Place) -> Option<SharedContext> {
-        match split(place) {
-            (which, true) => present::get(self.raw, which),
-            (which, false) => there(self.api.tm.current()?, which),
-        }
-    }
-
-    fn put(self, place: Place, ctx: &SharedContext) {
-        match (split(place), self.api.tm.current()) {
-            ((which, true), _) => present::put(self.raw, which, Some(ctx.duplicate())),
-            ((which, false), Some(t)) => self.api.tm.put(t, which, ctx.duplicate()),
-            ((_, false), None) => {}
-        }
-    }
-
-    fn offer(self, ctx: &SharedContext) -> Option<SharedContext> {
-        self.api.tm.offer(self.api.tm.current()?, ctx)
-    }
-
-    /// To the host a request belongs to any dialog with its Call-ID and From tag while that is not answered,
-    /// also when another INVITE made it. So an initial request has no call but its own, and one with a To
-    /// tag only an answered one; one inside a ringing call is announced by the host when it has matched it.
-    /// In a failure route of the timer process the host's dialog may be that of the transaction that timed
-    /// out before. Routes of the dialog module have the right one, and no transaction, but a message of the
-    /// host's own making.
-    fn of_dialog(self) -> Option<SharedContext> {
-        let dialogs = DIALOGS.get()?;
-        let core = self.core()?;
-        let of_host = dialogs.of(self.raw).and_then(|d| dialogs.context(d.raw));
-        if let Some(ctx) = &of_host
-            && ctx.read_head(|c| c.core.callid != core.callid).ok()?
-        {
-            return of_host.filter(|_| self.api.tm.current().is_none());
-        }
-        if core.to_tag.is_empty() || self.api.tm.current().and_then(request_of).is_some_and(|r| r.is_initial) {
-            return None;
-        }
-        of_host.filter(|ctx| ctx.progress().answered).or_else(|| attached::call(&core))
-    }
-
-    fn is_there(self) -> bool {
-        true
-    }
-
-    fn core(self) -> Option<Core> {
-        message(self.raw).map(|m| m.core())
-    }
-
-    /// Arrival of the request whose transaction is being processed, else of the message at hand.
-    fn arrival(self) -> Moment {
-        let of_transaction = || request_of(self.api.tm.current()?)?.arrived;
-        of_transaction().or_else(|| present::arrived(self.raw)).unwrap_or_else(Moment::now)
-    }
-
-    fn is_upstream(self) -> bool {
-        self.api.rr.as_ref().is_some_and(|rr| rr.is_upstream(self.raw))
-    }
-
-    fn has_dialogs(self) -> bool {
-        DIALOGS.get().is_some()
-    }
-
-    fn follow(self, ctx: &SharedContext, _is_watched: bool) -> Result<bool, String> {
-        calls::follow(self, ctx).map(|()| true)
-    }
-
-    /// Answers are among these events.
-    fn watch(self, ctx: SharedContext, _answers: bool) -> Result<(), String> {
-        self.api.tm.register(self.raw, calls::TRANSACTION_EVENTS, calls::on_transaction, ctx)
-    }
-
-    fn load(self) -> Result<(), String> {
-        let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded: load dialog.so")?;
-        let dialog = dialogs.of(self.raw).ok_or("there is no dialog here: match it first, with loose_route() or dlg_manage()")?;
-        let ctx = dialogs.context(dialog.raw).ok_or("this dialog is not accounted")?;
-        if present::load(self.raw, ctx) { Ok(()) } else { Err("a context is loaded already: call acc_unload_ctx_from_dlg() first".into()) }
-    }
-
-    fn unload(self) -> Result<(), String> {
-        if present::unload(self.raw) { Ok(()) } else { Err("no context is loaded: call acc_load_ctx_from_dlg() first".into()) }
-    }
 }

@@ -1,24 +1,15 @@
 //! The tables that the host reads, made from the declaration in [`crate::declaration`].
 
-use std::ffi::{c_char, c_int, c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 use std::ptr;
 
 use super::abi::*;
+use super::load::Export;
 use super::state::server;
 use super::{companion, functions, kemi, load, rpc, variables};
 use crate::declaration::{COMMANDS, PARAMS, ParamType, VARIABLES};
-use crate::host::entry::{name, table};
+use crate::host::exported::{name, table};
 use crate::host::server::numbered::numbered;
-
-/// What the host finds as `exports`, and the texts it compares with its own.
-pub struct Export {
-    /// The table.
-    pub exports: km_module_exports,
-    /// `module_version`.
-    pub version: *const c_char,
-    /// `module_flags`.
-    pub flags: *const c_char,
-}
 
 /// Makes the tables; called inside dlopen.
 pub fn fill() -> Export {

@@ -10,74 +10,25 @@ use std::ffi::{CString, c_int};
 use std::sync::Arc;
 
 use super::abi::*;
-use super::calls::{leaving, local_reply};
 use super::contexts::{self, Current};
 use super::message::{Message, Spec, bytes_of};
+use super::prepared::{Prepared, is_of_dialog};
 use super::present;
-use super::state::{Api, DIALOGS, Server, message, ready};
+use super::state::{Api, DIALOGS, leaving, local_reply, message, ready};
+use super::symbols::Symbols;
 use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::context::{Context, Reply};
 use crate::accounting::extras::{Class, Extras, Variable};
-use crate::accounting::flags::{self, Bit, Event, FlagName, FlagRules, Source, Taken, Watched};
+use crate::accounting::flags::{self, Bit, Event, Source, Taken, Watched};
 use crate::accounting::marks::Types;
 use crate::accounting::record::{Backend, Core, Field, Kind, Record, Shape, Signalling};
 use crate::accounting::{decide, reason};
+use crate::config::Config;
 use crate::config::stock::{Part, TimeText};
-use crate::config::{ByFlags, Config};
 use crate::host::full::{say, say_clipped};
 use crate::host::shared::{SharedContext, SharedError};
 use crate::host::{guard, outcome, script, tally};
 use crate::worker::{self, Instance};
-
-/// What initialisation prepares.
-pub struct Prepared {
-    rules: FlagRules,
-    /// By variable.
-    specs: Vec<Spec>,
-    /// Some extra is of the branch, or of the reply.
-    has_branches: bool,
-    has_replies: bool,
-    /// Some extra is of the dialog.
-    has_dialogs: bool,
-    /// `$hdr(Via)`: its branch tells which of ours a reply is to.
-    via: Spec,
-    /// `$hdr(Reason)`, with `reason_from_hf`.
-    reason: Option<Spec>,
-    /// `$T_branch_idx`, where tmx is loaded.
-    branch: Option<Spec>,
-}
-
-impl Prepared {
-    /// The variable with that index.
-    pub fn spec(&self, index: usize) -> Spec {
-        self.specs[index]
-    }
-
-    /// Looks up everything; `None` when nothing is accounted by flags.
-    pub fn new(server: &Server, by_flags: &ByFlags, extras: &Extras, reason_from_hf: bool) -> Result<Prepared, String> {
-        let number = |name: &FlagName| match name {
-            FlagName::Number(n) => Ok(*n),
-            FlagName::Name(name) => Err(format!("\"{}\" is not a message flag: in Kamailio flags have numbers from 0 to 31", name.escape_debug())),
-        };
-        let flags = by_flags.names.resolve(number)?;
-        let rules = FlagRules { flags, ..by_flags.rules.clone() };
-        let parse = |text: &str| {
-            Spec::parse(server, text.as_bytes())
-                .ok_or_else(|| format!("the variable {} of an extra is not known: load the module that has it, above acc.so", text.escape_debug()))
-        };
-        Ok(Prepared {
-            rules,
-            specs: extras.variables.iter().map(|v| parse(&v.text)).collect::<Result<_, _>>()?,
-            has_branches: extras.variables.iter().any(|v| v.class == Class::Branch && !v.of_reply),
-            has_replies: extras.variables.iter().any(|v| v.of_reply),
-            has_dialogs: extras.variables.iter().any(is_of_dialog),
-            via: parse("$hdr(Via)")?,
-            reason: if reason_from_hf { Some(parse("$hdr(Reason)")?) } else { None },
-            // The host complains of a variable that it does not know.
-            branch: if server.symbols.has_module(c"tmx") { Spec::parse(server, b"$T_branch_idx") } else { None },
-        })
-    }
-}
 
 /// A key that no variable has: backends that get a record of the ACK, and the code of the answer.
 const ACKED: &[u8] = b"#acked";
@@ -96,9 +47,9 @@ thread_local! {
 /// A new transaction, whose request is private still.
 pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_cell, request: &Message<'_>) {
     let Some(prepared) = &api.flags else { return };
-    let server = request.server;
+    let symbols = request.symbols;
     let core = request.core();
-    let Some(watched) = prepared.rules.watch(&core, false, |bit| server.symbols.has_flag(request.raw, bit)) else { return };
+    let Some(watched) = prepared.rules.watch(&core, false, |bit| symbols.has_flag(request.raw, bit)) else { return };
     let mut ctx = Context::new(present::arrived(request.raw).unwrap_or_else(Moment::now), false);
     ctx.marked = true;
     ctx.in_dialog = !core.to_tag.is_empty();
@@ -109,7 +60,7 @@ pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_
         if variable.of_reply || !matches!(variable.class, Class::Message | Class::Branch) {
             continue;
         }
-        let value = bytes_of(spec.value(server, request.raw));
+        let value = bytes_of(spec.value(symbols, request.raw));
         if !ctx.put_extra(variable.key.as_bytes(), value.as_deref(), most) {
             clipped = Some(variable.key.clone());
         }
@@ -118,7 +69,7 @@ pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_
         say_clipped(key.as_bytes(), &crate::host::shared::CallId(core.callid.clone()));
     }
     let is_invite = core.method == b"INVITE";
-    let is_accounted = prepared.rules.accounted(|bit| server.symbols.has_flag(request.raw, bit)).0 != 0;
+    let is_accounted = prepared.rules.accounted(|bit| symbols.has_flag(request.raw, bit)).0 != 0;
     watched.keep(&mut ctx);
     ctx.core = core;
     let mut events = EVENTS;
@@ -141,24 +92,24 @@ pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_
     }
 }
 
-/// What a callback of tm is about; see [`super::calls::Event`].
+/// What a callback of tm is about; see [`super::events::Event`].
 struct At<'a> {
-    server: &'static Server,
+    symbols: &'static Symbols,
     api: &'static Api,
     prepared: &'static Prepared,
     instance: &'static Instance,
     t: *mut km_cell,
-    event: &'a super::calls::Event,
+    event: &'a super::events::Event,
 }
 
 /// Events of a watched transaction.
 pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("flags callback", (), || {
         // SAFETY: the host's parameters.
-        let Some(event) = (unsafe { super::calls::Event::of(params) }) else { return };
+        let Some(event) = (unsafe { super::events::Event::of(params) }) else { return };
         let (Some((server, api, instance)), Some(ctx)) = (ready(), event.context()) else { return };
         let Some(prepared) = &api.flags else { return };
-        let at = At { server, api, prepared, instance, t, event: &event };
+        let at = At { symbols: &server.symbols, api, prepared, instance, t, event: &event };
         let result = match kind as u32 {
             KM_TMCB_REQUEST_FWDED => at.forwarded(&ctx),
             KM_TMCB_RESPONSE_IN => at.reply_came(&ctx),
@@ -186,9 +137,9 @@ impl At<'_> {
         if !self.prepared.has_branches {
             return Ok(());
         }
-        let named = self.prepared.branch.filter(|_| self.server.symbols.runs(KM_BRANCH_ROUTE)).and_then(|spec| number(self.server, spec, self.event.req));
+        let named = self.prepared.branch.filter(|_| self.symbols.runs(KM_BRANCH_ROUTE)).and_then(|spec| number(self.symbols, spec, self.event.req));
         let read = |variable: &Variable, spec: &Spec| match (variable.class, variable.of_reply) {
-            (Class::Branch, false) => Some((variable.key.clone(), bytes_of(spec.value(self.server, self.event.req)))),
+            (Class::Branch, false) => Some((variable.key.clone(), bytes_of(spec.value(self.symbols, self.event.req)))),
             _ => None,
         };
         let values: Vec<_> = self.extras().variables.iter().zip(&self.prepared.specs).filter_map(|(v, s)| read(v, s)).collect();
@@ -209,7 +160,7 @@ impl At<'_> {
         }
         // Whoever goes on with a copy of it reads what is parsed now.
         if let Some(spec) = prepared.reason {
-            spec.value(self.server, reply);
+            spec.value(self.symbols, reply);
         }
         if prepared.has_dialogs && (200..300).contains(&self.event.code) {
             self.keep_dialog(ctx)?;
@@ -217,12 +168,12 @@ impl At<'_> {
         if !prepared.has_branches && !prepared.has_replies {
             return Ok(());
         }
-        let Some(branch) = bytes_of(prepared.via.value(self.server, reply)).as_deref().and_then(branch_of) else { return Ok(()) };
+        let Some(branch) = bytes_of(prepared.via.value(self.symbols, reply)).as_deref().and_then(branch_of) else { return Ok(()) };
         CAME.set((self.t as usize, branch));
         if !prepared.has_replies {
             return Ok(());
         }
-        let read = |(v, spec): (&Variable, &Spec)| v.of_reply.then(|| (v.key.clone(), bytes_of(spec.value(self.server, reply))));
+        let read = |(v, spec): (&Variable, &Spec)| v.of_reply.then(|| (v.key.clone(), bytes_of(spec.value(self.symbols, reply))));
         let values: Vec<_> = self.extras().variables.iter().zip(&prepared.specs).filter_map(read).collect();
         let most = self.config().context_max;
         ctx.update(|c| {
@@ -240,7 +191,7 @@ impl At<'_> {
             return Ok(());
         }
         let variables = self.extras().variables.iter().zip(&self.prepared.specs).filter(|(v, _)| is_of_dialog(v));
-        let values: Vec<_> = variables.filter_map(|(v, spec)| Some((&v.key, in_dialog(self.server, *spec, &of.core)?))).collect();
+        let values: Vec<_> = variables.filter_map(|(v, spec)| Some((&v.key, in_dialog(self.symbols, *spec, &of.core)?))).collect();
         let most = self.config().context_max;
         ctx.update(|c| {
             for (key, value) in &values {
@@ -258,7 +209,7 @@ impl At<'_> {
             return Ok(());
         }
         let rules = &self.prepared.rules;
-        let missed = rules.missed(&of.core.method, |bit| self.server.symbols.has_flag(request, bit));
+        let missed = rules.missed(&of.core.method, |bit| self.symbols.has_flag(request, bit));
         if missed.0 == 0 {
             return Ok(());
         }
@@ -270,7 +221,7 @@ impl At<'_> {
         let taken = Taken::read(self.extras(), missed, &past);
         self.emit(&past, Kind::Missed, missed, &reply, &taken, Moment::now());
         for bit in rules.used_up(missed) {
-            self.server.symbols.reset_flag(request, bit);
+            self.symbols.reset_flag(request, bit);
         }
         Ok(())
     }
@@ -281,7 +232,7 @@ impl At<'_> {
         if !(200..300).contains(&code) {
             return Ok(());
         }
-        let acked = self.prepared.rules.accounted(|bit| self.server.symbols.has_flag(self.event.req, bit));
+        let acked = self.prepared.rules.accounted(|bit| self.symbols.has_flag(self.event.req, bit));
         let kept = [acked.0.to_le_bytes(), code.to_le_bytes()].concat();
         ctx.update(|c| c.put_extra(ACKED, Some(&kept), usize::MAX)).map(drop)
     }
@@ -296,9 +247,9 @@ impl At<'_> {
         let rules = &self.prepared.rules;
         // While its failure route runs, flags are those of the copy that the route works on.
         let (t, copy) = FAILED.get();
-        let in_failure_route = t == self.t as usize && self.server.symbols.runs(KM_FAILURE_ROUTE);
+        let in_failure_route = t == self.t as usize && self.symbols.runs(KM_FAILURE_ROUTE);
         let request = if in_failure_route { copy as *mut km_sip_msg } else { self.event.req };
-        let is_set = |bit: Bit| self.server.symbols.has_flag(request, bit);
+        let is_set = |bit: Bit| self.symbols.has_flag(request, bit);
         let of = ctx.copy()?;
         let reply = self.reply(of.core.method == b"CANCEL", code);
         if decide::is_initial_invite(&of) {
@@ -316,7 +267,7 @@ impl At<'_> {
         self.emit(&past, Kind::Transaction, due.transaction, &reply, &taken, now);
         if in_failure_route {
             for bit in rules.used_up(due.missed) {
-                self.server.symbols.reset_flag(request, bit);
+                self.symbols.reset_flag(request, bit);
             }
         }
         Ok(())
@@ -333,8 +284,8 @@ impl At<'_> {
         }
         let mut core = ack.core();
         core.code = format!("{code:03}").into_bytes();
-        core.reason = self.server.symbols.phrase(code).into();
-        let present = Present { server: self.server, prepared: self.prepared, msg: ack.raw, code: Some(code), is_reply: false };
+        core.reason = self.symbols.phrase(code).into();
+        let present = Present { symbols: self.symbols, prepared: self.prepared, msg: ack.raw, code: Some(code), is_reply: false };
         let taken = Taken::read(self.extras(), types, &present);
         let table = table(self.config(), Kind::Ack, types, &present);
         let types = nameable(Kind::Ack, &table, types);
@@ -365,7 +316,7 @@ impl At<'_> {
             return reply;
         };
         let mut reply = rpl.reply(code);
-        if let Some(reason) = self.prepared.reason.and_then(|spec| bytes_of(spec.value(self.server, rpl.raw))) {
+        if let Some(reason) = self.prepared.reason.and_then(|spec| bytes_of(spec.value(self.symbols, rpl.raw))) {
             reply.reason = reason;
         }
         reply
@@ -435,8 +386,8 @@ fn put(c: &mut Context, branch: usize, key: &str, value: Option<&[u8]>, most: us
 const MOST_BRANCHES: usize = 64;
 
 /// A number that a variable has, from 0 on.
-fn number(server: &Server, spec: Spec, msg: *mut km_sip_msg) -> Option<usize> {
-    std::str::from_utf8(&bytes_of(spec.value(server, msg))?).ok()?.parse().ok()
+fn number(symbols: &Symbols, spec: Spec, msg: *mut km_sip_msg) -> Option<usize> {
+    std::str::from_utf8(&bytes_of(spec.value(symbols, msg))?).ok()?.parse().ok()
 }
 
 /// The branch that a reply is to: the hexadecimal number behind the last dot of the branch in its first Via.
@@ -566,19 +517,19 @@ impl Source for Past<'_> {
             Class::Message => kept(),
             Class::Branch => self.of_branch(&variable.key).or_else(kept),
             Class::Code => Some(self.at.event.code.to_string().into_bytes()),
-            Class::Moment if is_of_dialog(variable) => in_dialog(self.at.server, self.at.prepared.specs[index], &self.of.core).unwrap_or_else(kept),
-            Class::Moment => bytes_of(self.at.prepared.specs[index].value(self.at.server, dummy(self.at.server)?)),
+            Class::Moment if is_of_dialog(variable) => in_dialog(self.at.symbols, self.at.prepared.specs[index], &self.of.core).unwrap_or_else(kept),
+            Class::Moment => bytes_of(self.at.prepared.specs[index].value(self.at.symbols, dummy(self.at.symbols)?)),
         }
     }
 
     fn avp(&self, index: usize, n: usize) -> Option<Vec<u8>> {
-        avp(self.at.server, dummy(self.at.server)?, &self.at.extras().avps[index], n)
+        avp(self.at.symbols, dummy(self.at.symbols)?, &self.at.extras().avps[index], n)
     }
 }
 
 /// Values of the private message at hand.
 struct Present<'a> {
-    server: &'a Server,
+    symbols: &'a Symbols,
     prepared: &'a Prepared,
     msg: *mut km_sip_msg,
     /// That of the reply, where it is known.
@@ -591,36 +542,32 @@ impl Source for Present<'_> {
         match (variable.class, self.code) {
             _ if variable.of_reply && !self.is_reply => None,
             (Class::Code, Some(code)) => Some(code.to_string().into_bytes()),
-            _ => bytes_of(self.prepared.specs[index].value(self.server, self.msg)),
+            _ => bytes_of(self.prepared.specs[index].value(self.symbols, self.msg)),
         }
     }
 
     fn avp(&self, index: usize, n: usize) -> Option<Vec<u8>> {
         let extras = &worker::instance()?.config.rules.fields.flags;
-        avp(self.server, self.msg, &extras.avps[index], n)
+        avp(self.symbols, self.msg, &extras.avps[index], n)
     }
 }
 
 /// A message with nothing of a call in it, for variables that look at none.
-fn dummy(server: &Server) -> Option<*mut km_sip_msg> {
-    Some(server.symbols.dummy()).filter(|p| !p.is_null())
-}
-
-fn is_of_dialog(variable: &Variable) -> bool {
-    variable.class == Class::Moment && variable.text.trim_start_matches(['$', '(']).starts_with("dlg")
+fn dummy(symbols: &Symbols) -> Option<*mut km_sip_msg> {
+    Some(symbols.dummy()).filter(|p| !p.is_null())
 }
 
 /// The value that a variable of the request's dialog has now; `None` if there is no such dialog.
-fn in_dialog(server: &Server, spec: Spec, request: &Core) -> Option<Option<Vec<u8>>> {
+fn in_dialog(symbols: &Symbols, spec: Spec, request: &Core) -> Option<Option<Vec<u8>>> {
     let dialogs = DIALOGS.get()?;
     let dialog = dialogs.find(request)?;
-    let dummy = dummy(server)?;
-    Some(dialogs.inside(dialog.raw, || bytes_of(spec.value(server, dummy))))
+    let dummy = dummy(symbols)?;
+    Some(dialogs.inside(dialog.raw, || bytes_of(spec.value(symbols, dummy))))
 }
 
 /// The `n`-th value of an AVP, counted from the one set last.
-fn avp(server: &Server, msg: *mut km_sip_msg, name: &str, n: usize) -> Option<Vec<u8>> {
-    bytes_of(Spec::parse(server, format!("$(avp({name})[{n}])").as_bytes())?.value(server, msg))
+fn avp(symbols: &Symbols, msg: *mut km_sip_msg, name: &str, n: usize) -> Option<Vec<u8>> {
+    bytes_of(Spec::parse(symbols, format!("$(avp({name})[{n}])").as_bytes())?.value(symbols, msg))
 }
 
 /// `acc_*_request()`: a record at once, in the shape of flags.
@@ -633,7 +580,7 @@ pub fn manual(at: Current, instance: &'static Instance, backend: Backend, commen
     (core.code, core.reason) = reason::parts_of_comment(comment);
     let is_reply = msg.status() != 0;
     let extras = &instance.config.rules.fields.flags;
-    let taken = Taken::read(extras, types, &Present { server: msg.server, prepared, msg: msg.raw, code: None, is_reply });
+    let taken = Taken::read(extras, types, &Present { symbols: msg.symbols, prepared, msg: msg.raw, code: None, is_reply });
     let now = Moment::now();
     let event = Event {
         kind: Kind::Manual,

@@ -9,7 +9,7 @@ use super::state::{ready, server};
 use super::{arguments, flags};
 use crate::accounting::record::Backend;
 use crate::declaration::{Argument, FUNCTIONS, MOST_ARGUMENTS, Routes};
-use crate::host::entry::name;
+use crate::host::exported::name;
 use crate::host::script::{self, Arguments, Body};
 use crate::host::server::numbered::numbered;
 use crate::worker::Instance;

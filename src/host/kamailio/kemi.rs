@@ -10,7 +10,7 @@ use super::state::ready;
 use super::symbols::Symbols;
 use crate::accounting::record::Backend;
 use crate::declaration::{self, MOST_ARGUMENTS};
-use crate::host::entry::{name, table};
+use crate::host::exported::{name, table};
 use crate::host::script;
 use crate::host::server::Text;
 use crate::host::server::numbered::numbered;

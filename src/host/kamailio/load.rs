@@ -4,11 +4,11 @@ use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 
 use super::abi::*;
 use super::api::{self, Dialogs, Queues, Routed, Rr, Tm};
-use super::flags::Prepared;
 use super::message::{self, Specs};
+use super::prepared::Prepared;
 use super::state::{API, Api, DIALOGS, DRAFT, EventRoute, Kamailio, SERVER, Server, server};
 use super::symbols::{self, Symbols};
-use super::{arguments, attached, calls, versions};
+use super::{arguments, attached, dialogs, transactions, versions};
 use crate::accounting::extras::Family;
 use crate::backend::event::Event;
 use crate::backend::json::Json;
@@ -23,6 +23,16 @@ use crate::worker;
 /// What the host compares with its own strings after dlopen.
 pub struct Identity {
     pub version: *const c_char,
+    pub flags: *const c_char,
+}
+
+/// What the host finds as `exports`, and the texts it compares with its own.
+pub struct Export {
+    /// The table.
+    pub exports: km_module_exports,
+    /// `module_version`.
+    pub version: *const c_char,
+    /// `module_flags`.
     pub flags: *const c_char,
 }
 
@@ -91,21 +101,21 @@ fn initialise() -> Result<(), String> {
     if !server.tm_is_first {
         return Err("the module tm must be loaded before this one: put loadmodule \"tm.so\" above loadmodule \"acc.so\"".into());
     }
-    let tm = Tm::load(symbols)?;
+    let tm = Tm::load(symbols, transactions::on_any_transaction)?;
     let rr = if config.detect_direction { Some(Rr::load(symbols)?) } else { None };
     let routes = Event::ALL.map(|e| symbols.event_route(e.route()).map(EventRoute));
     let flags = if config.flags.names.is_used() || !config.rules.fields.flags.is_empty() || config.rules.dialog_cdrs.is_some() {
-        Some(Prepared::new(server, &config.flags, &config.rules.fields.flags, config.stock.reason_from_hf)?)
+        Some(Prepared::new(symbols, &config.flags, &config.rules.fields.flags, config.stock.reason_from_hf)?)
     } else {
         None
     };
     let has_queue = |json: &Json| json.records.queue.is_some() || json.cdrs.queue.is_some();
     let queues = if config.stock.json.as_ref().is_some_and(has_queue) { Some(Queues::load(symbols)?) } else { None };
     let has_cdrs = config.rules.dialog_cdrs.is_some();
-    let api = Api { rr, specs: Specs::new(server)?, flags, queues, routes, tm };
-    api.tm.register_global(calls::on_request_in)?;
+    let api = Api { rr, specs: Specs::new(symbols)?, flags, queues, routes, tm };
+    api.tm.register_global(transactions::on_request_in)?;
     for route in [KM_REQUEST_CB, KM_FAILURE_CB, KM_ONREPLY_CB, KM_BRANCH_FAILURE_CB] {
-        if ![KM_PRE_SCRIPT_CB, KM_POST_SCRIPT_CB].iter().all(|when| symbols.register_script(calls::on_script, when | route)) {
+        if ![KM_PRE_SCRIPT_CB, KM_POST_SCRIPT_CB].iter().all(|when| symbols.register_script(transactions::on_script, when | route)) {
             return Err("the host refused the script callbacks".into());
         }
     }
@@ -127,11 +137,11 @@ fn initialise() -> Result<(), String> {
     let _ = API.set(api);
     if let Some(dialogs) = Dialogs::load(symbols)? {
         let dialogs = DIALOGS.get_or_init(|| dialogs);
-        if !dialogs.register_global(KM_DLGCB_CREATED, calls::on_created) || !dialogs.register_global(KM_DLGCB_LOADED, calls::on_loaded) {
+        if !dialogs.register_global(KM_DLGCB_CREATED, dialogs::on_created) || !dialogs.register_global(KM_DLGCB_LOADED, dialogs::on_loaded) {
             return Err("the dialog module refused the callbacks for new and restored dialogs".into());
         }
-        Routed::register(symbols, calls::on_routed)?;
-        if !symbols.every(LOOK, calls::end_lost) {
+        Routed::register(symbols, transactions::on_routed)?;
+        if !symbols.every(LOOK, transactions::end_lost) {
             return Err("the host refused the timer for calls without a dialog".into());
         }
     }

@@ -5,7 +5,6 @@ use std::mem::offset_of;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::abi::*;
-use super::state::Server;
 use super::symbols::Symbols;
 use crate::accounting::context::Reply;
 use crate::host::proof::{self, Probe};
@@ -143,15 +142,15 @@ unsafe impl Sync for Spec {}
 
 impl Spec {
     /// Looks a variable up by its name.
-    pub fn parse(server: &Server, name: &[u8]) -> Option<Spec> {
-        server.symbols.variable(name).map(Spec)
+    pub fn parse(symbols: &Symbols, name: &[u8]) -> Option<Spec> {
+        symbols.variable(name).map(Spec)
     }
 
     /// Its present value.
-    pub fn value(self, server: &Server, msg: *mut km_sip_msg) -> Content {
+    pub fn value(self, symbols: &Symbols, msg: *mut km_sip_msg) -> Content {
         let mut room = Value::default();
         let p = room.place();
-        if !server.symbols.read(msg, self.0, p) {
+        if !symbols.read(msg, self.0, p) {
             return Content::Null;
         }
         // SAFETY: the host just filled it, and nothing else is read before it is copied.
@@ -173,8 +172,8 @@ pub struct Specs {
 
 impl Specs {
     /// Parses them once.
-    pub fn new(server: &Server) -> Result<Specs, String> {
-        let parse = |name: &str| Spec::parse(server, name.as_bytes()).ok_or_else(|| format!("the host does not know the variable {name}: load pv.so"));
+    pub fn new(symbols: &Symbols) -> Result<Specs, String> {
+        let parse = |name: &str| Spec::parse(symbols, name.as_bytes()).ok_or_else(|| format!("the host does not know the variable {name}: load pv.so"));
         Ok(Specs {
             method: parse("$rm")?,
             from_tag: parse("$ft")?,
@@ -192,13 +191,13 @@ impl Specs {
 /// it was copied: what is read twice is parsed once.
 pub struct Message<'a> {
     pub raw: *mut km_sip_msg,
-    pub server: &'a Server,
+    pub symbols: &'a Symbols,
     pub specs: &'a Specs,
 }
 
 impl Message<'_> {
     fn get(&self, spec: Spec) -> Vec<u8> {
-        bytes_of(spec.value(self.server, self.raw)).unwrap_or_default()
+        bytes_of(spec.value(self.symbols, self.raw)).unwrap_or_default()
     }
 
     /// SIP method.

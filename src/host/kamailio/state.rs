@@ -8,12 +8,13 @@ use once_cell::sync::OnceCell;
 
 use super::abi::*;
 use super::api::{Dialogs, Queues, Rr, Tm};
-use super::flags::Prepared;
 use super::message::{Message, Specs};
+use super::prepared::Prepared;
 use super::symbols::Symbols;
-use crate::accounting::context::CallEnd;
+use crate::accounting::context::{CallEnd, Reply};
+use crate::accounting::decide;
 use crate::backend::event::{Event, EventValue};
-use crate::host::{cluster, process, proof};
+use crate::host::{cluster, pid, proof};
 use crate::params::Draft;
 use crate::worker::port::{Host, LogSettings};
 
@@ -76,7 +77,25 @@ pub fn ready() -> Option<(&'static Server, &'static Api, &'static crate::worker:
 /// The message at hand.
 pub fn message(raw: *mut km_sip_msg) -> Option<Message<'static>> {
     let (server, api, _) = ready()?;
-    (!raw.is_null() && raw != FAKED_REPLY).then_some(Message { raw, server, specs: &api.specs })
+    (!raw.is_null() && raw != FAKED_REPLY).then_some(Message { raw, symbols: &server.symbols, specs: &api.specs })
+}
+
+/// The code of a reply that is about to leave. Of a 2xx that comes after a refusal has gone, the host
+/// names the code of the refusal.
+pub fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
+    if code < 300 {
+        return code;
+    }
+    message(rpl).map(|m| m.status()).filter(|own| (200..300).contains(own)).unwrap_or(code)
+}
+
+/// A reply of the host's own, with its phrase.
+pub fn local_reply(code: u16) -> Reply {
+    let mut reply = decide::local_reply(code);
+    if let Some(server) = server() {
+        reply.reason = server.symbols.phrase(code).to_vec();
+    }
+    reply
 }
 
 /// A parameter of the event whose route is running.
@@ -124,7 +143,7 @@ impl Host for Kamailio {
     }
 
     fn process_id(&self) -> u32 {
-        process::id()
+        pid::id()
     }
 
     fn settled(&self, end: &CallEnd) {

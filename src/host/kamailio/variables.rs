@@ -113,7 +113,7 @@ pub unsafe extern "C" fn parse_leg_index(sp: *mut km_pv_spec, text: *mut Text) -
     script::variable("variable index", LEG, || {
         // SAFETY: the host passes the specification being made and the text between the brackets (promise 7).
         let (p, index) = unsafe { (parameter(sp)?, Text::bytes_at(text)) };
-        match script::parse_index(index, |name| Spec::parse(server()?, name))? {
+        match script::parse_index(index, |name| Spec::parse(&server()?.symbols, name))? {
             Index::Number(n) => {
                 p.pvi.type_ = KM_PV_IDX_INT as i32;
                 p.pvi.u.ival = n;
@@ -141,7 +141,7 @@ fn index_of(server: &Server, msg: *mut km_sip_msg, p: &km_pv_param) -> Result<Op
         KM_PV_IDX_PVAR => {
             // SAFETY: parse_leg_index stored a specification that lives for ever.
             let spec = unsafe { *p.pvi.u.dval.cast::<Spec>() };
-            script::index_value(bytes_of(spec.value(server, msg))).map(Some)
+            script::index_value(bytes_of(spec.value(&server.symbols, msg))).map(Some)
         }
         _ => Ok(None),
     }

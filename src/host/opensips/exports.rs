@@ -2,56 +2,17 @@
 
 use std::ffi::{c_int, c_ulong, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::abi::*;
-use super::state::Server;
-use super::{functions, load, management, variables};
-use crate::declaration::{DELIVERY_SUPERVISOR, PARAMS, ParamType, VARIABLES};
-use crate::host::entry::{name, table};
+use super::{functions, load, processes, variables};
+use crate::declaration::{PARAMS, ParamType, VARIABLES};
+use crate::host::exported::{name, table};
 use crate::host::server::numbered::numbered;
 use crate::stats::{self, COUNTERS, Counter};
-
-/// The table of our extra process, to switch it off when there is nothing to deliver.
-static PROCESSES: AtomicPtr<os_proc_export> = AtomicPtr::new(ptr::null_mut());
-
-/// How many delivery processes the host is to fork; called in initialisation, before it counts.
-pub fn set_delivery_processes(n: u32) {
-    let p = PROCESSES.load(Ordering::Relaxed);
-    if !p.is_null() {
-        // SAFETY: our own leaked table; the host reads it later, in this same process (promise 2).
-        unsafe { (*p).no = n };
-    }
-}
-
-/// The modules' child_init is to run in the delivery process: it will use one of them.
-pub fn set_delivery_uses_modules() {
-    let p = PROCESSES.load(Ordering::Relaxed);
-    if !p.is_null() {
-        // SAFETY: as above.
-        unsafe { (*p).flags |= OS_PROC_FLAG_INITCHILD };
-    }
-}
-
-/// Offers the management commands, which the host reads after initialisation: by then another
-/// module shows how large an element of such a table is.
-pub fn offer_commands(server: &Server) {
-    match management::element_size(&server.symbols) {
-        Some(size) => {
-            let table = management::table(size);
-            // SAFETY: our own table, filled in the constructor; the host reads this field later, in
-            // this same process (promise 2).
-            unsafe { (*(&raw mut crate::host::entry::exports).cast::<os_module_exports>()).mi_cmds = table };
-        }
-        None => log::warn!("the management commands of this server have a form that is not known: those of acc are not offered; use accctl instead"),
-    }
-}
 
 /// Makes the tables; called inside dlopen.
 pub fn fill() -> os_module_exports {
     let identity = load::learn();
-    let processes = table([os_proc_export { name: DELIVERY_SUPERVISOR.as_ptr(), function: Some(load::delivery_main), no: 1, ..Default::default() }]);
-    PROCESSES.store(processes, Ordering::Relaxed);
     let mut e = os_module_exports {
         name: c"acc".as_ptr(),
         type_: OS_MOD_TYPE_DEFAULT,
@@ -61,7 +22,7 @@ pub fn fill() -> os_module_exports {
         params: table(parameters()),
         items: table(pseudo_variables()),
         stats: table(statistics()),
-        procs: processes,
+        procs: processes::table(load::delivery_main),
         preinit_f: Some(load::preinit),
         init_f: Some(load::init),
         ..Default::default()

@@ -5,165 +5,31 @@ use std::ffi::c_int;
 
 use super::abi::*;
 use super::api::Branches;
-use super::calls::{self, Event, reply_of};
 use super::contexts::{self, Current, Slot};
-use super::message::{Message, Spec};
+use super::dialogs;
+use super::events::{Event, is_answered_by_module, reply_of, say_answered_by_module};
+use super::message::Message;
+use super::prepared::ByFlags;
 use super::state::{Api, DIALOGS, Server, message, ready};
-use super::symbols::{FlagSymbols, Symbols};
+use super::values::Values;
 use crate::accounting::clock::Moment;
 use crate::accounting::context::{Context, Reply};
 use crate::accounting::decide::{self, Joined};
 use crate::accounting::extras::Extras;
-use crate::accounting::flags::{self, Due, FlagName, FlagRules, Taken, Watched};
+use crate::accounting::flags::{self, Due, Taken, Watched};
 use crate::accounting::marks::Types;
 use crate::accounting::record::{Core, Kind, Signalling};
-use crate::config::Config;
 use crate::host::full::{context_max, say, say_clipped};
 use crate::host::outcome::{finish, matters};
 use crate::host::script::AtHand;
 use crate::host::shared::{CallId, SharedContext, SharedError, release};
-use crate::host::watched::{self, AtEvent, Keeper, OfAck, OfMessage, Reading};
+use crate::host::watched::{self, AtEvent, Keeper, OfAck};
 use crate::host::{acks, guard, outcome, tally};
 use crate::worker::{self, Instance};
 
-/// Legs that have their specifications from the start; those of further ones are parsed when a request has them.
-const LEGS: usize = 8;
-
-/// The variables of extras and legs.
-#[expect(clippy::vec_box, reason = "a specification stays where the server made it")]
-pub struct Variables {
-    specs: Vec<Box<Spec>>,
-    /// The code of a reply, which no request has.
-    code: Box<Spec>,
-    /// Of each AVP, the values counted from the one that was set last.
-    avps: Vec<Vec<Box<Spec>>>,
-}
-
-/// An AVP with an index.
-fn avp(symbols: &Symbols, name: &str, n: usize) -> Option<Box<Spec>> {
-    Spec::parse_whole(symbols, format!("$(avp({name})[{n}])").as_bytes())
-}
-
-impl Variables {
-    /// Parses them once.
-    pub fn new(symbols: &Symbols, extras: &Extras) -> Result<Option<Variables>, String> {
-        if extras.is_empty() {
-            return Ok(None);
-        }
-        let unknown = |text: &str| format!("an extra is made of {text}, which is no variable of this server: correct it, or load its module first");
-        let spec = |text: &str| Spec::parse_whole(symbols, text.as_bytes()).ok_or_else(|| unknown(text));
-        let specs = extras.variables.iter().map(|v| spec(&v.text)).collect::<Result<_, _>>()?;
-        let legs = |name: &str| (0..LEGS).map(|n| avp(symbols, name, n).ok_or_else(|| unknown(&format!("$avp({name})")))).collect::<Result<_, _>>();
-        let avps = extras.avps.iter().map(|name| legs(name)).collect::<Result<_, _>>()?;
-        Ok(Some(Variables { specs, code: spec("$rs")?, avps }))
-    }
-}
-
-/// What accounting by message flags needs of the server.
-pub struct ByFlags {
-    symbols: FlagSymbols,
-    branches: Option<Branches>,
-    rules: FlagRules,
-    /// In a transaction: the context of its watched request.
-    there: i32,
-    needs_replies: bool,
-    /// Number of a request, for `report_ack`.
-    cseq: Option<Box<Spec>>,
-}
-
-impl ByFlags {
-    /// `None` when no parameter names a flag.
-    pub fn new(symbols: &Symbols, config: &Config, there: impl FnOnce() -> i32) -> Result<Option<ByFlags>, String> {
-        if !config.flags.names.is_used() {
-            return Ok(None);
-        }
-        let own = FlagSymbols::resolve()?;
-        let bit = |flag: &FlagName| {
-            let name = match flag {
-                FlagName::Number(n) => n.to_string(),
-                FlagName::Name(name) => name.clone(),
-            };
-            own.flag(&name).ok_or_else(|| format!("the server has no message flag left for \"{name}\": it has 32, among them those of the script"))
-        };
-        let rules = FlagRules { flags: config.flags.names.resolve(bit)?, ..config.flags.rules.clone() };
-        if rules.flags.cdr.is_some() && DIALOGS.get().is_none() {
-            log::warn!("parameter cdr_flag does nothing without the dialog module: load dialog.so; calls have records of their answers instead");
-        }
-        let extras = &config.rules.fields.flags;
-        let needs_replies = watched::needs_replies(extras);
-        let branches = if needs_replies { Some(Branches::load(symbols)?) } else { None };
-        if rules.report_ack && !symbols.every(c"acc-acks", acks::LOOK, Some(forget_acks)) {
-            return Err("the host refused the timer for report_ack".into());
-        }
-        let cseq = if rules.report_ack {
-            Some(Spec::parse_whole(symbols, b"$cs").ok_or("the host does not know the variable $cs, which report_ack needs")?)
-        } else {
-            None
-        };
-        Ok(Some(ByFlags { symbols: own, branches, rules, there: there(), needs_replies, cseq }))
-    }
-
-    /// The number of a request, when ACKs are accounted.
-    fn cseq(&self, msg: &Message<'_>) -> Option<Vec<u8>> {
-        Some(self.cseq.as_ref()?.bytes(msg.symbols, msg.raw).unwrap_or_default())
-    }
-
-    fn watched(&self, server: &Server, api: &Api, t: *mut os_cell) -> Option<SharedContext> {
-        contexts::get(server, api, Slot::There(t, self.there))
-    }
-}
-
-/// Timer: answers that nobody acknowledged are forgotten.
-extern "C" fn forget_acks(_ticks: std::ffi::c_uint, _param: *mut std::ffi::c_void) {
-    guard::entry("ACK timer", (), acks::forget);
-}
-
-/// Reads variables of a message that is private; without one only those that need none.
-struct Values<'a> {
-    symbols: &'a Symbols,
-    dummy: Option<&'a FlagSymbols>,
-    variables: Option<&'a Variables>,
-    extras: &'a Extras,
-    msg: *mut os_sip_msg,
-}
-
-impl<'a> Values<'a> {
-    fn new(server: &'a Server, api: &'a Api, config: &'a Config, msg: *mut os_sip_msg) -> Values<'a> {
-        let dummy = api.flags.as_ref().map(|f| &f.symbols);
-        Values { symbols: &server.symbols, dummy, variables: api.variables.as_ref(), extras: &config.rules.fields.flags, msg }
-    }
-
-    fn read(&self, spec: &Spec) -> Option<Vec<u8>> {
-        match self.dummy {
-            _ if !self.msg.is_null() => spec.bytes(self.symbols, self.msg),
-            Some(flags) => flags.with_dummy(|dummy| spec.bytes(self.symbols, dummy)),
-            None => None,
-        }
-    }
-}
-
-impl Reading for Values<'_> {
-    fn of_message(&self, index: usize) -> Option<Vec<u8>> {
-        self.variables?.specs.get(index)?.bytes(self.symbols, self.msg)
-    }
-
-    fn of_moment(&self, index: usize) -> Option<Vec<u8>> {
-        self.read(self.variables?.specs.get(index)?)
-    }
-
-    fn avp(&self, index: usize, n: usize) -> Option<Vec<u8>> {
-        match self.variables?.avps.get(index)?.get(n) {
-            Some(spec) => self.read(spec),
-            None => self.read(&*avp(self.symbols, self.extras.avps.get(index)?, n)?),
-        }
-    }
-}
-
-/// The records of a message at hand that its function asks for.
-pub fn of_message(at: Current, config: &Config, due: Types) -> Taken {
-    let is_reply = at.api.variables.as_ref().is_some_and(|v| v.code.bytes(&at.server.symbols, at.raw).is_some());
-    let source = OfMessage { read: Values::new(at.server, at.api, config, at.raw), is_reply };
-    Taken::read(&config.rules.fields.flags, due, &source)
+/// The context of a watched transaction.
+fn watched_of(by_flags: &ByFlags, server: &Server, api: &Api, t: *mut os_cell) -> Option<SharedContext> {
+    contexts::get(server, api, Slot::There(t, by_flags.there))
 }
 
 fn clipped(key: Option<Vec<u8>>, core: &Core) {
@@ -233,7 +99,7 @@ fn watch(
     match &call {
         Some(call) => ctx.set_call(call),
         None if watched.cdr => {
-            if let Err(e) = calls::hold(msg.raw, &ctx) {
+            if let Err(e) = dialogs::hold(msg.raw, &ctx) {
                 log::error!("the flag of cdr_flag: {e}; this request is accounted without it");
                 ctx.update(|c| {
                     Watched { cdr: false, ..watched }.keep(c);
@@ -441,8 +307,8 @@ impl At<'_> {
         if !(200..300).contains(&self.event.code) {
             return Ok(());
         }
-        if calls::is_answered_by_module(self.api, self.t, self.event, shared) && Watched::kept(&shared.copy()?).cdr {
-            calls::say_answered_by_module();
+        if is_answered_by_module(self.api, self.t, self.event, shared) && Watched::kept(&shared.copy()?).cdr {
+            say_answered_by_module();
             shared.update(|c| Watched { cdr: false, ..Watched::kept(c) }.keep(c))?;
         }
         let ctx = shared.copy()?;
@@ -515,7 +381,7 @@ fn table<'a>(taken: &'a Taken, extras: &Extras, core: &Core) -> &'a [u8] {
     };
     static UNUSABLE: crate::host::limited::Lines = crate::host::limited::Lines::none();
     UNUSABLE.warn(format_args!(
-        "the AVP of db_table_avp names the table \"{}\", which is no name of one: the record goes to that of db_table_acc ({})",
+        "the AVP of db_table_avp names the table \"{}\", which is not the name of a table: the record goes to that of db_table_acc ({})",
         named.escape_ascii(),
         CallId(core.callid.clone())
     ));
@@ -537,7 +403,7 @@ pub fn reply_came(
     reply: &Reply,
 ) -> Result<(), SharedError> {
     let Some(by_flags) = api.flags.as_ref().filter(|f| f.needs_replies) else { return Ok(()) };
-    let (Some(ctx), Some(branch)) = (by_flags.watched(server, api, t), by_flags.branches.as_ref().and_then(Branches::at_hand)) else { return Ok(()) };
+    let (Some(ctx), Some(branch)) = (watched_of(by_flags, server, api, t), by_flags.branches.as_ref().and_then(Branches::at_hand)) else { return Ok(()) };
     // That of a CANCEL is matched with the INVITE, and is of no branch.
     if message(rpl).is_none_or(|m| m.method() == b"CANCEL") {
         return Ok(());
@@ -554,14 +420,14 @@ pub fn reply_came(
 /// Is this the context of message flags, which see for themselves what becomes of it?
 pub fn is_watched(t: *mut os_cell, ctx: &SharedContext) -> bool {
     let Some((server, api, _)) = ready() else { return false };
-    api.flags.as_ref().and_then(|flags| flags.watched(server, api, t)).is_some_and(|of_flags| of_flags.same(ctx))
+    api.flags.as_ref().and_then(|by_flags| watched_of(by_flags, server, api, t)).is_some_and(|of_flags| of_flags.same(ctx))
 }
 
 /// What flags add to the records of a request that the script marked, too.
 pub fn joined(t: *mut os_cell, kind: u32, event: &Event) -> Option<Joined> {
     let (server, api, instance) = ready()?;
     let by_flags = api.flags.as_ref()?;
-    let ctx = by_flags.watched(server, api, t)?.copy().ok()?;
+    let ctx = watched_of(by_flags, server, api, t)?.copy().ok()?;
     let at = At { server, api, instance, by_flags, t, event };
     let reply = reply_of(event.rpl, event.code);
     let by_script = at.by_script(&ctx);
@@ -572,12 +438,6 @@ pub fn joined(t: *mut os_cell, kind: u32, event: &Event) -> Option<Joined> {
     let flagged = by_flags.rules.accounted(|bit| at.is_set(bit)).or(all.missed);
     let taken = Taken::read(at.extras(), flagged, &at.source(&ctx, &reply));
     Some(Joined { flagged, due: Due { missed: all.missed.and(by_script), transaction: all.transaction.and(by_script) }, taken })
-}
-
-/// What the BYE of a call with a CDR has for it.
-pub fn of_bye(server: &'static Server, api: &'static Api, instance: &Instance, marks: Types, bye: *mut os_sip_msg) -> Taken {
-    let source = OfMessage { read: Values::new(server, api, &instance.config, bye), is_reply: false };
-    Taken::read_bye(&instance.config.rules.fields.flags, marks, &source)
 }
 
 /// A request came that may be the ACK of a watched INVITE.

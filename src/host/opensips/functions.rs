@@ -9,7 +9,7 @@ use super::contexts::Current;
 use super::state::ready;
 use crate::accounting::marks::{Flags, Types};
 use crate::declaration::{Argument, FUNCTIONS, MOST_ARGUMENTS, Routes};
-use crate::host::entry::name;
+use crate::host::exported::name;
 use crate::host::guard;
 use crate::host::script::{self, Arguments, Body, Value};
 use crate::host::server::Text;

@@ -6,11 +6,11 @@ use std::sync::PoisonError;
 
 use super::abi::*;
 use super::api::{Dialogs, Rr, Tm};
-use super::flags::{ByFlags, Variables};
 use super::message::{self, Specs};
+use super::prepared::{ByFlags, Variables};
 use super::state::{API, Api, DIALOGS, DRAFT, OpenSips, SERVER, Server, publish_events, server};
 use super::symbols::{self, Symbols};
-use super::{calls, contexts, versions};
+use super::{dialogs, management, processes, transactions, versions};
 use crate::accounting::extras::Family;
 use crate::backend::sql;
 use crate::declaration::Hosts;
@@ -154,7 +154,7 @@ fn initialise() -> Result<(), String> {
     let server = server().ok_or("the server is not supported")?;
     let symbols = &server.symbols;
     message::prove_variables(symbols)?;
-    super::exports::offer_commands(server);
+    management::offer(symbols);
     let places = Places {
         use_table: offset_of!(os_db_func, use_table),
         init: offset_of!(os_db_func, init),
@@ -163,7 +163,7 @@ fn initialise() -> Result<(), String> {
     };
     let mut config = process::configure(&DRAFT, Family::OpenSips, symbols.default_db_url().as_deref(), symbols::db_bind_mod(), &places)?;
     if config.db().is_some_and(|db| sql::is_foreign(&db.url)) {
-        super::exports::set_delivery_uses_modules();
+        processes::use_modules();
     }
 
     let tm = Tm::load(symbols)?;
@@ -172,7 +172,7 @@ fn initialise() -> Result<(), String> {
         rr,
         specs: Specs::new(symbols, DIALOGS.get().is_some())?,
         events: publish_events(symbols)?,
-        here: symbols.register_processing_slot(Some(contexts::message_done)),
+        here: symbols.register_processing_slot(Some(transactions::message_done)),
         here_own: symbols.register_processing_slot(Some(release)),
         here_loaded: symbols.register_processing_slot(None),
         here_replaced: symbols.register_processing_slot(Some(release)),
@@ -181,7 +181,7 @@ fn initialise() -> Result<(), String> {
         there_own: tm.register_slot(Some(release)),
         there_arrival: tm.register_slot(None),
         variables: Variables::new(symbols, &config.rules.fields.flags)?,
-        flags: ByFlags::new(symbols, &config, || tm.register_slot(Some(release)))?,
+        flags: ByFlags::new(symbols, &config, DIALOGS.get().is_some(), || tm.register_slot(Some(release)))?,
         tm,
     };
     let slots = [api.here, api.here_own, api.here_loaded, api.here_replaced, api.here_arrival, api.there, api.there_own, api.there_arrival];
@@ -189,8 +189,8 @@ fn initialise() -> Result<(), String> {
         return Err("the host has no room for accounting contexts: raise its private memory (-M)".into());
     }
     symbols.prove_processing_slots(api.here_arrival)?;
-    api.tm.register_global(Some(calls::on_request_in))?;
-    if !symbols.before_routes(Some(calls::on_request), Some(calls::on_reply)) {
+    api.tm.register_global(Some(transactions::on_request_in))?;
+    if !symbols.before_routes(Some(transactions::on_request), Some(transactions::on_reply)) {
         return Err("the host refused the script callback".into());
     }
 
@@ -202,15 +202,15 @@ fn initialise() -> Result<(), String> {
     if config.interim_interval > 0 && !symbols.every(c"acc-interims", 1, Some(process::raise_interims)) {
         return Err("the host refused the timer for interim_interval".into());
     }
-    super::exports::set_delivery_processes(u32::from(journal.is_some()));
+    processes::set_number(u32::from(journal.is_some()));
     process::take_records(config, &OpenSips, journal)?;
     let _ = API.set(api);
     if let Some(dialogs) = DIALOGS.get()
-        && !dialogs.register_loaded(Some(calls::on_loaded))
+        && !dialogs.register_loaded(Some(dialogs::on_loaded))
     {
         return Err("the dialog module refused the callback for restored dialogs".into());
     }
-    calls::own_are_restored();
+    dialogs::own_are_restored();
     if let Some(what) = &server.untested {
         log::warn!("{what}");
     }

@@ -7,6 +7,7 @@ use super::abi::*;
 use super::state::server;
 use super::symbols::Symbols;
 use crate::declaration::COMMANDS;
+use crate::host::exported::exports;
 use crate::host::guard;
 use crate::host::management::{Answer, BODIES, Fields, Value};
 use crate::host::proof::Object;
@@ -20,15 +21,29 @@ const SIZES: [usize; 2] = [OS_MI_EXPORT_SIZE_3_4_7 as usize, OS_MI_EXPORT_SIZE_4
 
 /// Size of an element in this server: the one by which the tables of its own modules can be read.
 /// A wrong size never gets further than the first element.
-pub fn element_size(symbols: &Symbols) -> Option<usize> {
+fn element_size(symbols: &Symbols) -> Option<usize> {
     let modules = symbols.all_modules();
     let tables = || modules.iter().filter_map(|e| Some((Object::of(e.mi_cmds.cast())?, e.mi_cmds)));
     SIZES.into_iter().find(|size| tables().any(|(object, table)| object.length(table.cast(), *size, OS_MI_EXPORT_RECIPES as usize).is_some_and(|n| n > 1)))
 }
 
+/// Offers the management commands, which the host reads after initialisation: by then another
+/// module shows how large an element of such a table is.
+pub fn offer(symbols: &Symbols) {
+    match element_size(symbols) {
+        Some(size) => {
+            let table = table(size);
+            // SAFETY: our own table, filled in the constructor; the host reads this field later, in
+            // this same process (promise 2).
+            unsafe { (*(&raw mut exports).cast::<os_module_exports>()).mi_cmds = table };
+        }
+        None => log::warn!("the management commands of this server have a form that is not known: those of acc are not offered; use accctl instead"),
+    }
+}
+
 /// Makes the table, which lives for ever: a command of each, with one recipe without parameters,
 /// and an end mark.
-pub fn table(size: usize) -> *const os_mi_export {
+fn table(size: usize) -> *const os_mi_export {
     let mut bytes = vec![0usize; size / size_of::<usize>() * (COMMANDS.len() + 1)].leak().as_mut_ptr().cast::<u8>();
     let table = bytes.cast_const().cast::<os_mi_export>();
     for (c, entry) in COMMANDS.iter().zip(numbered!(command as Entry, COMMANDS.len())) {

@@ -2,17 +2,23 @@
 
 pub mod abi;
 mod api;
-mod calls;
+mod at_hand;
 mod clusterer;
 mod contexts;
+mod dialogs;
+mod events;
 mod exports;
 mod flags;
 mod functions;
 mod load;
 mod management;
 mod message;
+mod prepared;
+mod processes;
 mod state;
 mod symbols;
+mod transactions;
+mod values;
 mod variables;
 pub mod versions;
 

@@ -8,13 +8,13 @@ use once_cell::sync::OnceCell;
 
 use super::abi::*;
 use super::api::{Dialogs, Rr, Tm};
-use super::flags::{ByFlags, Variables};
 use super::message::{Message, Specs};
+use super::prepared::{ByFlags, Variables};
 use super::symbols::Symbols;
 use crate::accounting::context::CallEnd;
 use crate::backend::event::{Event, EventValue};
 use crate::host::server::Text;
-use crate::host::{cluster, process, proof};
+use crate::host::{cluster, pid, proof};
 use crate::params::Draft;
 use crate::worker::port::{Host, LogSettings};
 
@@ -116,7 +116,7 @@ impl Host for OpenSips {
     }
 
     fn process_id(&self) -> u32 {
-        process::id()
+        pid::id()
     }
 
     fn settled(&self, end: &CallEnd) {

@@ -7,8 +7,8 @@ use acc::params::{Draft, RawValue};
 
 use crate::script::lexer::At;
 
+use super::finding::{Finding, Severity};
 use super::model::{Host, Model};
-use super::{Finding, Severity};
 
 /// 013, 014 and 028. `at` is where the module is loaded.
 pub fn compare(model: &Model, url: &str, at: At) -> Result<Vec<Finding>, String> {

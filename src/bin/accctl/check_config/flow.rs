@@ -10,6 +10,7 @@ use std::rc::Rc;
 use crate::script::lexer::{At, Kind, Token};
 use crate::script::parser::{Call, End, Expr, Item, Route, RouteKind, Script, Seen, Statement, expressions};
 
+use super::effect::{Effect, fact, is_relay};
 use super::model::Model;
 
 /// Methods that are told apart.
@@ -33,40 +34,6 @@ pub const ANY: Classes = INITIAL | INSIDE;
 pub fn method(name: &str) -> Classes {
     let index = METHODS.iter().position(|m| m.eq_ignore_ascii_case(name)).unwrap_or(METHODS.len() - 1);
     1 << index | 1 << (index + METHODS.len())
-}
-
-/// Things that happen.
-pub mod fact {
-    /// The request gets a Record-Route header, or something with its effect.
-    pub const RECORD_ROUTE: u64 = 1;
-    /// It has been sent on.
-    pub const RELAYED: u64 = 1 << 1;
-    /// It has a transaction.
-    pub const TRANSACTION: u64 = 1 << 2;
-    /// Its call has been looked for.
-    pub const MATCHED: u64 = 1 << 3;
-    /// It has a dialog.
-    pub const DIALOG: u64 = 1 << 4;
-    /// It is accounted.
-    pub const MARKED: u64 = 1 << 5;
-    /// Also if it fails.
-    pub const FAILED: u64 = 1 << 6;
-    /// Missed calls, too.
-    pub const MISSED: u64 = 1 << 7;
-    /// With a CDR.
-    pub const CDR: u64 = 1 << 8;
-    /// It was marked for missed calls when it was sent on.
-    pub const WAS_MISSED: u64 = 1 << 9;
-    /// A condition that is not understood led here.
-    pub const MAYBE: u64 = 1 << 10;
-    /// An accounting variable has a value.
-    pub const VALUE: u64 = 1 << 11;
-    /// It becomes a call of the B2B modules.
-    pub const B2B: u64 = 1 << 12;
-    /// Retransmissions have been looked for.
-    pub const CHECKED: u64 = 1 << 13;
-    /// All marks.
-    pub const MARKS: u64 = MARKED | FAILED | MISSED | CDR;
 }
 
 /// What has happened to one kind of request.
@@ -545,19 +512,6 @@ impl<'a> Flow<'a> {
     }
 }
 
-/// What a call changes.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Effect {
-    /// Facts that it adds.
-    pub adds: u64,
-    /// Facts that it may add.
-    pub may_add: u64,
-    /// Facts that it takes away.
-    pub clears: u64,
-    /// Facts that it may take away.
-    pub may_clear: u64,
-}
-
 impl Effect {
     fn apply(self, state: State, sure: bool) -> State {
         let state = if sure { state.clear(self.clears) } else { state.each(|f| f.must &= !self.clears) };
@@ -570,11 +524,6 @@ const KINDS: [RouteKind; 6] = [RouteKind::Request, RouteKind::Failure, RouteKind
 
 fn number(kind: RouteKind) -> u8 {
     KINDS.iter().position(|k| *k == kind).map_or(0, |i| i as u8)
-}
-
-/// Whether a function sends a request on.
-pub fn is_relay(name: &str) -> bool {
-    name == "t_relay" || name.starts_with("t_relay_to") || name.starts_with("t_forward_nonack")
 }
 
 /// Whether a condition is about methods and To tags only.

@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod database;
+pub mod effect;
 mod fields;
-mod flow;
-mod model;
+mod finding;
+pub mod flow;
+pub mod model;
 mod rules;
 
 use std::fmt::Write as _;
@@ -16,6 +18,7 @@ use serde_json::json;
 use crate::Outcome;
 use crate::script::lexer::{self, At, Tokens};
 use crate::script::parser;
+use finding::{Finding, Severity};
 use model::Host;
 
 #[derive(clap::Args)]
@@ -41,45 +44,6 @@ pub struct CheckConfig {
     /// A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated
     #[arg(short = 'D', long, value_name = "NAME[=VALUE]")]
     define: Vec<String>,
-}
-
-/// How sure a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
-    /// Records will be wrong or missing.
-    Warning,
-    /// It may be meant.
-    Note,
-}
-
-impl Severity {
-    fn name(self) -> &'static str {
-        match self {
-            Severity::Warning => "warning",
-            Severity::Note => "note",
-        }
-    }
-}
-
-/// Something that was found.
-#[derive(Debug)]
-pub struct Finding {
-    /// Its number, as in ACC001.
-    pub code: u8,
-    /// How sure it is.
-    pub severity: Severity,
-    /// Where.
-    pub at: At,
-    /// What is wrong, and what comes of it.
-    pub text: String,
-    /// What to do.
-    pub help: String,
-}
-
-impl Finding {
-    fn name(&self) -> String {
-        format!("ACC{:03}", self.code)
-    }
 }
 
 pub fn run(o: &CheckConfig) -> Outcome {

@@ -8,7 +8,7 @@ use crate::script::lexer::{At, Kind, Token, Tokens};
 use crate::script::parser::Call;
 use crate::server_config::{is_of, text, value};
 
-use super::flow::{Effect, fact, is_relay};
+use super::effect::{Effect, fact, is_relay};
 
 /// The server that a configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

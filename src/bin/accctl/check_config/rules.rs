@@ -9,10 +9,11 @@ use acc::backend::sql::{Target, parse};
 use crate::script::lexer::{At, Kind, Token};
 use crate::script::parser::{Item, RouteKind, Script, Seen, expressions};
 
+use super::effect::{fact, is_relay};
 use super::fields::{Fault, of_list, of_pairs};
-use super::flow::{ANY, Flow, INITIAL, INITIAL_INVITE, INSIDE, Site, assignments, fact, follow, is_relay, method, reads};
+use super::finding::{Finding, Severity};
+use super::flow::{ANY, Flow, INITIAL, INITIAL_INVITE, INSIDE, Site, assignments, follow, method, reads};
 use super::model::{COMPANIONS, Host, Line, MATCHES, Model, Use, words};
-use super::{Finding, Severity};
 
 /// Functions that write a record at once.
 const AT_ONCE: [&str; 7] =

@@ -9,8 +9,8 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::coord::types::RangedCoordu64;
 use plotters::prelude::*;
 
-use super::figures::{Report, most};
-use super::{ReportOptions, clock, percent};
+use super::figures::{Report, clock, most, percent};
+use super::options::ReportOptions;
 
 /// Width and height of a plot, in pixels.
 const SIZE: (u32, u32) = (860, 240);

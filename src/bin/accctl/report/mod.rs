@@ -4,52 +4,18 @@
 mod figures;
 #[cfg(feature = "html")]
 mod html;
+mod options;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use acc::accounting::reason::USER_CODES;
 use acc::backend::sql::{Conn, parse};
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::params::Params;
-use crate::rows::{Between, Row, Source, Span, each, is_utc};
-use crate::sql::Sql;
-use figures::{Figures, Report};
-
-#[derive(clap::Args)]
-pub struct ReportOptions {
-    /// Read files of a stream (JSONL) instead of a database; may be repeated
-    #[arg(long, value_name = "FILE")]
-    stream: Vec<PathBuf>,
-    #[command(flatten)]
-    span: Span,
-    /// Also for each value of this column or field
-    #[arg(long, value_name = "FIELD")]
-    by: Option<String>,
-    /// How many values of --by are shown, those with most calls
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    top: usize,
-    /// Codes of calls that fail by the will of a person, for NER
-    #[arg(long, value_name = "CODE,...", value_delimiter = ',', default_values_t = USER_CODES)]
-    user_codes: Vec<u16>,
-    /// Print one JSON object
-    #[arg(long, conflicts_with = "csv")]
-    json: bool,
-    /// Print a line for each value of --by, and one for all, as CSV
-    #[arg(long)]
-    csv: bool,
-    /// Also write it into this file, as one page with plots, without scripts and without anything from the network
-    #[cfg(feature = "html")]
-    #[arg(long, value_name = "FILE")]
-    html: Option<PathBuf>,
-    #[command(flatten)]
-    sql: Sql,
-    #[command(flatten)]
-    params: Params,
-}
+use crate::rows::{Between, Row, Source, each, is_utc};
+use figures::{Figures, Report, clock, percent};
+pub use options::ReportOptions;
 
 pub fn run(o: &ReportOptions) -> Outcome {
     let mut report = Report::new();
@@ -83,16 +49,6 @@ pub fn run(o: &ReportOptions) -> Outcome {
         as_text(&report, o)
     };
     Ok((text, ExitCode::SUCCESS))
-}
-
-fn percent(share: Option<f64>) -> String {
-    share.map_or("-".into(), |share| format!("{:.1} %", share * 100.0))
-}
-
-/// `1:02:03`
-fn clock(ms: i64) -> String {
-    let seconds = ms.max(0) / 1000;
-    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 fn as_text(report: &Report, o: &ReportOptions) -> String {

@@ -1,23 +1,12 @@
-//! What the nodes of a cluster tell each other of their calls, so that none writes a CDR that another
-//! one has written.
-//!
-//! The node that writes a CDR tells all others: they close the call in their journals. A node that
-//! starts asks the others for the calls that were in progress when it ended: settled, or going on
-//! elsewhere. Nothing is answered twice to be sure: who hears nothing asks again, and after
-//! `orphan_timeout` writes what it knows. A node that could not be reached is told of what was settled
-//! meanwhile when it can be.
+//! Which calls have their CDRs, and of which the other nodes were told, in memory that all processes share.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use once_cell::sync::OnceCell;
 
-use super::revival;
+use super::message::Named;
 use crate::accounting::clock::Moment;
-use crate::accounting::context::CallEnd;
-use crate::accounting::wire::Reader;
-use crate::journal::Dir;
-use crate::worker::{self, Instance};
 
 /// Calls remembered as settled: 2^20 of them, which is some hours of a busy server.
 const BUCKETS: usize = 1 << 17;
@@ -29,8 +18,6 @@ const TOLD: usize = 1 << 16;
 const NAME: usize = 3;
 /// Most nodes that can be away at a time and be told of it all when they are back.
 const AWAY: usize = 32;
-/// What was said so long before a node was found to be away may not have come there, in microseconds.
-const UNHEARD: u64 = 60_000_000;
 /// Rounds without an answer after which no more is waited for, when nobody can be reached.
 const ROUNDS_ALONE: u64 = 1;
 /// And when the host could send what was asked: that node hears and should answer. The host may be in
@@ -40,14 +27,14 @@ const ROUNDS_UNANSWERED: u64 = 9;
 /// Calls that have their CDRs, in memory that all processes share: zero is no call. Two halves of a key
 /// that do not belong together are no call either, and a call that is not found is asked for again.
 #[repr(C)]
-struct Settled {
+pub(super) struct Settled {
     next: AtomicU64,
     /// Another node has answered since the last round.
-    heard: AtomicU64,
+    pub(super) heard: AtomicU64,
     /// Rounds that went by without.
     silent: AtomicU64,
     /// The last question could be sent.
-    reached: AtomicU64,
+    pub(super) reached: AtomicU64,
     calls: [[[AtomicU64; 2]; PLACES]; BUCKETS],
     told_next: AtomicU64,
     told: [Told; TOLD],
@@ -82,6 +69,11 @@ static SETTLED: OnceCell<&'static Settled> = OnceCell::new();
 pub fn install() -> std::io::Result<()> {
     let _ = SETTLED.set(fresh()?);
     Ok(())
+}
+
+/// The memory, once made.
+pub(super) fn memory() -> Option<&'static Settled> {
+    SETTLED.get().copied()
 }
 
 fn fresh() -> std::io::Result<&'static Settled> {
@@ -125,15 +117,9 @@ pub fn is_settled(call: u128) -> bool {
     SETTLED.get().is_some_and(|memory| bucket(memory, call).iter().any(|p| p.each_ref().map(|half| half.load(Ordering::Relaxed)) == halves(call)))
 }
 
-/// May calls that nobody knows of end now? While no other node has answered, one more round is waited
-/// for: after a start it takes the nodes some time to find each other. A node that can be reached is
-/// waited for longer.
-pub fn may_end_orphans() -> bool {
-    SETTLED.get().is_none_or(|memory| !is_joined() || memory.may_end_orphans())
-}
-
 impl Settled {
-    fn may_end_orphans(&self) -> bool {
+    /// See [`super::may_end_orphans`].
+    pub(super) fn may_end_orphans(&self) -> bool {
         if self.heard.swap(0, Ordering::Relaxed) != 0 {
             self.silent.store(0, Ordering::Relaxed);
             return true;
@@ -150,7 +136,8 @@ impl Settled {
         silent >= ROUNDS_UNANSWERED
     }
 
-    fn note_told(&self, named: &Named, at: u64) {
+    /// The other nodes were told of a call.
+    pub(super) fn note_told(&self, named: &Named, at: u64) {
         let Some(name) = packed(&named.dialog) else { return };
         let number = self.told_next.fetch_add(1, Ordering::Relaxed) + 1;
         let place = &self.told[number as usize % TOLD];
@@ -163,7 +150,7 @@ impl Settled {
     }
 
     /// What was told since, as far as it is remembered.
-    fn told_since(&self, since: u64) -> Vec<Named> {
+    pub(super) fn told_since(&self, since: u64) -> Vec<Named> {
         let read = |place: &Told| {
             let number = place.number.load(Ordering::Acquire);
             let (at, [low, high]) = (place.at.load(Ordering::Relaxed), place.call.each_ref().map(|w| w.load(Ordering::Relaxed)));
@@ -176,7 +163,7 @@ impl Settled {
     }
 
     /// A node cannot be reached any more.
-    fn lost(&self, node: i32, now: u64) {
+    pub(super) fn lost(&self, node: i32, now: u64) {
         let id = u64::from(node as u32) + 1;
         let known = self.away.iter().find(|a| a.node.load(Ordering::Acquire) == id);
         if let Some(away) = known {
@@ -194,7 +181,7 @@ impl Settled {
     }
 
     /// A node can be reached: since this server's start, if it was not lost since then.
-    fn found(&self, node: i32) {
+    pub(super) fn found(&self, node: i32) {
         let id = u64::from(node as u32) + 1;
         let known = self.away.iter().find(|a| a.node.load(Ordering::Acquire) == id);
         let place = known.or_else(|| self.away.iter().find(|a| a.node.compare_exchange(0, id, Ordering::AcqRel, Ordering::Relaxed).is_ok()));
@@ -204,7 +191,7 @@ impl Settled {
     }
 
     /// A node that is back, and since when it was away.
-    fn take_back(&self) -> Option<(i32, u64)> {
+    pub(super) fn take_back(&self) -> Option<(i32, u64)> {
         self.away.iter().find(|a| a.back.swap(0, Ordering::AcqRel) != 0).map(|away| {
             let since = away.since.swap(0, Ordering::AcqRel);
             ((away.node.swap(0, Ordering::AcqRel) as u32).wrapping_sub(1) as i32, since)
@@ -226,235 +213,14 @@ fn unpacked(name: [u64; NAME]) -> Vec<u8> {
     bytes[1..].get(..usize::from(bytes[0])).unwrap_or_default().to_vec()
 }
 
-fn now() -> u64 {
+/// Microseconds of the monotonic clock.
+pub(super) fn now() -> u64 {
     Moment::now().mono.max(0) as u64
-}
-
-/// What one node tells others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Kind {
-    /// These calls have their CDRs.
-    Settled = 1,
-    /// What of these calls? They were in progress here when this server last ended.
-    Ask = 2,
-    /// These go on here, or wait here for what comes of them.
-    Here = 3,
-}
-
-const VERSION: u8 = 1;
-/// Most calls in one message, so that it fits in any of the host's packets.
-pub const MOST: usize = 256;
-
-/// A call in a message.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
-    /// See [`crate::accounting::context::Context::call_key`].
-    pub call: u128,
-    /// The host's name of its dialog, the same on every node.
-    pub dialog: Vec<u8>,
-}
-
-/// A message.
-#[derive(Debug, PartialEq, Eq)]
-struct Message {
-    kind: Kind,
-    /// The node that sends it.
-    node: i32,
-    /// Number of its journal.
-    journal: u64,
-    calls: Vec<Named>,
-}
-
-impl Message {
-    fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION, self.kind as u8];
-        out.extend_from_slice(&self.node.to_le_bytes());
-        out.extend_from_slice(&self.journal.to_le_bytes());
-        for named in &self.calls {
-            // A name of this host has some 20 characters.
-            let Ok(length) = u8::try_from(named.dialog.len()) else { continue };
-            out.extend_from_slice(&named.call.to_le_bytes());
-            out.push(length);
-            out.extend_from_slice(&named.dialog);
-        }
-        out
-    }
-
-    fn decode(input: &[u8]) -> Option<Message> {
-        let mut r = Reader(input);
-        if r.u8()? != VERSION {
-            return None;
-        }
-        let kind = match r.u8()? {
-            1 => Kind::Settled,
-            2 => Kind::Ask,
-            3 => Kind::Here,
-            _ => return None,
-        };
-        let node = r.u32()? as i32;
-        let journal = r.u64()?;
-        let mut calls = Vec::new();
-        while !r.0.is_empty() {
-            let call = u128::from_le_bytes(*r.take(16)?.first_chunk()?);
-            let length = r.u8()?;
-            calls.push(Named { call, dialog: r.take(usize::from(length))?.to_vec() });
-        }
-        Some(Message { kind, node, journal, calls })
-    }
-}
-
-/// The cluster as a host family offers it.
-pub trait Nodes: Sync {
-    /// Number of this node.
-    fn node(&self) -> i32;
-
-    /// Sends to one node, or to all others; could it be sent to any? Who cannot be reached is asked, or
-    /// asks, later.
-    fn send(&self, to: Option<i32>, message: &[u8]) -> bool;
-
-    /// The call goes on in a dialog here.
-    fn goes_on(&self, named: &Named) -> bool;
-
-    /// Another node has written the CDR of the call, which may still have its dialog here.
-    fn close(&self, named: &Named);
-}
-
-static NODES: OnceCell<&'static dyn Nodes> = OnceCell::new();
-
-/// The cluster is there; once, before the fork.
-pub fn join(nodes: &'static dyn Nodes) {
-    let _ = NODES.set(nodes);
-}
-
-/// This server is a node of a cluster, and tells and hears of calls.
-pub fn is_joined() -> bool {
-    NODES.get().is_some()
-}
-
-/// Sends as many messages as it takes; could all be sent?
-fn send(nodes: &dyn Nodes, to: Option<i32>, kind: Kind, calls: &[Named]) -> bool {
-    let journal = worker::instance().and_then(|m| m.journal.as_ref()).map_or(0, Dir::id);
-    let mut sent = true;
-    for part in calls.chunks(MOST) {
-        sent &= nodes.send(to, &Message { kind, node: nodes.node(), journal, calls: part.to_vec() }.encode());
-    }
-    sent
-}
-
-/// The call has its CDR, or none is due: the other nodes hear of it.
-pub fn settled(end: &CallEnd) {
-    let Some(nodes) = NODES.get() else { return };
-    if end.answered.is_some() {
-        remember(end.call);
-        let named = Named { call: end.call, dialog: end.dialog.clone() };
-        if let Some(memory) = SETTLED.get() {
-            memory.note_told(&named, now());
-        }
-        send(*nodes, None, Kind::Settled, &[named]);
-    }
-}
-
-/// Asks for the calls that wait for their dialogs.
-pub fn ask() {
-    let (Some(nodes), Some(memory)) = (NODES.get(), SETTLED.get()) else { return };
-    let waiting = revival::waiting();
-    if !waiting.is_empty() {
-        memory.reached.store(send(*nodes, None, Kind::Ask, &waiting).into(), Ordering::Relaxed);
-    }
-}
-
-/// The host cannot reach a node any more.
-pub fn lost(node: i32) {
-    if let Some(memory) = SETTLED.get() {
-        memory.lost(node, now());
-    }
-}
-
-/// The host can reach a node.
-pub fn found(node: i32) {
-    if let Some(memory) = SETTLED.get() {
-        memory.found(node);
-    }
-}
-
-/// Tells the nodes that are back what was settled while they were away. Not when that is found: the host
-/// has its locks then.
-pub fn tell_returned() {
-    let (Some(nodes), Some(memory)) = (NODES.get(), SETTLED.get()) else { return };
-    while let Some((node, since)) = memory.take_back() {
-        let calls = memory.told_since(since.saturating_sub(UNHEARD));
-        if !send(*nodes, Some(node), Kind::Settled, &calls) {
-            memory.lost(node, since);
-        }
-    }
-}
-
-/// A message of another node came.
-pub fn heard(instance: &Instance, message: &[u8]) {
-    let (Some(nodes), Some(message)) = (NODES.get(), Message::decode(message)) else {
-        log::warn!("parameter cluster_id: a message of another node cannot be read: let all nodes have the same version of this module");
-        return;
-    };
-    // A node that only asks has not answered yet.
-    if let (Some(memory), Kind::Settled | Kind::Here) = (SETTLED.get(), message.kind) {
-        memory.heard.store(1, Ordering::Relaxed);
-    }
-    match message.kind {
-        Kind::Settled => {
-            for named in message.calls.iter().filter(|named| !is_settled(named.call)) {
-                remember(named.call);
-                revival::settled(named);
-                nodes.close(named);
-                worker::forget(instance, named.call);
-            }
-        }
-        Kind::Here => message.calls.iter().for_each(revival::is_elsewhere),
-        Kind::Ask => {
-            let ours = instance.journal.as_ref().map_or(0, Dir::id);
-            let (known, unknown): (Vec<_>, Vec<_>) = message.calls.into_iter().partition(|named| is_settled(named.call));
-            // Where two nodes wait for a call, the one with the greater journal answers for it.
-            let here = |named: &Named| nodes.goes_on(named) || revival::answers_for(named, ours > message.journal);
-            let here: Vec<_> = unknown.into_iter().filter(here).collect();
-            send(*nodes, Some(message.node), Kind::Settled, &known);
-            send(*nodes, Some(message.node), Kind::Here, &here);
-            if known.is_empty() && here.is_empty() {
-                // That is an answer, too. One that cannot be sent is asked for again.
-                let nothing = Message { kind: Kind::Settled, node: nodes.node(), journal: ours, calls: Vec::new() };
-                let _ = nodes.send(Some(message.node), &nothing.encode());
-            }
-        }
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    prop_compose! {
-        fn message()(kind in 0usize..3, node in any::<i32>(), journal in any::<u64>(),
-                     calls in proptest::collection::vec((any::<u128>(), proptest::collection::vec(any::<u8>(), 0..256)), 0..5)) -> Message {
-            let kind = [Kind::Settled, Kind::Ask, Kind::Here][kind];
-            Message { kind, node, journal, calls: calls.into_iter().map(|(call, dialog)| Named { call, dialog }).collect() }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn decode_reverses_encode(m in message()) {
-            prop_assert_eq!(Message::decode(&m.encode()), Some(m));
-        }
-
-        #[test]
-        fn hostile_bytes_never_panic(mut b in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Message::decode(&b);
-            if let [version, kind, ..] = &mut b[..] {
-                (*version, *kind) = (VERSION, Kind::Ask as u8);
-            }
-            let _ = Message::decode(&b);
-        }
-    }
 
     fn memory() -> &'static Settled {
         install().unwrap();

@@ -1,18 +1,17 @@
-//! Callbacks of transactions and dialogs. They run in any process of the host, on messages that
-//! may be shared: only the reply (while it is private), the code and the context are used.
+//! Callbacks of dialogs: those of the calls that are followed, of their BYEs, and of dialogs that are restored.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::abi::*;
-use super::contexts::{self, Current, Slot};
-use super::flags;
-use super::message::keep_memory_apart;
+use super::contexts::Current;
+use super::events::Event;
 use super::state::{Api, BYE, DIALOGS, Server, message, ready};
+use super::values;
 use crate::accounting::clock::Moment;
-use crate::accounting::context::{Context, Reply};
-use crate::accounting::marks::{Flag, Types};
+use crate::accounting::context::Context;
+use crate::accounting::marks::Types;
 use crate::accounting::record::EndCause;
 use crate::accounting::{decide, stock};
 use crate::host::full::say;
@@ -20,7 +19,7 @@ use crate::host::outcome::write_cdr;
 use crate::host::proof::{self, Once};
 use crate::host::revival::{self, Claim};
 use crate::host::script::{AtHand, Place};
-use crate::host::shared::{CallId, SharedContext, SharedError, release};
+use crate::host::shared::{CallId, SharedContext, release};
 use crate::host::{cluster, full, guard, outcome, script};
 use crate::journal::Dir;
 use crate::worker::{self, Instance};
@@ -36,205 +35,6 @@ static RESTORED: AtomicBool = AtomicBool::new(false);
 thread_local! {
     /// The calls whose values the message at hand has changed. One thread per process runs SIP.
     static CHANGED: RefCell<Vec<SharedContext>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Events of a transaction that a marked request follows.
-pub const TRANSACTION_EVENTS: u32 = OS_TMCB_RESPONSE_OUT | OS_TMCB_LOCAL_COMPLETED | OS_TMCB_ON_FAILURE | OS_TMCB_REQUEST_FWDED;
-
-/// A reply is about to leave, which may be the answer of a call.
-pub const ANSWER: u32 = OS_TMCB_RESPONSE_PRE_OUT;
-
-/// What a callback of tm is about.
-pub struct Event {
-    pub req: *mut os_sip_msg,
-    pub rpl: *mut os_sip_msg,
-    pub code: u16,
-    param: *mut c_void,
-}
-
-impl Event {
-    /// Reads the parameters of a callback, in the first call only after a proof that they are what
-    /// they were in the known versions.
-    ///
-    /// # Safety
-    /// `params` comes from the host.
-    pub unsafe fn of(params: *mut os_tmcb_params) -> Option<Event> {
-        static PROOF: Once = Once::new();
-        // SAFETY: the host passes its parameters and keeps them through the call, our pointer in the
-        // place of the parameter (promise 5).
-        unsafe {
-            let p = params.as_ref()?;
-            let is_known = || proof::is_ours(p.param) && proof::is_message(p.rpl.cast(), FAKED_REPLY.cast()) && (p.rpl.is_null() || proof::is_code(p.code));
-            PROOF.proved("callbacks of tm in this server have other parameters than in the known versions", is_known).then(|| Event {
-                req: p.req,
-                rpl: p.rpl,
-                code: p.code as u16,
-                param: *p.param,
-            })
-        }
-    }
-
-    /// The context that the callback was registered with.
-    pub fn context(&self) -> Option<SharedContext> {
-        // SAFETY: the host holds our reference while the callback is registered (promise 5).
-        unsafe { SharedContext::borrow_raw(self.param) }
-    }
-}
-
-/// A request came: note when. Its route may wait for something before it makes a transaction.
-pub unsafe extern "C" fn on_request(msg: *mut os_sip_msg, _param: *mut c_void) -> c_int {
-    const GO_ON: c_int = OS_SCB_RUN_ALL as c_int;
-    guard::entry("script callback", GO_ON, || {
-        if let Some((server, api, instance)) = ready() {
-            server.symbols.processing_put(api.here_arrival, Moment::now().mono as *mut c_void);
-            flags::request_came(server, api, instance, msg);
-        }
-        GO_ON
-    })
-}
-
-/// A reply came, which is private still: the host may copy it and have any process go on with the copy, so what records
-/// read of it is parsed now.
-pub unsafe extern "C" fn on_reply(msg: *mut os_sip_msg, _param: *mut c_void) -> c_int {
-    const GO_ON: c_int = OS_SCB_RUN_ALL as c_int;
-    guard::entry("script callback of replies", GO_ON, || {
-        if let (Some((_, _, instance)), Some(reply)) = (ready(), message(msg)) {
-            reply.parse_reply(|code| outcome::matters(instance, code));
-        }
-        GO_ON
-    })
-}
-
-/// Do replies have to be seen once their transactions are known? Message flags may read them, and a global reply route
-/// may have set values if there are any.
-fn needs_matched(api: &Api, instance: &Instance) -> bool {
-    let fields = &instance.config.rules.fields;
-    !fields.extra.tags.is_empty() || !fields.leg.tags.is_empty() || flags::need_replies(api)
-}
-
-/// Has the replies of a transaction come to [`on_any_reply`], if need be.
-pub fn see_replies(api: &Api, instance: &Instance, t: *mut os_cell) -> Result<(), String> {
-    if needs_matched(api, instance) { api.tm.register_replies(t, Some(on_any_reply)) } else { Ok(()) }
-}
-
-/// A new transaction: note its arrival, give it the contexts of its message.
-pub unsafe extern "C" fn on_request_in(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
-    guard::entry("new transaction", (), || {
-        // SAFETY: the host's parameters.
-        let (Some((server, api, instance)), Some(event)) = (ready(), unsafe { Event::of(params) }) else { return };
-        let came = server.symbols.processing_get(api.here_arrival);
-        if !api.tm.begin(t, api.there_arrival, if came.is_null() { Moment::now().mono as *mut c_void } else { came }) {
-            return proof::stop("transactions of this server do not keep what is put into them");
-        }
-        for (here, there) in [(api.here, api.there), (api.here_own, api.there_own)] {
-            if let Some(ctx) = contexts::get(server, api, Slot::Here(here))
-                && contexts::get(server, api, Slot::There(t, there)).is_none()
-            {
-                contexts::put(server, api, Slot::There(t, there), Some(ctx));
-            }
-        }
-        if let Err(e) = see_replies(api, instance, t) {
-            log::error!("{e}");
-        }
-        BYE.set(BYE.get().map(|(raw, _)| (raw, true)));
-        flags::begin(server, api, instance, t, event.req);
-        keep_memory_apart(&server.symbols);
-    });
-}
-
-/// A message of any transaction came in. The script may mark a request only in its failure route,
-/// and change the values of one that is not marked.
-unsafe extern "C" fn on_any_reply(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
-    guard::entry("any reply", (), || {
-        // SAFETY: the host's parameters.
-        let Some(event) = (unsafe { Event::of(params) }) else { return };
-        say("values set on a reply are lost", reply_came(t, event.rpl, event.code));
-    });
-}
-
-/// A message of the transaction came in. What a global reply route set on a reply, before its transaction was
-/// known, goes to the request's context.
-fn reply_came(t: *mut os_cell, rpl: *mut os_sip_msg, code: u16) -> Result<(), SharedError> {
-    let (Some((server, api, instance)), Some(msg)) = (ready(), message(rpl)) else { return Ok(()) };
-    if outcome::matters(instance, code) {
-        flags::reply_came(server, api, instance, t, rpl, &msg.reply(code))?;
-    }
-    let here = Slot::Here(api.here);
-    match (contexts::get(server, api, here), contexts::get(server, api, Slot::There(t, api.there))) {
-        (Some(set_before), Some(ctx)) => outcome::take_values(&ctx, &set_before, |values| contexts::put(server, api, here, Some(values))),
-        _ => Ok(()),
-    }
-}
-
-/// The reply that a transaction callback is about. It may be a copy that all processes share, so
-/// nothing is read of it but what `on_reply` had parsed.
-pub fn reply_of(rpl: *mut os_sip_msg, code: u16) -> Reply {
-    message(rpl).map_or_else(|| decide::local_reply(code), |msg| msg.reply(code))
-}
-
-/// Events of a marked request's transaction.
-pub unsafe extern "C" fn on_transaction(t: *mut os_cell, kind: c_int, params: *mut os_tmcb_params) {
-    guard::entry("transaction callback", (), || {
-        // SAFETY: the host's parameters.
-        let Some(event) = (unsafe { Event::of(params) }) else { return };
-        let (Some((_, api, instance)), Some(ctx)) = (ready(), event.context()) else { return };
-        if kind as u32 == OS_TMCB_REQUEST_FWDED {
-            if !flags::is_watched(t, &ctx) {
-                ctx.count_attempt();
-            }
-            return;
-        }
-        if kind as u32 == ANSWER {
-            return answer_leaves(api, t, &ctx, &event);
-        }
-        let joined = flags::joined(t, kind as u32, &event);
-        let is_first = |what| contexts::is_first(api, t, what);
-        let result = match kind as u32 {
-            OS_TMCB_ON_FAILURE => outcome::attempt_failed(instance, &ctx, &reply_of(event.rpl, event.code), joined.as_ref(), is_first),
-            _ => outcome::reply_went(instance, &ctx, event.code, || reply_of(event.rpl, event.code), joined.as_ref(), is_first),
-        };
-        say("a transaction could not be accounted", result);
-    });
-}
-
-/// Did another module answer this INVITE for somebody else, as a back-to-back user agent does? It was never forwarded, and what is
-/// at hand is another transaction: that of its own call, whose reply has come. The BYE will come to that module alone, and
-/// nobody says here that the call has ended.
-pub fn is_answered_by_module(api: &Api, t: *mut os_cell, event: &Event, ctx: &SharedContext) -> bool {
-    let is_own = message(event.rpl).is_none() && (200..300).contains(&event.code);
-    is_own && api.tm.current().is_some_and(|current| current != t) && ctx.facts().is_ok_and(|facts| facts.attempts == 0)
-}
-
-/// Such a call gets the record of its answer, as it does with the original module, and no CDR, which would last until the
-/// lifetime of the dialog is over.
-pub fn say_answered_by_module() {
-    static SAID: AtomicBool = AtomicBool::new(false);
-    if !SAID.swap(true, Ordering::Relaxed) {
-        log::warn!(
-            "another module answers a call with the flag cdr (b2b_init_request() and the like), and its end is not known here: such calls get the record of their answer instead of a CDR"
-        );
-    }
-}
-
-/// The 2xx of a call with CDR is about to leave: the call starts, before anybody can hang up.
-fn answer_leaves(api: &Api, t: *mut os_cell, ctx: &SharedContext, event: &Event) {
-    let noted = if is_answered_by_module(api, t, event, ctx) {
-        say_answered_by_module();
-        ctx.update_head(|c| c.marks = c.marks.without(Flag::Cdr))
-    } else {
-        outcome::reply_leaves(ctx, event.code, || reply_of(event.rpl, event.code))
-    };
-    say("the answer of a call could not be noted", noted);
-}
-
-/// [`answer_leaves`] of a request that was marked without the flag `cdr` before.
-pub unsafe extern "C" fn on_answer(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
-    guard::entry("answer", (), || {
-        // SAFETY: the host's parameters.
-        let Some(event) = (unsafe { Event::of(params) }) else { return };
-        let (Some((_, api, _)), Some(ctx)) = (ready(), event.context()) else { return };
-        answer_leaves(api, t, &ctx, &event);
-    });
 }
 
 /// The reply of a BYE that ended a call.
@@ -256,16 +56,6 @@ unsafe extern "C" fn on_bye_gone(param: *mut c_void) {
             write_cdr(&ctx);
         }
     });
-}
-
-/// Ties a call to its dialog: the dialog is made if need be, holds the context, and its events
-/// come here from now on, so that no end of the call can be missed. As [`AtHand::follow`].
-pub fn follow(msg: *mut os_sip_msg, api: &Api, ctx: &SharedContext, is_watched: bool) -> Result<bool, String> {
-    let is_new = hold(msg, ctx)?;
-    if is_new && is_watched {
-        api.tm.register(msg, ANSWER, Some(on_answer), ctx.duplicate(), Some(release))?;
-    }
-    Ok(is_new && !is_watched)
 }
 
 /// The dialog of a call, made if need be, holds the context from now on; false if it does so already.
@@ -342,7 +132,7 @@ fn ended((server, api, instance): (&'static Server, &'static Api, &'static Insta
     let now = Moment::now();
     let by_flag = ctx.facts().map_or(Types(0), |c| if c.ended.is_none() { c.marks.cdr_by_flag() } else { Types(0) });
     // Values of the BYE, which is private here, and matched with its dialog just now.
-    let of_bye = (from_wire && !by_flag.is_empty()).then(|| flags::of_bye(server, api, instance, by_flag, p.msg));
+    let of_bye = (from_wire && !by_flag.is_empty()).then(|| values::of_bye(server, api, instance, by_flag, p.msg));
     let reason = message(p.msg).filter(|_| from_wire).map(|m| m.cause()).unwrap_or_default();
     let noted = match of_bye {
         None => outcome::end(ctx, cause, &reason, now),

@@ -1,0 +1,695 @@
+//! `accctl convert`: what a configuration with message flags and extra parameters is with `do_accounting()`.
+//!
+//! It changes only what it understands, and lists the rest with its place.
+#![forbid(unsafe_code)]
+
+mod edits;
+mod values;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use acc::accounting::extras::Family;
+use acc::accounting::record::Backend;
+use clap::ValueEnum;
+
+use crate::Outcome;
+use crate::check_config::effect::{fact, is_relay};
+use crate::check_config::flow::{Flow, INITIAL, INSIDE, Site, State, follow};
+use crate::check_config::model::{self, COMPANIONS, Host, Line, Model, Use};
+use crate::script::lexer::{self, At, Tokens};
+use crate::script::parser::{self, Call, RouteKind, Script, Seen, expressions};
+use crate::server_config::is_of;
+use edits::{Edits, Span};
+use values::Values;
+
+#[derive(clap::Args)]
+pub struct Convert {
+    /// The configuration of a server
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// What it is written for, where the file does not tell
+    #[arg(long, value_enum)]
+    from: Option<From>,
+    /// Where the module is installed
+    #[arg(long, value_name = "PATH", default_value = "/usr/lib/opensips-acc/acc.so")]
+    module: String,
+    /// A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated
+    #[arg(short = 'D', long, value_name = "NAME[=VALUE]")]
+    define: Vec<String>,
+}
+
+/// The server whose own module it was written for.
+#[derive(Clone, Copy, ValueEnum)]
+enum From {
+    /// OpenSIPS to 2.1: message flags
+    #[value(name = "opensips-2.1")]
+    OpensipsFlags,
+    /// OpenSIPS 2.2: do_accounting() with extra parameters
+    #[value(name = "opensips-2.2")]
+    OpensipsExtras,
+    /// Kamailio
+    Kamailio,
+}
+
+pub fn run(o: &Convert) -> Outcome {
+    let tokens = lexer::read(&o.file, &o.define)?;
+    for note in &tokens.notes {
+        log::warn!("{note}");
+    }
+    let script = parser::parse(&tokens)?;
+    let host = match o.from {
+        Some(From::Kamailio) => Host::Kamailio,
+        Some(_) => Host::Opensips,
+        None => model::host_of(&tokens).unwrap_or(Host::Opensips),
+    };
+    let model = model::read(&tokens, host, false);
+    if !model.loads("acc") {
+        log::warn!("{} does not load the module acc: there is nothing to convert", o.file.display());
+        return Ok((String::new(), ExitCode::SUCCESS));
+    }
+    if let Some(at) = model.engine {
+        return Err(format!("{}: the routes are in another language, which accctl does not read: see docs/KAMAILIO.md, \"Other languages\"", tokens.at(at)));
+    }
+    let flow = follow(&script, &model);
+    let mut all = Conversion::of(&tokens, &script, &model, &flow)?;
+    all.modules(&o.module);
+    all.parameters();
+    all.marks();
+    all.values();
+    all.unread(&o.file);
+    let code = if all.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    let mut out = String::new();
+    for (at, text) in &all.left {
+        let _ = writeln!(out, "# {}:{}:{}: {text}", tokens.files[at.file as usize], at.line, at.column);
+    }
+    out.push_str(&all.edits.diff());
+    Ok((out, code))
+}
+
+/// What a flag does, and for whom.
+struct Meaning {
+    what: Use,
+    /// `None` for those that are of all.
+    backend: Option<Backend>,
+}
+
+/// The marks that flags stand for, by type.
+#[derive(Default)]
+struct Marks {
+    records: BTreeSet<&'static str>,
+    missed: BTreeSet<&'static str>,
+    failed: bool,
+    cdr: bool,
+}
+
+/// A call of `setflag()` for a flag of accounting.
+struct Marking<'a> {
+    call: &'a Call,
+    kind: RouteKind,
+    /// What has happened before; `None` where nothing leads to it.
+    before: Option<State>,
+    id: String,
+    span: Span,
+}
+
+struct Conversion<'a> {
+    tokens: &'a Tokens,
+    script: &'a Script,
+    model: &'a Model,
+    flow: &'a Flow<'a>,
+    edits: Edits<'a>,
+    /// What each flag does.
+    flags: BTreeMap<String, Vec<Meaning>>,
+    /// Flags that something else asks for.
+    kept: BTreeSet<String>,
+    values: Values,
+    /// Third argument of `do_accounting()`.
+    table: Option<String>,
+    /// Calls of `do_accounting()`, and statements that will be.
+    marked: Vec<(Span, Option<State>)>,
+    /// Name of the route that sets values.
+    route: String,
+    /// What is left to a person.
+    left: BTreeSet<(At, String)>,
+}
+
+/// The backend of a flag's or extra's parameter, without its end.
+fn backend(module: &str, name: &str) -> Option<Backend> {
+    let name = match (module, name) {
+        ("acc_radius", "radius") | ("acc", "radius") => "aaa",
+        ("acc_json", "acc") => "json",
+        ("acc_diameter", "diameter") => "diameter",
+        ("acc", name) => name,
+        _ => return None,
+    };
+    Backend::ALL.into_iter().find(|b| b.name() == name)
+}
+
+fn module_of(line: &Line) -> Option<&'static str> {
+    ["acc"].into_iter().chain(COMPANIONS).find(|name| is_of(&line.module, name))
+}
+
+impl<'a> Conversion<'a> {
+    fn of(tokens: &'a Tokens, script: &'a Script, model: &'a Model, flow: &'a Flow<'a>) -> Result<Conversion<'a>, String> {
+        let mut flags: BTreeMap<String, Vec<Meaning>> = BTreeMap::new();
+        for flag in &model.flags {
+            let line = model.lines.iter().find(|line| line.at == flag.at);
+            let name = flag.parameter.trim_end_matches("_flag").trim_end_matches("_missed");
+            let of = line.and_then(module_of).and_then(|module| backend(module, name));
+            flags.entry(flag.id.clone()).or_default().push(Meaning { what: flag.what, backend: of });
+        }
+        let family = if model.host == Host::Kamailio { Family::Kamailio } else { Family::OpenSips };
+        let names: Vec<_> = script.routes.iter().map(|route| &*route.name).collect();
+        let route = ["acc_values".to_string()].into_iter().chain((2..).map(|n| format!("acc_values_{n}"))).find(|name| !names.contains(&name.as_str()));
+        let mut all = Conversion {
+            tokens,
+            script,
+            model,
+            flow,
+            edits: Edits::of(tokens)?,
+            flags,
+            kept: BTreeSet::new(),
+            values: Values::new(family),
+            table: None,
+            marked: Vec::new(),
+            route: route.unwrap_or_default(),
+            left: BTreeSet::new(),
+        };
+        all.who_else_asks();
+        Ok(all)
+    }
+
+    fn list(&mut self, at: At, text: impl Into<String>) {
+        self.left.insert((at, text.into()));
+    }
+
+    /// Every call in the routes, with the kind of its route.
+    fn calls(&self) -> Vec<(RouteKind, &'a Call)> {
+        let mut all = Vec::new();
+        for route in &self.script.routes {
+            expressions(&route.body, &mut |expr| {
+                expr.walk(&mut |seen| {
+                    if let Seen::Call(call) = seen {
+                        all.push((route.kind, call));
+                    }
+                });
+            });
+        }
+        all
+    }
+
+    /// Flags that the script or another module reads stay set.
+    fn who_else_asks(&mut self) {
+        for (_, call) in self.calls() {
+            if let Some(id) = call.constant(0).filter(|id| &*call.name == "isflagset" && self.flags.contains_key(id)) {
+                self.list(call.at, format!("the script asks for flag {id}: setflag() stays for that"));
+                self.kept.insert(id);
+            }
+        }
+        for line in self.model.lines.iter().filter(|line| line.name.ends_with("_flag") && module_of(line).is_none()) {
+            let id = line.number().map(|n| n.to_string()).or_else(|| line.text().map(str::to_string));
+            if let Some(id) = id.filter(|id| self.flags.contains_key(id)) {
+                self.list(line.at, format!("flag {id} is also the {} of {}: setflag() stays for that", line.name, line.module));
+                self.kept.insert(id);
+            }
+        }
+    }
+
+    /// Whether a backend has what it needs: without that, its flag did nothing.
+    fn works(&self, backend: Backend) -> bool {
+        let any = |names: &[&str]| names.iter().any(|name| self.model.lines.iter().any(|line| module_of(line).is_some() && line.name == *name));
+        match backend {
+            Backend::Db => self.model.default_url || any(&["db_url"]),
+            Backend::Aaa => any(&["aaa_url", "radius_config"]),
+            Backend::Diameter => any(&["diameter_url", "diameter_client_host"]),
+            Backend::Stream => any(&["stream_url"]),
+            Backend::Log | Backend::Evi | Backend::Json => true,
+        }
+    }
+
+    /// `loadmodule`
+    fn modules(&mut self, path: &str) {
+        for module in &self.model.modules {
+            if module.name == "acc" && module.path != path && !self.edits.rename(module.at, path) {
+                self.list(module.at, format!("the module is loaded by a defined name: let that be \"{path}\""));
+            }
+            if COMPANIONS.contains(&&*module.name) && !self.edits.unload(module.at) {
+                self.list(module.at, format!("{} is part of this module: leave the line out", module.name));
+            }
+        }
+    }
+
+    fn parameters(&mut self) {
+        let model = self.model;
+        for line in &model.lines {
+            let Some(module) = module_of(line) else { continue };
+            if let Some(lines) = self.parameter(module, line)
+                && !self.edits.replace_line(line.at, &lines)
+            {
+                self.list(line.at, format!("the line of {} begins or ends in another file: change it by hand to: {}", line.name, lines.join(" ")));
+            }
+        }
+        if self.types().contains(Backend::Db.name())
+            && let Some(line) = model.lines.iter().find(|line| module_of(line).is_some() && matches!(line.name.as_str(), "db_flag" | "db_missed_flag"))
+        {
+            self.list(
+                line.at,
+                "do_accounting() fills columns that tables of flags may lack: accctl schema --config FILE prints what adds them, with --apply it does so",
+            );
+        }
+        if let Some(line) = model.cdr_enable() {
+            let text = "CDRs of cdr_enable stay as they are, beside do_accounting(). With its flag cdr a call has one record in acc instead, with acc_id and the way it ended; docs/move/viewers.md has a view with the columns of acc_cdrs for reports";
+            self.list(line.at, text);
+        }
+    }
+
+    /// The lines that stand for one; `None` if it stays.
+    fn parameter(&mut self, module: &str, line: &Line) -> Option<Vec<String>> {
+        let nothing = Some(Vec::new());
+        let name = line.name.as_str();
+        if self.model.flags.iter().any(|flag| flag.at == line.at) {
+            return nothing;
+        }
+        let unknown = |all: &mut Self| {
+            all.list(line.at, format!("only the server knows the value of {name}: give --define, or change it by hand"));
+            None
+        };
+        if name.ends_with("_flag") && line.value.is_none() {
+            return unknown(self);
+        }
+        // Flags that are switched off, with -1 or an empty text.
+        if name.ends_with("_flag") && (module != "acc" || backend(module, name.trim_end_matches("_flag").trim_end_matches("_missed")).is_some()) {
+            return nothing;
+        }
+        if let Some(of) = name.strip_suffix("_extra").and_then(|name| backend(module, name)) {
+            let Some(text) = line.text() else { return unknown(self) };
+            return match self.values.extras(of, text) {
+                Ok(fields) => Some(vec![format!("modparam(\"acc\", \"extra_fields\", \"{}: {fields}\")", of.name())]),
+                Err(e) => {
+                    self.list(line.at, format!("{name}: {e}"));
+                    None
+                }
+            };
+        }
+        if let Some(of) = name.strip_suffix("_extra_bye").and_then(|name| backend(module, name)) {
+            let Some(text) = line.text() else { return unknown(self) };
+            return match self.values.of_bye(of, text) {
+                Ok(fields) => Some(vec![format!("modparam(\"acc\", \"extra_fields\", \"{}: {fields}\")", of.name())]),
+                Err(e) => {
+                    self.list(line.at, format!("{name}: {e}"));
+                    None
+                }
+            };
+        }
+        match name {
+            "multi_leg_info" => {
+                let Some(text) = line.text() else { return unknown(self) };
+                let backends: BTreeSet<_> = self.flags.values().flatten().filter_map(|m| m.backend).filter(|b| self.works(*b)).map(Backend::name).collect();
+                match self.values.legs(text) {
+                    Ok(fields) => Some(backends.into_iter().map(|of| format!("modparam(\"acc\", \"leg_fields\", \"{of}: {fields}\")")).collect()),
+                    Err(e) => {
+                        self.list(line.at, format!("{name}: {e}"));
+                        None
+                    }
+                }
+            }
+            "multi_leg_bye_info" => {
+                self.list(line.at, "multi_leg_bye_info stays, but is of CDRs by flag only: set $acc_leg(tag) in the branch for BYE, behind loose_route()");
+                None
+            }
+            "db_table_avp" => {
+                self.table = line.text().map(|text| values::of_today(text.trim()));
+                self.list(line.at, "the table is now an argument of do_accounting(), which needs a name: the AVP must have one wherever a request is marked");
+                nothing
+            }
+            "db_table_acc" if line.text().is_some_and(|text| text.contains('$')) => {
+                self.table = line.text().map(str::to_string);
+                self.list(line.at, "the table is now an argument of do_accounting(), evaluated where a request is marked, not when its record is written");
+                nothing
+            }
+            "acc_created_avp_name" => {
+                self.list(line.at, "acc_created_avp_name is gone: each record has its own created");
+                nothing
+            }
+            "report_ack" if line.number() != Some(0) => {
+                self.list(line.at, "report_ack is gone: an ACK has no reply, and do_accounting() writes no record for it");
+                nothing
+            }
+            "acc_prepare_always" => nothing,
+            "failed_filter" => {
+                self.list(line.at, "do_accounting() has no failed_filter: its flag failed writes records of these codes, too; drop_accounting() in the failure route takes it away");
+                None
+            }
+            "reason_from_hf" | "time_mode" if line.number() != Some(0) => {
+                self.list(line.at, format!("{name} is of records by flags only: declare a value in extra_fields instead"));
+                None
+            }
+            _ if module == "acc_radius" || module == "acc_diameter" => Some(vec![self.moved(line, name)]),
+            _ if module == "acc_json" => {
+                let name = if let Some(rest) = name.strip_prefix("acc_") { format!("json_{rest}") } else { format!("json_{name}") };
+                Some(vec![self.moved(line, &name)])
+            }
+            _ => None,
+        }
+    }
+
+    /// The line as one of acc.
+    fn moved(&self, line: &Line, name: &str) -> String {
+        let value = match (&line.define, line.number(), line.text()) {
+            (Some(define), ..) => define.clone(),
+            (None, _, Some(text)) => format!("\"{text}\""),
+            (None, Some(n), None) => n.to_string(),
+            (None, None, None) => "\"\"".into(),
+        };
+        format!("modparam(\"acc\", \"{name}\", {value})")
+    }
+
+    /// `setflag()` and `resetflag()`
+    fn marks(&mut self) {
+        let mut markings = Vec::new();
+        let sites: BTreeMap<usize, State> =
+            self.flow.sites(&["setflag", "resetflag", "do_accounting"]).into_iter().map(|Site { call, state, .. }| (call.id, state)).collect();
+        for (kind, call) in self.calls() {
+            let before = sites.get(&call.id).copied();
+            if &*call.name == "do_accounting"
+                && let Some(span) = self.edits.around(call)
+            {
+                self.marked.push((span, before));
+            }
+            if !matches!(&*call.name, "setflag" | "resetflag") {
+                continue;
+            }
+            let Some(id) = call.constant(0) else {
+                if !self.flags.is_empty() {
+                    self.list(call.at, format!("only the server knows this flag: if it is one of accounting, write {}", instead(&call.name)));
+                }
+                continue;
+            };
+            if !self.flags.contains_key(&id) {
+                continue;
+            }
+            let name = call.name.to_string();
+            if matches!(kind, RouteKind::Reply | RouteKind::Event) && name == "setflag" {
+                self.list(call.at, "do_accounting() marks requests in their own routes, not here: mark them before");
+                continue;
+            }
+            let Some(span) = self.edits.call(call).filter(|span| span.whole) else {
+                self.list(call.at, format!("{name}(\"{id}\") is part of an expression or a defined name: write {} in its place", instead(&name)));
+                continue;
+            };
+            let one = Marking { call, kind, before, id, span };
+            if name == "resetflag" { self.unmark(&one) } else { markings.push(one) }
+        }
+        // Statements one behind the other are one mark.
+        let mut rest = markings.as_slice();
+        while let Some(first) = rest.first() {
+            let run = 1 + rest.windows(2).take_while(|two| two[0].span.is_before(&two[1].span)).count();
+            self.mark(first, &rest[..run]);
+            rest = &rest[run..];
+        }
+    }
+
+    /// What these flags mark.
+    fn meaning(&self, ids: &[&str]) -> Marks {
+        let mut marks = Marks::default();
+        for meaning in ids.iter().filter_map(|id| self.flags.get(*id)).flatten() {
+            let works = meaning.backend.filter(|b| self.works(*b)).map(Backend::name);
+            match meaning.what {
+                Use::Records => marks.records.extend(works),
+                Use::Missed => marks.missed.extend(works),
+                Use::Failed => marks.failed = true,
+                Use::Cdr => marks.cdr = true,
+                Use::Prepare => {}
+            }
+        }
+        marks
+    }
+
+    /// All types that some flag accounts.
+    fn types(&self) -> BTreeSet<&'static str> {
+        self.flags.values().flatten().filter(|m| m.what == Use::Records).filter_map(|m| m.backend).filter(|b| self.works(*b)).map(Backend::name).collect()
+    }
+
+    fn do_accounting(&self, types: &BTreeSet<&str>, flags: &[&str]) -> String {
+        let types = joined(types);
+        match (&self.table, flags) {
+            (Some(table), _) if types.split('|').any(|t| t == "db") => format!("do_accounting(\"{types}\", \"{}\", \"{table}\");", flags.join("|")),
+            (_, []) => format!("do_accounting(\"{types}\");"),
+            _ => format!("do_accounting(\"{types}\", \"{}\");", flags.join("|")),
+        }
+    }
+
+    /// One or more calls of `setflag()` that follow each other.
+    fn mark(&mut self, first: &Marking<'a>, run: &[Marking<'a>]) {
+        let ids: Vec<_> = run.iter().map(|m| m.id.as_str()).collect();
+        let marks = self.meaning(&ids);
+        let mut statements = Vec::new();
+        let common = || marks.failed.then_some("failed").into_iter().chain(marks.cdr.then_some("cdr"));
+        let (both, only) = marks.records.iter().partition::<BTreeSet<&str>, _>(|of| marks.missed.contains(**of));
+        let later: BTreeSet<&str> = marks.missed.difference(&marks.records).copied().collect();
+        if !both.is_empty() {
+            statements.push(self.do_accounting(&both, &["missed"].into_iter().chain(common()).collect::<Vec<_>>()));
+        }
+        if !only.is_empty() {
+            statements.push(self.do_accounting(&only, &common().collect::<Vec<_>>()));
+        }
+        if !later.is_empty() {
+            statements.push(self.do_accounting(&later, &["missed"]));
+        }
+        if marks.records.is_empty() && (marks.failed || marks.cdr) {
+            let types = self.types();
+            if !types.is_empty() {
+                statements.push(self.do_accounting(&types, &common().collect::<Vec<_>>()));
+            }
+        }
+        let sure = first.before.is_some_and(|state| state.must() & fact::MARKED != 0);
+        if !statements.is_empty() && !sure && (marks.records.is_empty() || !later.is_empty()) {
+            let text = "the request may not be accounted yet when it comes here, and do_accounting() accounts its answer, too: mark it before, or ask for its code in the failure route";
+            self.list(first.call.at, text);
+        }
+        let of_values = !marks.records.is_empty() && !self.values.is_empty();
+        if of_values && self.sets_values(first.call.at, first.before) {
+            statements.insert(0, format!("route({});", self.route));
+        }
+        let mut kept: Vec<_> = run.iter().filter(|m| self.kept.contains(&m.id)).map(|m| (m.span.clone(), m.call.at)).collect();
+        if kept.first().is_some_and(|(_, at)| *at == first.call.at) {
+            kept.remove(0);
+            self.edits.behind(&first.span, &statements);
+        } else {
+            self.edits.replace(&first.span, &statements);
+        }
+        for other in run.iter().skip(1).filter(|m| !self.kept.contains(&m.id)) {
+            self.edits.replace(&other.span, &[]);
+        }
+    }
+
+    /// Whether the values of a request are set where it is marked: inside a call that has a CDR they are those of the call.
+    fn sets_values(&mut self, at: At, before: Option<State>) -> bool {
+        let inside = before.is_some_and(|state| state.classes() != 0 && state.classes() & !INSIDE == 0);
+        if inside && self.has_cdr() {
+            self.list(at, "a request inside a call has the values of the call: what should be of this request alone needs a tag of its own");
+            return false;
+        }
+        true
+    }
+
+    fn has_cdr(&self) -> bool {
+        let by_flag = self.flags.values().flatten().any(|m| m.what == Use::Cdr);
+        by_flag || self.calls().iter().any(|(_, call)| &*call.name == "do_accounting" && self.model.effect(call).adds & fact::CDR != 0)
+    }
+
+    /// `resetflag()`
+    fn unmark(&mut self, one: &Marking<'a>) {
+        let marks = self.meaning(&[&one.id]);
+        let mut statements = Vec::new();
+        if !marks.records.is_empty() {
+            statements.push(format!("drop_accounting(\"{}\");", joined(&marks.records)));
+            let others = self.flags.values().flatten().any(|m| m.what == Use::Missed && m.backend.is_some_and(|b| marks.records.contains(b.name())));
+            if others {
+                self.list(one.call.at, "drop_accounting() takes missed calls away with the rest, resetflag() did not");
+            }
+        }
+        if !marks.missed.is_empty() {
+            statements.push(format!("drop_accounting(\"{}\", \"missed\");", joined(&marks.missed)));
+        }
+        for (is, flag) in [(marks.failed, "failed"), (marks.cdr, "cdr")] {
+            if is {
+                statements.push(format!("drop_accounting(\"{}\", \"{flag}\");", joined(&self.types())));
+            }
+        }
+        if one.kind == RouteKind::Reply && self.model.host == Host::Opensips {
+            self.list(
+                one.call.at,
+                format!("drop_accounting() cannot be called in a reply route of OpenSIPS: {} belongs into another route", statements.join(" ")),
+            );
+            return;
+        }
+        if self.kept.contains(&one.id) {
+            self.edits.behind(&one.span, &statements);
+        } else {
+            self.edits.replace(&one.span, &statements);
+        }
+    }
+
+    /// Where `$acc_extra` and `$acc_leg` are set.
+    fn values(&mut self) {
+        let call = format!("route({});", self.route);
+        for (span, before) in std::mem::take(&mut self.marked) {
+            let at = self.tokens.all[span.first()].at;
+            if !self.values.is_empty() && self.sets_values(at, before) {
+                self.edits.before(&span, std::slice::from_ref(&call));
+            }
+        }
+        self.at_once(&call);
+        self.relays();
+        self.assigned();
+        self.bye();
+        let line = self
+            .model
+            .lines
+            .iter()
+            .find(|line| module_of(line).is_some() && line.name.ends_with("_extra"))
+            .map_or(At { line: 1, column: 1, file: 0 }, |line| line.at);
+        for text in self.values.later() {
+            self.list(line, text);
+        }
+        if !self.values.is_empty() {
+            let lines: String = self.values.statements().iter().map(|s| format!("\t{s}\n")).collect();
+            let text = format!("\n# The values of a request that is accounted.\nroute[{}] {{\n{lines}}}\n", self.route);
+            self.edits.append(0, &text);
+        }
+    }
+
+    /// Functions that write a record now need its values now.
+    fn at_once(&mut self, route: &str) {
+        for (_, call) in self.calls() {
+            if call.name.starts_with("acc_") && call.name.ends_with("_request") || &*call.name == "acc_request" {
+                match self.edits.around(call).filter(|_| !self.values.is_empty()) {
+                    Some(span) => self.edits.before(&span, &[route.to_string()]),
+                    None if self.values.is_empty() => {}
+                    None => self.list(call.at, format!("put {route} before it: the record has the values that are set")),
+                }
+            }
+        }
+    }
+
+    /// Values of a branch are those that it is sent with.
+    fn relays(&mut self) {
+        let statements = self.values.of_branch();
+        if statements.is_empty() {
+            return;
+        }
+        let has_cdr = self.has_cdr();
+        for (_, call) in self.calls().into_iter().filter(|(_, call)| is_relay(&call.name)) {
+            let states: Vec<_> = self.flow.sites(&[&*call.name]).into_iter().filter(|site| site.call.id == call.id).map(|site| site.state).collect();
+            let marked = |classes| states.iter().any(|state| state.only(classes).may() & fact::MARKED != 0);
+            let (initial, inside) = (marked(INITIAL), marked(INSIDE));
+            if !(initial || inside && !has_cdr) {
+                continue;
+            }
+            let asks = has_cdr && states.iter().any(|state| state.classes() & INSIDE != 0);
+            let all = if asks { vec![format!("if (!has_totag()) {{ {} }}", statements.join(" "))] } else { statements.clone() };
+            match self.edits.around(call) {
+                Some(span) => self.edits.before(&span, &all),
+                None => self.list(call.at, format!("put before it: {}", all.join(" "))),
+            }
+        }
+    }
+
+    /// Variables that the script sets itself are copied behind each assignment.
+    fn assigned(&mut self) {
+        let mut begun = BTreeSet::new();
+        let onreply = self.model.host == Host::Kamailio || self.model.on("tm", "onreply_avp_mode");
+        for route in &self.script.routes {
+            let kind = route.kind;
+            let mut targets = Vec::new();
+            expressions(&route.body, &mut |expr| {
+                if let Some((target, _)) = expr.assignment() {
+                    targets.push(target);
+                }
+            });
+            for target in targets {
+                let lexer::Kind::Variable(name) = &target.kind else { continue };
+                let in_request = matches!(kind, RouteKind::Request | RouteKind::Local);
+                let counts = match kind {
+                    RouteKind::Event => false,
+                    RouteKind::Reply => onreply,
+                    _ => in_request || !name.starts_with("var("),
+                };
+                let mut statements = if counts { self.values.assigned(name) } else { Vec::new() };
+                if let Some((tag, copy)) = self.values.leg(name).filter(|_| counts) {
+                    if !begun.insert(tag.clone()) {
+                        self.list(
+                            target.at,
+                            format!("where {tag} had a value before, a further leg begins here: put acc_new_leg(); before the first value of that leg"),
+                        );
+                    }
+                    statements.push(copy);
+                }
+                if statements.is_empty() {
+                    continue;
+                }
+                match self.edits.statement(target.at) {
+                    Some(span) => self.edits.behind(&span, &statements),
+                    None => self.list(target.at, format!("put behind it: {}", statements.join(" "))),
+                }
+            }
+        }
+    }
+
+    /// `*_extra_bye`: the branch for BYE.
+    fn bye(&mut self) {
+        let statements: Vec<_> = self.values.bye.iter().map(|(tag, variable)| format!("$acc_extra({tag}) = {variable};")).collect();
+        if statements.is_empty() {
+            return;
+        }
+        let branch = format!("if (is_method(\"BYE\")) {{ {} }}", statements.join(" "));
+        let mut there = false;
+        for (_, call) in self.calls().into_iter().filter(|(_, call)| &*call.name == "loose_route") {
+            if let Some(span) = self.edits.opened_by(call) {
+                self.edits.first(&span, &branch);
+                there = true;
+            }
+        }
+        if !there {
+            self.list(At { line: 1, column: 1, file: 0 }, format!("no block behind loose_route() was found: put there: {branch}"));
+        }
+    }
+
+    /// Lines of a part that does not count here.
+    fn unread(&mut self, file: &std::path::Path) {
+        let mut lost = Vec::new();
+        for (index, text) in self.edits.texts().iter().enumerate() {
+            for (n, line) in text.lines().enumerate() {
+                let Some(column) = line.find("modparam").filter(|at| line[..*at].trim().is_empty()) else { continue };
+                let Some(module) = line[column..].split(['"', '\'']).nth(1) else { continue };
+                let at = At {
+                    file: u32::try_from(index).unwrap_or(u32::MAX),
+                    line: u32::try_from(n + 1).unwrap_or(u32::MAX),
+                    column: u32::try_from(column + 1).unwrap_or(u32::MAX),
+                };
+                if ["acc"].iter().chain(&COMPANIONS).any(|name| is_of(module, name))
+                    && !self.model.lines.iter().any(|l| l.at.file == at.file && l.at.line == at.line)
+                {
+                    lost.push(at);
+                }
+            }
+        }
+        for at in lost {
+            self.list(at, format!("the line stands in a part of {} that is left out here: give --define as the server gets it with -A", file.display()));
+        }
+    }
+}
+
+/// As an argument, in the order in which types are usually written.
+fn joined(types: &BTreeSet<&str>) -> String {
+    let usual = ["log", "db"].into_iter().filter(|t| types.contains(t));
+    usual.chain(types.iter().copied().filter(|t| !["log", "db"].contains(t))).collect::<Vec<_>>().join("|")
+}
+
+fn instead(name: &str) -> &'static str {
+    if name == "setflag" { "do_accounting()" } else { "drop_accounting()" }
+}

@@ -1,0 +1,18 @@
+//! What the nodes of a cluster tell each other of their calls, so that none writes a CDR that another
+//! one has written.
+//!
+//! The node that writes a CDR tells all others: they close the call in their journals. A node that
+//! starts asks the others for the calls that were in progress when it ended: settled, or going on
+//! elsewhere. Nothing is answered twice to be sure: who hears nothing asks again, and after
+//! `orphan_timeout` writes what it knows. A node that could not be reached is told of what was settled
+//! meanwhile when it can be.
+
+mod answers;
+mod message;
+mod nodes;
+mod remembered;
+
+pub use answers::{ask, heard};
+pub use message::Named;
+pub use nodes::{MOST, Nodes, found, is_joined, join, lost, may_end_orphans, settled, tell_returned};
+pub use remembered::{install, is_settled, remember};

@@ -1,0 +1,208 @@
+//! Callbacks of the script and of transactions.
+
+use std::ffi::{c_int, c_uint, c_void};
+
+use super::abi::*;
+use super::attached::{self, Request, Which};
+use super::contexts::{self, Current};
+use super::dialogs::{on_bye, over};
+use super::events::Event;
+use super::state::{Api, DIALOGS, leaving, local_reply, message, ready};
+use super::{cdrs, flags, present};
+use crate::accounting::clock::Moment;
+use crate::accounting::context::Reply;
+use crate::accounting::record::EndCause;
+use crate::host::full::say;
+use crate::host::outcome::write_cdr;
+use crate::host::proof::{self, Once};
+use crate::host::server::Text;
+use crate::host::shared::{SharedContext, SharedError};
+use crate::host::{guard, outcome, script};
+
+/// Events of a transaction that a marked request follows.
+pub const TRANSACTION_EVENTS: u32 = KM_TMCB_RESPONSE_READY | KM_TMCB_RESPONSE_OUT | KM_TMCB_LOCAL_COMPLETED | KM_TMCB_ON_FAILURE | KM_TMCB_REQUEST_FWDED;
+
+/// Script callbacks go on to the route.
+const GO_ON: c_int = 1;
+
+/// Before and after a request, reply, failure or branch failure route.
+pub unsafe extern "C" fn on_script(msg: *mut km_sip_msg, flags: c_uint, param: *mut c_void) -> c_int {
+    static PROOF: Once = Once::new();
+    guard::entry("script callback", GO_ON, || {
+        let is_known = || param == proof::witness() && proof::is_readable(msg.cast());
+        if !PROOF.proved("callbacks of the script in this server have other parameters than in the known versions", is_known) {
+            return GO_ON;
+        }
+        if flags & KM_PRE_SCRIPT_CB != 0 {
+            present::begin(msg);
+            return GO_ON;
+        }
+        if present::is_stateless_bye(msg)
+            && let Some((_, api, _)) = ready()
+        {
+            say("the end of a call could not be noted", bye_without_dialog(api, None, msg));
+        }
+        let left = present::end(msg);
+        if left.loaded {
+            log::warn!("acc_load_ctx_from_dlg() without acc_unload_ctx_from_dlg() at the end of the message: unloaded now");
+        }
+        left.calls.iter().for_each(write_cdr);
+        GO_ON
+    })
+}
+
+/// A new transaction: note its arrival, give it the contexts of its message, which is private
+/// still.
+pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *mut km_tmcb_params) {
+    guard::entry("new transaction", (), || {
+        // SAFETY: the host's parameters.
+        let (Some((_, api, _)), Some(Event { req: msg, .. })) = (ready(), unsafe { Event::of(params) }) else { return };
+        let request = Request {
+            arrived: present::arrived(msg).or_else(|| Some(Moment::now())),
+            is_initial: message(msg).is_some_and(|m| m.to_tag().is_empty()),
+            dialog: present::dialog(msg),
+        };
+        api.tm.attach(t, request);
+        for which in [Which::InForce, Which::Own] {
+            if let Some(ctx) = present::get(msg, which)
+                && contexts::there(t, which).is_none()
+            {
+                api.tm.put(t, which, ctx);
+            }
+        }
+        present::got_transaction(msg);
+        if let (Some((_, _, instance)), Some(request)) = (ready(), message(msg)) {
+            flags::on_request_in(api, instance, t, &request);
+        }
+        say("the end of a call could not be noted", bye_without_dialog(api, Some(t), msg));
+    });
+}
+
+/// A request follows its routes. A script may forward a BYE without a transaction, or answer it so; one that
+/// it refuses before does not come here, nor does the dialog module hear of it.
+pub unsafe extern "C" fn on_routed(msg: *mut km_sip_msg, _params: *mut Text, param: *mut c_void) {
+    static PROOF: Once = Once::new();
+    guard::entry("routed request", (), || {
+        let is_known = || param == proof::witness() && proof::is_readable(msg.cast());
+        if PROOF.proved("callbacks of rr in this server have other parameters than in the known versions", is_known)
+            && message(msg).is_some_and(|m| m.method() == b"BYE")
+        {
+            present::routed_bye(msg);
+        }
+    });
+}
+
+/// A BYE of calls that have no dialog of the host's, with its transaction if there is one. That is so of an INVITE that came while the host
+/// had a dialog with the same Call-ID and From tag, made by another one (see [`super::dialogs::follow`]), and of one that
+/// was answered after it had been refused: the host's dialog went with the refusal.
+fn bye_without_dialog(api: &'static Api, t: Option<*mut km_cell>, msg: *mut km_sip_msg) -> Result<(), SharedError> {
+    let Some(bye) = message(msg).filter(|m| m.method() == b"BYE").map(|m| m.core()) else { return Ok(()) };
+    let Some(table) = attached::table() else { return Ok(()) };
+    let mut in_dialog = None;
+    for ctx in table.calls(attached::key_of_call(&bye)) {
+        let call = ctx.copy()?;
+        // A caller may hang up on one of several phones that answered: only the first one's is the call.
+        let Some(cause) = attached::side(&call.core, &bye) else { continue };
+        let of_dialog = in_dialog.get_or_insert_with(|| {
+            let dialogs = DIALOGS.get()?;
+            dialogs.context(dialogs.of(msg)?.raw)
+        });
+        if call.ended.is_some() || of_dialog.as_ref().is_some_and(|c| c.same(&ctx)) {
+            continue;
+        }
+        let now = Moment::now();
+        let reason = message(msg).map(|m| m.cause()).unwrap_or_default();
+        outcome::end(&ctx, cause, &reason, now)?;
+        script::join(Current { api, raw: msg }, &ctx);
+        // Without a reply to wait for the CDR is due.
+        if t.is_none_or(|t| api.tm.register_to(t, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()).is_err()) {
+            write_cdr(&ctx);
+        }
+        over(&ctx)?;
+    }
+    Ok(())
+}
+
+/// A call is found by its Call-ID and tags once it is answered.
+fn be_found(ctx: &SharedContext) -> Result<(), SharedError> {
+    let progress = ctx.progress();
+    if progress.answered
+        && !progress.ended
+        && let Some(table) = attached::table()
+    {
+        let (key, answered) = ctx.read_head(|c| (attached::key_of_call(&c.core), c.answered))?;
+        table.add_call(key, ctx, answered);
+    }
+    Ok(())
+}
+
+/// Timer: a call without a dialog of the host's has the lifetime that dialogs have.
+pub extern "C" fn end_lost(_ticks: c_uint, _param: *mut c_void) {
+    guard::entry("lifetime timer", (), || {
+        let (Some(_), Some(table), Some(dialogs)) = (ready(), attached::table(), DIALOGS.get()) else { return };
+        let now = Moment::now();
+        for ctx in table.calls_older_than(now, dialogs.lifetime) {
+            if ctx.is_claimed() {
+                continue;
+            }
+            let ended = ctx.end(EndCause::Timeout, now).and_then(|()| {
+                write_cdr(&ctx);
+                over(&ctx)
+            });
+            say("the end of a call could not be noted", ended);
+        }
+    });
+}
+
+/// The reply that a transaction callback is about. It may be a copy that all processes share, so
+/// nothing is read of it but what `on_any_transaction` had parsed.
+fn reply_of(rpl: *mut km_sip_msg, code: u16) -> Reply {
+    message(rpl).map_or_else(|| local_reply(code), |msg| msg.reply(code))
+}
+
+/// A reply of any transaction, and its end. The reply is private still: the host may copy it and
+/// have any process go on with the copy, so what records read of it is parsed now; and what a global
+/// reply route set on it goes to the request's context.
+pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
+    guard::entry("any transaction", (), || {
+        if kind as u32 == KM_TMCB_DESTROY {
+            if let Some(table) = attached::table() {
+                table.forget(t.cast());
+            }
+            return;
+        }
+        // SAFETY: the host's parameters.
+        let Some(Event { rpl, code, .. }) = (unsafe { Event::of(params) }) else { return };
+        let (Some((_, _, module)), Some(msg)) = (ready(), message(rpl)) else { return };
+        if outcome::matters(module, code) {
+            msg.reply(code);
+        }
+        cdrs::reply_came(rpl);
+        if let Some(set_before) = present::get(rpl, Which::InForce)
+            && let Some(ctx) = contexts::there(t, Which::InForce)
+        {
+            let taken = outcome::take_values(&ctx, &set_before, |values| present::put(rpl, Which::InForce, Some(values)));
+            say("values set on a reply are lost", taken);
+        }
+    });
+}
+
+/// Events of a marked request's transaction.
+pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
+    guard::entry("transaction callback", (), || {
+        // SAFETY: the host's parameters.
+        let Some(event) = (unsafe { Event::of(params) }) else { return };
+        let (Some((_, _, module)), Some(ctx)) = (ready(), event.context()) else { return };
+        let rpl = event.rpl;
+        if kind as u32 == KM_TMCB_REQUEST_FWDED {
+            return ctx.count_attempt();
+        }
+        let code = if kind as u32 == KM_TMCB_RESPONSE_READY { leaving(rpl, event.code) } else { event.code };
+        let result = match kind as u32 {
+            KM_TMCB_RESPONSE_READY => outcome::reply_leaves(&ctx, code, || reply_of(rpl, code)).and_then(|()| be_found(&ctx)),
+            KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code), None, |what| contexts::is_first(t, what)),
+            _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code), None, |what| contexts::is_first(t, what)),
+        };
+        say("a transaction could not be accounted", result);
+    });
+}

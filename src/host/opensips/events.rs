@@ -1,0 +1,74 @@
+//! What callbacks of transactions are about. They run in any process of the host, on messages that may be shared: only
+//! the reply (while it is private), the code and the context are used.
+
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::abi::*;
+use super::state::{Api, message};
+use crate::accounting::context::Reply;
+use crate::accounting::decide;
+use crate::host::proof::{self, Once};
+use crate::host::shared::SharedContext;
+
+/// What a callback of tm is about.
+pub struct Event {
+    pub req: *mut os_sip_msg,
+    pub rpl: *mut os_sip_msg,
+    pub code: u16,
+    param: *mut c_void,
+}
+
+impl Event {
+    /// Reads the parameters of a callback, in the first call only after a proof that they are what
+    /// they were in the known versions.
+    ///
+    /// # Safety
+    /// `params` comes from the host.
+    pub unsafe fn of(params: *mut os_tmcb_params) -> Option<Event> {
+        static PROOF: Once = Once::new();
+        // SAFETY: the host passes its parameters and keeps them through the call, our pointer in the
+        // place of the parameter (promise 5).
+        unsafe {
+            let p = params.as_ref()?;
+            let is_known = || proof::is_ours(p.param) && proof::is_message(p.rpl.cast(), FAKED_REPLY.cast()) && (p.rpl.is_null() || proof::is_code(p.code));
+            PROOF.proved("callbacks of tm in this server have other parameters than in the known versions", is_known).then(|| Event {
+                req: p.req,
+                rpl: p.rpl,
+                code: p.code as u16,
+                param: *p.param,
+            })
+        }
+    }
+
+    /// The context that the callback was registered with.
+    pub fn context(&self) -> Option<SharedContext> {
+        // SAFETY: the host holds our reference while the callback is registered (promise 5).
+        unsafe { SharedContext::borrow_raw(self.param) }
+    }
+}
+
+/// The reply that a transaction callback is about. It may be a copy that all processes share, so
+/// nothing is read of it but what `transactions::on_reply` had parsed.
+pub fn reply_of(rpl: *mut os_sip_msg, code: u16) -> Reply {
+    message(rpl).map_or_else(|| decide::local_reply(code), |msg| msg.reply(code))
+}
+
+/// Did another module answer this INVITE for somebody else, as a back-to-back user agent does? It was never forwarded, and what is
+/// at hand is another transaction: that of its own call, whose reply has come. The BYE will come to that module alone, and
+/// nobody says here that the call has ended.
+pub fn is_answered_by_module(api: &Api, t: *mut os_cell, event: &Event, ctx: &SharedContext) -> bool {
+    let is_own = message(event.rpl).is_none() && (200..300).contains(&event.code);
+    is_own && api.tm.current().is_some_and(|current| current != t) && ctx.facts().is_ok_and(|facts| facts.attempts == 0)
+}
+
+/// Such a call gets the record of its answer, as it does with the original module, and no CDR, which would last until the
+/// lifetime of the dialog is over.
+pub fn say_answered_by_module() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        log::warn!(
+            "another module answers a call with the flag cdr (b2b_init_request() and the like), and its end is not known here: such calls get the record of their answer instead of a CDR"
+        );
+    }
+}

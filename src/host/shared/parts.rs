@@ -1,0 +1,48 @@
+//! The parts of a context, as bytes.
+
+use crate::accounting::context::{Context, Head, Part};
+
+/// Room for the parts of a common call.
+const PARTS: usize = 768;
+
+/// The first parts of a context, encoded, or all three.
+pub(super) struct Parts {
+    pub bytes: Vec<u8>,
+    /// Where each ends.
+    pub ends: [usize; 3],
+}
+
+impl Parts {
+    pub(super) fn none() -> Parts {
+        Parts { bytes: Vec::with_capacity(PARTS), ends: [0; 3] }
+    }
+
+    /// Those of a head; those of the values do not follow yet.
+    pub(super) fn of_head(head: &Head) -> Parts {
+        let mut parts = Parts::none();
+        head.encode_request(&mut parts.bytes);
+        parts.ends[Part::Request as usize] = parts.bytes.len();
+        head.encode_reply(&mut parts.bytes);
+        parts.end_here();
+        parts
+    }
+
+    pub(super) fn of(ctx: &Context) -> Parts {
+        let mut parts = Parts::of_head(ctx);
+        ctx.encode_part(Part::Values, &mut parts.bytes);
+        parts.ends[Part::Values as usize] = parts.bytes.len();
+        parts
+    }
+
+    /// The reply ends here, and with it the head.
+    pub(super) fn end_here(&mut self) {
+        self.ends[Part::Reply as usize] = self.bytes.len();
+        self.ends[Part::Values as usize] = self.bytes.len();
+    }
+
+    pub(super) fn get(&self, part: Part) -> &[u8] {
+        let i = part as usize;
+        let begin = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.bytes[begin..self.ends[i]]
+    }
+}
