@@ -299,7 +299,7 @@ fn what_cannot_be_converted_is_listed() {
         ),
         ("modparam(\"acc\", \"report_ack\", 1)", 4, "report_ack is gone"),
         ("modparam(\"acc\", \"failed_filter\", \"404\")", 4, "do_accounting() has no failed_filter"),
-        ("modparam(\"acc\", \"log_extra\", \"ua\")", 4, "log_extra: \"ua\" is no extra"),
+        ("modparam(\"acc\", \"log_extra\", \"ua\")", 4, "log_extra: \"ua\" is not an extra"),
         ("modparam(\"acc\", \"cdr_enable\", 1)", 4, "CDRs of cdr_enable stay"),
         ("#!ifdef WITH_ACCDB\nmodparam(\"acc\", \"db_flag\", 1)\n#!endif", 5, "the line stands in a part"),
         ("#!defenv FLAG\nmodparam(\"acc\", \"db_flag\", FLAG)", 5, "only the server knows the value of db_flag"),
