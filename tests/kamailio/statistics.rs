@@ -91,3 +91,20 @@ fn surfaces_side_by_side_count_a_call_once() {
     server.settle();
     assert_eq!(counted(&server), due);
 }
+
+/// Dialogs with CDRs of their own count as well, also where the dialog module tells of them with the transaction only.
+#[test]
+fn dialogs_with_their_own_cdrs_are_counted() {
+    if skipped() {
+        return;
+    }
+    for more in [None, Some("-ALATE_DIALOGS")] {
+        let callee = flags::Callee::start();
+        let definitions: Vec<String> = ["-ACDRS_ALONE"].into_iter().chain(more).map(String::from).collect();
+        let server = flags::start_with(&callee, &definitions);
+        let calls: Vec<_> = ["a1", "a2", "b1", "s1", "l1"].map(String::from).into();
+        flags::play(server.port, &calls, 2);
+        server.wait("the CDRs", || server.ask("SELECT count(*) FROM acc_cdrs").trim() == "5");
+        server.wait("all are counted", || counted(&server) == "answered 3, ended 3, failed_4xx 2, failed_user 1");
+    }
+}
