@@ -222,7 +222,7 @@ fn crafted_segments_take_little_memory() {
     drop((w, dir));
     let limited = format!("ulimit -v {LIMIT}; exec \"$0\" \"$@\"");
     let args = ["deliver", "--url", &p.url(), "--extra", "caller->caller_uri; note->x_note", "--leg", "src->leg_src"];
-    let deliver = || Command::new("sh").args(["-c", &limited, env!("CARGO_BIN_EXE_accctl")]).args(&args).arg(&p.journal).output().unwrap();
+    let deliver = || Command::new("sh").args(["-c", &limited, env!("CARGO_BIN_EXE_accctl")]).args(args).arg(&p.journal).output().unwrap();
     let mut out = deliver();
     // On a busy machine it may not come to the database in time.
     for _ in 0..10 {
