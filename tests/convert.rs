@@ -491,7 +491,7 @@ fn what_would_be_other_records_is_listed() {
         (format!("{LOG}event_route[tm:local-request] {{\n\tsetflag(1);\n}}\n{marked}"), vec!["6: do_accounting() marks requests in their own routes"]),
         (
             format!("{LOG}{MISSED}failure_route[F] {{\n\tsetflag(2);\n}}\n{}", is("\tsetflag(1);\n\tt_on_failure(\"F\");\n\tt_relay();")),
-            vec!["7: a missed flag that is set only now"],
+            vec!["7: the first missed flag may be set here"],
         ),
         (
             format!(
@@ -499,6 +499,10 @@ fn what_would_be_other_records_is_listed() {
                 is("\tt_on_failure(\"F\");\n\tt_relay();")
             ),
             vec![],
+        ),
+        (
+            format!("{LOG}route[M] {{\n\tsetflag(1);\n}}\nonreply_route[R] {{\n\troute(M);\n}}\n{}", is("\troute(M);\n\tt_on_reply(\"R\");\n\tt_relay();")),
+            vec!["6: do_accounting() marks requests in their own routes"],
         ),
         // Values that functions set.
         (format!("{}{}", extra("$avp(x)"), is("\tsetflag(1);\n\t$avp(x) = 1;\n\tt_relay();")), vec![]),
@@ -525,6 +529,7 @@ fn what_would_be_other_records_is_listed() {
         (format!("{}{}", extra("$ru"), is("\tsetflag(1);\n\tlookup(\"location\");\n\tt_relay();")), vec!["8: with several branches at once $ru"]),
         // Other eyes on the flags.
         (format!("{LOG}{}", is("\tsetflag(1);\n\tif ($mf == 2) exit;")), vec!["7: $mf has flags"]),
+        (format!("{LOG}{}", is("\tsetflag(1);\n\t$mf = 2;")), vec!["7: $mf sets or takes away flags"]),
         (format!("{LOG}{}", is("\tsetflag(1);\n\txlog(\"flags $(mf{s.len})\");")), vec!["7: $mf has flags"]),
         // Marked once more.
         (format!("{LOG}{FAILED}{}", is("\tif ($rU == 1) {\n\t\tsetflag(1);\n\t\tsetflag(3);\n\t}\n\tsetflag(1);")), vec!["11: the flag of failed may be set"]),

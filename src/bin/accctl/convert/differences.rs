@@ -249,7 +249,7 @@ impl<'a> Conversion<'a> {
         let (may, must) = (first.before.may(), first.before.must());
         for (what, fact, name) in [(Use::Failed, fact::FAILED, "failed"), (Use::Cdr, fact::CDR, "cdr")] {
             let by_flag = self.flags.values().flatten().any(|m| m.what == what);
-            let by_function = self.calls().iter().any(|(_, call)| &*call.name == "do_accounting" && self.model.effect(call).adds & fact != 0);
+            let by_function = self.calls.iter().any(|(_, call)| &*call.name == "do_accounting" && self.model.effect(call).adds & fact != 0);
             let flag = if what == Use::Failed { &mut marks.failed } else { &mut marks.cdr };
             if !by_flag || *flag {
                 continue;
@@ -265,7 +265,7 @@ impl<'a> Conversion<'a> {
     /// Flags that nobody looks at when they are set.
     pub(super) fn too_late(&mut self, first: &Marking<'a>, marks: &Marks) {
         let prepared = self.model.on("acc", "acc_prepare_always") || self.flags.values().flatten().any(|m| m.what == Use::Prepare);
-        let newtran = self.calls().iter().any(|(_, call)| matches!(&*call.name, "t_newtran" | "t_suspend"));
+        let newtran = self.calls.iter().any(|(_, call)| matches!(&*call.name, "t_newtran" | "t_suspend"));
         let (mut late, mut late_missed) = (false, false);
         for (kind, state) in &first.before.0 {
             if *kind == RouteKind::Local {
@@ -285,7 +285,7 @@ impl<'a> Conversion<'a> {
             let text = "a request that has a transaction and no flag of accounting yet may come here: flags set now did nothing, do_accounting() accounts it; leave it out if that is not meant";
             self.list(first.call.at, text);
         } else if late_missed && !marks.missed.is_empty() && !prepared {
-            let text = "a missed flag that is set only now counted at the final code alone, \"missed\" counts at once";
+            let text = "the first missed flag may be set here for a request that has a transaction: it counted at the final code alone then, \"missed\" counts at once";
             self.list(first.call.at, text);
         }
     }
@@ -313,10 +313,11 @@ impl<'a> Conversion<'a> {
             .into_iter()
             .filter_map(|(_, target, _)| if let Kind::Variable(name) = &target.kind { Some(name.to_string()) } else { None })
             .collect();
-        let any_function = self.calls().iter().any(|(_, call)| !(SETS_NOTHING.contains(&&*call.name) || is_relay(&call.name)));
+        let any_function = self.calls.iter().any(|(_, call)| !(SETS_NOTHING.contains(&&*call.name) || is_relay(&call.name)));
         let mut found = Vec::new();
         for (tag, variable, name, shared) in self.values.kept() {
-            let other_module = self.model.lines.iter().any(|line| module_of(line).is_none() && line.text().is_some_and(|text| text.contains(&name)));
+            let other_module =
+                self.model.lines.iter().any(|line| module_of(line).is_none() && line.text().is_some_and(|text| words(text).any(|word| word == name)));
             let by_script = assigned.iter().any(|target| self.values.is_of(variable, target));
             if shared || any_function || other_module || !by_script {
                 found.push(format!(
@@ -337,7 +338,7 @@ impl<'a> Conversion<'a> {
             return;
         }
         let mut found = Vec::new();
-        for (kind, call) in self.calls() {
+        for (kind, call) in self.calls.clone().iter().copied() {
             let name = &*call.name;
             if ADDS_BRANCHES.contains(&name) || name.starts_with("ds_select") && call.has(2) {
                 found.push((
@@ -347,8 +348,8 @@ impl<'a> Conversion<'a> {
                     ),
                 ));
             }
-            let in_branch = kind == RouteKind::Branch || self.before(call).0.iter().any(|(kind, _)| *kind == RouteKind::Branch);
-            if in_branch && CHANGES_TARGET.contains(&name) {
+            let in_branch = || kind == RouteKind::Branch || self.before(call).0.iter().any(|(kind, _)| *kind == RouteKind::Branch);
+            if CHANGES_TARGET.contains(&name) && in_branch() {
                 found.push((call.at, changed(&variables)));
             }
         }
@@ -426,6 +427,10 @@ impl<'a> Conversion<'a> {
             _ => None,
         }
     }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
 }
 
 fn changed(variables: &str) -> String {

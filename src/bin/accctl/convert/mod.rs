@@ -7,10 +7,11 @@ mod differences;
 mod edits;
 mod values;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use acc::accounting::extras::Family;
 use acc::accounting::record::Backend;
@@ -143,6 +144,10 @@ struct Conversion<'a> {
     script: &'a Script,
     model: &'a Model,
     flow: &'a Flow<'a>,
+    /// Every call in the routes, with the kind of its route.
+    calls: Rc<[(RouteKind, &'a Call)]>,
+    /// By call.
+    befores: HashMap<usize, Before>,
     edits: Edits<'a>,
     /// What each flag does.
     flags: BTreeMap<String, Vec<Meaning>>,
@@ -192,6 +197,21 @@ fn module_of(line: &Line) -> Option<&'static str> {
     ["acc"].into_iter().chain(COMPANIONS).find(|name| is_of(&line.module, name))
 }
 
+/// Every call in the routes, with the kind of its route.
+fn calls(script: &Script) -> Vec<(RouteKind, &Call)> {
+    let mut all = Vec::new();
+    for route in &script.routes {
+        expressions(&route.body, &mut |expr| {
+            expr.walk(&mut |seen| {
+                if let Seen::Call(call) = seen {
+                    all.push((route.kind, call));
+                }
+            });
+        });
+    }
+    all
+}
+
 impl<'a> Conversion<'a> {
     fn of(tokens: &'a Tokens, script: &'a Script, model: &'a Model, flow: &'a Flow<'a>) -> Result<Conversion<'a>, String> {
         let mut flags: BTreeMap<String, Vec<Meaning>> = BTreeMap::new();
@@ -207,11 +227,19 @@ impl<'a> Conversion<'a> {
         let family = if model.host == Host::Kamailio { Family::Kamailio } else { Family::OpenSips };
         let names: Vec<_> = script.routes.iter().map(|route| &*route.name).collect();
         let route = ["acc_values".to_string()].into_iter().chain((2..).map(|n| format!("acc_values_{n}"))).find(|name| !names.contains(&name.as_str()));
+        let calls = calls(script);
+        let known: BTreeSet<&str> = calls.iter().map(|(_, call)| &*call.name).collect();
+        let mut befores: HashMap<usize, Before> = HashMap::new();
+        for site in flow.sites(&known.into_iter().collect::<Vec<_>>()) {
+            befores.entry(site.call.id).or_default().0.push((site.kind, site.state));
+        }
         let mut all = Conversion {
             tokens,
             script,
             model,
             flow,
+            calls: calls.into(),
+            befores,
             edits: Edits::of(tokens)?,
             flags,
             kept: BTreeSet::new(),
@@ -230,24 +258,9 @@ impl<'a> Conversion<'a> {
         self.left.insert((at, text.into()));
     }
 
-    /// Every call in the routes, with the kind of its route.
-    fn calls(&self) -> Vec<(RouteKind, &'a Call)> {
-        let mut all = Vec::new();
-        for route in &self.script.routes {
-            expressions(&route.body, &mut |expr| {
-                expr.walk(&mut |seen| {
-                    if let Seen::Call(call) = seen {
-                        all.push((route.kind, call));
-                    }
-                });
-            });
-        }
-        all
-    }
-
     /// Flags that the script or another module reads stay set.
     fn who_else_asks(&mut self) {
-        for (_, call) in self.calls() {
+        for (_, call) in self.calls.clone().iter().copied() {
             if let Some(id) = call.constant(0).filter(|id| &*call.name == "isflagset" && self.flags.contains_key(id)) {
                 self.list(call.at, format!("the script asks for flag {id}: setflag() stays for that"));
                 self.kept.insert(id);
@@ -265,8 +278,7 @@ impl<'a> Conversion<'a> {
 
     /// What has happened before a call.
     fn before(&self, call: &Call) -> Before {
-        let sites = self.flow.sites(&[&*call.name]).into_iter().filter(|site| site.call.id == call.id);
-        Before(sites.map(|site| (site.kind, site.state)).collect())
+        self.befores.get(&call.id).cloned().unwrap_or_default()
     }
 
     /// Whether a backend has what it needs: without that, its flag did nothing.
@@ -455,14 +467,17 @@ impl<'a> Conversion<'a> {
     /// `setflag()` and `resetflag()` that can be converted.
     fn markings(&mut self) -> Vec<Marking<'a>> {
         let mut markings = Vec::new();
-        for (kind, call) in self.calls() {
+        for (kind, call) in self.calls.clone().iter().copied() {
+            if !matches!(&*call.name, "setflag" | "resetflag" | "do_accounting") {
+                continue;
+            }
             let before = self.before(call);
             if &*call.name == "do_accounting"
                 && let Some(span) = self.edits.around(call)
             {
                 self.marked.push((span, before.clone(), call.at));
             }
-            if !matches!(&*call.name, "setflag" | "resetflag") {
+            if &*call.name == "do_accounting" {
                 continue;
             }
             let Some(id) = call.constant(0) else {
@@ -630,7 +645,7 @@ impl<'a> Conversion<'a> {
 
     fn has_cdr(&self) -> bool {
         let by_flag = self.flags.values().flatten().any(|m| m.what == Use::Cdr);
-        by_flag || self.calls().iter().any(|(_, call)| &*call.name == "do_accounting" && self.model.effect(call).adds & fact::CDR != 0)
+        by_flag || self.calls.iter().any(|(_, call)| &*call.name == "do_accounting" && self.model.effect(call).adds & fact::CDR != 0)
     }
 
     /// `resetflag()`
@@ -704,7 +719,7 @@ impl<'a> Conversion<'a> {
 
     /// Functions that write a record now need its values now.
     fn at_once(&mut self) {
-        for (_, call) in self.calls() {
+        for (_, call) in self.calls.clone().iter().copied() {
             if !is_at_once(&call.name) || self.values.is_empty() {
                 continue;
             }
@@ -722,7 +737,7 @@ impl<'a> Conversion<'a> {
             return;
         }
         let has_cdr = self.has_cdr();
-        for (_, call) in self.calls().into_iter().filter(|(_, call)| is_relay(&call.name)) {
+        for (_, call) in self.calls.clone().iter().copied().filter(|(_, call)| is_relay(&call.name)) {
             let before = self.before(call);
             let marked = |classes| before.0.iter().any(|(_, state)| state.only(classes).may() & fact::MARKED != 0);
             let (initial, inside) = (marked(INITIAL), marked(INSIDE));
@@ -791,7 +806,7 @@ impl<'a> Conversion<'a> {
         }
         let branch = format!("if (is_method(\"BYE\")) {{ {} }}", statements.join(" "));
         let mut there = false;
-        for (_, call) in self.calls().into_iter().filter(|(_, call)| &*call.name == "loose_route") {
+        for (_, call) in self.calls.clone().iter().copied().filter(|(_, call)| &*call.name == "loose_route") {
             if let Some(span) = self.edits.opened_by(call) {
                 self.edits.first(&span, &branch);
                 there = true;
