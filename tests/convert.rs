@@ -583,6 +583,10 @@ fn missed_calls_are_those_of_invites() {
         "{}",
         found.text
     );
+    // Where no INVITE comes by there are none.
+    let text = format!("{LOG}{MISSED}request_route {{\n\tif (is_method(\"BYE\")) {{ setflag(1); setflag(2); t_relay(); setflag(2); }}\n}}\n");
+    let found = convert(&kamailio(&text), &[]);
+    assert!(routes(&found).contains("{ do_accounting(\"log\"); t_relay(); }"), "{}", found.text);
     // An else keeps its if.
     let text = format!("{LOG}modparam(\"acc\", \"log_missed_flag\", 1)\nrequest_route {{\n\tif ($rU == 1) setflag(1);\n\telse exit;\n}}\n");
     let found = convert(&kamailio(&text), &[]);

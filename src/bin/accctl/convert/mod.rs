@@ -578,6 +578,7 @@ impl<'a> Conversion<'a> {
         let others = before.classes() & !(invite | method("ACK")) != 0;
         let of_invite = |marked: String, other: &str| match other {
             _ if !others => marked,
+            other if before.classes() & invite == 0 => other.to_string(),
             "" => format!("if (is_method(\"INVITE\")) {{ {marked} }}"),
             other => format!("if (is_method(\"INVITE\")) {{ {marked} }} else {{ {other} }}"),
         };
@@ -588,7 +589,7 @@ impl<'a> Conversion<'a> {
             statements.push(self.do_accounting(&only, &common));
         }
         if !later.is_empty() {
-            statements.push(of_invite(self.do_accounting(&later, &["missed"]), ""));
+            statements.extend(Some(of_invite(self.do_accounting(&later, &["missed"]), "")).filter(|s| !s.is_empty()));
         }
         let reached = !before.0.is_empty();
         let sure = before.must() & fact::MARKED != 0;
