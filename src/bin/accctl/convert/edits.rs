@@ -25,13 +25,6 @@ pub struct Span {
     in_block: bool,
 }
 
-impl Span {
-    /// Whether `other` is the next statement.
-    pub fn is_before(&self, other: &Span) -> bool {
-        self.whole && other.whole && self.file == other.file && other.first == self.end + 1 && self.in_block && other.in_block
-    }
-}
-
 /// The texts, and what is to be changed in them.
 pub struct Edits<'t> {
     tokens: &'t Tokens,
@@ -49,9 +42,10 @@ impl<'t> Edits<'t> {
         Ok(Edits { tokens, texts: tokens.files.iter().map(read).collect::<Result<_, _>>()?, changes: Vec::new() })
     }
 
-    /// The texts as they are, by the index of their file.
-    pub fn texts(&self) -> &[String] {
-        &self.texts
+    /// Whether `second` is the next statement, with no directive of the preprocessor between both.
+    pub fn is_next(&self, first: &Span, second: &Span) -> bool {
+        let statements = first.whole && second.whole && first.file == second.file && second.first == first.end + 1 && first.in_block && second.in_block;
+        statements && !["#!", "!!"].iter().any(|sign| self.texts[first.file][first.bytes.end..second.bytes.start].contains(sign))
     }
 
     /// Byte of a place in its file.
@@ -164,7 +158,8 @@ impl<'t> Edits<'t> {
         let text = match statements {
             [] if span.in_block => return self.remove(span.file, span.bytes.clone()),
             [] => "{ }".into(),
-            [one] => one.clone(),
+            // An `else` behind it belongs to the `if` before it.
+            [one] if span.in_block || !one.starts_with("if") => one.clone(),
             _ if !span.in_block => format!("{{ {} }}", self.joined(span, statements)),
             _ => self.joined(span, statements),
         };
@@ -190,6 +185,9 @@ impl<'t> Edits<'t> {
 
     /// Puts statements behind one.
     pub fn behind(&mut self, span: &Span, statements: &[String]) {
+        if statements.is_empty() {
+            return;
+        }
         let end = span.bytes.end;
         let text = self.joined(span, statements);
         let blank = match self.indent(span.file, span.bytes.start) {

@@ -3,13 +3,15 @@
 //! It changes only what it understands, and lists the rest with its place.
 #![forbid(unsafe_code)]
 
+mod differences;
 mod edits;
 mod values;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::rc::Rc;
 
 use acc::accounting::extras::Family;
 use acc::accounting::record::Backend;
@@ -17,9 +19,9 @@ use clap::ValueEnum;
 
 use crate::Outcome;
 use crate::check_config::effect::{fact, is_relay};
-use crate::check_config::flow::{Flow, INITIAL, INSIDE, Site, State, follow};
+use crate::check_config::flow::{Classes, Flow, INITIAL, INSIDE, State, follow, method};
 use crate::check_config::model::{self, COMPANIONS, Host, Line, Model, Use};
-use crate::script::lexer::{self, At, Tokens};
+use crate::script::lexer::{self, At, Kind, Tokens};
 use crate::script::parser::{self, Call, RouteKind, Script, Seen, expressions};
 use crate::server_config::is_of;
 use edits::{Edits, Span};
@@ -55,7 +57,9 @@ enum From {
 }
 
 pub fn run(o: &Convert) -> Outcome {
-    let tokens = lexer::read(&o.file, &o.define)?;
+    let mut tokens = lexer::read(&o.file, &o.define)?;
+    differences::name_flags(&mut tokens);
+    let tokens = tokens;
     for note in &tokens.notes {
         log::warn!("{note}");
     }
@@ -75,11 +79,13 @@ pub fn run(o: &Convert) -> Outcome {
     }
     let flow = follow(&script, &model);
     let mut all = Conversion::of(&tokens, &script, &model, &flow)?;
+    let markings = all.markings();
     all.modules(&o.module);
     all.parameters();
-    all.marks();
+    all.marks(&markings);
     all.values();
     all.unread(&o.file);
+    all.differences();
     let code = if all.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     let mut out = String::new();
     for (at, text) in &all.left {
@@ -105,30 +111,55 @@ struct Marks {
     cdr: bool,
 }
 
-/// A call of `setflag()` for a flag of accounting.
+/// What has happened before a call, by the kinds of routes that it is reached in; none where nothing leads to it.
+#[derive(Clone, Default)]
+struct Before(Vec<(RouteKind, State)>);
+
+impl Before {
+    /// The kinds of requests.
+    fn classes(&self) -> Classes {
+        self.0.iter().fold(0, |all, (_, state)| all | state.classes())
+    }
+
+    fn may(&self) -> u64 {
+        self.0.iter().fold(0, |all, (_, state)| all | state.may())
+    }
+
+    fn must(&self) -> u64 {
+        if self.0.is_empty() { 0 } else { self.0.iter().fold(u64::MAX, |all, (_, state)| all & state.must()) }
+    }
+}
+
+/// A call of `setflag()` or `resetflag()` for a flag of accounting.
 struct Marking<'a> {
     call: &'a Call,
     kind: RouteKind,
-    /// What has happened before; `None` where nothing leads to it.
-    before: Option<State>,
+    before: Before,
     id: String,
     span: Span,
 }
 
 struct Conversion<'a> {
+    tokens: &'a Tokens,
     script: &'a Script,
     model: &'a Model,
     flow: &'a Flow<'a>,
+    /// Every call in the routes, with the kind of its route.
+    calls: Rc<[(RouteKind, &'a Call)]>,
+    /// By call.
+    befores: HashMap<usize, Before>,
     edits: Edits<'a>,
     /// What each flag does.
     flags: BTreeMap<String, Vec<Meaning>>,
     /// Flags that something else asks for.
     kept: BTreeSet<String>,
+    /// Flags for which no `setflag()` can be converted.
+    unset: BTreeSet<String>,
     values: Values,
     /// Third argument of `do_accounting()`.
     table: Option<String>,
     /// Calls of `do_accounting()`, and statements that will be.
-    marked: Vec<(Span, Option<State>)>,
+    marked: Vec<(Span, Before, At)>,
     /// Name of the route that sets values.
     route: String,
     /// What is left to a person.
@@ -147,8 +178,38 @@ fn backend(module: &str, name: &str) -> Option<Backend> {
     Backend::ALL.into_iter().find(|b| b.name() == name)
 }
 
+/// Backend and end of a parameter that each backend has one of, by whichever of its names.
+fn of_backend(line: &Line) -> Option<(Backend, &'static str)> {
+    let module = module_of(line)?;
+    ["_missed_flag", "_flag", "_extra_bye", "_extra"].into_iter().find_map(|end| Some((backend(module, line.name.strip_suffix(end)?)?, end)))
+}
+
+/// Whether a later line has another value for the same parameter: the last one counts.
+fn is_replaced(model: &Model, line: &Line) -> bool {
+    let same = |other: &&Line| match of_backend(line) {
+        Some(of) => of_backend(other) == Some(of),
+        None => module_of(other) == module_of(line) && other.name == line.name,
+    };
+    model.lines.iter().rev().take_while(|other| other.at != line.at).any(|other| same(&other) && other.value.is_some())
+}
+
 fn module_of(line: &Line) -> Option<&'static str> {
     ["acc"].into_iter().chain(COMPANIONS).find(|name| is_of(&line.module, name))
+}
+
+/// Every call in the routes, with the kind of its route.
+fn calls(script: &Script) -> Vec<(RouteKind, &Call)> {
+    let mut all = Vec::new();
+    for route in &script.routes {
+        expressions(&route.body, &mut |expr| {
+            expr.walk(&mut |seen| {
+                if let Seen::Call(call) = seen {
+                    all.push((route.kind, call));
+                }
+            });
+        });
+    }
+    all
 }
 
 impl<'a> Conversion<'a> {
@@ -156,6 +217,9 @@ impl<'a> Conversion<'a> {
         let mut flags: BTreeMap<String, Vec<Meaning>> = BTreeMap::new();
         for flag in &model.flags {
             let line = model.lines.iter().find(|line| line.at == flag.at);
+            if line.is_some_and(|line| is_replaced(model, line)) {
+                continue;
+            }
             let name = flag.parameter.trim_end_matches("_flag").trim_end_matches("_missed");
             let of = line.and_then(module_of).and_then(|module| backend(module, name));
             flags.entry(flag.id.clone()).or_default().push(Meaning { what: flag.what, backend: of });
@@ -163,13 +227,23 @@ impl<'a> Conversion<'a> {
         let family = if model.host == Host::Kamailio { Family::Kamailio } else { Family::OpenSips };
         let names: Vec<_> = script.routes.iter().map(|route| &*route.name).collect();
         let route = ["acc_values".to_string()].into_iter().chain((2..).map(|n| format!("acc_values_{n}"))).find(|name| !names.contains(&name.as_str()));
+        let calls = calls(script);
+        let known: BTreeSet<&str> = calls.iter().map(|(_, call)| &*call.name).collect();
+        let mut befores: HashMap<usize, Before> = HashMap::new();
+        for site in flow.sites(&known.into_iter().collect::<Vec<_>>()) {
+            befores.entry(site.call.id).or_default().0.push((site.kind, site.state));
+        }
         let mut all = Conversion {
+            tokens,
             script,
             model,
             flow,
+            calls: calls.into(),
+            befores,
             edits: Edits::of(tokens)?,
             flags,
             kept: BTreeSet::new(),
+            unset: BTreeSet::new(),
             values: Values::new(family),
             table: None,
             marked: Vec::new(),
@@ -184,29 +258,15 @@ impl<'a> Conversion<'a> {
         self.left.insert((at, text.into()));
     }
 
-    /// Every call in the routes, with the kind of its route.
-    fn calls(&self) -> Vec<(RouteKind, &'a Call)> {
-        let mut all = Vec::new();
-        for route in &self.script.routes {
-            expressions(&route.body, &mut |expr| {
-                expr.walk(&mut |seen| {
-                    if let Seen::Call(call) = seen {
-                        all.push((route.kind, call));
-                    }
-                });
-            });
-        }
-        all
-    }
-
     /// Flags that the script or another module reads stay set.
     fn who_else_asks(&mut self) {
-        for (_, call) in self.calls() {
+        for (_, call) in self.calls.clone().iter().copied() {
             if let Some(id) = call.constant(0).filter(|id| &*call.name == "isflagset" && self.flags.contains_key(id)) {
                 self.list(call.at, format!("the script asks for flag {id}: setflag() stays for that"));
                 self.kept.insert(id);
             }
         }
+        self.variables_of_flags();
         for line in self.model.lines.iter().filter(|line| line.name.ends_with("_flag") && module_of(line).is_none()) {
             let id = line.number().map(|n| n.to_string()).or_else(|| line.text().map(str::to_string));
             if let Some(id) = id.filter(|id| self.flags.contains_key(id)) {
@@ -214,6 +274,11 @@ impl<'a> Conversion<'a> {
                 self.kept.insert(id);
             }
         }
+    }
+
+    /// What has happened before a call.
+    fn before(&self, call: &Call) -> Before {
+        self.befores.get(&call.id).cloned().unwrap_or_default()
     }
 
     /// Whether a backend has what it needs: without that, its flag did nothing.
@@ -224,8 +289,7 @@ impl<'a> Conversion<'a> {
             Backend::Aaa => any(&["aaa_url", "radius_config"]),
             Backend::Diameter => any(&["diameter_url", "diameter_client_host"]),
             Backend::Stream => any(&["stream_url"]),
-            // They need nothing, or what a later destination needs is its own affair.
-            _ => true,
+            Backend::Log | Backend::Evi | Backend::Json => true,
         }
     }
 
@@ -269,8 +333,25 @@ impl<'a> Conversion<'a> {
     fn parameter(&mut self, module: &str, line: &Line) -> Option<Vec<String>> {
         let nothing = Some(Vec::new());
         let name = line.name.as_str();
-        if self.model.flags.iter().any(|flag| flag.at == line.at) {
+        let of_values = name.contains("_extra") || name.starts_with("multi_leg_") || name.ends_with("_flag");
+        if of_values && is_replaced(self.model, line) {
             return nothing;
+        }
+        if let Some(flag) = self.model.flags.iter().find(|flag| flag.at == line.at) {
+            if flag.what == Use::Prepare {
+                return if self.unset.is_empty() { nothing } else { None };
+            }
+            if !self.unset.contains(&flag.id) {
+                return nothing;
+            }
+            self.list(
+                line.at,
+                format!(
+                    "{name} stays, with its extras: no setflag() of flag {} can be converted; where it is set in another way, write do_accounting()",
+                    flag.id
+                ),
+            );
+            return self.here(module, line);
         }
         let unknown = |all: &mut Self| {
             all.list(line.at, format!("only the server knows the value of {name}: give --define, or change it by hand"));
@@ -284,6 +365,9 @@ impl<'a> Conversion<'a> {
             return nothing;
         }
         if let Some(of) = name.strip_suffix("_extra").and_then(|name| backend(module, name)) {
+            if self.is_unset(of) {
+                return self.here(module, line);
+            }
             let Some(text) = line.text() else { return unknown(self) };
             return match self.values.extras(of, text) {
                 Ok(fields) => Some(vec![format!("modparam(\"acc\", \"extra_fields\", \"{}: {fields}\")", of.name())]),
@@ -320,7 +404,7 @@ impl<'a> Conversion<'a> {
                 None
             }
             "db_table_avp" => {
-                self.table = line.text().map(|text| values::of_today(text.trim()));
+                self.table = line.text().map(|text| values::of_today(text.trim(), Family::OpenSips));
                 self.list(line.at, "the table is now an argument of do_accounting(), which needs a name: the AVP must have one wherever a request is marked");
                 nothing
             }
@@ -337,7 +421,7 @@ impl<'a> Conversion<'a> {
                 self.list(line.at, "report_ack is gone: an ACK has no reply, and do_accounting() writes no record for it");
                 nothing
             }
-            "acc_prepare_always" => nothing,
+            "acc_prepare_always" if self.unset.is_empty() => nothing,
             "failed_filter" => {
                 self.list(line.at, "do_accounting() has no failed_filter: its flag failed writes records of these codes, too; drop_accounting() in the failure route takes it away");
                 None
@@ -346,13 +430,27 @@ impl<'a> Conversion<'a> {
                 self.list(line.at, format!("{name} is of records by flags only: declare a value in extra_fields instead"));
                 None
             }
-            _ if module == "acc_radius" || module == "acc_diameter" => Some(vec![self.moved(line, name)]),
-            _ if module == "acc_json" => {
+            _ => self.here(module, line),
+        }
+    }
+
+    /// A line that stays, as one of acc.
+    fn here(&self, module: &str, line: &Line) -> Option<Vec<String>> {
+        let name = line.name.as_str();
+        match module {
+            "acc_radius" | "acc_diameter" => Some(vec![self.moved(line, name)]),
+            "acc_json" => {
                 let name = if let Some(rest) = name.strip_prefix("acc_") { format!("json_{rest}") } else { format!("json_{name}") };
                 Some(vec![self.moved(line, &name)])
             }
             _ => None,
         }
+    }
+
+    /// Whether a backend goes on by its flag.
+    fn is_unset(&self, of: Backend) -> bool {
+        let mut flags = self.flags.iter().filter(|(_, uses)| uses.iter().any(|m| m.what == Use::Records && m.backend == Some(of))).peekable();
+        flags.peek().is_some() && flags.all(|(id, _)| self.unset.contains(id))
     }
 
     /// The line as one of acc.
@@ -366,19 +464,20 @@ impl<'a> Conversion<'a> {
         format!("modparam(\"acc\", \"{name}\", {value})")
     }
 
-    /// `setflag()` and `resetflag()`
-    fn marks(&mut self) {
+    /// `setflag()` and `resetflag()` that can be converted.
+    fn markings(&mut self) -> Vec<Marking<'a>> {
         let mut markings = Vec::new();
-        let sites: BTreeMap<usize, State> =
-            self.flow.sites(&["setflag", "resetflag", "do_accounting"]).into_iter().map(|Site { call, state, .. }| (call.id, state)).collect();
-        for (kind, call) in self.calls() {
-            let before = sites.get(&call.id).copied();
+        for (kind, call) in self.calls.clone().iter().copied() {
+            if !matches!(&*call.name, "setflag" | "resetflag" | "do_accounting") {
+                continue;
+            }
+            let before = self.before(call);
             if &*call.name == "do_accounting"
                 && let Some(span) = self.edits.around(call)
             {
-                self.marked.push((span, before));
+                self.marked.push((span, before.clone(), call.at));
             }
-            if !matches!(&*call.name, "setflag" | "resetflag") {
+            if &*call.name == "do_accounting" {
                 continue;
             }
             let Some(id) = call.constant(0) else {
@@ -391,21 +490,42 @@ impl<'a> Conversion<'a> {
                 continue;
             }
             let name = call.name.to_string();
-            if matches!(kind, RouteKind::Reply | RouteKind::Event) && name == "setflag" {
+            let in_reply = |kind| matches!(kind, RouteKind::Reply | RouteKind::Event);
+            if name == "setflag" && (in_reply(kind) || before.0.iter().any(|(kind, _)| in_reply(*kind))) {
                 self.list(call.at, "do_accounting() marks requests in their own routes, not here: mark them before");
-                continue;
+                if in_reply(kind) {
+                    continue;
+                }
             }
             let Some(span) = self.edits.call(call).filter(|span| span.whole) else {
                 self.list(call.at, format!("{name}(\"{id}\") is part of an expression or a defined name: write {} in its place", instead(&name)));
                 continue;
             };
-            let one = Marking { call, kind, before, id, span };
-            if name == "resetflag" { self.unmark(&one) } else { markings.push(one) }
+            markings.push(Marking { call, kind, before, id, span });
+        }
+        let of_all = |m: &Meaning| matches!(m.what, Use::Failed | Use::Cdr);
+        for (id, uses) in &self.flags {
+            let works = uses.iter().any(|m| of_all(m) || m.what != Use::Prepare && m.backend.is_some_and(|of| self.works(of)));
+            if works && !markings.iter().any(|m| m.id == *id && &*m.call.name == "setflag") {
+                self.unset.insert(id.clone());
+            }
+        }
+        // What goes on by flags may need to be prepared.
+        if !self.unset.is_empty() {
+            self.kept.extend(self.flags.iter().filter(|(_, uses)| uses.iter().any(|m| m.what == Use::Prepare)).map(|(id, _)| id.clone()));
+        }
+        markings
+    }
+
+    fn marks(&mut self, markings: &[Marking<'a>]) {
+        let (set, reset): (Vec<_>, Vec<_>) = markings.iter().partition(|m| &*m.call.name == "setflag");
+        for one in reset {
+            self.unmark(one);
         }
         // Statements one behind the other are one mark.
-        let mut rest = markings.as_slice();
+        let mut rest = set.as_slice();
         while let Some(first) = rest.first() {
-            let run = 1 + rest.windows(2).take_while(|two| two[0].span.is_before(&two[1].span)).count();
+            let run = 1 + rest.windows(2).take_while(|two| self.edits.is_next(&two[0].span, &two[1].span)).count();
             self.mark(first, &rest[..run]);
             rest = &rest[run..];
         }
@@ -442,38 +562,59 @@ impl<'a> Conversion<'a> {
     }
 
     /// One or more calls of `setflag()` that follow each other.
-    fn mark(&mut self, first: &Marking<'a>, run: &[Marking<'a>]) {
+    fn mark(&mut self, first: &Marking<'a>, run: &[&Marking<'a>]) {
         let ids: Vec<_> = run.iter().map(|m| m.id.as_str()).collect();
-        let marks = self.meaning(&ids);
+        let mut marks = self.meaning(&ids);
+        let before = &first.before;
+        self.set_before(first, &mut marks);
+        self.too_late(first, &marks);
         let mut statements = Vec::new();
-        let common = || marks.failed.then_some("failed").into_iter().chain(marks.cdr.then_some("cdr"));
+        let common: Vec<_> = marks.failed.then_some("failed").into_iter().chain(marks.cdr.then_some("cdr")).collect();
+        let missed: Vec<_> = ["missed"].into_iter().chain(common.iter().copied()).collect();
         let (both, only) = marks.records.iter().partition::<BTreeSet<&str>, _>(|of| marks.missed.contains(**of));
         let later: BTreeSet<&str> = marks.missed.difference(&marks.records).copied().collect();
+        // Missed calls are those of INVITE. An ACK is not accounted at all.
+        let invite = method("INVITE");
+        let others = before.classes() & !(invite | method("ACK")) != 0;
+        let of_invite = |marked: String, other: &str| match other {
+            _ if !others => marked,
+            other if before.classes() & invite == 0 => other.to_string(),
+            "" => format!("if (is_method(\"INVITE\")) {{ {marked} }}"),
+            other => format!("if (is_method(\"INVITE\")) {{ {marked} }} else {{ {other} }}"),
+        };
         if !both.is_empty() {
-            statements.push(self.do_accounting(&both, &["missed"].into_iter().chain(common()).collect::<Vec<_>>()));
+            statements.push(of_invite(self.do_accounting(&both, &missed), &self.do_accounting(&both, &common)));
         }
         if !only.is_empty() {
-            statements.push(self.do_accounting(&only, &common().collect::<Vec<_>>()));
+            statements.push(self.do_accounting(&only, &common));
         }
         if !later.is_empty() {
-            statements.push(self.do_accounting(&later, &["missed"]));
+            statements.extend(Some(of_invite(self.do_accounting(&later, &["missed"]), "")).filter(|s| !s.is_empty()));
         }
-        if marks.records.is_empty() && (marks.failed || marks.cdr) {
+        let reached = !before.0.is_empty();
+        let sure = before.must() & fact::MARKED != 0;
+        // Before the request is marked, these do nothing yet: where it is, they are repeated.
+        if marks.records.is_empty() && !common.is_empty() && (!reached || before.may() & fact::MARKED != 0) {
             let types = self.types();
             if !types.is_empty() {
-                statements.push(self.do_accounting(&types, &common().collect::<Vec<_>>()));
+                statements.push(self.do_accounting(&types, &common));
+            }
+            if sure && self.is_of_several_flags() {
+                let text =
+                    format!("only those of {} that the request is marked for have to be named here: do_accounting() accounts all it names", joined(&types));
+                self.list(first.call.at, text);
             }
         }
-        let sure = first.before.is_some_and(|state| state.must() & fact::MARKED != 0);
         if !statements.is_empty() && !sure && (marks.records.is_empty() || !later.is_empty()) {
             let text = "the request may not be accounted yet when it comes here, and do_accounting() accounts its answer, too: mark it before, or ask for its code in the failure route";
             self.list(first.call.at, text);
         }
-        if !marks.records.is_empty() && self.is_inside(first.before) {
-            let text = "inside a call that has a CDR, do_accounting() writes no record of this request where that CDR goes, flags do; and its values are those of the call";
-            self.list(first.call.at, text);
-        } else if !marks.records.is_empty() && !self.values.is_empty() {
-            statements.insert(0, format!("route({});", self.route));
+        if !marks.records.is_empty() {
+            if self.may_be_inside(before) {
+                let text = "inside a call that has a CDR, do_accounting() writes no record of this request where that CDR goes, flags do; and its values are those of the call";
+                self.list(first.call.at, text);
+            }
+            statements.splice(0..0, self.set_values(before));
         }
         let mut kept: Vec<_> = run.iter().filter(|m| self.kept.contains(&m.id)).map(|m| (m.span.clone(), m.call.at)).collect();
         if kept.first().is_some_and(|(_, at)| *at == first.call.at) {
@@ -487,14 +628,25 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// Whether only requests of a call that has a CDR come here: their values are those of the call.
-    fn is_inside(&self, before: Option<State>) -> bool {
-        before.is_some_and(|state| state.classes() != 0 && state.classes() & !INSIDE == 0) && self.has_cdr()
+    /// Whether requests of a call that has a CDR may come here: their values are those of the call.
+    fn may_be_inside(&self, before: &Before) -> bool {
+        before.classes() & INSIDE != 0 && self.has_cdr()
+    }
+
+    /// The call of the route that sets values, for the requests that have values of their own.
+    fn set_values(&self, before: &Before) -> Option<String> {
+        let call = format!("route({});", self.route);
+        match (self.may_be_inside(before), before.classes() & INITIAL != 0) {
+            _ if self.values.is_empty() => None,
+            (false, _) => Some(call),
+            (true, true) => Some(outside(&call)),
+            (true, false) => None,
+        }
     }
 
     fn has_cdr(&self) -> bool {
         let by_flag = self.flags.values().flatten().any(|m| m.what == Use::Cdr);
-        by_flag || self.calls().iter().any(|(_, call)| &*call.name == "do_accounting" && self.model.effect(call).adds & fact::CDR != 0)
+        by_flag || self.calls.iter().any(|(_, call)| &*call.name == "do_accounting" && self.model.effect(call).adds & fact::CDR != 0)
     }
 
     /// `resetflag()`
@@ -532,22 +684,14 @@ impl<'a> Conversion<'a> {
 
     /// Where `$acc_extra` and `$acc_leg` are set.
     fn values(&mut self) {
-        let call = format!("route({});", self.route);
-        for (span, before) in std::mem::take(&mut self.marked) {
-            if !self.values.is_empty() && !self.is_inside(before) {
-                self.edits.before(&span, std::slice::from_ref(&call));
-            }
+        for (span, before, at) in std::mem::take(&mut self.marked) {
+            self.set_values_before(&span, &before, at);
         }
-        self.at_once(&call);
+        self.at_once();
         self.relays();
         self.assigned();
         self.bye();
-        let line = self
-            .model
-            .lines
-            .iter()
-            .find(|line| module_of(line).is_some() && line.name.ends_with("_extra"))
-            .map_or(At { line: 1, column: 1, file: 0 }, |line| line.at);
+        let line = self.line_of_extras();
         for text in self.values.later() {
             self.list(line, text);
         }
@@ -558,15 +702,31 @@ impl<'a> Conversion<'a> {
         }
     }
 
+    /// Where extras are declared.
+    fn line_of_extras(&self) -> At {
+        let line = self.model.lines.iter().find(|line| module_of(line).is_some() && line.name.ends_with("_extra"));
+        line.map_or(At { line: 1, column: 1, file: 0 }, |line| line.at)
+    }
+
+    /// Sets values before a statement, and lists where they are not those of the request.
+    fn set_values_before(&mut self, span: &Span, before: &Before, at: At) {
+        if let Some(call) = self.set_values(before) {
+            self.edits.before(span, &[call]);
+        }
+        if !self.values.is_empty() && self.may_be_inside(before) {
+            self.list(at, "inside a call that has a CDR the values are those of the call: none are set for such a request here, as that would change them");
+        }
+    }
+
     /// Functions that write a record now need its values now.
-    fn at_once(&mut self, route: &str) {
-        for (_, call) in self.calls() {
-            if call.name.starts_with("acc_") && call.name.ends_with("_request") || &*call.name == "acc_request" {
-                match self.edits.around(call).filter(|_| !self.values.is_empty()) {
-                    Some(span) => self.edits.before(&span, &[route.to_string()]),
-                    None if self.values.is_empty() => {}
-                    None => self.list(call.at, format!("put {route} before it: the record has the values that are set")),
-                }
+    fn at_once(&mut self) {
+        for (_, call) in self.calls.clone().iter().copied() {
+            if !is_at_once(&call.name) || self.values.is_empty() {
+                continue;
+            }
+            match self.edits.around(call) {
+                Some(span) => self.set_values_before(&span, &self.before(call), call.at),
+                None => self.list(call.at, format!("put route({}); before it: the record has the values that are set", self.route)),
             }
         }
     }
@@ -578,15 +738,14 @@ impl<'a> Conversion<'a> {
             return;
         }
         let has_cdr = self.has_cdr();
-        for (_, call) in self.calls().into_iter().filter(|(_, call)| is_relay(&call.name)) {
-            let states: Vec<_> = self.flow.sites(&[&*call.name]).into_iter().filter(|site| site.call.id == call.id).map(|site| site.state).collect();
-            let marked = |classes| states.iter().any(|state| state.only(classes).may() & fact::MARKED != 0);
+        for (_, call) in self.calls.clone().iter().copied().filter(|(_, call)| is_relay(&call.name)) {
+            let before = self.before(call);
+            let marked = |classes| before.0.iter().any(|(_, state)| state.only(classes).may() & fact::MARKED != 0);
             let (initial, inside) = (marked(INITIAL), marked(INSIDE));
             if !(initial || inside && !has_cdr) {
                 continue;
             }
-            let asks = has_cdr && states.iter().any(|state| state.classes() & INSIDE != 0);
-            let all = if asks { vec![format!("if (!has_totag()) {{ {} }}", statements.join(" "))] } else { statements.clone() };
+            let all = if self.may_be_inside(&before) { vec![outside(&statements.join(" "))] } else { statements.clone() };
             match self.edits.around(call) {
                 Some(span) => self.edits.before(&span, &all),
                 None => self.list(call.at, format!("put before it: {}", all.join(" "))),
@@ -597,6 +756,7 @@ impl<'a> Conversion<'a> {
     /// Variables that the script sets itself are copied behind each assignment.
     fn assigned(&mut self) {
         let mut begun = BTreeSet::new();
+        let has_cdr = self.has_cdr();
         let onreply = self.model.host == Host::Kamailio || self.model.on("tm", "onreply_avp_mode");
         for route in &self.script.routes {
             let kind = route.kind;
@@ -607,7 +767,7 @@ impl<'a> Conversion<'a> {
                 }
             });
             for target in targets {
-                let lexer::Kind::Variable(name) = &target.kind else { continue };
+                let Kind::Variable(name) = &target.kind else { continue };
                 let in_request = matches!(kind, RouteKind::Request | RouteKind::Local);
                 let counts = match kind {
                     RouteKind::Event => false,
@@ -615,6 +775,10 @@ impl<'a> Conversion<'a> {
                     _ => in_request || !name.starts_with("var("),
                 };
                 let mut statements = if counts { self.values.assigned(name) } else { Vec::new() };
+                // A value that a later request of the call changes is not that of its CDR. A reply has a To tag in any case.
+                if !statements.is_empty() && kind != RouteKind::Reply && has_cdr {
+                    statements = vec![outside(&statements.join(" "))];
+                }
                 if let Some((tag, copy)) = self.values.leg(name).filter(|_| counts) {
                     if !begun.insert(tag.clone()) {
                         self.list(
@@ -643,7 +807,7 @@ impl<'a> Conversion<'a> {
         }
         let branch = format!("if (is_method(\"BYE\")) {{ {} }}", statements.join(" "));
         let mut there = false;
-        for (_, call) in self.calls().into_iter().filter(|(_, call)| &*call.name == "loose_route") {
+        for (_, call) in self.calls.clone().iter().copied().filter(|(_, call)| &*call.name == "loose_route") {
             if let Some(span) = self.edits.opened_by(call) {
                 self.edits.first(&span, &branch);
                 there = true;
@@ -653,30 +817,16 @@ impl<'a> Conversion<'a> {
             self.list(At { line: 1, column: 1, file: 0 }, format!("no block behind loose_route() was found: put there: {branch}"));
         }
     }
+}
 
-    /// Lines of a part that does not count here.
-    fn unread(&mut self, file: &std::path::Path) {
-        let mut lost = Vec::new();
-        for (index, text) in self.edits.texts().iter().enumerate() {
-            for (n, line) in text.lines().enumerate() {
-                let Some(column) = line.find("modparam").filter(|at| line[..*at].trim().is_empty()) else { continue };
-                let Some(module) = line[column..].split(['"', '\'']).nth(1) else { continue };
-                let at = At {
-                    file: u32::try_from(index).unwrap_or(u32::MAX),
-                    line: u32::try_from(n + 1).unwrap_or(u32::MAX),
-                    column: u32::try_from(column + 1).unwrap_or(u32::MAX),
-                };
-                if ["acc"].iter().chain(&COMPANIONS).any(|name| is_of(module, name))
-                    && !self.model.lines.iter().any(|l| l.at.file == at.file && l.at.line == at.line)
-                {
-                    lost.push(at);
-                }
-            }
-        }
-        for at in lost {
-            self.list(at, format!("the line stands in a part of {} that is left out here: give --define as the server gets it with -A", file.display()));
-        }
-    }
+/// For requests outside calls.
+fn outside(statements: &str) -> String {
+    format!("if (!has_totag()) {{ {statements} }}")
+}
+
+/// Whether a function writes a record now.
+fn is_at_once(name: &str) -> bool {
+    name.starts_with("acc_") && name.ends_with("_request") || name == "acc_request"
 }
 
 /// As an argument, in the order in which types are usually written.

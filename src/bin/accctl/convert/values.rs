@@ -22,19 +22,34 @@ pub struct Values {
 /// Variables that functions of other modules may set, too.
 const KEPT: [&str; 8] = ["avp(", "xavp(", "xavu(", "xavi(", "dlg_var(", "dlg_val(", "sht(", "shv("];
 
-/// Names of AVPs as they are today: `$avp(s:name)` was that of 1.x.
-pub fn of_today(text: &str) -> String {
-    text.replace("avp(s:", "avp(").replace("avp(i:", "avp(")
+/// Those that other requests and processes change.
+const SHARED: [&str; 2] = ["sht(", "shv("];
+
+/// Those of a request that change up to the place where it is sent on, though the request has but one of each.
+const OF_TARGET: [&str; 6] = ["du", "duri", "dd", "dp", "dP", "fs"];
+
+/// Names of AVPs as OpenSIPS has them today: `$avp(s:name)` was that of 1.x. In Kamailio `$avp(i:5)` is not `$avp(5)`.
+pub fn of_today(text: &str, family: Family) -> String {
+    match family {
+        Family::OpenSips => text.replace("avp(s:", "avp(").replace("avp(i:", "avp("),
+        Family::Kamailio => text.to_string(),
+    }
 }
 
-/// `avp(x)` of `$(avp(x)[0])` and of `avp(s:x)`.
-fn base(text: &str) -> String {
-    let text = of_today(text.trim_start_matches(['$', '(']));
-    let end = text.find(')').map_or(text.len(), |at| at + 1);
-    text[..end].to_string()
+/// The name of a variable: `ru` of `$(ru{uri.user})`.
+pub fn name_of(text: &str) -> &str {
+    let inner = text.trim_start_matches(['$', '(']);
+    &inner[..inner.find(|c: char| !c.is_ascii_alphanumeric() && !"_.".contains(c)).unwrap_or(inner.len())]
 }
 
 impl Values {
+    /// `avp(x` of `$(avp(x)[0])` and of `avp(s:x)`, `xavp(x` of `xavp(x[0]=>y)`.
+    fn base(&self, text: &str) -> String {
+        let text = of_today(text.trim_start_matches(['$', '(']), self.family).replace("avp(s:", "avp(");
+        let end = text.find([')', '[', '=']).unwrap_or(text.len());
+        text[..end].to_string()
+    }
+
     pub fn new(family: Family) -> Values {
         Values { family, all: Vec::new(), legs: Vec::new(), bye: Vec::new() }
     }
@@ -66,7 +81,7 @@ impl Values {
         let mut fields = Vec::new();
         for named in &parsed.extra[of.index()] {
             let mut variable = parsed.variables[named.value].clone();
-            variable.text = of_today(&variable.text).into();
+            variable.text = of_today(&variable.text, self.family).into();
             let tag = self.tag(of, &named.name, &variable.key);
             fields.push(if *tag == *named.name { tag.clone() } else { format!("{tag}->{}", named.name) });
             if !self.all.iter().any(|v| v.tag == tag) {
@@ -82,7 +97,7 @@ impl Values {
         parsed.set_bye(of, list, self.family).map_err(|e| e.to_string())?;
         let mut fields = Vec::new();
         for named in &parsed.bye[of.index()] {
-            let text = of_today(&parsed.variables[named.value].text);
+            let text = of_today(&parsed.variables[named.value].text, self.family);
             let tag = self.tag(of, &named.name, &text);
             fields.push(if *tag == *named.name { tag.clone() } else { format!("{tag}->{}", named.name) });
             if !self.bye.iter().any(|(t, _)| *t == tag) {
@@ -97,7 +112,7 @@ impl Values {
         let mut parsed = Extras::default();
         parsed.set_legs(list).map_err(|e| e.to_string())?;
         for named in &parsed.legs {
-            self.legs.push((named.name.to_string(), of_today(&format!("avp({})", parsed.avps[named.value]))));
+            self.legs.push((named.name.to_string(), of_today(&format!("avp({})", parsed.avps[named.value]), self.family)));
         }
         Ok(self.legs.iter().map(|(tag, _)| tag.as_str()).collect::<Vec<_>>().join("; "))
     }
@@ -118,20 +133,41 @@ impl Values {
 
     /// Those that may change up to the place where the request is sent on.
     pub fn of_branch(&self) -> Vec<String> {
-        self.now().filter(|v| v.variable.class == Class::Branch).map(Values::set).collect()
+        self.now().filter(|v| v.variable.class == Class::Branch || OF_TARGET.contains(&name_of(&v.variable.text))).map(Values::set).collect()
     }
 
     /// Those of a variable that is assigned to.
     pub fn assigned(&self, name: &str) -> Vec<String> {
-        let target = base(name);
-        let follows = |v: &&Value| base(&v.variable.text) == target && (v.variable.class == Class::Moment || target.starts_with("var("));
+        let target = self.base(name);
+        let follows = |v: &&Value| self.base(&v.variable.text) == target && (v.variable.class == Class::Moment || target.starts_with("var("));
         self.now().filter(follows).map(Values::set).collect()
     }
 
     /// Tag and statement of a leg's AVP that is assigned to.
     pub fn leg(&self, name: &str) -> Option<(String, String)> {
-        let target = base(name);
-        self.legs.iter().find(|(_, avp)| *avp == target).map(|(tag, avp)| (tag.clone(), format!("$acc_leg({tag}) = ${avp};")))
+        let target = self.base(name);
+        self.legs.iter().find(|(_, avp)| self.base(avp) == target).map(|(tag, avp)| (tag.clone(), format!("$acc_leg({tag}) = ${avp};")))
+    }
+
+    /// Those of the branch whose reply is reported.
+    pub fn each_branch(&self) -> Vec<&str> {
+        self.now().filter(|v| v.variable.class == Class::Branch).map(|v| &*v.variable.text).collect()
+    }
+
+    /// Those that functions, and for some other requests, may set after the request is marked: tag, variable, the name
+    /// in its parentheses, and whether others may.
+    pub fn kept(&self) -> impl Iterator<Item = (&str, &str, String, bool)> {
+        let is_kept = |text: &str| KEPT.iter().any(|name| text.starts_with(name)) || text.starts_with("var(");
+        self.now().filter_map(move |v| {
+            let base = self.base(&v.variable.text);
+            let name = base.split_once('(')?.1.to_string();
+            is_kept(&base).then(|| (&*v.tag, &*v.variable.text, name, SHARED.iter().any(|name| base.starts_with(name))))
+        })
+    }
+
+    /// Whether an assignment to `target` changes a variable.
+    pub fn is_of(&self, variable: &str, target: &str) -> bool {
+        self.base(variable) == self.base(target)
     }
 
     /// Those that have no value yet where the request is marked.

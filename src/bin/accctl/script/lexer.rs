@@ -92,6 +92,10 @@ pub struct Tokens {
     pub notes: Vec<String>,
     /// The first line of the configuration.
     pub first_line: String,
+    /// What stands in parts that do not count, with its names as they are written.
+    pub left_out: Vec<Token>,
+    /// What the names that are known at the end are defined as.
+    pub defined: HashMap<Rc<str>, Rc<str>>,
 }
 
 impl Tokens {
@@ -113,6 +117,8 @@ pub fn read(path: &Path, defines: &[String]) -> Result<Tokens, String> {
     if let Some(open) = reader.blocks.last() {
         return Err(format!("{}: {} has no #!endif", open.at, open.directive));
     }
+    let known = |(name, define)| if let Define::Text(text) = define { Some((name, text)) } else { None };
+    reader.out.defined = std::mem::take(&mut reader.defines).into_iter().filter_map(known).collect();
     Ok(reader.out)
 }
 
@@ -451,6 +457,7 @@ impl Reader {
 
     /// In a part that does not count, to the next directive.
     fn skip_block(&mut self, source: &mut Source<'_>) -> Result<(), String> {
+        let (begin, text) = (source.at, source.rest);
         loop {
             let Some(at) = source.rest.find(['#', '!']) else {
                 source.skip(source.rest.len());
@@ -459,10 +466,26 @@ impl Reader {
             };
             source.skip(at);
             match directive(source.rest) {
-                Some(word @ ("ifdef" | "ifndef" | "ifexp" | "else" | "endif")) => return self.directive(source, word),
+                Some(word @ ("ifdef" | "ifndef" | "ifexp" | "else" | "endif")) => {
+                    self.leave_out(&text[..text.len() - source.rest.len()], begin, source.name);
+                    return self.directive(source, word);
+                }
                 _ => drop(source.next_char()),
             }
         }
+    }
+
+    /// Reads a part that does not count by itself, as far as it can be read.
+    fn leave_out(&mut self, text: &str, at: At, name: &str) {
+        let mut apart = Reader::default();
+        // What is defined in it is not known, so names do not stand for anything.
+        apart.blocks.push(Block { at: String::new(), directive: String::new(), counts: None });
+        apart.judge();
+        let mut source = Source { rest: text, at, name };
+        while let Ok(Some(word)) = apart.tokens(&mut source, 0) {
+            apart.push(source.at, Kind::Word(word.into()));
+        }
+        self.out.left_out.append(&mut apart.out.all);
     }
 
     fn directive(&mut self, source: &mut Source<'_>, word: &str) -> Result<(), String> {
