@@ -1,7 +1,8 @@
 //! The file with Diameter peers, and one that it may include behind a line of '='.
 #![no_main]
 
-use acc::backend::diameter::conf::{Conf, MAX_PEERS};
+use acc::backend::diameter::conf::Conf;
+use acc::stats::MAX_PEERS;
 use libfuzzer_sys::fuzz_target;
 use opensips_acc_fuzz::{bounded, directory, text};
 
