@@ -146,7 +146,15 @@ fn a_browser_shows_the_page() {
     std::fs::write(place("look.html"), include_str!("common/look.html")).unwrap();
     let look = |scheme: &str| {
         let mut browser = Command::new("chromium");
-        browser.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--virtual-time-budget=20000", "--dump-dom"]);
+        browser.args([
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--allow-file-access-from-files",
+            "--virtual-time-budget=20000",
+            "--dump-dom",
+        ]);
         browser.arg(format!("--user-data-dir={}", place("profile").display())).arg(format!("--blink-settings=preferredColorScheme={scheme}"));
         let out = browser.arg(format!("file://{}", place("look.html").display())).output().ok()?;
         let page = String::from_utf8_lossy(&out.stdout).into_owned();

@@ -132,14 +132,21 @@ pub fn write_cdr(ctx: &SharedContext) {
         return;
     }
     match ctx.conclude(|c| decide::cdr_due(&instance.config.rules, c)) {
-        Ok(Some(end)) if ctx.is_counted() => finish(instance, Some(end)),
-        Ok(end) => end.iter().for_each(|end| worker::emit_end(instance, end)),
+        Ok(end) => finish_call(instance, ctx, end),
         Err(e) => log::error!("a call's end could not be accounted: {e}"),
     }
 }
 
 fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {
     ctx.call().map(|call| call.copy()).transpose()
+}
+
+/// What the end of this call made is written, and counted if the call is.
+pub fn finish_call(instance: &Instance, ctx: &SharedContext, end: Option<CallEnd>) {
+    match end {
+        Some(end) if !ctx.is_counted() => worker::emit_end(instance, &end),
+        end => finish(instance, end),
+    }
 }
 
 /// What the end of a call made is counted and written.

@@ -1,7 +1,7 @@
 //! Calls that were in progress when the server last ended: they wait here for their dialogs, and
 //! those that no dialog claims in time end with a record that says so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::c_void;
 use std::sync::atomic::Ordering;
 
@@ -81,19 +81,33 @@ impl Waiting {
     }
 }
 
+/// What a call has from its INVITE on: a dialog's own CDR has no To tag.
+fn begins(ctx: &Context) -> (Vec<u8>, Vec<u8>) {
+    (ctx.core.callid.clone(), ctx.core.from_tag.clone())
+}
+
 /// Puts open calls back into shared memory; once, before the fork. Returns how many wait.
 pub fn prepare(open: OpenCalls) -> usize {
     open.ended.into_iter().for_each(cluster::remember);
     let last_seen = open.last_seen.unwrap_or_default();
     let mut by_dialog: HashMap<Vec<u8>, Vec<Waiting>> = HashMap::new();
+    let mut calls = Vec::with_capacity(open.calls.len());
     for state in open.calls.into_values() {
-        let Some(ctx) = Context::decode(&state) else {
-            log::error!("the journal holds a call in progress that cannot be read: its CDR is lost");
-            continue;
-        };
+        match Context::decode(&state) {
+            Some(ctx) => calls.push(ctx),
+            None => log::error!("the journal holds a call in progress that cannot be read: its CDR is lost"),
+        }
+    }
+    // A dialog with its own CDR and a call of `do_accounting()` in it are one call.
+    let counted: HashSet<_> = calls.iter().filter(|c| !c.is_of_dialog()).map(begins).collect();
+    let twice: Vec<_> = calls.iter().map(|c| c.is_of_dialog() && counted.contains(&begins(c))).collect();
+    for (ctx, twice) in calls.into_iter().zip(twice) {
         match SharedContext::new(&ctx) {
             Ok(shared) => {
                 shared.set_in_journal();
+                if twice {
+                    shared.set_uncounted();
+                }
                 if !ctx.marks.reported(Flag::Start).is_empty() {
                     stats::expect_reports();
                 }
@@ -189,7 +203,7 @@ pub fn end_orphans() {
                 if !claimed {
                     log::warn!("a call in progress at the last end of the server came back with no dialog: its CDR ends when the server was last seen alive");
                 }
-                outcome::finish(instance, Some(end));
+                outcome::finish_call(instance, &ctx, Some(end));
             }
             Ok(None) => {}
             Err(e) => {

@@ -41,23 +41,24 @@ pub fn outcome(code: u16, is_first: impl FnOnce(Once) -> bool) {
     }
 }
 
-/// [`outcome`] of a call with message flags, which is accounted if an accounting flag is set now, or was used up.
-pub fn flagged(rules: &FlagRules, is_accounted: bool, code: u16, is_first: impl Fn(Once) -> bool) {
-    if is_accounted || code >= 300 && rules.shares_flags() && !is_first(Once::Missed) {
+/// [`outcome`] of a call with message flags, which is accounted if an accounting flag is set now, or was used up by a
+/// record of a missed call; `was_missed` says whether there was one.
+pub fn flagged(rules: &FlagRules, is_accounted: bool, code: u16, was_missed: impl FnOnce() -> bool, is_first: impl FnOnce(Once) -> bool) {
+    if is_accounted || code >= 300 && rules.shares_flags() && was_missed() {
         outcome(code, is_first);
     }
 }
 
 /// These records of a transaction are made.
 pub fn records(records: &[Record], is_first: impl FnOnce(Once) -> bool) {
-    if records.iter().any(|r| r.kind == Kind::Missed && !r.in_dialog) && is_first(Once::Missed) {
+    if records.iter().any(|r| r.kind == Kind::Missed && !r.in_dialog && r.core.method == b"INVITE") && is_first(Once::Missed) {
         stats::add(Counter::CallsMissed, 1);
     }
 }
 
-/// A call ended here.
+/// A call ended here. One whose accounting was dropped has no CDR, and does not count.
 pub fn end(end: &CallEnd) {
-    if let Some(ms) = end.duration_ms {
+    if let Some(ms) = end.duration_ms.filter(|_| !end.records.is_empty()) {
         stats::add_ended(u64::try_from(ms).unwrap_or(0));
     }
 }

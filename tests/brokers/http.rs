@@ -155,7 +155,7 @@ fn trouble_of_the_server_is_told_without_the_login() {
     append(&mut records(&dir), SinkId::Stream, 0..3);
     drop(dir);
     let try_url = |url: &str| {
-        let out = deliver(tmp.path(), url).args(["--seconds", "2"]).output().unwrap();
+        let out = deliver(tmp.path(), url).args(["--seconds", "20"]).output().unwrap();
         let text = String::from_utf8_lossy(&[&*out.stdout, &out.stderr].concat()).into_owned();
         assert!(!text.contains("s3cret") && !text.contains("t0ken"), "{text}");
         (out.status.success(), text)
@@ -189,7 +189,7 @@ fn records_go_over_tls() {
         (certificates.options_of_nobody(), Some("CertificateRequired")),
         (certificates.options(), None),
     ] {
-        let out = deliver(tmp.path(), &format!("https://acc:s3cret@127.0.0.1:{port}/cdr#batch=10&{options}")).args(["--seconds", "2"]).output().unwrap();
+        let out = deliver(tmp.path(), &format!("https://acc:s3cret@127.0.0.1:{port}/cdr#batch=10&{options}")).args(["--seconds", "20"]).output().unwrap();
         let text = String::from_utf8_lossy(&[&*out.stdout, &out.stderr].concat()).into_owned();
         assert!(out.status.success() == cause.is_none() && text.contains(cause.unwrap_or("stream: 30 delivered, 0 dead")), "{text}");
         assert_eq!(server.got.accepted.lock().unwrap().len(), if cause.is_none() { 30 } else { 0 });

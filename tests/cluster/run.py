@@ -539,7 +539,7 @@ def the_link_is_cut_and_both_end_the_calls(p):
     p.b.cut(False)
 
 
-@situation(lifetime=22)
+@situation(lifetime=34)
 def the_calls_end_while_the_link_is_cut(p):
     """It is back before the lifetime ends on the node that has heard of no end."""
     p.call(p.b)
@@ -550,7 +550,8 @@ def the_calls_end_while_the_link_is_cut(p):
     p.until(12)
     p.a.cut(False)
     p.b.cut(False)
-    p.until(26)
+    p.wait_until_linked()
+    p.until(38)
 
 
 @situation()

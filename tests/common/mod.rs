@@ -27,7 +27,7 @@ use acc::journal::{Dir, JournalSync, SinkId, Writer};
 use acc::params::Draft;
 
 /// Longest wait for something that must come; a bound for failures, no measurement.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A configuration that writes to `url`, with two extra and two leg fields.
 pub fn config(url: Option<&str>, journal: &Path) -> Config {

@@ -97,6 +97,10 @@ async fn silence_of_the_watchdog_fails_over_and_back() {
     let mut client = client(&(first.line() + &second.line()), |settings| settings.backend = Backend::Diameter, brisk);
     let states = || ["one.acc.test", "two.acc.test"].map(|name| SinkId::Diameter.state().peer(name).map(|peer| (peer.state.name(), peer.failovers)));
     deliver(&mut client, &records(1)).await;
+    // The other one is there when it is needed.
+    while states()[1] != Some(("okay", 0)) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     first.with(|s| s.answers_watchdogs = false);
     deliver(&mut client, &records(4)[1..]).await;
     let (one, two) = (first.seen(), second.seen());

@@ -294,14 +294,17 @@ fn every_record_is_of_its_own_call(n: usize) {
     let server = start(&callee);
     let calls = calls(n);
     play(server.port, &calls, 80);
+    let of = |first: &[char]| calls.iter().filter(|c| c.starts_with(first)).count();
+    let [answered, failed, busy, missed] = [of(&['a', 's']), of(&['b', 'l']), of(&['b']), of(&['b', 's', 'l'])];
+    let due = format!("answered {answered}, ended {answered}, failed_4xx {failed}, failed_user {busy}, missed {missed}");
+    // A phone has its reply before the last records are made.
+    server.wait("all calls are counted", || statistics::counted(&server) == due);
     server.settle();
     let figures = figures(&server.log(), &server.dir.path().join("acc.sqlite"), &calls, server.port, false);
     eprintln!("{n} calls: {} records due, {} missing, {} too many, {} wrong", figures.due, figures.missing, figures.surplus, figures.wrong);
     assert_eq!((figures.missing, figures.surplus, figures.wrong), (0, 0, 0), "{:#?}", figures.told);
     assert_eq!((server.status("panics"), server.status("db_dead")), (Some(0), Some(0)));
-    let of = |first: &[char]| calls.iter().filter(|c| c.starts_with(first)).count();
-    let [answered, failed, busy, missed] = [of(&['a', 's']), of(&['b', 'l']), of(&['b']), of(&['b', 's', 'l'])];
-    assert_eq!(statistics::counted(&server), format!("answered {answered}, ended {answered}, failed_4xx {failed}, failed_user {busy}, missed {missed}"));
+    assert_eq!(statistics::counted(&server), due);
     // Which tag has which reply.
     for call in calls.iter().take(8) {
         for line in server.lines("transaction answered", call) {

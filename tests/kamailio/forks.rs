@@ -311,7 +311,7 @@ fn of_each_request(transport: Transport, plays: &[Play], more: &[String]) {
         return;
     }
     let tcp = port();
-    let server = Server::start(4, &[&[format!("-ALISTEN_TOO=tcp:127.0.0.1:{tcp}")], more].concat());
+    let server = Server::start(4, &[&[format!("-ALISTEN_TOO=tcp:127.0.0.1:{tcp}"), define("PATIENT", "")], more].concat());
     let idle = server.status("contexts_bytes").unwrap();
     let to = if transport == Transport::Tcp { tcp } else { server.port };
     play(&server, transport, to, plays);

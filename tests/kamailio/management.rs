@@ -40,6 +40,7 @@ fn commands_and_counters_tell_what_goes_on() {
             times
         });
         let (_callee, mut caller) = begin(&server, "open");
+        server.wait("the call is up", || server.rpc(&["acc.open_calls"]).contains("count: 1"));
         let open = server.rpc(&["acc.open_calls"]);
         assert!(open.contains("count: 1") && open.contains("callid: open-") && open.contains("start: ") && open.contains("age: "), "{open}");
         caller.wait("the call", std::time::Duration::from_secs(60));

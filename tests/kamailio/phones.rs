@@ -104,11 +104,16 @@ fn play_one(server: &Server, call: &Call) -> Vec<u16> {
 
 /// Starts a call and leaves it in progress.
 pub fn begin(server: &Server, name: &str) -> (Sipp, Sipp) {
+    begin_for(server, name, Duration::from_secs(6))
+}
+
+/// The same for a call that lasts so long.
+pub fn begin_for(server: &Server, name: &str, pause: Duration) -> (Sipp, Sipp) {
     let (callee, target) = (port(), format!("127.0.0.1:{}", server.port));
     let answers = Sipp::start(server, "callee", callee, &["-m", "1"]);
     std::thread::sleep(Duration::from_millis(300));
-    let calls =
-        Sipp::start(server, "caller", port(), &[&target, "-s", &format!("a{callee}"), "-m", "1", "-d", "6000", "-cid_str", &format!("{name}-%u-%p@%s")]);
+    let (user, pause, call_id) = (format!("a{callee}"), pause.as_millis().to_string(), format!("{name}-%u-%p@%s"));
+    let calls = Sipp::start(server, "caller", port(), &[&target, "-s", &user, "-m", "1", "-d", &pause, "-cid_str", &call_id]);
     std::thread::sleep(Duration::from_millis(1500));
     (answers, calls)
 }

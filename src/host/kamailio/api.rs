@@ -162,6 +162,13 @@ impl Tm {
         self.register_for(std::ptr::null_mut(), t, types, callback, ctx)
     }
 
+    /// Calls `callback` for events of a transaction, without a context.
+    pub fn watch(&self, t: *mut km_cell, types: u32, callback: TransactionCb) -> Result<(), String> {
+        // SAFETY: `t` is the callback's transaction, or that of the message being processed (promise 5).
+        let rc = unsafe { (self.functions.register_tmcb)(std::ptr::null_mut(), t, types as c_int, callback, proof::witness(), None) };
+        if rc > 0 { Ok(()) } else { Err(format!("tm refused the accounting callbacks (error {rc}): the host is out of shared memory, see its option -m")) }
+    }
+
     /// Calls `callback` for every new transaction.
     pub fn register_global(&self, callback: TransactionCb) -> Result<(), String> {
         // SAFETY: called in mod_init, after tm's own, as such callbacks demand (promise 2).

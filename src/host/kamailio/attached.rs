@@ -170,6 +170,13 @@ impl Attached {
         Some(Request { arrived, is_initial: dialog & 1 != 0, dialog: dialog & !BITS })
     }
 
+    /// Was a transaction counted for this?
+    pub fn was_counted(&self, key: *const c_void, what: Once) -> bool {
+        let chain = self.lock(key as u64);
+        let bit = (what.bit() as usize) << ONCE;
+        Self::find(&chain, key as u64).is_some_and(|node| node.dialog.load(Ordering::Relaxed) & bit != 0)
+    }
+
     /// Is a transaction counted for this for the first time? One that is not known always is.
     pub fn is_first(&self, key: *const c_void, what: Once) -> bool {
         let chain = self.lock(key as u64);

@@ -128,7 +128,8 @@ impl At {
 
     /// The call of `do_accounting()` with the flag `cdr` that this dialog may have, too, is the one that is counted.
     fn count(&self, ctx: &SharedContext) {
-        if self.dialogs.context(self.dlg).is_some() {
+        let is_accounted = |other: &SharedContext| other.facts().is_ok_and(|facts| facts.marks.any_cdr());
+        if self.dialogs.context(self.dlg).is_some_and(|other| is_accounted(&other)) {
             ctx.set_uncounted();
         }
     }
@@ -153,12 +154,21 @@ pub fn on_created(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
         at.set_start(now);
         at.set(NAME, &name);
         at.watch(&shared);
-        if let Err(e) = at.api.tm.register(msg.raw, KM_TMCB_RESPONSE_OUT, on_reply_out, shared) {
-            log::warn!("a dialog's call is in no statistics: {e}");
-        }
         Ok(())
     });
     say("a dialog cannot have its CDR", made);
+    if let Some(t) = present::transaction(msg.raw) {
+        count_reply(at.api, at.instance, t);
+    }
+}
+
+/// The call of a dialog with its own CDR is counted when its transaction `t` ends.
+pub fn count_reply(api: &Api, instance: &Instance, t: *mut km_cell) {
+    if instance.config.rules.dialog_cdrs.is_some()
+        && let Err(e) = api.tm.watch(t, KM_TMCB_RESPONSE_OUT, on_reply_out)
+    {
+        log::warn!("a dialog's call is in no statistics: {e}");
+    }
 }
 
 /// A reply of a dialog's INVITE went out.

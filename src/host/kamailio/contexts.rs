@@ -11,6 +11,11 @@ pub fn there(t: *mut km_cell, which: Which) -> Option<SharedContext> {
     attached::table()?.get(t.cast(), which)
 }
 
+/// Was a transaction counted for this?
+pub fn was_counted(t: *mut km_cell, what: Once) -> bool {
+    attached::table().is_some_and(|table| table.was_counted(t.cast(), what))
+}
+
 /// Is a transaction counted for this for the first time?
 pub fn is_first(t: *mut km_cell, what: Once) -> bool {
     attached::table().is_none_or(|table| table.is_first(t.cast(), what))

@@ -27,7 +27,8 @@ use crate::config::Config;
 use crate::config::stock::{Part, TimeText};
 use crate::host::full::{say, say_clipped};
 use crate::host::shared::{SharedContext, SharedError};
-use crate::host::{guard, outcome, script, tally};
+use crate::host::tally::{self, Once};
+use crate::host::{guard, outcome, script};
 use crate::worker::{self, Instance};
 
 /// A key that no variable has: backends that get a record of the ACK, and the code of the answer.
@@ -226,13 +227,24 @@ impl At<'_> {
         Ok(())
     }
 
+    /// While its failure route runs: the copy of the request that the route works on, whose flags count.
+    fn in_failure_route(&self) -> Option<*mut km_sip_msg> {
+        let (t, copy) = FAILED.get();
+        (t == self.t as usize && self.symbols.runs(KM_FAILURE_ROUTE)).then_some(copy as *mut km_sip_msg)
+    }
+
+    /// Is a flag of the request set?
+    fn is_set(&self, bit: Bit) -> bool {
+        self.symbols.has_flag(self.in_failure_route().unwrap_or(self.event.req), bit)
+    }
+
     /// An answer is about to leave: its ACK may come before [`At::reply_went`] is called.
     fn reply_leaves(&self, ctx: &SharedContext) -> Result<(), SharedError> {
         let code = leaving(self.event.rpl, self.event.code);
         if !(200..300).contains(&code) {
             return Ok(());
         }
-        let acked = self.prepared.rules.accounted(|bit| self.symbols.has_flag(self.event.req, bit));
+        let acked = self.prepared.rules.accounted(|bit| self.is_set(bit));
         let kept = [acked.0.to_le_bytes(), code.to_le_bytes()].concat();
         ctx.update(|c| c.put_extra(ACKED, Some(&kept), usize::MAX)).map(drop)
     }
@@ -245,15 +257,12 @@ impl At<'_> {
             return Ok(());
         }
         let rules = &self.prepared.rules;
-        // While its failure route runs, flags are those of the copy that the route works on.
-        let (t, copy) = FAILED.get();
-        let in_failure_route = t == self.t as usize && self.symbols.runs(KM_FAILURE_ROUTE);
-        let request = if in_failure_route { copy as *mut km_sip_msg } else { self.event.req };
-        let is_set = |bit: Bit| self.symbols.has_flag(request, bit);
+        let is_set = |bit: Bit| self.is_set(bit);
         let of = ctx.copy()?;
         let reply = self.reply(of.core.method == b"CANCEL", code);
         if decide::is_initial_invite(&of) {
-            tally::flagged(rules, !rules.accounted(is_set).is_empty(), code, |what| contexts::is_first(self.t, what));
+            let was_missed = || contexts::was_counted(self.t, Once::Missed);
+            tally::flagged(rules, !rules.accounted(is_set).is_empty(), code, was_missed, |what| contexts::is_first(self.t, what));
         }
         let due = rules.on_reply(&of.core, false, &reply, is_set);
         if due.is_empty() {
@@ -265,7 +274,7 @@ impl At<'_> {
         let now = Moment::now();
         self.emit(&past, Kind::Missed, due.missed, &reply, &taken, now);
         self.emit(&past, Kind::Transaction, due.transaction, &reply, &taken, now);
-        if in_failure_route {
+        if let Some(request) = self.in_failure_route() {
             for bit in rules.used_up(due.missed) {
                 self.symbols.reset_flag(request, bit);
             }

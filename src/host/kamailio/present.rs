@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 
-use super::abi::km_sip_msg;
+use super::abi::{km_cell, km_sip_msg};
 use super::attached::Which;
 use crate::accounting::clock::Moment;
 use crate::host::shared::SharedContext;
@@ -27,8 +27,8 @@ struct Entry {
     bye: Vec<(SharedContext, bool)>,
     /// It is a BYE that follows its routes.
     routed_bye: bool,
-    /// It has got a transaction.
-    has_transaction: bool,
+    /// Address of its transaction, 0 = none.
+    transaction: usize,
 }
 
 thread_local! {
@@ -64,16 +64,7 @@ fn begin_in(messages: &mut Vec<Entry>, msg: Name) -> &mut Entry {
     if messages.len() == DEEPEST {
         messages.remove(0);
     }
-    messages.push(Entry {
-        msg,
-        arrived: Moment::now(),
-        contexts: [None, None],
-        dialog: 0,
-        replaced: None,
-        bye: Vec::new(),
-        routed_bye: false,
-        has_transaction: false,
-    });
+    messages.push(Entry { msg, arrived: Moment::now(), contexts: [None, None], dialog: 0, replaced: None, bye: Vec::new(), routed_bye: false, transaction: 0 });
     let last = messages.len() - 1;
     &mut messages[last]
 }
@@ -110,6 +101,11 @@ pub fn arrived(msg: *mut km_sip_msg) -> Option<Moment> {
 /// The host made this dialog for the message.
 pub fn made_dialog(msg: *mut km_sip_msg, dialog: usize) {
     change(msg, |e| e.dialog = dialog);
+}
+
+/// The transaction that the message has got. The host keeps it at least until the message is done.
+pub fn transaction(msg: *mut km_sip_msg) -> Option<*mut km_cell> {
+    look(msg, |e| e.transaction).filter(|t| *t != 0).map(|t| t as *mut km_cell)
 }
 
 /// The dialog that was made for the message, 0 = none.
@@ -161,13 +157,13 @@ pub fn routed_bye(msg: *mut km_sip_msg) {
 
 /// Is it a BYE that follows its routes without a transaction?
 pub fn is_stateless_bye(msg: *mut km_sip_msg) -> bool {
-    look(msg, |e| e.routed_bye && !e.has_transaction).unwrap_or(false)
+    look(msg, |e| e.routed_bye && e.transaction == 0).unwrap_or(false)
 }
 
-/// The message has got a transaction.
-pub fn got_transaction(msg: *mut km_sip_msg) {
+/// The message has got a transaction: its address.
+pub fn got_transaction(msg: *mut km_sip_msg, t: *mut km_cell) {
     look(msg, |e| {
-        e.has_transaction = true;
+        e.transaction = t as usize;
         e.bye.iter_mut().for_each(|(_, has_transaction)| *has_transaction = true);
     });
 }

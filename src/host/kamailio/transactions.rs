@@ -56,13 +56,16 @@ pub unsafe extern "C" fn on_script(msg: *mut km_sip_msg, flags: c_uint, param: *
 pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("new transaction", (), || {
         // SAFETY: the host's parameters.
-        let (Some((_, api, _)), Some(Event { req: msg, .. })) = (ready(), unsafe { Event::of(params) }) else { return };
+        let (Some((_, api, instance)), Some(Event { req: msg, .. })) = (ready(), unsafe { Event::of(params) }) else { return };
         let request = Request {
             arrived: present::arrived(msg).or_else(|| Some(Moment::now())),
             is_initial: message(msg).is_some_and(|m| m.to_tag().is_empty()),
             dialog: present::dialog(msg),
         };
         api.tm.attach(t, request);
+        if request.dialog != 0 {
+            cdrs::count_reply(api, instance, t);
+        }
         for which in [Which::InForce, Which::Own] {
             if let Some(ctx) = present::get(msg, which)
                 && contexts::there(t, which).is_none()
@@ -70,8 +73,8 @@ pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *m
                 api.tm.put(t, which, ctx);
             }
         }
-        present::got_transaction(msg);
-        if let (Some((_, _, instance)), Some(request)) = (ready(), message(msg)) {
+        present::got_transaction(msg, t);
+        if let Some(request) = message(msg) {
             flags::on_request_in(api, instance, t, &request);
         }
         say("the end of a call could not be noted", bye_without_dialog(api, Some(t), msg));

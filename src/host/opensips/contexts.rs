@@ -34,6 +34,12 @@ const ONCE: u32 = 60;
 /// All of them.
 pub const COUNTED: i64 = 3 << ONCE;
 
+/// Was a transaction counted for this?
+pub fn was_counted(api: &Api, t: *mut os_cell, what: Once) -> bool {
+    let bit = (what.bit() as usize) << ONCE;
+    alone(t, || api.tm.get(t, api.there_arrival) as usize & bit != 0)
+}
+
 /// Is a transaction counted for this for the first time?
 pub fn is_first(api: &Api, t: *mut os_cell, what: Once) -> bool {
     let bit = (what.bit() as usize) << ONCE;

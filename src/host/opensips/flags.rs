@@ -23,8 +23,9 @@ use crate::host::full::{context_max, say, say_clipped};
 use crate::host::outcome::{finish, matters};
 use crate::host::script::AtHand;
 use crate::host::shared::{CallId, SharedContext, SharedError, release};
+use crate::host::tally::{self, Once};
 use crate::host::watched::{self, AtEvent, Keeper, OfAck};
-use crate::host::{acks, guard, outcome, tally};
+use crate::host::{acks, guard, outcome};
 use crate::worker::{self, Instance};
 
 /// The context of a watched transaction.
@@ -262,7 +263,8 @@ impl At<'_> {
         let is_first = |what| contexts::is_first(self.api, self.t, what);
         if kind == OS_TMCB_RESPONSE_OUT && decide::is_initial_invite(&ctx) {
             let rules = &self.by_flags.rules;
-            tally::flagged(rules, !rules.accounted(|bit| self.is_set(bit)).is_empty(), reply.code, is_first);
+            let was_missed = || contexts::was_counted(self.api, self.t, Once::Missed);
+            tally::flagged(rules, !rules.accounted(|bit| self.is_set(bit)).is_empty(), reply.code, was_missed, is_first);
         }
         let all = self.due(kind, &ctx, &reply);
         if all.is_empty() {
