@@ -193,7 +193,10 @@ impl Server {
     }
 
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.dir.path().join("log")).unwrap_or_default()).into_owned()
+        let log = fs::read(self.dir.path().join("log")).unwrap_or_default();
+        // The last line may be on its way.
+        let whole = log.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
+        String::from_utf8_lossy(&log[..whole]).into_owned()
     }
 
     /// Waits for what must come.

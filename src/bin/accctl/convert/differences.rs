@@ -1,17 +1,14 @@
 //! Where records of `do_accounting()` would be others than those of the flags: all of that is listed.
 
-use std::collections::HashMap;
-
+use super::names::OF_FLAGS;
 use super::values::name_of;
 use super::{Backend, Conversion, Marking, Marks, Use, is_at_once, is_replaced, module_of};
 use crate::check_config::effect::{fact, is_relay};
 use crate::check_config::flow::{assignments, method, reads};
 use crate::check_config::model::{COMPANIONS, Host};
-use crate::script::lexer::{Kind, Token, Tokens};
+use crate::script::lexer::{Kind, Token};
 use crate::script::parser::{RouteKind, plain};
 use crate::server_config::is_of;
-
-const OF_FLAGS: [&str; 3] = ["setflag", "resetflag", "isflagset"];
 
 /// Functions that set no variable that an extra may have.
 const SETS_NOTHING: [&str; 77] = [
@@ -136,47 +133,6 @@ const CHANGES_TARGET: [&str; 22] = [
     "setdsturi",
     "resetdsturi",
 ];
-
-/// Puts numbers in the place of names that `flags NAME:NUMBER` gives to flags.
-pub fn name_flags(tokens: &mut Tokens) {
-    let mut numbers = HashMap::new();
-    let mut depth = 0;
-    for (i, token) in tokens.all.iter().enumerate() {
-        match token.kind {
-            Kind::Sign('{') => depth += 1,
-            Kind::Sign('}') => depth -= 1,
-            _ => {}
-        }
-        if depth != 0 || token.word() != Some("flags") {
-            continue;
-        }
-        let mut rest = &tokens.all[i + 1..];
-        while let Some((name, after)) = rest.split_first() {
-            rest = after;
-            if let [colon, Token { kind: Kind::Number(number), .. }, behind @ ..] = after
-                && colon.is(':')
-            {
-                numbers.insert(plain(name), *number);
-                rest = behind;
-            }
-            match rest.split_first() {
-                Some((comma, next)) if comma.is(',') => rest = next,
-                _ => break,
-            }
-        }
-    }
-    for all in [&mut tokens.all, &mut tokens.left_out] {
-        for i in 2..all.len() {
-            if all[i - 2].word().is_some_and(|word| OF_FLAGS.contains(&word))
-                && all[i - 1].is('(')
-                && matches!(all[i].kind, Kind::Word(_) | Kind::Text(_))
-                && let Some(number) = numbers.get(&plain(&all[i]))
-            {
-                all[i].kind = Kind::Number(*number);
-            }
-        }
-    }
-}
 
 /// Whether a variable has all message flags, or one of them; then also its name.
 fn of_flags(variable: &str) -> Option<Option<&str>> {

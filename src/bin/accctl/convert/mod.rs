@@ -5,6 +5,7 @@
 
 mod differences;
 mod edits;
+mod names;
 mod values;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -58,7 +59,7 @@ enum From {
 
 pub fn run(o: &Convert) -> Outcome {
     let mut tokens = lexer::read(&o.file, &o.define)?;
-    differences::name_flags(&mut tokens);
+    names::name_flags(&mut tokens);
     let tokens = tokens;
     for note in &tokens.notes {
         log::warn!("{note}");
