@@ -5,10 +5,9 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-use acc::accounting::clock::Moment;
 use acc::accounting::record::{Backend, Record};
 use acc::backend::diameter::{Diameter, DiameterClient, DiameterSettings, Place};
-use acc::backend::{Fate, Offer, SENDER_BATCH, one_by_one};
+use acc::backend::one_by_one;
 use acc::delivery;
 use acc::journal::{Dir, SinkId};
 use acc::params::Draft;
@@ -16,11 +15,10 @@ use acc::stats;
 use tokio::runtime::Runtime;
 
 use super::common::diameter::{freediameter, peer};
-use super::{median, rate, row, say, sql, table};
+use super::{rate, say, send_all, sql, table, way};
 
 /// Added to the way there and back together.
 const DELAY: Duration = Duration::from_millis(20);
-const ROUNDS: usize = 3;
 
 /// Carries bytes one way, each when it is old enough.
 fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
@@ -75,16 +73,6 @@ fn client(port: u16) -> DiameterClient {
     DiameterClient::new(Diameter::open(&settings, &[]).unwrap())
 }
 
-async fn send_all(client: &mut DiameterClient, records: &[Record]) {
-    let made = Moment::wall_now();
-    let mut left: Vec<_> = records.iter().map(|record| Offer { record, made, parked: false }).collect();
-    while !left.is_empty() {
-        let fates = client.send_all(&left).await;
-        assert!(fates.iter().all(|f| matches!(f, Fate::Delivered | Fate::UnderWay)), "{fates:?}");
-        left = left.into_iter().zip(fates).filter(|(_, f)| *f == Fate::UnderWay).map(|(offer, _)| offer).collect();
-    }
-}
-
 /// Records a second, so many at once. The connection is there before.
 fn send(port: u16, n: usize, at_once: usize) -> f64 {
     let records: Vec<_> = (0..=n).map(record).collect();
@@ -127,28 +115,10 @@ fn deliver(port: u16, n: usize) -> f64 {
     })
 }
 
-fn measure(name: &str, port: u16, many: usize, few: usize) {
-    let [mut pipelined, mut delivered, mut alone] = [const { Vec::new() }; 3];
-    for _ in 0..ROUNDS {
-        pipelined.push(send(port, many, SENDER_BATCH));
-        delivered.push(deliver(port, many));
-        alone.push(send(port, few, 1));
-    }
-    let ratios = |of: &[f64]| median(of.iter().zip(&alone).map(|(a, b)| a / b).collect());
-    let (pipelined_ratio, delivered_ratio) = (ratios(&pipelined), ratios(&delivered));
-    row(&[
-        name.to_owned(),
-        format!("{:.0}", median(alone.clone())),
-        format!("{:.0}", median(pipelined)),
-        format!("{pipelined_ratio:.1}"),
-        format!("{:.0}", median(delivered)),
-        format!("{delivered_ratio:.1}"),
-    ]);
-}
-
 pub fn run() {
     let Some(server) = freediameter("", &[("ACCT_FILE", "/dev/null")], None) else { return say("freeDiameter is not installed") };
     table("Diameter, freeDiameter on this machine, records a second", &["way", "one at a time", "pipelined client", "ratio", "journal to server", "ratio"]);
-    measure("loopback", server.port, 20_000, 5_000);
-    measure(&format!("{} ms away", DELAY.as_millis()), relay(server.port, DELAY), 20_000, 200);
+    way("loopback", 20_000, 5_000, |n, at_once| send(server.port, n, at_once), |n| deliver(server.port, n));
+    let far = relay(server.port, DELAY);
+    way(&format!("{} ms away", DELAY.as_millis()), 20_000, 200, |n, at_once| send(far, n, at_once), |n| deliver(far, n));
 }

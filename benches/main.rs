@@ -20,6 +20,13 @@ mod worker;
 use std::io::Write as _;
 use std::time::Duration;
 
+use acc::accounting::clock::Moment;
+use acc::accounting::record::Record;
+use acc::backend::{Fate, RecordSender, SENDER_BATCH};
+
+/// Rounds of those whose medians are shown.
+pub const ROUNDS: usize = 3;
+
 /// Tells it, also when nobody listens.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
@@ -46,6 +53,33 @@ pub fn median(mut values: Vec<f64>) -> f64 {
 /// So many in so long, per second.
 pub fn rate(n: usize, took: Duration) -> f64 {
     n as f64 / took.as_secs_f64()
+}
+
+/// Sends records and waits until each is acknowledged.
+pub async fn send_all(client: &mut dyn RecordSender, records: &[Record]) {
+    let fates = common::offer(client, records, Moment::wall_now(), false).await;
+    assert!(fates.iter().all(|f| *f == Fate::Delivered), "{fates:?}");
+}
+
+/// A line of the table for one way to a server: records a second pipelined, from the journal, and one at a time. `send`
+/// takes how many records, and how many of them at once.
+pub fn way(name: &str, many: usize, few: usize, send: impl Fn(usize, usize) -> f64, deliver: impl Fn(usize) -> f64) {
+    let [mut pipelined, mut delivered, mut alone] = [const { Vec::new() }; 3];
+    for _ in 0..ROUNDS {
+        pipelined.push(send(many, SENDER_BATCH));
+        delivered.push(deliver(many));
+        alone.push(send(few, 1));
+    }
+    let ratios = |of: &[f64]| median(of.iter().zip(&alone).map(|(a, b)| a / b).collect());
+    let (pipelined_ratio, delivered_ratio) = (ratios(&pipelined), ratios(&delivered));
+    row(&[
+        name.to_owned(),
+        format!("{:.0}", median(alone.clone())),
+        format!("{:.0}", median(pipelined)),
+        format!("{pipelined_ratio:.1}"),
+        format!("{:.0}", median(delivered)),
+        format!("{delivered_ratio:.1}"),
+    ]);
 }
 
 fn main() {

@@ -6,11 +6,10 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use acc::accounting::clock::Moment;
 use acc::accounting::record::{Backend, Record};
+use acc::backend::one_by_one;
 use acc::backend::radius::client::{Options, RadiusClient};
 use acc::backend::radius::{Aaa, Radius, conf};
-use acc::backend::{Fate, Offer, one_by_one};
 use acc::delivery;
 use acc::journal::{Dir, SinkId};
 use acc::stats;
@@ -18,13 +17,10 @@ use tokio::runtime::Runtime;
 
 use super::common::freeradius::{FreeRadius, SECRET};
 use super::common::wait_until;
-use super::{median, rate, row, say, sql, table};
+use super::{ROUNDS, median, rate, row, say, send_all, sql, table, way};
 
 /// Added to the way there and back together.
 const DELAY: Duration = Duration::from_millis(20);
-/// Records at once, as the delivery gives them to the client.
-const BATCH: usize = 100;
-const ROUNDS: usize = 3;
 
 /// Sends each datagram on when it is old enough.
 fn delayed(socket: UdpSocket) -> Sender<(Instant, Vec<u8>, SocketAddr)> {
@@ -94,13 +90,7 @@ fn send(port: u16, n: usize, at_once: usize) -> f64 {
         let mut client = RadiusClient::new(open(port), Options::default()).unwrap();
         let begin = Instant::now();
         for batch in records.chunks(at_once) {
-            let made = Moment::wall_now();
-            let mut left: Vec<_> = batch.iter().map(|record| Offer { record, made, parked: false }).collect();
-            while !left.is_empty() {
-                let fates = client.send_all(&left).await;
-                assert!(fates.iter().all(|f| matches!(f, Fate::Delivered | Fate::UnderWay)), "{fates:?}");
-                left = left.into_iter().zip(fates).filter(|(_, f)| *f == Fate::UnderWay).map(|(offer, _)| offer).collect();
-            }
+            send_all(&mut client, batch).await;
         }
         rate(n, begin.elapsed())
     })
@@ -117,25 +107,6 @@ fn deliver(port: u16, n: usize) -> f64 {
     let begin = Instant::now();
     delivery::run(delivery).unwrap();
     rate(n, begin.elapsed())
-}
-
-fn measure(name: &str, port: u16, many: usize, few: usize) {
-    let [mut pipelined, mut delivered, mut alone] = [const { Vec::new() }; 3];
-    for _ in 0..ROUNDS {
-        pipelined.push(send(port, many, BATCH));
-        delivered.push(deliver(port, many));
-        alone.push(send(port, few, 1));
-    }
-    let ratios = |of: &[f64]| median(of.iter().zip(&alone).map(|(a, b)| a / b).collect());
-    let (pipelined_ratio, delivered_ratio) = (ratios(&pipelined), ratios(&delivered));
-    row(&[
-        name.to_owned(),
-        format!("{:.0}", median(alone.clone())),
-        format!("{:.0}", median(pipelined)),
-        format!("{pipelined_ratio:.1}"),
-        format!("{:.0}", median(delivered)),
-        format!("{delivered_ratio:.1}"),
-    ]);
 }
 
 /// One in a hundred is the request of a record that the server could not store, so it never answers.
@@ -173,8 +144,9 @@ pub fn run() {
     let Some(server) = FreeRadius::start("", "") else { return say("FreeRADIUS is not installed") };
     wait_until("FreeRADIUS runs", || server.log().contains("Ready to process requests"));
     table("RADIUS, FreeRADIUS on this machine, records a second", &["way", "one at a time", "pipelined client", "ratio", "journal to server", "ratio"]);
-    measure("loopback", server.port, 20_000, 5_000);
-    measure(&format!("{} ms away", DELAY.as_millis()), relay(server.port, DELAY, |_| false), 20_000, 200);
+    way("loopback", 20_000, 5_000, |n, at_once| send(server.port, n, at_once), |n| deliver(server.port, n));
+    let far = relay(server.port, DELAY, |_| false);
+    way(&format!("{} ms away", DELAY.as_millis()), 20_000, 200, |n, at_once| send(far, n, at_once), |n| deliver(far, n));
     table("RADIUS, the others of 20 000 records, a second", &["all are acknowledged", "1 in 100 never is", "ratio"]);
     measure_refused(server.port, 20_000);
 }

@@ -18,13 +18,12 @@ use tokio::runtime::Runtime;
 
 use super::common::servers::{PASSWORD, mariadb, postgres};
 use super::common::{self, field};
-use super::{median, rate, row, say, table};
+use super::{ROUNDS, median, rate, row, say, table};
 
 /// Records delivered, and rows of the bare loop.
 const N: usize = 100_000;
 /// Rows inserted and committed one by one.
 const SINGLE: usize = 2_000;
-const ROUNDS: usize = 3;
 /// As the module's own.
 pub const SEGMENT: u64 = 16 << 20;
 /// Rows in one INSERT of the bare loop, as in the module.

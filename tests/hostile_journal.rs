@@ -223,13 +223,8 @@ fn crafted_segments_take_little_memory() {
     let limited = format!("ulimit -v {LIMIT}; exec \"$0\" \"$@\"");
     let args = ["deliver", "--url", &p.url(), "--extra", "caller->caller_uri; note->x_note", "--leg", "src->leg_src"];
     let deliver = || Command::new("sh").args(["-c", &limited, env!("CARGO_BIN_EXE_accctl")]).args(args).arg(&p.journal).output().unwrap();
-    let mut out = deliver();
     // On a busy machine it may not come to the database in time.
-    for _ in 0..10 {
-        if text(&out).contains("no connection within") {
-            out = deliver();
-        }
-    }
+    let out = (0..10).map(|_| deliver()).find(|out| !text(out).contains("no connection within")).expect("a connection");
     assert_eq!(out.status.code(), Some(0), "{}", text(&out));
     let rows = sqlite(&p.database, "SELECT callid, count(*), min(length(method)) FROM acc GROUP BY callid ORDER BY 1").unwrap();
     assert_eq!(rows, format!("before\t1\t6\nbehind\t1\t6\nmany legs\t{LEGS}\t10000\n"));

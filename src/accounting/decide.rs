@@ -364,7 +364,7 @@ pub fn cdr_due(rules: &Rules, ctx: &Context) -> Option<CallEnd> {
     let due = |b| by_script(b) || by_flag.has(b);
     let taken = if by_flag.is_empty() { Taken::default() } else { Taken::kept(&rules.fields.flags, &ctx.extra) };
     let named = taken.table(&rules.fields.flags).unwrap_or_default();
-    let event = flags::Event {
+    let event = || flags::Event {
         kind: Kind::Cdr,
         core: &ctx.core,
         upstream: false,
@@ -386,7 +386,7 @@ pub fn cdr_due(rules: &Rules, ctx: &Context) -> Option<CallEnd> {
             record.reported = ctx.marks.has(b, Flag::Start);
             record
         }
-        (false, _) => flags::record(rules, b, &event, &taken),
+        (false, _) => flags::record(rules, b, &event(), &taken),
     };
     let mut records = Vec::new();
     add(&mut records, CDR_ORDER, due, record);

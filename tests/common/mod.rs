@@ -20,6 +20,7 @@ use acc::accounting::record::{Backend, Core, Field, Kind, Record, Shape, Signall
 use acc::accounting::rules::Tables;
 use acc::backend::log::syslog;
 use acc::backend::sql::{Columns, Db, DbTime};
+use acc::backend::{Fate, Offer, RecordSender};
 use acc::config::Config;
 use acc::delivery::{self, Delivery, DeliveryError};
 use acc::journal::limit::Limits;
@@ -210,6 +211,21 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < end, "never: {what}");
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Offers records to a client as the delivery does, until the fate of each is known.
+pub async fn offer(client: &mut dyn RecordSender, records: &[Record], made: Wall, parked: bool) -> Vec<Fate> {
+    let mut fates = vec![Fate::UnderWay; records.len()];
+    loop {
+        let open: Vec<usize> = (0..records.len()).filter(|i| fates[*i] == Fate::UnderWay).collect();
+        if open.is_empty() {
+            return fates;
+        }
+        let offers: Vec<_> = open.iter().map(|i| Offer { record: &records[*i], made, parked }).collect();
+        for (i, fate) in open.into_iter().zip(client.send_all(&offers).await) {
+            fates[i] = fate;
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod fake;
 mod faults;
 mod servers;
 
+use common::offer;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,20 +52,6 @@ fn soon() -> Wall {
 /// Sends new records, as the delivery does, until the fate of each is known.
 async fn send(client: &mut DiameterClient, records: &[Record]) -> Vec<Fate> {
     offer(client, records, soon(), false).await
-}
-
-async fn offer(client: &mut DiameterClient, records: &[Record], made: Wall, parked: bool) -> Vec<Fate> {
-    let mut fates = vec![Fate::UnderWay; records.len()];
-    loop {
-        let open: Vec<usize> = (0..records.len()).filter(|i| fates[*i] == Fate::UnderWay).collect();
-        if open.is_empty() {
-            return fates;
-        }
-        let offers: Vec<_> = open.iter().map(|i| Offer { record: &records[*i], made, parked }).collect();
-        for (i, fate) in open.into_iter().zip(client.send_all(&offers).await) {
-            fates[i] = fate;
-        }
-    }
 }
 
 /// The same, and what comes back is offered again until all is delivered.

@@ -7,7 +7,7 @@ mod faults;
 mod freeradius;
 mod parking;
 
-use common::answered_call as record;
+use common::{answered_call as record, offer};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,20 +51,6 @@ fn field(name: &str, value: &str) -> Field {
 /// Sends records made now, as the delivery does, until the fate of each is known.
 async fn send(client: &mut RadiusClient, records: &[Record]) -> Vec<Fate> {
     offer(client, records, Moment::wall_now(), false).await
-}
-
-async fn offer(client: &mut RadiusClient, records: &[Record], made: Wall, parked: bool) -> Vec<Fate> {
-    let mut fates = vec![Fate::UnderWay; records.len()];
-    loop {
-        let open: Vec<usize> = (0..records.len()).filter(|i| fates[*i] == Fate::UnderWay).collect();
-        if open.is_empty() {
-            return fates;
-        }
-        let offers: Vec<_> = open.iter().map(|i| Offer { record: &records[*i], made, parked }).collect();
-        for (i, fate) in open.into_iter().zip(client.send_all(&offers).await) {
-            fates[i] = fate;
-        }
-    }
 }
 
 fn retry_reason(fate: &Fate) -> &str {

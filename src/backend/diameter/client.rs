@@ -130,7 +130,6 @@ pub struct DiameterClient {
     counters: Counters,
     timeout: Duration,
     retry: Option<u32>,
-    window: usize,
     /// Records made before are repetitions.
     started: Wall,
     links: Vec<Link>,
@@ -182,7 +181,6 @@ impl DiameterClient {
             counters: diameter.counters,
             timeout: diameter.timeout,
             retry: diameter.retry,
-            window: WINDOW,
             started,
             links,
             events,
@@ -199,12 +197,6 @@ impl DiameterClient {
             faults: 0,
             intervals: Vec::new(),
         }
-    }
-
-    /// With another number of requests in flight at one peer.
-    #[must_use]
-    pub fn with_window(self, window: usize) -> DiameterClient {
-        DiameterClient { window: window.max(1), ..self }
     }
 
     /// Sends records; the fates are in their order. Returns when nothing is young of what is not known
@@ -416,7 +408,7 @@ impl DiameterClient {
         let mut nothing = Choice::Nowhere;
         for (p, link) in self.links.iter().enumerate().filter(|(p, _)| tried & (1 << p) == 0) {
             match link.state {
-                State::Open if link.in_flight < self.window => return Choice::To(p),
+                State::Open if link.in_flight < WINDOW => return Choice::To(p),
                 State::Open => return Choice::Wait,
                 State::Trying | State::Doubtful => nothing = Choice::Wait,
                 State::Down => {}

@@ -116,11 +116,7 @@ impl Tm {
         if !table.add(t.cast(), request) {
             return;
         }
-        // SAFETY: `t` is the current or the callback's transaction (promise 5).
-        let rc = unsafe {
-            (self.functions.register_tmcb)(std::ptr::null_mut(), t, (KM_TMCB_RESPONSE_IN | KM_TMCB_DESTROY) as c_int, self.on_any, proof::witness(), None)
-        };
-        if rc <= 0 {
+        if self.watch(t, KM_TMCB_RESPONSE_IN | KM_TMCB_DESTROY, self.on_any).is_err() {
             // Its address could come back as another transaction's.
             table.forget(t.cast());
         }
@@ -164,7 +160,7 @@ impl Tm {
 
     /// Calls `callback` for events of a transaction, without a context.
     pub fn watch(&self, t: *mut km_cell, types: u32, callback: TransactionCb) -> Result<(), String> {
-        // SAFETY: `t` is the callback's transaction, or that of the message being processed (promise 5).
+        // SAFETY: `t` is the current or the callback's transaction, or that of the message being processed (promise 5).
         let rc = unsafe { (self.functions.register_tmcb)(std::ptr::null_mut(), t, types as c_int, callback, proof::witness(), None) };
         if rc > 0 { Ok(()) } else { Err(format!("tm refused the accounting callbacks (error {rc}): the host is out of shared memory, see its option -m")) }
     }

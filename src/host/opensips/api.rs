@@ -99,15 +99,7 @@ impl Tm {
         ctx: SharedContext,
         release: os_release_tmcb_param,
     ) -> Result<(), String> {
-        let raw = ctx.into_raw();
-        // SAFETY: msg is the message being processed (promise 5).
-        let rc = unsafe { (self.register_tmcb)(msg, std::ptr::null_mut(), types as c_int, callback, raw, release) };
-        if rc > 0 {
-            return Ok(());
-        }
-        // SAFETY: on failure the host kept nothing.
-        drop(unsafe { SharedContext::from_raw(raw) });
-        Err(format!("tm refused the accounting callbacks (error {rc}): the host is out of shared memory, see its option -m"))
+        self.register_for(msg, std::ptr::null_mut(), types, callback, ctx, release)
     }
 
     /// As [`Tm::register`], for a transaction that is there.
@@ -119,9 +111,21 @@ impl Tm {
         ctx: SharedContext,
         release: os_release_tmcb_param,
     ) -> Result<(), String> {
+        self.register_for(std::ptr::null_mut(), t, types, callback, ctx, release)
+    }
+
+    fn register_for(
+        &self,
+        msg: *mut os_sip_msg,
+        t: *mut os_cell,
+        types: u32,
+        callback: os_transaction_cb,
+        ctx: SharedContext,
+        release: os_release_tmcb_param,
+    ) -> Result<(), String> {
         let raw = ctx.into_raw();
-        // SAFETY: `t` is the callback's transaction (promise 5).
-        let rc = unsafe { (self.register_tmcb)(std::ptr::null_mut(), t, types as c_int, callback, raw, release) };
+        // SAFETY: msg is the message being processed, or t the callback's transaction (promise 5).
+        let rc = unsafe { (self.register_tmcb)(msg, t, types as c_int, callback, raw, release) };
         if rc > 0 {
             return Ok(());
         }

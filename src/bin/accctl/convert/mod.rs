@@ -290,7 +290,7 @@ impl<'a> Conversion<'a> {
             Backend::Aaa => any(&["aaa_url", "radius_config"]),
             Backend::Diameter => any(&["diameter_url", "diameter_client_host"]),
             Backend::Stream => any(&["stream_url"]),
-            // They need nothing, or what a later destination needs is its own affair.
+            // Every other destination works without a parameter.
             _ => true,
         }
     }
