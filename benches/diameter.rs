@@ -35,6 +35,8 @@ fn carry(mut from: TcpStream, mut to: TcpStream, delay: Duration) {
     std::thread::spawn(move || {
         let mut buffer = [0; 64 << 10];
         while let Ok(n @ 1..) = from.read(&mut buffer) {
+            // As the module does: the end that reads is this one now.
+            let _ = rustix::net::sockopt::set_tcp_quickack(&from, true);
             if old.send((Instant::now() + delay, buffer[..n].to_vec())).is_err() {
                 break;
             }

@@ -16,6 +16,7 @@ pub mod conf;
 pub mod dictionary;
 pub mod message;
 pub mod peer;
+mod prompt;
 mod settings;
 mod watchdog;
 

@@ -29,6 +29,7 @@ use tokio_rustls::TlsConnector;
 use super::codec::{self, Header};
 use super::conf::{Conf, Peer, Tls};
 use super::message::{CAPABILITIES, DISCONNECT, Node, Verdict, WATCHDOG, cure, disconnect_cause};
+use super::prompt::Prompt;
 use super::watchdog::{Alarm, Watchdog};
 use crate::declaration::SinkId;
 use crate::stats::PeerState;
@@ -161,6 +162,7 @@ impl Connector {
 
     async fn secure(&self, peer: &Peer, tcp: TcpStream) -> io::Result<(Box<dyn Stream>, IpAddr)> {
         let local = tcp.local_addr()?.ip();
+        let tcp = Prompt::new(tcp);
         match &self.tls {
             Some(tls) if peer.tls => {
                 let name = ServerName::try_from(peer.id.clone()).map_err(io::Error::other)?;
