@@ -91,7 +91,7 @@ fn deliver_most(url: &str, record: fn(usize) -> Record, due: usize) -> f64 {
 fn refused(n: usize) -> Record {
     let mut r = record(n);
     if n % 100 == 50 {
-        r.core.method = b"REFUSED".to_vec();
+        r.core.from_tag = b"refused".to_vec();
     }
     r
 }
@@ -105,29 +105,33 @@ fn held(n: usize) -> Record {
     r
 }
 
+/// A database as at the first start, with these statements.
+async fn begin(conn: &mut Conn, config: &Config, more: &[&str]) {
+    // With what the delivery makes: in a SQLite file that another journal has written to, acc_seen has an index.
+    for table in ["acc", schema::SEEN_TABLE, "acc_delivery"] {
+        conn.run(format!("DROP TABLE IF EXISTS {table}")).await.unwrap();
+    }
+    for sql in schema::create(config.db().unwrap(), &config.rules.fields, Role::Acc, conn.dialect(), Family::OpenSips) {
+        conn.run(sql).await.unwrap();
+    }
+    for sql in more {
+        conn.run(*sql).await.unwrap();
+    }
+}
+
 /// Rows a second while one record in a hundred has to wait apart.
 fn measure_parked(name: &str, url: &str, trigger: &[&str]) {
     let runtime = Runtime::new().unwrap();
-    let target = parse(url).unwrap();
-    let clear = |sql: &str| {
-        runtime.block_on(async {
-            let mut conn = Conn::open(&target).await.unwrap();
-            conn.run(sql).await.unwrap();
-        });
-    };
+    let mut conn = runtime.block_on(Conn::open(&parse(url).unwrap())).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let config = config(Some(url), place.path());
     let columns = "id INT, method VARCHAR(16), callid VARCHAR(64)";
-    clear(&format!("CREATE TABLE missed_calls ({columns})"));
-    for statement in trigger {
-        clear(statement);
-    }
+    runtime.block_on(conn.run(format!("CREATE TABLE missed_calls ({columns})"))).unwrap();
     let [mut plain, mut some_refused, mut some_held] = [const { Vec::new() }; 3];
     for _ in 0..ROUNDS {
         let others = N - N / 100;
         for (record, due, rates) in [(record as fn(usize) -> Record, N, &mut plain), (refused, others, &mut some_refused), (held, others, &mut some_held)] {
-            // With acc_seen, where the calls of the round before have their CDRs already.
-            for table in ["acc", schema::SEEN_TABLE] {
-                clear(&format!("TRUNCATE TABLE {table}"));
-            }
+            runtime.block_on(begin(&mut conn, &config, trigger));
             rates.push(deliver_most(url, record, due));
         }
     }
@@ -144,10 +148,10 @@ fn measure_parked(name: &str, url: &str, trigger: &[&str]) {
 
 /// Refuses a row with a code of the operator's own.
 const MARIADB_TRIGGER: [&str; 1] = [
-    "CREATE TRIGGER rating BEFORE INSERT ON acc FOR EACH ROW IF NEW.method = 'REFUSED' THEN SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 31001, MESSAGE_TEXT = 'no tariff'; END IF",
+    "CREATE TRIGGER rating BEFORE INSERT ON acc FOR EACH ROW IF NEW.from_tag = 'refused' THEN SIGNAL SQLSTATE '45000' SET MYSQL_ERRNO = 31001, MESSAGE_TEXT = 'no tariff'; END IF",
 ];
 const POSTGRES_TRIGGER: [&str; 2] = [
-    "CREATE FUNCTION rating() RETURNS trigger AS $$ BEGIN IF NEW.method = 'REFUSED' THEN RAISE EXCEPTION 'no tariff' USING ERRCODE = 'BILL1'; END IF; RETURN NEW; END $$ LANGUAGE plpgsql",
+    "CREATE OR REPLACE FUNCTION rating() RETURNS trigger AS $$ BEGIN IF NEW.from_tag = 'refused' THEN RAISE EXCEPTION 'no tariff' USING ERRCODE = 'BILL1'; END IF; RETURN NEW; END $$ LANGUAGE plpgsql",
     "CREATE TRIGGER rating BEFORE INSERT ON acc FOR EACH ROW EXECUTE FUNCTION rating()",
 ];
 
@@ -242,29 +246,13 @@ fn measure(name: &str, url: &str) {
     let target = parse(url).unwrap();
     let place = tempfile::tempdir().unwrap();
     let config = config(Some(url), place.path());
-    let db = config.db().unwrap().clone();
-    let clear = |conn: &mut Conn| {
-        runtime.block_on(async {
-            if conn.query("SELECT callid FROM acc WHERE callid = 'x'", 1, &[]).await.is_err() {
-                for sql in schema::create(&db, &config.rules.fields, Role::Acc, conn.dialect(), Family::OpenSips) {
-                    conn.run(sql).await.unwrap();
-                }
-            } else {
-                // With acc_seen, where the calls of the next round would have their CDRs already.
-                for table in ["acc", schema::SEEN_TABLE] {
-                    let verb = if conn.dialect() == Dialect::Sqlite { "DELETE FROM" } else { "TRUNCATE TABLE" };
-                    conn.run(format!("{verb} {table}")).await.unwrap();
-                }
-            }
-        });
-    };
     for _ in 0..ROUNDS {
         let mut conn = runtime.block_on(Conn::open(&target)).unwrap();
-        clear(&mut conn);
+        runtime.block_on(begin(&mut conn, &config, &[]));
         ours.push(deliver(url));
         let rows = runtime.block_on(conn.query("SELECT callid FROM acc", 1, &[])).unwrap().len();
         assert_eq!(rows, N, "{name}: every record once");
-        clear(&mut conn);
+        runtime.block_on(begin(&mut conn, &config, &[]));
         loops.push(runtime.block_on(bare(&mut conn)));
         singles.push(runtime.block_on(single(&mut conn)));
     }
@@ -280,6 +268,14 @@ fn measure(name: &str, url: &str) {
     ]);
 }
 
+fn mysql_url(port: u16) -> String {
+    format!("mysql://acc:{PASSWORD}@127.0.0.1:{port}/acc")
+}
+
+fn postgres_url(port: u16) -> String {
+    format!("postgres://acc:{PASSWORD}@127.0.0.1:{port}/postgres")
+}
+
 pub fn run() {
     table(
         &format!("SQL, {N} records, rows a second"),
@@ -287,28 +283,29 @@ pub fn run() {
     );
     let tmp = tempfile::tempdir().unwrap();
     measure("SQLite", &format!("sqlite://{}", tmp.path().join("acc.sqlite").display()));
-    let (mariadb, postgres) = (mariadb(), postgres());
-    let mysql_url = |port| format!("mysql://acc:{PASSWORD}@127.0.0.1:{port}/acc");
-    let postgres_url = |port| format!("postgres://acc:{PASSWORD}@127.0.0.1:{port}/postgres");
-    match &mariadb {
+    match mariadb() {
         Some(server) => measure("MariaDB", &mysql_url(server.port)),
         None => say("MariaDB is not installed"),
     }
-    match &postgres {
+    match postgres() {
         Some(server) => {
             measure("PostgreSQL", &postgres_url(server.port));
             measure("PostgreSQL, direct=yes", &format!("{}?direct=yes", postgres_url(server.port)));
         }
         None => say("PostgreSQL is not installed"),
     }
+}
+
+/// What refused rows cost the others.
+pub fn run_refused() {
     table(
         &format!("SQL with a trigger, {N} records, others a second while some have to wait apart"),
         &["database", "all taken", "1 in 100 refused", "ratio", "1 in 100 for a table without a column", "ratio"],
     );
-    if let Some(server) = &mariadb {
+    if let Some(server) = mariadb() {
         measure_parked("MariaDB", &mysql_url(server.port), &MARIADB_TRIGGER);
     }
-    if let Some(server) = &postgres {
+    if let Some(server) = postgres() {
         measure_parked("PostgreSQL", &postgres_url(server.port), &POSTGRES_TRIGGER);
     }
 }

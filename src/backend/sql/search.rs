@@ -27,6 +27,8 @@ const BACK: &str = "ROLLBACK TO SAVEPOINT acc_rows";
 const SAVEPOINT: &str = "SAVEPOINT acc_rows";
 /// The row that MySQL was at; fails where the transaction is not there any more.
 const MYSQL_ROW: &str = "RELEASE SAVEPOINT acc_rows; SAVEPOINT acc_rows; SELECT CAST(@acc_row AS CHAR)";
+/// The same, when statements before the failed one are to be undone.
+const MYSQL_BACK_AND_ROW: &str = "ROLLBACK TO SAVEPOINT acc_rows; SELECT CAST(@acc_row AS CHAR)";
 /// Rows that PostgreSQL has inserted into a table in this transaction, whatever became of them.
 const POSTGRES_ROWS: &str = "SELECT CAST(pg_stat_get_xact_tuples_inserted(CAST(CAST($1 AS text) AS regclass)) AS text)";
 
@@ -94,8 +96,8 @@ pub(super) struct Search {
     pub stubborn: bool,
     /// Records tried together.
     pub at_once: usize,
-    /// Rows that PostgreSQL has inserted by group.
-    inserted: HashMap<usize, i64>,
+    /// Rows that PostgreSQL has inserted, by table.
+    inserted: HashMap<String, i64>,
 }
 
 impl Search {
@@ -131,43 +133,53 @@ impl SqlSink {
         Ok(())
     }
 
-    /// The same behind a savepoint, where one is needed.
-    async fn insert_part(&mut self, groups: &[Group], batch: &[Entry], entries: &Range<usize>, skip: &[usize], search: &mut Search) -> Result<(), NotInserted> {
-        let numbered = entries.len() > 1 && self.tells_rows;
-        let SqlSink { conn, db, .. } = self;
-        let mut statements = statements(groups, batch, entries, skip, numbered, db);
-        let Some(mut statement) = statements.next() else { return Ok(()) };
-        let Some(conn) = conn else {
-            return Err(NotInserted { group: 0, rows: Vec::new(), failure: not_connected(), behind_savepoint: false });
-        };
-        let mut next = statements.next();
-        // MySQL undoes a statement that failed; a deadlock costs all.
-        let behind_savepoint = conn.dialect() != Dialect::MySql || search.stubborn || next.is_some();
-        let mut first = true;
-        loop {
-            let Statement { group, rows, sql, bound } = statement;
-            let failed = |failure, rows| NotInserted { group, rows, failure, behind_savepoint };
-            let inserted = match (bound, std::mem::take(&mut first) && behind_savepoint) {
-                (Err(failure), _) => Err(failure),
-                (Ok(bound), true) => conn.execute_behind(SAVEPOINT, sql, bound).await,
-                (Ok(bound), false) => conn.execute_bound(sql, bound).await,
-            };
-            if let Err(failure) = inserted {
-                return Err(failed(failure, rows));
-            }
-            if let Some(inserted) = search.inserted.get_mut(&group) {
-                *inserted += rows.len() as i64;
-            }
-            match next {
-                Some(following) => statement = following,
-                None => return Ok(()),
-            }
-            next = statements.next();
-        }
+    /// The statements of a part, numbered where the database tells by that how far it came.
+    fn made(&self, groups: &[Group], batch: &[Entry], entries: &Range<usize>, skip: &[usize]) -> Vec<Statement> {
+        statements(groups, batch, entries, skip, entries.len() > 1 && self.tells_rows, &self.db).collect()
     }
 
-    /// [`SqlSink::insert_part`] of what it can; undoes a failure, unless that is no row's own. The entry that the
-    /// database was at comes with it, if it tells.
+    /// Runs the statements of a part behind a savepoint, where one is needed; those of `next` are made meanwhile.
+    async fn insert_part(
+        &mut self,
+        groups: &[Group],
+        batch: &[Entry],
+        part: Vec<Statement>,
+        search: &mut Search,
+        next: Option<&Range<usize>>,
+    ) -> (Result<(), NotInserted>, Vec<Statement>) {
+        let tells_rows = self.tells_rows;
+        let SqlSink { conn, db, .. } = self;
+        let mut next = next;
+        let mut ahead = Vec::new();
+        let Some(conn) = conn else {
+            let failure = not_connected();
+            return (Err(NotInserted { group: 0, rows: Vec::new(), failure, behind_savepoint: false }), ahead);
+        };
+        // MySQL undoes a statement that failed; a deadlock costs all.
+        let behind_savepoint = conn.dialect() != Dialect::MySql || search.stubborn || part.len() > 1;
+        for (at, Statement { group, rows, sql, bound }) in part.into_iter().enumerate() {
+            let execution = async {
+                let bound = bound?;
+                if at == 0 && behind_savepoint { conn.execute_behind(SAVEPOINT, sql, bound).await } else { conn.execute_bound(sql, bound).await }
+            };
+            let following = async {
+                let Some(entries) = next.take() else { return };
+                // What talks to the server takes its turn first.
+                tokio::task::yield_now().await;
+                ahead = statements(groups, batch, entries, &[], entries.len() > 1 && tells_rows, db).collect();
+            };
+            let (inserted, ()) = tokio::join!(biased; execution, following);
+            if let Err(failure) = inserted {
+                return (Err(NotInserted { group, rows, failure, behind_savepoint }), ahead);
+            }
+            if let Some(inserted) = search.inserted.get_mut(groups[group].quoted()) {
+                *inserted += rows.len() as i64;
+            }
+        }
+        (Ok(()), ahead)
+    }
+
+    /// [`SqlSink::try_statements`] of these entries without those of `skip`.
     async fn try_insert(
         &mut self,
         groups: &[Group],
@@ -176,29 +188,46 @@ impl SqlSink {
         skip: &[usize],
         search: &mut Search,
     ) -> Result<Option<(Failure, Option<usize>)>, Failed> {
-        let Err(not) = self.insert_part(groups, batch, entries, skip, search).await else { return Ok(None) };
+        let part = self.made(groups, batch, entries, skip);
+        Ok(self.try_statements(groups, batch, entries, part, search, None).await?.0)
+    }
+
+    /// [`SqlSink::insert_part`] of what it can; undoes a failure, unless that is no row's own. The entry that the
+    /// database was at comes with it, if it tells. Also returns the statements of `next`.
+    async fn try_statements(
+        &mut self,
+        groups: &[Group],
+        batch: &[Entry],
+        entries: &Range<usize>,
+        part: Vec<Statement>,
+        search: &mut Search,
+        next: Option<&Range<usize>>,
+    ) -> Result<(Option<(Failure, Option<usize>)>, Vec<Statement>), Failed> {
+        let (inserted, ahead) = self.insert_part(groups, batch, part, search, next).await;
+        let Err(not) = inserted else { return Ok((None, ahead)) };
         if not.failure.class == Class::Later && !search.stubborn || matches!(not.failure.class, Class::Schema | Class::Denied) {
             return Err(not.into());
         }
         let asked = self.tells_rows && entries.len() > 1;
         let conn = self.conn().map_err(lost)?;
         let at = match conn {
-            Conn::Postgres(session) if asked && search.inserted.contains_key(&not.group) => {
-                let table = [Value::Text(groups[not.group].quoted().into())];
-                session.back_and_ask(BACK, POSTGRES_ROWS, &table).await.map(|now| {
-                    let before = now.and_then(|now| search.inserted.insert(not.group, now));
+            Conn::Postgres(session) if asked && search.inserted.contains_key(groups[not.group].quoted()) => {
+                let table = groups[not.group].quoted();
+                session.back_and_ask(BACK, POSTGRES_ROWS, &[Value::Text(table.into())]).await.map(|now| {
+                    let before = now.and_then(|now| search.inserted.insert(table.to_owned(), now));
                     // What an index refuses was in the table already.
                     now.zip(before).map(|(now, before)| now - before - i64::from(not.failure.unique))
                 })
             }
             Conn::MySql(_) if !not.behind_savepoint => conn.ask(MYSQL_ROW).await,
+            Conn::MySql(_) if asked => conn.ask(MYSQL_BACK_AND_ROW).await,
             _ => conn.run(BACK).await.map(|()| None),
         };
         match at {
             Ok(at) => {
                 let row = at.filter(|_| asked).and_then(|at| not.rows.get(usize::try_from(at).ok()?));
                 let entry = row.and_then(|row| groups[not.group].entry_of(*row));
-                Ok(Some((not.failure, entry)))
+                Ok((Some((not.failure, entry)), ahead))
             }
             Err(_) if not.failure.class == Class::Later => {
                 // A row may end the connection, by its length for one. The others get transactions of their own.
@@ -221,11 +250,11 @@ impl SqlSink {
             Conn::Sqlite(_) => {}
             Conn::MySql(_) => conn.run(SAVEPOINT).await.map_err(lost)?,
             Conn::Postgres(session) if tells => {
-                for (at, group) in groups.iter().enumerate() {
-                    match session.query(POSTGRES_ROWS, 1, &[Value::Text(group.quoted().into())]).await {
+                for table in groups.iter().map(Group::quoted) {
+                    match session.query(POSTGRES_ROWS, 1, &[Value::Text(table.into())]).await {
                         Ok(found) => {
                             let count = found.into_iter().next().and_then(|mut row| row.pop().flatten()?.parse().ok());
-                            search.inserted.extend(count.map(|n| (at, n)));
+                            search.inserted.extend(count.map(|n| (table.to_owned(), n)));
                         }
                         Err(e) => {
                             // Another database that speaks PostgreSQL's protocol.
@@ -251,26 +280,31 @@ impl SqlSink {
         self.begin_search(groups, search).await?;
         let mut refused = Vec::new();
         let end = Instant::now() + SEARCH;
-        for start in entries.clone().step_by(search.at_once) {
-            let part = start..(start + search.at_once).min(entries.end);
-            if groups.iter().all(|g| g.rows_of(&part).is_empty()) {
-                continue;
-            }
+        let at_once = search.at_once;
+        let parts = entries.clone().step_by(at_once).map(|start| start..(start + at_once).min(entries.end));
+        let mut parts = parts.filter(|part| groups.iter().any(|g| !g.rows_of(part).is_empty())).peekable();
+        let mut ahead = parts.peek().map(|first| self.made(groups, batch, first, &[])).unwrap_or_default();
+        while let Some(part) = parts.next() {
             if end < Instant::now() {
                 return Err(Failed::Slow(refused, part.start));
             }
+            let (mut tried, next) = self.try_statements(groups, batch, &part, std::mem::take(&mut ahead), search, parts.peek()).await?;
+            ahead = next;
             let mut suspects: Vec<(usize, Failure)> = Vec::new();
             let found = loop {
-                let skip: Vec<_> = suspects.iter().map(|(entry, _)| *entry).collect();
-                match self.try_insert(groups, batch, &part, &skip, search).await? {
+                match tried {
                     None => break true,
                     Some((failure, _)) if part.len() == 1 => {
                         suspects.push((part.start, failure));
                         break true;
                     }
-                    Some((failure, Some(entry))) if suspects.len() < SUSPECTS && !skip.contains(&entry) => suspects.push((entry, failure)),
+                    Some((failure, Some(entry))) if suspects.len() < SUSPECTS && suspects.iter().all(|(known, _)| *known != entry) => {
+                        suspects.push((entry, failure));
+                    }
                     Some(_) => break false,
                 }
+                let skip: Vec<_> = suspects.iter().map(|(entry, _)| *entry).collect();
+                tried = self.try_insert(groups, batch, &part, &skip, search).await?;
             };
             match suspects.len() {
                 _ if !found => self.halve(groups, batch, part, search, end, &mut refused).await?,
