@@ -246,6 +246,10 @@ pub struct Param {
     pub kind: ParamType,
     /// Default as the documentation shows it: its first word is the value, where there is one.
     pub default: &'static str,
+    /// How its value is written, in Markdown, where type and range do not say it.
+    pub syntax: Option<&'static str>,
+    /// A value, without quotes.
+    pub example: &'static str,
     /// First version that has it.
     pub since: &'static str,
     /// Servers that have it.
@@ -256,27 +260,35 @@ pub struct Param {
     pub listed: bool,
 }
 
-const fn param(name: &'static str, default: &'static str, kind: ParamType) -> Param {
-    Param { name, kind, default, since: "0.1.0", hosts: Hosts::Both, adds: false, listed: false }
+const fn param(name: &'static str, default: &'static str, kind: ParamType, example: &'static str) -> Param {
+    Param { name, kind, default, syntax: None, example, since: "0.1.0", hosts: Hosts::Both, adds: false, listed: false }
 }
 
-const fn int(name: &'static str, default: &'static str, range: RangeInclusive<i32>) -> Param {
-    param(name, default, ParamType::Int(*range.start(), *range.end()))
+const fn int(name: &'static str, default: &'static str, range: RangeInclusive<i32>, example: &'static str) -> Param {
+    param(name, default, ParamType::Int(*range.start(), *range.end()), example)
 }
 
-const fn text(name: &'static str, default: &'static str) -> Param {
-    param(name, default, ParamType::Str)
+const fn text(name: &'static str, default: &'static str, example: &'static str) -> Param {
+    param(name, default, ParamType::Str, example)
 }
 
-const fn word(name: &'static str, default: &'static str, words: &'static [&'static str]) -> Param {
-    param(name, default, ParamType::Word(words))
+const fn word(name: &'static str, default: &'static str, words: &'static [&'static str], example: &'static str) -> Param {
+    param(name, default, ParamType::Word(words), example)
 }
 
-const fn either(name: &'static str, default: &'static str, range: RangeInclusive<i32>) -> Param {
-    param(name, default, ParamType::Either(*range.start(), *range.end()))
+const fn either(name: &'static str, default: &'static str, range: RangeInclusive<i32>, example: &'static str) -> Param {
+    param(name, default, ParamType::Either(*range.start(), *range.end()), example)
+}
+
+const fn flag(name: &'static str, example: &'static str) -> Param {
+    param(name, "-1 (not used)", ParamType::Flag, example)
 }
 
 impl Param {
+    const fn syntax(self, syntax: &'static str) -> Param {
+        Param { syntax: Some(syntax), ..self }
+    }
+
     const fn on(self, hosts: Hosts) -> Param {
         Param { hosts, ..self }
     }
@@ -288,10 +300,13 @@ impl Param {
     const fn listed(self) -> Param {
         Param { listed: true, ..self }
     }
-}
 
-const fn flag(name: &'static str) -> Param {
-    param(name, "-1 (not used)", ParamType::Flag)
+    /// A line of a configuration that sets it.
+    pub fn example_line(&self) -> String {
+        let is_text = matches!(self.kind, ParamType::Str | ParamType::Word(_)) || self.example.parse::<i32>().is_err();
+        let quote = if is_text { "\"" } else { "" };
+        format!("modparam(\"acc\", \"{}\", {quote}{}{quote})", self.name, self.example)
+    }
 }
 
 /// Names of method, From tag, To tag, Call-ID, code and reason, in that order: SQL columns without a
@@ -303,146 +318,160 @@ const BATCH_MAX: i32 = 5000;
 /// Greatest size in MiB: a TiB is more than a disk of records anybody keeps.
 const MIB_MAX: i32 = 1 << 20;
 
-/// Every parameter. What a new one needs is in CONTRIBUTING.md.
+/// Every parameter, with its default, what it takes, and an example. What a new one needs is in CONTRIBUTING.md.
 pub const PARAMS: &[Param] = &[
-    int("early_media", "0", 0..=1),
-    int("report_cancels", "0", 0..=1),
-    int("detect_direction", "0", 0..=1),
-    text("extra_fields", "none").adding(),
-    text("leg_fields", "none").adding(),
-    int("log_level", "2 (L_NOTICE)", -3..=4),
-    text("log_facility", "LOG_DAEMON"),
-    word("log_format", "text", &["text", "json"]),
-    text("aaa_url", "none (RADIUS off)"),
-    either("aaa_retry", "forever", 1..=i32::MAX),
-    int("service_type", "-1 (Sip-Session of the dictionary, else 15)", -1..=i32::MAX),
-    text("stream_url", "none (streams off)").listed(),
-    text("stream_node", "the name of the machine"),
-    text("diameter_url", "none"),
-    text("diameter_client_host", "none"),
-    int("diameter_client_port", "3868", 1..=65_535),
-    text("diameter_realm", "none"),
-    word("diameter_records", "event", &["event", "session"]),
-    word("diameter_service", "none", &["none", "rf"]),
-    int("diameter_mandatory", "0", 0..=1),
-    int("diameter_timeout", "10", 1..=3600),
-    text("db_url", "the host's default database URL, else none (SQL off)"),
-    text("db_table_acc", "acc"),
-    text("db_table_missed_calls", "missed_calls"),
-    text("db_table_avp", "none").on(TABLE_BY_AVP),
-    text("db_table_calls", "acc_calls"),
-    text("acc_method_column", CORE_COLUMNS[0]),
-    text("acc_from_tag_column", CORE_COLUMNS[1]),
-    text("acc_to_tag_column", CORE_COLUMNS[2]),
-    text("acc_callid_column", CORE_COLUMNS[3]),
-    text("acc_sip_code_column", CORE_COLUMNS[4]),
-    text("acc_sip_reason_column", CORE_COLUMNS[5]),
-    text("acc_time_column", "time"),
-    word("db_time", "local", &["local", "utc"]),
-    int("db_time_digits", "0", 0..=6),
-    text("journal_dir", "/var/lib/opensips-acc"),
-    word("journal_sync", "batch", &["os", "batch", "always"]),
-    int("journal_max_size", "0 (as much as the disk takes)", 0..=MIB_MAX),
+    int("early_media", "0", 0..=1, "1"),
+    int("report_cancels", "0", 0..=1, "1"),
+    int("detect_direction", "0", 0..=1, "1"),
+    text("extra_fields", "none", "log: caller->caller_uri; callee; ua->user_agent").syntax(OF_BACKEND).adding(),
+    text("leg_fields", "none", "log: leg_from; leg_to").syntax(OF_BACKEND).adding(),
+    int("log_level", "2 (L_NOTICE)", -3..=4, "1"),
+    text("log_facility", "LOG_DAEMON", "LOG_LOCAL5").syntax(FACILITY),
+    word("log_format", "text", &["text", "json"], "json"),
+    text("aaa_url", "none (RADIUS off)", "radius:/etc/radcli/radiusclient.conf").syntax("`radius:FILE` or `diameter:FILE[;extra-avps-file:FILE]`"),
+    either("aaa_retry", "forever", 1..=i32::MAX, "20").syntax("`forever` or a number from 1 on"),
+    int("service_type", "-1 (Sip-Session of the dictionary, else 15)", -1..=i32::MAX, "15"),
+    text("stream_url", "none (streams off)", "file:///var/spool/acc/cdr-%Y%m%d-%H.jsonl?max_size=100M").syntax(STREAM).listed(),
+    text("stream_node", "the name of the machine", "proxy1.example.org"),
+    text("diameter_url", "none", "/etc/opensips/diameter.conf").syntax("`FILE[;extra-avps-file:FILE]`"),
+    text("diameter_client_host", "none", "billing.example.org").syntax("a host name"),
+    int("diameter_client_port", "3868", 1..=65_535, "3868"),
+    text("diameter_realm", "none", "billing.example.org").syntax("a realm"),
+    word("diameter_records", "event", &["event", "session"], "session"),
+    word("diameter_service", "none", &["none", "rf"], "rf"),
+    int("diameter_mandatory", "0", 0..=1, "1"),
+    int("diameter_timeout", "10", 1..=3600, "5").syntax("seconds"),
+    text("db_url", "the host's default database URL, else none (SQL off)", "sqlite:///var/lib/opensips-acc/acc.sqlite").syntax("a URL"),
+    text("db_table_acc", "acc", "cdrs").syntax(TABLE),
+    text("db_table_missed_calls", "missed_calls", "missed").syntax(TABLE),
+    text("db_table_avp", "none", "$avp(table)").syntax("`$avp(name)`").on(TABLE_BY_AVP),
+    text("db_table_calls", "acc_calls", "calls_up").syntax(TABLE),
+    text("acc_method_column", CORE_COLUMNS[0], "sip_method").syntax(COLUMN),
+    text("acc_from_tag_column", CORE_COLUMNS[1], "ftag").syntax(COLUMN),
+    text("acc_to_tag_column", CORE_COLUMNS[2], "ttag").syntax(COLUMN),
+    text("acc_callid_column", CORE_COLUMNS[3], "call_id").syntax(COLUMN),
+    text("acc_sip_code_column", CORE_COLUMNS[4], "code").syntax(COLUMN),
+    text("acc_sip_reason_column", CORE_COLUMNS[5], "reason").syntax(COLUMN),
+    text("acc_time_column", "time", "at").syntax(COLUMN),
+    word("db_time", "local", &["local", "utc"], "utc"),
+    int("db_time_digits", "0", 0..=6, "3"),
+    text("journal_dir", "/var/lib/opensips-acc", "/var/spool/acc").syntax("a directory; not a symbolic link"),
+    word("journal_sync", "batch", &["os", "batch", "always"], "always"),
+    int("journal_max_size", "0 (as much as the disk takes)", 0..=MIB_MAX, "4096").syntax("MiB; 0 is no limit"),
     // Cursors, dead letters and the ends of calls have room, and a log on the same disk can still tell what is wrong.
-    int("journal_min_free", "16", 0..=MIB_MAX),
-    word("journal_full", "drop-new", &["drop-new", "drop-oldest", "refuse"]),
+    int("journal_min_free", "16", 0..=MIB_MAX, "500").syntax("MiB; 0 does not look"),
+    word("journal_full", "drop-new", &["drop-new", "drop-oldest", "refuse"], "refuse"),
     // At most a year.
-    int("journal_keep", "0 (not at all)", 0..=8784),
-    word("drop_accounting_mode", "documented", &["documented", "stock"]),
-    int("backlog_threshold", "0 (off)", 0..=i32::MAX),
-    int("delivery_batch", "500", 1..=BATCH_MAX),
-    int("delivery_retry_max", "30", 1..=3600),
-    int("delivery_give_up", "32", 0..=1_000_000),
-    int("orphan_timeout", "20", 1..=86_400),
-    word("orphan_cdr", "write", &["write", "hold"]),
-    int("interim_interval", "0 (none)", 0..=86_400),
-    int("cluster_id", "0 (that of the dialogs)", -1..=i32::MAX)
+    int("journal_keep", "0 (not at all)", 0..=8784, "48").syntax("hours; 0 keeps none"),
+    word("drop_accounting_mode", "documented", &["documented", "stock"], "stock"),
+    int("backlog_threshold", "0 (off)", 0..=i32::MAX, "10000").syntax("records; 0 is never"),
+    int("delivery_batch", "500", 1..=BATCH_MAX, "2000"),
+    int("delivery_retry_max", "30", 1..=3600, "5"),
+    int("delivery_give_up", "32", 0..=1_000_000, "5"),
+    int("orphan_timeout", "20", 1..=86_400, "60"),
+    word("orphan_cdr", "write", &["write", "hold"], "hold"),
+    int("interim_interval", "0 (none)", 0..=86_400, "900").syntax("0, or 60 to 86400"),
+    int("cluster_id", "0 (that of the dialogs)", -1..=i32::MAX, "-1")
         .on(Hosts::OpenSips("Kamailio has no module clusterer, whose cluster this is: leave the line out (see docs/KAMAILIO.md)")),
-    int("arena_size", "1024", 16..=65_536),
+    int("arena_size", "1024", 16..=65_536, "256"),
     // KiB. Four times the longest message that both servers take by default (64 KiB): scripts keep headers whole, and again in parts.
-    int("context_max", "256", 16..=16_384),
-    flag("log_flag"),
-    flag("log_missed_flag"),
-    flag("db_flag"),
-    flag("db_missed_flag"),
-    flag("aaa_flag"),
-    flag("aaa_missed_flag"),
-    flag("evi_flag"),
-    flag("evi_missed_flag"),
-    flag("diameter_flag"),
-    flag("diameter_missed_flag"),
-    flag("stream_flag"),
-    flag("stream_missed_flag"),
-    flag("failed_transaction_flag"),
-    text("failed_filter", "none"),
-    int("report_ack", "0", 0..=1),
-    flag("acc_prepare_flag"),
-    int("acc_prepare_always", "0", 0..=1),
-    flag("cdr_flag").on(BY_DIALOG),
-    text("log_extra", "none"),
-    text("db_extra", "none"),
-    text("aaa_extra", "none"),
-    text("evi_extra", "none"),
-    text("diameter_extra", "none"),
-    text("stream_extra", "none"),
-    text("log_extra_bye", "none").on(OF_BYE),
-    text("db_extra_bye", "none").on(OF_BYE),
-    text("aaa_extra_bye", "none").on(OF_BYE),
-    text("evi_extra_bye", "none").on(OF_BYE),
-    text("multi_leg_info", "none"),
-    text("multi_leg_bye_info", "none").on(OF_BYE),
+    int("context_max", "256", 16..=16_384, "512"),
+    flag("log_flag", "LOG_ACC"),
+    flag("log_missed_flag", "LOG_MISSED"),
+    flag("db_flag", "DB_ACC"),
+    flag("db_missed_flag", "DB_MISSED"),
+    flag("aaa_flag", "AAA_ACC"),
+    flag("aaa_missed_flag", "AAA_MISSED"),
+    flag("evi_flag", "EVI_ACC"),
+    flag("evi_missed_flag", "EVI_MISSED"),
+    flag("diameter_flag", "DIAMETER_ACC"),
+    flag("diameter_missed_flag", "DIAMETER_MISSED"),
+    flag("stream_flag", "STREAM_ACC"),
+    flag("stream_missed_flag", "STREAM_MISSED"),
+    flag("failed_transaction_flag", "FAILED"),
+    text("failed_filter", "none", "404,487").syntax("codes joined by commas"),
+    int("report_ack", "0", 0..=1, "1"),
+    flag("acc_prepare_flag", "PREPARE"),
+    int("acc_prepare_always", "0", 0..=1, "1"),
+    flag("cdr_flag", "CDR").on(BY_DIALOG),
+    text("log_extra", "none", "caller=$fu; agent=$hdr(User-Agent)/reply").syntax(EXTRAS),
+    text("db_extra", "none", "caller_uri=$fu; callee_uri=$ru").syntax(EXTRAS),
+    text("aaa_extra", "none", "Calling-Station-Id=$fU").syntax(EXTRAS),
+    text("evi_extra", "none", "caller=$fu").syntax(EXTRAS),
+    text("diameter_extra", "none", "7846=$fU").syntax(EXTRAS),
+    text("stream_extra", "none", "caller=$fU").syntax(EXTRAS),
+    text("log_extra_bye", "none", "reason=$hdr(Reason)").syntax(EXTRAS).on(OF_BYE),
+    text("db_extra_bye", "none", "end_reason=$hdr(Reason)").syntax(EXTRAS).on(OF_BYE),
+    text("aaa_extra_bye", "none", "User-Name=$avp(payer)").syntax(EXTRAS).on(OF_BYE),
+    text("evi_extra_bye", "none", "reason=$hdr(Reason)").syntax(EXTRAS).on(OF_BYE),
+    text("multi_leg_info", "none", "leg_src=$avp(src); leg_dst=$avp(dst)").syntax(LEGS),
+    text("multi_leg_bye_info", "none", "leg_end=$avp(end)").syntax(LEGS).on(OF_BYE),
     // Of Kamailio's own acc and acc_radius modules, beyond what both servers had.
-    int("reason_from_hf", "0", 0..=1).on(AS_EXTRA),
-    int("acc_extra_nullable", "0", 0..=1).on(NULLS),
-    int("clone_msg", "1", 0..=1).on(NEEDLESS),
-    int("acc_extra_size", "64", 0..=i32::MAX).on(NEEDLESS),
-    int("cdr_extra_size", "64", 0..=i32::MAX).on(NEEDLESS),
-    int("time_mode", "0", 0..=4).on(AS_EXTRA),
-    text("time_attr", "time_attr").on(AS_EXTRA),
-    text("time_exten", "time_exten").on(AS_EXTRA),
-    text("time_format", TIME_FORMAT).on(AS_EXTRA),
-    int("db_insert_mode", "0", 0..=2).on(NEEDLESS),
-    int("db_version_check", "1", 0..=1).on(NEEDLESS),
-    int("cdr_enable", "0", 0..=1).on(BY_CDR_FLAG),
-    int("cdr_log_enable", "1", 0..=1).on(BY_CDR_FLAG),
-    text("cdrs_table", "none").on(BY_CDR_FLAG),
-    text("cdr_extra", "none").on(BY_CDR_FLAG),
-    int("cdr_extra_nullable", "0", 0..=1).on(NULLS),
-    int("cdr_start_on_confirmed", "0", 0..=1).on(BY_CDR_FLAG),
-    text("cdr_facility", "LOG_DAEMON").on(BY_CDR_FLAG),
-    text("cdr_start_id", "start_time").on(BY_CDR_FLAG),
-    text("cdr_end_id", "end_time").on(BY_CDR_FLAG),
-    text("cdr_duration_id", "duration").on(BY_CDR_FLAG),
-    int("cdr_duration_mode", "1", 0..=2).on(BY_CDR_FLAG),
-    int("cdr_expired_dlg_enable", "0", 0..=1).on(BY_CDR_FLAG),
-    int("cdr_on_failed", "1", 0..=1).on(BY_CDR_FLAG),
-    text("cdr_skip", "none").on(BY_CDR_FLAG),
-    text("radius_config", "none"),
-    flag("radius_flag"),
-    flag("radius_missed_flag"),
-    text("radius_extra", "none"),
-    int("rad_time_mode", "0", 0..=1),
+    int("reason_from_hf", "0", 0..=1, "1").on(AS_EXTRA),
+    int("acc_extra_nullable", "0", 0..=1, "1").on(NULLS),
+    int("clone_msg", "1", 0..=1, "1").on(NEEDLESS),
+    int("acc_extra_size", "64", 0..=i32::MAX, "128").on(NEEDLESS),
+    int("cdr_extra_size", "64", 0..=i32::MAX, "128").on(NEEDLESS),
+    int("time_mode", "0", 0..=4, "2").on(AS_EXTRA),
+    text("time_attr", "time_attr", "stamp").on(AS_EXTRA),
+    text("time_exten", "time_exten", "usec").on(AS_EXTRA),
+    text("time_format", TIME_FORMAT, "%d.%m.%Y").on(AS_EXTRA),
+    int("db_insert_mode", "0", 0..=2, "1").on(NEEDLESS),
+    int("db_version_check", "1", 0..=1, "0").on(NEEDLESS),
+    int("cdr_enable", "0", 0..=1, "1").on(BY_CDR_FLAG),
+    int("cdr_log_enable", "1", 0..=1, "0").on(BY_CDR_FLAG),
+    text("cdrs_table", "none", "acc_cdrs").on(BY_CDR_FLAG),
+    text("cdr_extra", "none", "caller=$dlg_var(caller); who=$fU").syntax(EXTRAS).on(BY_CDR_FLAG),
+    int("cdr_extra_nullable", "0", 0..=1, "1").on(NULLS),
+    int("cdr_start_on_confirmed", "0", 0..=1, "1").on(BY_CDR_FLAG),
+    text("cdr_facility", "LOG_DAEMON", "LOG_LOCAL3").syntax(FACILITY).on(BY_CDR_FLAG),
+    text("cdr_start_id", "start_time", "start").on(BY_CDR_FLAG),
+    text("cdr_end_id", "end_time", "end").on(BY_CDR_FLAG),
+    text("cdr_duration_id", "duration", "seconds").on(BY_CDR_FLAG),
+    int("cdr_duration_mode", "1", 0..=2, "2").on(BY_CDR_FLAG),
+    int("cdr_expired_dlg_enable", "0", 0..=1, "1").on(BY_CDR_FLAG),
+    int("cdr_on_failed", "1", 0..=1, "0").on(BY_CDR_FLAG),
+    text("cdr_skip", "none", "nocdr").on(BY_CDR_FLAG),
+    text("radius_config", "none", "/etc/radcli/radiusclient.conf"),
+    flag("radius_flag", "5"),
+    flag("radius_missed_flag", "6"),
+    text("radius_extra", "none", "Calling-Station-Id=$fU").syntax(EXTRAS),
+    int("rad_time_mode", "0", 0..=1, "0"),
     // Of Kamailio's acc_json.
-    flag("json_flag").on(JSON),
-    flag("json_missed_flag").on(JSON),
-    text("json_extra", "none").on(JSON),
-    text("json_pre_encoded_prefix", "none").on(JSON),
-    int("json_time_mode", "0", 0..=4).on(JSON),
-    text("json_time_format", TIME_FORMAT).on(JSON),
-    int("json_log_level", "1", 0..=7).on(JSON),
-    text("json_log_facility", "LOG_DAEMON").on(JSON),
-    text("json_output_mqueue", "none").on(JSON),
-    int("json_output_syslog", "-1", -1..=1).on(JSON),
-    int("json_cdr_enable", "0", 0..=1).on(JSON),
-    text("json_cdr_extra", "none").on(JSON),
-    text("json_cdr_pre_encoded_prefix", "none").on(JSON),
-    int("json_cdr_expired_dlg_enable", "0", 0..=1).on(JSON),
-    int("json_cdr_log_level", "1", 0..=7).on(JSON),
-    text("json_cdr_log_facility", "LOG_DAEMON").on(JSON),
-    text("json_cdr_output_mqueue", "none").on(JSON),
-    int("json_cdr_output_syslog", "-1", -1..=1).on(JSON),
-    text("json_cdr_skip", "none").on(JSON),
+    flag("json_flag", "7").on(JSON),
+    flag("json_missed_flag", "8").on(JSON),
+    text("json_extra", "none", "caller=$fU").syntax(EXTRAS).on(JSON),
+    text("json_pre_encoded_prefix", "none", "j_").on(JSON),
+    int("json_time_mode", "0", 0..=4, "2").on(JSON),
+    text("json_time_format", TIME_FORMAT, "%H:%M:%S").on(JSON),
+    int("json_log_level", "1", 0..=7, "5").on(JSON),
+    text("json_log_facility", "LOG_DAEMON", "LOG_LOCAL6").syntax(FACILITY).on(JSON),
+    text("json_output_mqueue", "none", "accq").on(JSON),
+    int("json_output_syslog", "-1", -1..=1, "0").on(JSON),
+    int("json_cdr_enable", "0", 0..=1, "1").on(JSON),
+    text("json_cdr_extra", "none", "caller=$dlg_var(caller)").syntax(EXTRAS).on(JSON),
+    text("json_cdr_pre_encoded_prefix", "none", "j_").on(JSON),
+    int("json_cdr_expired_dlg_enable", "0", 0..=1, "1").on(JSON),
+    int("json_cdr_log_level", "1", 0..=7, "5").on(JSON),
+    text("json_cdr_log_facility", "LOG_DAEMON", "LOG_LOCAL6").syntax(FACILITY).on(JSON),
+    text("json_cdr_output_mqueue", "none", "cdrq").on(JSON),
+    int("json_cdr_output_syslog", "-1", -1..=1, "0").on(JSON),
+    text("json_cdr_skip", "none", "nojson").on(JSON),
 ];
+
+/// How the values of several parameters are written.
+const OF_BACKEND: &str = "`BACKEND: TAG->NAME; TAG; ...` with BACKEND one of `log`, `db`, `aaa`, `evi`, `diameter`, `stream`";
+const EXTRAS: &str = "`name=$variable` joined by `;`";
+const LEGS: &str = "`name=$avp(name)` joined by `;`";
+const TABLE: &str = "letters, digits and `_`, not beginning with a digit, at most 63; \
+     before it may stand the name of a database or schema and a dot (`billing.acc`), except in SQLite";
+const COLUMN: &str = "a column name";
+const FACILITY: &str = "`LOG_AUTH`, `LOG_AUTHPRIV`, `LOG_CRON`, `LOG_DAEMON`, `LOG_FTP`, `LOG_KERN`, \
+     `LOG_LOCAL0` to `LOG_LOCAL7`, `LOG_LPR`, `LOG_MAIL`, `LOG_NEWS`, `LOG_SYSLOG`, `LOG_USER` or `LOG_UUCP`; case and `LOG_` are free";
+const STREAM: &str = "`file:///DIRECTORY/NAME.jsonl?OPTIONS` or `file:///DIRECTORY/NAME.csv?OPTIONS`; \
+     a time may stand in the name, as `%Y`, `%m`, `%d`, `%j`, `%H`, `%M`, `%S`; \
+     `nats://[USER:PASSWORD@|TOKEN@]HOST[:4222][,HOST...][/PREFIX]?OPTIONS`; `http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH[?QUERY]#OPTIONS`; \
+     `amqp[s]://[USER:PASSWORD@]HOST[:5672][,HOST...][/VHOST]?exchange=NAME`; `kafka://HOST[:9092][,HOST...]/TOPIC?OPTIONS`";
 
 /// What stands for a parameter of one server in the other.
 const AS_EXTRA: Hosts = Hosts::Kamailio("declare an extra with the variable instead: log_extra, db_extra");

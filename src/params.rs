@@ -42,7 +42,7 @@ pub enum ConfigError {
     #[error("there is no parameter \"{0}\"")]
     Unknown(String),
     /// A string instead of a number, or the other way round.
-    #[error("parameter {name}: expected {expected}, got {got}: write modparam(\"acc\", \"{name}\", {example})")]
+    #[error("parameter {name}: expected {expected}, got {got}; for example: {example}")]
     Type {
         /// Which parameter.
         name: &'static str,
@@ -50,8 +50,8 @@ pub enum ConfigError {
         expected: &'static str,
         /// The type it got.
         got: &'static str,
-        /// A value of the right type.
-        example: &'static str,
+        /// A line with a value of the right type.
+        example: String,
     },
     /// The value cannot be used.
     #[error("parameter {name}: {reason}")]
@@ -96,11 +96,10 @@ impl Draft {
     /// Takes one `modparam` line.
     pub fn set(&mut self, name: &str, value: RawValue) -> Result<(), ConfigError> {
         let param = PARAMS.iter().find(|p| p.name == name).ok_or_else(|| ConfigError::Unknown(name.into()))?;
+        let other_type = |expected, got| Err(ConfigError::Type { name: param.name, expected, got, example: param.example_line() });
         match (param.kind, &value) {
-            (ParamType::Int(..), RawValue::Str(_)) => return Err(ConfigError::Type { name: param.name, expected: "a number", got: "a string", example: "1" }),
-            (ParamType::Str | ParamType::Word(_), RawValue::Int(_)) => {
-                return Err(ConfigError::Type { name: param.name, expected: "a string", got: "a number", example: "\"...\"" });
-            }
+            (ParamType::Int(..), RawValue::Str(_)) => return other_type("a number", "a string"),
+            (ParamType::Str | ParamType::Word(_), RawValue::Int(_)) => return other_type("a string", "a number"),
             (ParamType::Int(min, max) | ParamType::Either(min, max), RawValue::Int(n)) => in_range(param.name, *n, min..=max)?,
             (ParamType::Flag, RawValue::Int(n)) => in_range(param.name, *n, -1..=FLAG_MAX)?,
             _ => {}

@@ -88,78 +88,81 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
         Some(fd) => Some(register(fd)?),
         None => None,
     };
-    let sync = delivery.config.journal_sync;
-    let mut directory = Directory {
-        dir: delivery.dir.clone(),
-        finished: Finished::default(),
-        kept: KeptSegments::new(&delivery),
-        synced: Arc::default(),
-        syncing: None,
-        calls: Rc::new(RefCell::new(Interims::new(&delivery.dir, &delivery.config, delivery.clock))),
-        carry: Writer::new(&delivery.dir, CARRY_RANK, std::process::id(), sync, CARRY_SEGMENT).syncing_at_end(),
-        limits: delivery.config.limits,
-        owed: delivery.owed,
-        free: None,
-        counts: CallCounts::default(),
-        second: None,
-        full: stats::full_since(),
-        dropping: Arc::default(),
-        look_failed: false,
-        remove_failed: false,
-    };
+    let mut directory = Directory::new(&delivery);
     let closing = delivery.only_what_is_there.is_some();
     // Segments that are missing now are gone for good: the runners forget their cursors.
     let (publish, view) = watch::channel(View { segments: Arc::new(delivery.dir.segments()?), closing, kept: directory.kept.segments(), ..View::default() });
-
-    let mut runners = Vec::new();
-    for id in SinkId::ALL {
-        let sink = make_sink(id, &mut delivery).map_err(DeliveryError::Sink)?;
-        let max = delivery.config.delivery_batch.max(1).min(sink.batch_max());
-        let of_all = (directory.finished.clone(), directory.kept.needed.clone(), directory.calls.clone());
-        let runner = Runner::new(id, sink, &delivery.dir, view.clone(), of_all, max, &delivery.config);
-        runners.push((id, tokio::task::spawn_local(runner.run())));
-    }
+    let runners = start_runners(&mut delivery, &directory, &view)?;
     drop(view);
 
-    let end = match delivery.only_what_is_there {
-        Some(limit) => Instant::now() + limit,
+    let time = match delivery.only_what_is_there {
+        Some(limit) => limit,
         None => {
-            let mut records_come = false;
-            while !delivery.stop.load(Ordering::Relaxed) {
-                if records_come {
-                    tokio::time::sleep(LOOK).await;
-                } else {
-                    wait(wake.as_ref()).await;
-                }
-                records_come = stats::bell().hear();
-                if let Some((id, _)) = runners.iter().find(|(_, runner)| runner.is_finished()) {
-                    return Err(DeliveryError::Task(id.name()));
-                }
-                directory.every_second();
-                directory.publish(&publish, false);
-                directory.report(&publish);
-                if sync == JournalSync::Batch {
-                    let segments = publish.borrow().segments.clone();
-                    directory.sync_appended(&segments);
-                }
-            }
+            follow(&delivery, &mut directory, &publish, &runners, wake.as_ref()).await?;
             directory.publish(&publish, true);
-            Instant::now() + DRAIN
+            DRAIN
         }
     };
-    let _ = tokio::time::timeout_at(end.into(), async {
-        for (id, runner) in runners {
-            if runner.await.is_err() {
-                log::error!("{}", DeliveryError::Task(id.name()));
-            }
-        }
-    })
-    .await;
+    let _ = tokio::time::timeout(time, drain(runners)).await;
     directory.publish(&publish, true);
     if directory.owed.is_some() {
         let _ = directory.counts.keep(&directory.dir);
     }
     Ok(())
+}
+
+/// One task for each sink.
+type Runners = Vec<(SinkId, JoinHandle<()>)>;
+
+fn start_runners(delivery: &mut Delivery, directory: &Directory, view: &watch::Receiver<View>) -> Result<Runners, DeliveryError> {
+    let mut runners = Vec::new();
+    for id in SinkId::ALL {
+        let sink = make_sink(id, delivery).map_err(DeliveryError::Sink)?;
+        let max = delivery.config.delivery_batch.max(1).min(sink.batch_max());
+        let of_all = (directory.finished.clone(), directory.kept.needed.clone(), directory.calls.clone());
+        let runner = Runner::new(id, sink, &delivery.dir, view.clone(), of_all, max, &delivery.config);
+        runners.push((id, tokio::task::spawn_local(runner.run())));
+    }
+    Ok(runners)
+}
+
+/// Looks at the directory again and again, until told to stop.
+async fn follow(
+    delivery: &Delivery,
+    directory: &mut Directory,
+    publish: &watch::Sender<View>,
+    runners: &Runners,
+    wake: Option<&AsyncFd<OwnedFd>>,
+) -> Result<(), DeliveryError> {
+    let mut records_come = false;
+    while !delivery.stop.load(Ordering::Relaxed) {
+        if records_come {
+            tokio::time::sleep(LOOK).await;
+        } else {
+            wait(wake).await;
+        }
+        records_come = stats::bell().hear();
+        if let Some((id, _)) = runners.iter().find(|(_, runner)| runner.is_finished()) {
+            return Err(DeliveryError::Task(id.name()));
+        }
+        directory.every_second();
+        directory.publish(publish, false);
+        directory.report(publish);
+        if delivery.config.journal_sync == JournalSync::Batch {
+            let segments = publish.borrow().segments.clone();
+            directory.sync_appended(&segments);
+        }
+    }
+    Ok(())
+}
+
+/// Until every runner has delivered what it can.
+async fn drain(runners: Runners) {
+    for (id, runner) in runners {
+        if runner.await.is_err() {
+            log::error!("{}", DeliveryError::Task(id.name()));
+        }
+    }
 }
 
 #[expect(deprecated, reason = "unsound only for types that may close the descriptor while it is registered; an OwnedFd cannot, and the other way needs unsafe")]
@@ -227,6 +230,28 @@ struct Directory {
 }
 
 impl Directory {
+    fn new(delivery: &Delivery) -> Directory {
+        let carry = Writer::new(&delivery.dir, CARRY_RANK, std::process::id(), delivery.config.journal_sync, CARRY_SEGMENT);
+        Directory {
+            dir: delivery.dir.clone(),
+            finished: Finished::default(),
+            kept: KeptSegments::new(delivery),
+            synced: Arc::default(),
+            syncing: None,
+            calls: Rc::new(RefCell::new(Interims::new(&delivery.dir, &delivery.config, delivery.clock))),
+            carry: carry.syncing_at_end(),
+            limits: delivery.config.limits,
+            owed: delivery.owed,
+            free: None,
+            counts: CallCounts::default(),
+            second: None,
+            full: stats::full_since(),
+            dropping: Arc::default(),
+            look_failed: false,
+            remove_failed: false,
+        }
+    }
+
     fn publish(&mut self, to: &watch::Sender<View>, closing: bool) {
         self.remove_finished();
         let before = to.borrow().segments.clone();

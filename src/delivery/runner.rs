@@ -108,6 +108,40 @@ struct Refused {
 /// The process is ending.
 struct Ended;
 
+/// What was read of a sink's entries, and whose turn it is.
+struct Turns {
+    /// The next batch of the stream, if it was read already.
+    ahead: Option<Batch>,
+    /// Those that wait apart come now; they take turns with the stream.
+    apart: bool,
+    /// Until then, those that wait apart come only if the stream is empty.
+    rest: Instant,
+}
+
+/// Whether there was something to deliver; if not, when to look again.
+enum Did {
+    Something,
+    Nothing(Option<Instant>),
+}
+
+/// A batch that is being settled.
+struct InHand {
+    /// Without its entries.
+    batch: Batch,
+    /// Removed segments that go from the cursor with it.
+    retired: Vec<SegmentName>,
+    /// Entries whose fate is open.
+    pending: Vec<Entry>,
+    /// The next batch is to be read during the first attempt.
+    reads_ahead: bool,
+    /// The next batch.
+    ahead: Option<Batch>,
+    /// The sink has stored the cursor itself.
+    stored: bool,
+    /// Something was delivered, or is a dead letter.
+    progress: bool,
+}
+
 /// What became of entries that a sink was given.
 struct Fates {
     delivered: u64,
@@ -164,10 +198,8 @@ impl Runner {
 
     async fn deliver_all(&mut self) -> Result<(), Ended> {
         let mut tail = self.begin().await?;
-        let mut ahead: Option<Batch> = None;
-        // Entries that wait apart come in turn with those of the stream; until `rest` only if that is empty.
-        let (mut turn, mut rest) = (true, Instant::now());
-        // At the end each of them is offered once.
+        let mut turns = Turns { ahead: None, apart: true, rest: Instant::now() };
+        // At the end each of those that wait apart is offered once.
         let mut last = self.once;
         let mut flushes = self.view.borrow().flushes;
         loop {
@@ -175,66 +207,19 @@ impl Runner {
             if std::mem::replace(&mut flushes, view.flushes) != view.flushes {
                 tail.wait_no_more();
             }
-            if !view.dropping.is_empty() && ahead.take().is_some() {
-                // Entries read ahead may be from segments about to be removed.
-                tail.unread(&Batch::default());
-            }
-            self.give_up(&mut tail, &Batch::default(), &mut Vec::new());
-            self.aside.parking.close(|name, end| tail.is_settled_to(name, end));
+            self.let_go(&mut tail, &mut turns, &view);
 
-            let full = ahead.as_ref().is_some_and(|batch| !batch.is_empty());
-            let mut next_look = None;
-            let apart = self.under_way.iter().filter(|e| e.parked.is_some()).count();
-            let its_turn = std::mem::replace(&mut turn, true);
-            let has_time = !full || rest <= Instant::now();
-            if its_turn && has_time && apart < APART_UNDER_WAY && (self.once || !view.closing) {
-                match tail.parked_batch(&view.segments, self.batch_max.min(APART_UNDER_WAY)) {
-                    // Entries read ahead stay valid: they are from other segments.
-                    Ok((batch, next)) if batch.is_empty() => {
-                        next_look = next;
-                        self.done(&mut tail, &batch);
-                    }
-                    Ok((batch, _)) => {
-                        if ahead.take().is_some() {
-                            tail.unread(&batch);
-                        }
-                        let begun = Instant::now();
-                        ahead = self.settle(&mut tail, batch, &view.segments).await?;
-                        rest = Instant::now() + begun.elapsed() * REST;
-                        turn = false;
-                        continue;
-                    }
-                    Err(e) => {
-                        self.unreadable(&mut tail, &view.segments, &e).await?;
-                        continue;
-                    }
+            let (apart, mut next_look) = (std::mem::replace(&mut turns.apart, true), None);
+            if apart && self.has_time_for_parked(&turns, &view) {
+                match self.deliver_parked(&mut tail, &mut turns, &view).await? {
+                    Did::Something => continue,
+                    Did::Nothing(next) => next_look = next,
                 }
             }
-
-            let next = match ahead.take() {
-                Some(batch) if !batch.is_empty() => Ok(batch),
-                // There was nothing after the last batch; more may have arrived since then.
-                nothing => {
-                    nothing.iter().for_each(|batch| self.done(&mut tail, batch));
-                    let room = UNDER_WAY.saturating_sub(self.under_way.len() - apart);
-                    tail.next_batch(&view.segments, if self.under_way.is_empty() { self.batch_max } else { self.batch_max.min(room) })
-                }
-            };
-            let batch = match next {
-                Ok(batch) => batch,
-                Err(e) => {
-                    self.unreadable(&mut tail, &view.segments, &e).await?;
-                    continue;
-                }
-            };
-            let oldest = self.under_way.iter().filter(|e| e.parked.is_none()).map(|e| e.wall).chain(batch.oldest()).min();
-            self.id.state().set_oldest(oldest);
-            if !batch.is_empty() || !self.under_way.is_empty() {
-                ahead = self.settle(&mut tail, batch, &view.segments).await?;
+            if let Did::Something = self.deliver_stream(&mut tail, &mut turns, &view).await? {
                 continue;
             }
-            self.done(&mut tail, &batch);
-            if !its_turn {
+            if !apart {
                 continue;
             }
             if view.closing {
@@ -244,15 +229,96 @@ impl Runner {
                 tail.wait_no_more();
                 continue;
             }
-            if tail.passes_over() {
-                let again = Instant::now() + AGAIN;
-                next_look = Some(next_look.map_or(again, |next| next.min(again)));
+            self.wait(&tail, next_look).await;
+        }
+    }
+
+    /// Lets go what must: segments that the journal has no room for, and full ones of those that wait apart.
+    fn let_go(&mut self, tail: &mut Tail, turns: &mut Turns, view: &View) {
+        if !view.dropping.is_empty() && turns.ahead.take().is_some() {
+            // Entries read ahead may be from segments about to be removed.
+            tail.unread(&Batch::default());
+        }
+        self.give_up(tail, &Batch::default(), &mut Vec::new());
+        self.aside.parking.close(|name, end| tail.is_settled_to(name, end));
+    }
+
+    /// Entries that wait apart and are under way.
+    fn apart_under_way(&self) -> usize {
+        self.under_way.iter().filter(|e| e.parked.is_some()).count()
+    }
+
+    /// May entries that wait apart be offered now?
+    fn has_time_for_parked(&self, turns: &Turns, view: &View) -> bool {
+        let stream_waits = turns.ahead.as_ref().is_some_and(|batch| !batch.is_empty());
+        let has_time = !stream_waits || turns.rest <= Instant::now();
+        has_time && self.apart_under_way() < APART_UNDER_WAY && (self.once || !view.closing)
+    }
+
+    /// Delivers a batch of those that wait apart. If there is none, says when there will be.
+    async fn deliver_parked(&mut self, tail: &mut Tail, turns: &mut Turns, view: &View) -> Result<Did, Ended> {
+        match tail.parked_batch(&view.segments, self.batch_max.min(APART_UNDER_WAY)) {
+            // Entries read ahead stay valid: they are from other segments.
+            Ok((batch, next)) if batch.is_empty() => {
+                self.done(tail, &batch);
+                return Ok(Did::Nothing(next));
             }
-            // The sender lives as long as the runners.
-            match next_look {
-                Some(next) => drop(tokio::time::timeout_at(next.into(), self.view.changed()).await),
-                None => drop(self.view.changed().await),
+            Ok((batch, _)) => {
+                if turns.ahead.take().is_some() {
+                    tail.unread(&batch);
+                }
+                let begun = Instant::now();
+                turns.ahead = self.settle(tail, batch, &view.segments).await?;
+                turns.rest = Instant::now() + begun.elapsed() * REST;
+                turns.apart = false;
             }
+            Err(e) => self.unreadable(tail, &view.segments, &e).await?,
+        }
+        Ok(Did::Something)
+    }
+
+    /// Delivers the next batch of the stream.
+    async fn deliver_stream(&mut self, tail: &mut Tail, turns: &mut Turns, view: &View) -> Result<Did, Ended> {
+        let batch = match self.next_of_stream(tail, turns.ahead.take(), view) {
+            Ok(batch) => batch,
+            Err(e) => {
+                self.unreadable(tail, &view.segments, &e).await?;
+                return Ok(Did::Something);
+            }
+        };
+        let oldest = self.under_way.iter().filter(|e| e.parked.is_none()).map(|e| e.wall).chain(batch.oldest()).min();
+        self.id.state().set_oldest(oldest);
+        if batch.is_empty() && self.under_way.is_empty() {
+            self.done(tail, &batch);
+            return Ok(Did::Nothing(None));
+        }
+        turns.ahead = self.settle(tail, batch, &view.segments).await?;
+        Ok(Did::Something)
+    }
+
+    /// The batch that was read ahead, or else what can be read now.
+    fn next_of_stream(&mut self, tail: &mut Tail, ahead: Option<Batch>, view: &View) -> std::io::Result<Batch> {
+        match ahead {
+            Some(batch) if !batch.is_empty() => Ok(batch),
+            // There was nothing after the last batch; more may have arrived since then.
+            nothing => {
+                nothing.iter().for_each(|batch| self.done(tail, batch));
+                let room = UNDER_WAY.saturating_sub(self.under_way.len() - self.apart_under_way());
+                tail.next_batch(&view.segments, if self.under_way.is_empty() { self.batch_max } else { self.batch_max.min(room) })
+            }
+        }
+    }
+
+    /// Waits until the coordinator sees something new, or the time has come to look again.
+    async fn wait(&mut self, tail: &Tail, mut next_look: Option<Instant>) {
+        if tail.passes_over() {
+            let again = Instant::now() + AGAIN;
+            next_look = Some(next_look.map_or(again, |next| next.min(again)));
+        }
+        // The sender lives as long as the runners.
+        match next_look {
+            Some(next) => drop(tokio::time::timeout_at(next.into(), self.view.changed()).await),
+            None => drop(self.view.changed().await),
         }
     }
 
@@ -469,7 +535,68 @@ impl Runner {
 
     /// Tries until no entry of the batch has to be tried again: each is delivered, set aside, or under way
     /// with a sink that goes on with it. Returns the next batch if it was read meanwhile.
-    async fn settle(&mut self, tail: &mut Tail, mut batch: Batch, segments: &[Segment]) -> Result<Option<Batch>, Ended> {
+    async fn settle(&mut self, tail: &mut Tail, batch: Batch, segments: &[Segment]) -> Result<Option<Batch>, Ended> {
+        let mut hand = self.take_in_hand(tail, batch, segments).await?;
+        loop {
+            if let Err(reason) = self.sort_out(tail, &mut hand) {
+                self.pause(reason, tail, &hand).await?;
+                continue;
+            }
+            let (fates, stored) = self.offer(tail, &mut hand, segments).await;
+            let mut fates = match fates {
+                Ok(fates) => fates,
+                Err(Trouble::Outage(reason)) => {
+                    self.pause(reason, tail, &hand).await?;
+                    continue;
+                }
+                Err(Trouble::Stale) => {
+                    self.catch_up(tail, &hand.batch, &hand.pending).await?;
+                    return Ok(None);
+                }
+            };
+            hand.stored |= stored;
+            fates.resize(hand.pending.len(), Fate::Retry("no answer".into()));
+            if let Some(table) = &hand.batch.queue
+                && !hand.stored
+                && self.stays_held(table, &fates)
+            {
+                tail.wait_for_table(table, self.retry_max);
+                tail.put_back(&hand.batch);
+                return Ok(None);
+            }
+            // Before the cursor passes them. A sink that stored it has done this.
+            let aside_trouble = if stored { None } else { self.set_aside(&hand.pending, &mut fates) };
+            let Fates { delivered, dead, left, why } = self.take_fates(std::mem::take(&mut hand.pending), fates);
+            hand.progress |= delivered + dead > 0;
+            if delivered > 0
+                && let Some(table) = &hand.batch.queue
+            {
+                self.table_works(tail, table);
+            }
+            if left.is_empty() {
+                break;
+            }
+            hand.pending = left;
+            hand.pending.append(&mut self.under_way);
+            if delivered > 0 {
+                self.recovered();
+            }
+            self.pause(aside_trouble.or(why).unwrap_or_default(), tail, &hand).await?;
+        }
+        // Entries in flight may have been so for a long time.
+        if hand.progress || self.under_way.is_empty() {
+            self.recovered();
+        }
+        // Each was refused on its own, and has a new copy after the others: they must not be tried again at once.
+        if let (Some(table), false) = (&hand.batch.queue, hand.progress) {
+            tail.wait_for_table(table, self.retry_max);
+        }
+        self.pass(tail, &hand.batch, &hand.retired, hand.stored).await?;
+        Ok(hand.ahead)
+    }
+
+    /// Takes a batch in hand, with those that are under way already. What cannot be decoded is a dead letter at once.
+    async fn take_in_hand(&mut self, tail: &Tail, mut batch: Batch, segments: &[Segment]) -> Result<InHand, Ended> {
         let retired = tail.retired(segments, RETIRED_AT_ONCE);
         for u in &batch.unreadable {
             while let Err(e) = self.aside.dead.add_unreadable(u.segment, u.offset, u.wall, u.kind, &u.bytes) {
@@ -479,106 +606,71 @@ impl Runner {
         }
         // More waits after a full batch: it is read while the sink works on this one.
         let room = self.under_way.is_empty() || self.under_way.len() + 2 * self.batch_max <= UNDER_WAY;
-        let mut reads_ahead = batch.is_full(self.batch_max) && batch.of_stream() && room;
+        let reads_ahead = batch.is_full(self.batch_max) && batch.of_stream() && room;
         for (name, position) in self.of_file.iter().flatten() {
             batch.positions.entry(*name).or_insert(*position);
         }
         let mut pending = std::mem::take(&mut self.under_way);
         pending.append(&mut batch.entries);
-        let (mut stored, mut progress) = (false, false);
-        let mut ahead = None;
-        loop {
-            if ahead.take().is_some() {
-                tail.unread(&batch);
-            }
-            self.give_up(tail, &batch, &mut pending);
-            // A transaction that failed may have copied some of them: the cursor passes these now.
-            if let Err(reason) = self.aside.sync() {
-                self.trouble(reason).await.inspect_err(|_| self.keep_partial(tail, &batch, &pending))?;
-                continue;
-            }
-            pending.retain(|entry| !self.aside.parking.holds(entry));
-            self.supersede(&mut pending);
-            let mut commit = Commit { positions: &batch.positions, retired: &retired, aside: &mut self.aside, stored: false };
-            let (goes_on, mut more) = (self.sink.goes_on(), self.view.clone());
-            let (sink, entries) = (&mut self.sink, &pending);
-            let delivery = async {
-                let delivery = sink.deliver(entries, &mut commit);
-                if !goes_on {
-                    return delivery.await;
-                }
-                // New entries need not wait for an answer that may never come.
-                tokio::select! {
-                    biased;
-                    fates = delivery => fates,
-                    () = interrupted(&mut more) => Ok(vec![Fate::UnderWay; entries.len()]),
-                }
-            };
-            let fates = if std::mem::take(&mut reads_ahead) {
-                let (fates, next) = tokio::join!(biased; delivery, read_ahead(tail, segments, self.batch_max));
-                match next {
-                    Ok(next) => ahead = Some(next),
-                    // The error shows again when its turn comes.
-                    Err(_) => tail.unread(&batch),
-                }
-                fates
-            } else {
-                delivery.await
-            };
-            let mut fates = match fates {
-                Ok(fates) => fates,
-                Err(Trouble::Outage(reason)) => {
-                    self.trouble(reason).await.inspect_err(|_| self.keep_partial(tail, &batch, &pending))?;
-                    continue;
-                }
-                Err(Trouble::Stale) => {
-                    self.catch_up(tail, &batch, &pending).await?;
-                    return Ok(None);
-                }
-            };
-            let stores = commit.stored;
-            stored |= stores;
-            fates.resize(pending.len(), Fate::Retry("no answer".into()));
-            if let Some(table) = &batch.queue
-                && !stored
-                && self.stays_held(table, &fates)
-            {
-                tail.wait_for_table(table, self.retry_max);
-                tail.put_back(&batch);
-                return Ok(None);
-            }
-            let aside_trouble = if stores { None } else { self.set_aside(&pending, &mut fates) };
-            let Fates { delivered, dead, left, why } = self.take_fates(std::mem::take(&mut pending), fates);
-            progress |= delivered + dead > 0;
-            if delivered > 0
-                && let Some(table) = &batch.queue
-            {
-                tail.table_works(table);
-                if self.tables.remove(table).is_some() {
-                    log::warn!("{}: table {table} accepts records again", self.id.name());
-                }
-            }
-            if left.is_empty() {
-                break;
-            }
-            pending = left;
-            pending.append(&mut self.under_way);
-            if delivered > 0 {
-                self.recovered();
-            }
-            let reason = aside_trouble.or(why).unwrap_or_default();
-            self.trouble(reason).await.inspect_err(|_| self.keep_partial(tail, &batch, &pending))?;
+        Ok(InHand { batch, retired, pending, reads_ahead, ahead: None, stored: false, progress: false })
+    }
+
+    /// Before each attempt: takes out of the batch what need not be offered any more. `Err` if it cannot be tried now.
+    fn sort_out(&mut self, tail: &mut Tail, hand: &mut InHand) -> Result<(), String> {
+        if hand.ahead.take().is_some() {
+            tail.unread(&hand.batch);
         }
-        // Entries in flight may have been so for a long time.
-        if progress || self.under_way.is_empty() {
-            self.recovered();
+        self.give_up(tail, &hand.batch, &mut hand.pending);
+        // A transaction that failed may have copied some of them: the cursor passes these now.
+        self.aside.sync()?;
+        hand.pending.retain(|entry| !self.aside.parking.holds(entry));
+        self.supersede(&mut hand.pending);
+        Ok(())
+    }
+
+    /// Gives the sink what is to be delivered, and reads the next batch meanwhile. Returns also whether the sink
+    /// stored the cursor.
+    async fn offer(&mut self, tail: &mut Tail, hand: &mut InHand, segments: &[Segment]) -> (Result<Vec<Fate>, Trouble>, bool) {
+        let mut commit = Commit { positions: &hand.batch.positions, retired: &hand.retired, aside: &mut self.aside, stored: false };
+        let (goes_on, mut more) = (self.sink.goes_on(), self.view.clone());
+        let (sink, entries) = (&mut self.sink, &hand.pending);
+        let delivery = async {
+            let delivery = sink.deliver(entries, &mut commit);
+            if !goes_on {
+                return delivery.await;
+            }
+            // New entries need not wait for an answer that may never come.
+            tokio::select! {
+                biased;
+                fates = delivery => fates,
+                () = interrupted(&mut more) => Ok(vec![Fate::UnderWay; entries.len()]),
+            }
+        };
+        let fates = if std::mem::take(&mut hand.reads_ahead) {
+            let (fates, next) = tokio::join!(biased; delivery, read_ahead(tail, segments, self.batch_max));
+            match next {
+                Ok(next) => hand.ahead = Some(next),
+                // The error shows again when its turn comes.
+                Err(_) => tail.unread(&hand.batch),
+            }
+            fates
+        } else {
+            delivery.await
+        };
+        (fates, commit.stored)
+    }
+
+    /// A pause after a failed attempt. At the end of the process, the cursor passes what is settled.
+    async fn pause(&mut self, reason: String, tail: &Tail, hand: &InHand) -> Result<(), Ended> {
+        self.trouble(reason).await.inspect_err(|_| self.keep_partial(tail, &hand.batch, &hand.pending))
+    }
+
+    /// A table in trouble accepts rows again.
+    fn table_works(&mut self, tail: &mut Tail, table: &Arc<str>) {
+        tail.table_works(table);
+        if self.tables.remove(table).is_some() {
+            log::warn!("{}: table {table} accepts records again", self.id.name());
         }
-        // Each was refused on its own, and has a new copy after the others: they must not be tried again at once.
-        if let (Some(table), false) = (&batch.queue, progress) {
-            tail.wait_for_table(table, self.retry_max);
-        }
-        self.pass(tail, &batch, &retired, stored).await?;
-        Ok(ahead)
     }
 
     /// The sink's cursor is not where this process knows it: what it is past is settled, and the rest is read again.

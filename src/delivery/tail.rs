@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::accounting::clock::{Moment, Wall};
 use crate::journal::parking::{self, Moved};
-use crate::journal::{Dir, Entry, Item, Parked, Positions, Reader, Segment, SegmentName, SinkId};
+use crate::journal::{Dir, Entry, Frame, Item, Parked, Positions, Reader, Segment, SegmentName, SinkId};
 use crate::stats::{self, Counter};
 
 /// Most bytes of payload in one batch: bounds memory when every value has its greatest length.
@@ -63,6 +63,43 @@ impl Batch {
     pub fn oldest(&self) -> Option<Wall> {
         self.entries.iter().map(|e| e.wall).chain(self.unreadable.iter().map(|u| u.wall)).min()
     }
+
+    /// Adds what a frame holds.
+    fn add(&mut self, frame: &Frame<'_>, segment: SegmentName, entry: Result<Entry, ()>) {
+        self.bytes += frame.payload.len();
+        match entry {
+            Ok(entry) => self.entries.push(entry),
+            Err(()) => self.unreadable.push(Unreadable { segment, offset: frame.offset, wall: frame.wall, kind: frame.kind, bytes: frame.payload.to_vec() }),
+        }
+    }
+}
+
+/// What is to be done with a frame.
+enum Turn {
+    /// It is for another sink, or of a kind that this build does not know.
+    NotOurs,
+    /// It waits apart, and longer; nothing behind it may be offered either.
+    NotDue,
+    /// It was moved elsewhere.
+    Moved,
+    /// It is a dead letter already.
+    DeadLetter,
+    /// It goes into the batch; `Err` if it cannot be decoded.
+    Now(Result<Entry, ()>),
+}
+
+/// Why a segment is not read on.
+enum Stop {
+    /// The batch is full.
+    Full,
+    /// There is nothing more, for now.
+    End,
+    /// There will never be more.
+    Ended,
+    /// The entry at this place has to wait.
+    NotDue(u64),
+    /// It cannot be read.
+    Unreadable(io::Error),
 }
 
 /// Reads the entries of one sink from all segments.
@@ -380,108 +417,117 @@ impl Tail {
     /// inner error is one of reading it: what was read before it counts.
     fn read_segment(&mut self, segment: &Segment, max: usize, batch: &mut Batch, due: Option<i64>) -> io::Result<io::Result<()>> {
         let name = segment.name;
-        let position = self.read.get(&name).or_else(|| self.settled.get(&name)).copied().unwrap_or(0);
-        let reader = match self.open.entry(name) {
-            std::collections::btree_map::Entry::Occupied(o) => o.into_mut(),
-            std::collections::btree_map::Entry::Vacant(v) => match self.dir.read_also_kept(name, position) {
-                Ok(reader) => v.insert(reader),
-                // Removed since the scan, which happens only when nothing was left in it.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Ok(())),
-                Err(e) => return Ok(Err(e)),
-            },
+        let mut reader = match self.take_reader(name) {
+            Ok(reader) => reader,
+            // Removed since the scan, which happens only when nothing was left in it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Ok(())),
+            Err(e) => return Ok(Err(e)),
         };
         // It has not grown since it was read to its end.
         if !segment.sealed && reader.position() >= segment.size {
+            self.open.insert(name, reader);
             return Ok(Ok(()));
         }
-        let (mut taken, mut ended, mut stopped) = (false, false, None);
-        let mut result = Ok(());
-        while !batch.is_full(max) {
-            let item = match reader.read() {
-                Ok(item) => item,
-                Err(e) => {
-                    result = Err(e);
-                    break;
-                }
-            };
-            match item {
-                Item::Frame(frame) => {
-                    if frame.sink_id() != Some(self.sink) {
-                        continue;
-                    }
-                    let Some(decoded) = frame.entry(name) else { continue };
-                    if self.moved.borrow().contains(&(name, frame.offset)) {
-                        (taken, batch.passed) = (true, true);
-                        continue;
-                    }
-                    if let (Some(due), Ok(Entry { parked: Some(parked), .. })) = (due, &decoded)
-                        && (!self.waits.left_of(parked, due).is_zero() || self.moved.borrow().contains(&parked.from))
-                    {
-                        stopped = Some(frame.offset);
-                        break;
-                    }
-                    taken = true;
-                    if self.dead.contains(&(name, frame.offset)) {
-                        continue;
-                    }
-                    if name.boot > self.dir.boot() && self.put_back.get(&name).is_none_or(|counted| *counted < frame.end) {
-                        // Put back by accctl while the server runs; no worker counted it.
-                        self.put_back.insert(name, frame.end);
-                        stats::add(self.sink.accepted(), 1);
-                    }
-                    batch.bytes += frame.payload.len();
-                    match decoded {
-                        Ok(entry) => batch.entries.push(entry),
-                        Err(()) => batch.unreadable.push(Unreadable {
-                            segment: name,
-                            offset: frame.offset,
-                            wall: frame.wall,
-                            kind: frame.kind,
-                            bytes: frame.payload.to_vec(),
-                        }),
-                    }
-                }
-                Item::Corrupt { offset, end } => {
-                    if self.dir.keep_aside(name, offset, |file| reader.copy(offset, end, file))? {
-                        stats::add(Counter::JournalCorrupt, 1);
-                        log::error!(
-                            "journal segment {name} is damaged from byte {offset} to {end}: these bytes are copied to a .bad file beside it, and the rest is delivered"
-                        );
-                    }
-                }
-                Item::Torn { offset, end } => {
-                    if segment.sealed {
-                        if !reader.is_blank(offset, end)? && self.dir.keep_aside(name, offset, |file| reader.copy(offset, end, file))? {
-                            log::warn!(
-                                "journal segment {name} ends in the middle of an entry at byte {offset}: its writer was stopped there; the incomplete entry is copied to a .bad file beside it"
-                            );
-                        }
-                        ended = true;
-                    }
-                    break;
-                }
-                Item::End => {
-                    ended = segment.sealed;
-                    break;
-                }
+        let mut taken = false;
+        let stop = loop {
+            if batch.is_full(max) {
+                break Stop::Full;
             }
-        }
+            match reader.read() {
+                Ok(Item::Frame(frame)) => match self.turn_of(&frame, name, due) {
+                    Turn::NotOurs => {}
+                    Turn::NotDue => break Stop::NotDue(frame.offset),
+                    Turn::Moved => (taken, batch.passed) = (true, true),
+                    Turn::DeadLetter => taken = true,
+                    Turn::Now(entry) => {
+                        taken = true;
+                        self.count_put_back(&frame, name);
+                        batch.add(&frame, name, entry);
+                    }
+                },
+                Ok(Item::Corrupt { offset, end }) => self.keep_damaged(&reader, name, offset, end)?,
+                Ok(Item::Torn { .. } | Item::End) if !segment.sealed => break Stop::End,
+                Ok(Item::Torn { offset, end }) => {
+                    self.keep_torn(&reader, name, offset, end)?;
+                    break Stop::Ended;
+                }
+                Ok(Item::End) => break Stop::Ended,
+                Err(e) => break Stop::Unreadable(e),
+            }
+        };
         if taken {
-            let position = stopped.unwrap_or(reader.position());
+            let position = if let Stop::NotDue(offset) = stop { offset } else { reader.position() };
             batch.positions.insert(name, position);
             self.read.insert(name, position);
         }
-        if stopped.is_some() {
+        match stop {
+            Stop::Full | Stop::End => drop(self.open.insert(name, reader)),
             // It is read again when its time has come.
-            self.open.remove(&name);
-        }
-        if ended {
+            Stop::NotDue(_) => {}
             // Thousands of segments may wait: their files do not stay open.
-            self.open.remove(&name);
-            self.read_out.insert(name);
-            batch.ended.push(name);
+            Stop::Ended => {
+                self.read_out.insert(name);
+                batch.ended.push(name);
+            }
+            Stop::Unreadable(e) => return Ok(Err(e)),
         }
-        Ok(result)
+        Ok(Ok(()))
+    }
+
+    /// The reader of a segment, where it was left or at the cursor. Who still needs it puts it back into `open`.
+    fn take_reader(&mut self, name: SegmentName) -> io::Result<Reader> {
+        if let Some(reader) = self.open.remove(&name) {
+            return Ok(reader);
+        }
+        let position = self.read.get(&name).or_else(|| self.settled.get(&name)).copied().unwrap_or(0);
+        self.dir.read_also_kept(name, position)
+    }
+
+    /// What is to be done with a frame of the segment; `due` as for [`Tail::read_segment`].
+    fn turn_of(&self, frame: &Frame<'_>, name: SegmentName, due: Option<i64>) -> Turn {
+        if frame.sink_id() != Some(self.sink) {
+            return Turn::NotOurs;
+        }
+        let Some(decoded) = frame.entry(name) else { return Turn::NotOurs };
+        let moved = self.moved.borrow();
+        if moved.contains(&(name, frame.offset)) {
+            return Turn::Moved;
+        }
+        if let (Some(due), Ok(Entry { parked: Some(parked), .. })) = (due, &decoded)
+            && (!self.waits.left_of(parked, due).is_zero() || moved.contains(&parked.from))
+        {
+            return Turn::NotDue;
+        }
+        if self.dead.contains(&(name, frame.offset)) { Turn::DeadLetter } else { Turn::Now(decoded) }
+    }
+
+    /// What accctl put back while the server runs was counted by no worker: it is accepted now, once.
+    fn count_put_back(&mut self, frame: &Frame<'_>, name: SegmentName) {
+        if name.boot > self.dir.boot() && self.put_back.get(&name).is_none_or(|counted| *counted < frame.end) {
+            self.put_back.insert(name, frame.end);
+            stats::add(self.sink.accepted(), 1);
+        }
+    }
+
+    /// Copies damaged bytes to a file beside the segment, unless that was done before.
+    fn keep_damaged(&self, reader: &Reader, name: SegmentName, offset: u64, end: u64) -> io::Result<()> {
+        if self.dir.keep_aside(name, offset, |file| reader.copy(offset, end, file))? {
+            stats::add(Counter::JournalCorrupt, 1);
+            log::error!(
+                "journal segment {name} is damaged from byte {offset} to {end}: these bytes are copied to a .bad file beside it, and the rest is delivered"
+            );
+        }
+        Ok(())
+    }
+
+    /// The same for an entry that was never written completely.
+    fn keep_torn(&self, reader: &Reader, name: SegmentName, offset: u64, end: u64) -> io::Result<()> {
+        if !reader.is_blank(offset, end)? && self.dir.keep_aside(name, offset, |file| reader.copy(offset, end, file))? {
+            log::warn!(
+                "journal segment {name} ends in the middle of an entry at byte {offset}: its writer was stopped there; the incomplete entry is copied to a .bad file beside it"
+            );
+        }
+        Ok(())
     }
 
     /// The batch is settled: delivered or dead, and the cursor durable.

@@ -11,8 +11,9 @@ use once_cell::sync::{Lazy, OnceCell};
 
 use super::database::{self, BindMod, Places};
 use super::pid::id;
-use super::{acks, arena, cluster, guard, revival, shared, supervisor, tables, values};
+use super::{acks, arena, cluster, guard, revival, script, shared, supervisor, tables, values};
 use crate::accounting::extras::Family;
+use crate::accounting::fields::{FieldSet, Fields};
 use crate::backend::Maker;
 use crate::backend::log::syslog::{DEV_LOG, SyslogSocket};
 use crate::backend::sql::{self, ForeignSink, SqlSink};
@@ -131,11 +132,20 @@ pub fn take_records(config: Config, host: &'static dyn Host, journal: Option<Dir
     Ok(())
 }
 
+/// Parameters while the configuration is read.
+static DRAFT: Mutex<Option<Draft>> = Mutex::new(None);
+
+/// The number of a tag in a variable's name, among the fields declared so far.
+pub fn number_of_tag(tag: &[u8], fields: impl FnOnce(&Fields) -> &FieldSet, parameter: &str) -> Result<usize, String> {
+    let mut draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner);
+    script::number_of_tag(fields(&draft.get_or_insert_default().fields), tag, parameter)
+}
+
 /// A `modparam` line for the `i`th parameter, whose value `read` gets from the host.
-pub fn set_param(draft: &Mutex<Option<Draft>>, i: usize, read: impl FnOnce(&Param) -> Result<RawValue, ConfigError>) -> c_int {
+pub fn set_param(i: usize, read: impl FnOnce(&Param) -> Result<RawValue, ConfigError>) -> c_int {
     guard::entry("modparam", FAILED, || {
         let Some(param) = PARAMS.get(i) else { return FAILED };
-        told(read(param).and_then(|value| draft.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().set(param.name, value)))
+        told(read(param).and_then(|value| DRAFT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().set(param.name, value)))
     })
 }
 
@@ -166,14 +176,8 @@ pub fn told<E: Display>(result: Result<(), E>) -> c_int {
 
 /// The first part of initialisation: the parameters, the server's database module if one of them asks
 /// for it (`bind_mod` and `places` of the host), and the arena.
-pub fn configure(
-    draft: &Mutex<Option<Draft>>,
-    family: Family,
-    default_url: Option<&str>,
-    bind_mod: Option<BindMod>,
-    places: &Places,
-) -> Result<Config, String> {
-    let mut draft = draft.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().clone();
+pub fn configure(family: Family, default_url: Option<&str>, bind_mod: Option<BindMod>, places: &Places) -> Result<Config, String> {
+    let mut draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().clone();
     draft.family = family;
     for w in &draft.warnings {
         log::warn!("{w}");

@@ -605,11 +605,10 @@ fn acc_unload_ctx_from_dlg(at: impl AtHand, _: &'static Instance, _: &Arguments<
 }
 
 /// Number of a tag in a variable's name.
-pub fn number_of_tag(set: Option<&FieldSet>, tag: &[u8], parameter: &str) -> Result<usize, String> {
+pub fn number_of_tag(set: &FieldSet, tag: &[u8], parameter: &str) -> Result<usize, String> {
     let tag = String::from_utf8_lossy(tag);
     let tag = tag.trim();
-    set.and_then(|s| s.tag(tag))
-        .ok_or_else(|| format!("the tag \"{}\" is not declared: add it to the parameter {parameter}, above the routes", tag.escape_debug()))
+    set.tag(tag).ok_or_else(|| format!("the tag \"{}\" is not declared: add it to the parameter {parameter}, above the routes", tag.escape_debug()))
 }
 
 /// The tag with that number.

@@ -143,6 +143,10 @@ fn facts(p: &Param) -> String {
     if p.adds {
         text.push_str("\nA further line adds to the ones before.\n");
     }
+    if let Some(syntax) = p.syntax {
+        let _ = write!(text, "\n{}", wrapped(&format!("**Syntax**: {syntax}"), " "));
+    }
+    let _ = write!(text, "\n**Example**: `{}`\n", p.example_line());
     text
 }
 

@@ -124,11 +124,6 @@ fn parameters() -> Vec<(String, Vec<String>)> {
     PARAMETERS.iter().flat_map(|page| sections(&read(page), "####")).collect()
 }
 
-/// The parameter that a heading is of.
-fn name_of(heading: &str) -> &str {
-    heading.split(' ').next().unwrap()
-}
-
 #[test]
 fn every_parameter_has_its_section_in_order() {
     let found = parameters();
@@ -137,8 +132,7 @@ fn every_parameter_has_its_section_in_order() {
     for (p, (_, lines)) in PARAMS.iter().zip(&found) {
         let name = p.name;
         assert!(lines.contains(&format!("<!-- made: {name} -->")), "{name}: no facts");
-        let value = modparam_value(&labelled(lines, "Example", name), name);
-        Draft::default().set(name, value).unwrap_or_else(|e| panic!("{name}: the example is refused: {e}"));
+        Draft::default().set(name, modparam_value(&p.example_line(), name)).unwrap_or_else(|e| panic!("{name}: the example is refused: {e}"));
         assert!(!lines[1].is_empty() && !lines[1].starts_with("**"), "{name}: no word about what it is for");
     }
 }
@@ -146,12 +140,12 @@ fn every_parameter_has_its_section_in_order() {
 #[test]
 fn the_examples_of_parameters_make_a_configuration() {
     let mut draft = Draft::default();
-    for (heading, lines) in parameters() {
-        let name = name_of(&heading);
+    for p in PARAMS {
+        let name = p.name;
         // The files that they name are the operator's, and so is the name of the machine; other names of the same must
         // say the same.
         if !["aaa_url", "diameter_url", "diameter_client_host"].contains(&name) && !name.starts_with("radius_") {
-            draft.set(name, modparam_value(&labelled(&lines, "Example", name), name)).unwrap();
+            draft.set(name, modparam_value(&p.example_line(), name)).unwrap();
         }
     }
     let config = draft.finish(None).unwrap();

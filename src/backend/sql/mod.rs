@@ -21,6 +21,7 @@ mod stamp;
 mod url;
 mod value;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -35,7 +36,7 @@ pub use settings::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_S
 pub use url::{Target, is_foreign, parse, scheme, validate_url};
 pub use value::Value;
 
-use super::{Commit, Fate, Hold, LocalFuture, Sink, Trouble};
+use super::{Aside, Commit, Fate, Hold, LocalFuture, Sink, Trouble};
 use crate::accounting::extras::Family;
 use crate::accounting::fields::Fields;
 use crate::accounting::record::Kind;
@@ -162,11 +163,26 @@ enum Failed {
     Slow(Vec<(usize, Failure)>, usize),
     /// The calls of some entries have their CDRs already.
     Elsewhere(Elsewhere),
+    /// Something that no row is to blame for.
+    Trouble(Trouble),
+}
+
+impl From<Trouble> for Failed {
+    fn from(trouble: Trouble) -> Failed {
+        Failed::Trouble(trouble)
+    }
+}
+
+impl From<Failure> for Failed {
+    fn from(f: Failure) -> Failed {
+        Failed::Trouble(f.into())
+    }
 }
 
 impl From<Failed> for Trouble {
     fn from(failed: Failed) -> Trouble {
         match failed {
+            Failed::Trouble(trouble) => trouble,
             Failed::Insert(_, f) | Failed::Commit(f) => f.into(),
             Failed::Slow(..) | Failed::Elsewhere(_) => Trouble::Outage(format!("db_url: no row was inserted within {} s", SEARCH.as_secs())),
         }
@@ -554,105 +570,89 @@ impl SqlSink {
         self.conn.is_some()
     }
 
-    /// One transaction, with some entries of the batch; `how` it deals with refused rows. The inner error is
-    /// what the database says to their rows.
-    async fn transact(
-        &mut self,
-        groups: &[Group],
-        batch: &[Entry],
-        entries: &Range<usize>,
-        fates: &mut [Fate],
-        commit: &mut Commit<'_>,
-        how: How,
-    ) -> Result<Result<(), Failed>, Trouble> {
+    /// One transaction, with some entries of the batch; `how` it deals with refused rows.
+    async fn transact(&mut self, work: &mut Work<'_>, entries: &Range<usize>, how: How, commit: &mut Commit<'_>) -> Result<(), Failed> {
         // A refused row can cost the connection: SQLite may have ended the transaction by itself.
         self.connect().await?;
-        let is_last = entries.end == batch.len();
-        let part = &batch[entries.clone()];
-        let of_part: Positions;
-        let (positions, retired) = if is_last {
-            (commit.positions, commit.retired)
-        } else {
-            // Entries of one segment are in order.
-            of_part = part.iter().map(|e| (e.segment, e.end)).collect();
-            (&of_part, &[][..])
-        };
-        let conn = self.conn()?;
-        let dialect = conn.dialect();
-        conn.begin().await?;
+        let (positions, retired) = work.reached(entries, commit);
+        self.conn()?.begin().await?;
         if self.cursor == Cursor::Table {
-            self.move_cursor(positions, retired).await?;
+            self.move_cursor(&positions, retired).await?;
         }
-        let taken = fates[entries.clone()].iter().filter(|f| **f == Fate::Delivered).count();
-        let mut replaced = Vec::new();
-        if taken > 0 {
-            let sight = self.see(part, &fates[entries.clone()]).await?;
-            if !sight.elsewhere.is_empty() {
-                return Ok(Err(Failed::Elsewhere(sight.elsewhere)));
-            }
-            replaced = sight.replaced;
-        }
-        let inserted = match how {
-            _ if taken == 0 => Ok(()),
-            How::Whole => self.insert(groups, batch, entries).await,
-            How::Each { alone, stubborn } => match self.insert_each(groups, batch, entries, &mut Search::new(dialect, alone, stubborn)).await {
-                Ok(refused) => {
-                    if !refused.is_empty() {
-                        self.refused = Some(Instant::now());
-                    }
-                    // With none taken this may be the table's own trouble, which takes no code to tell. A record
-                    // that waits apart was compared with others before.
-                    let odd = refused.iter().filter(|(_, f)| matches!(f.class, Class::Refused | Class::Later)).count();
-                    let most = if stubborn { 1 } else { ALL_REFUSED };
-                    // What has no row of its own, as a later one of the batch has it, is never refused.
-                    let has_row = |index: &usize| groups.iter().any(|g| !g.rows_of(&(*index..*index + 1)).is_empty());
-                    let with_rows = entries.clone().filter(|index| fates[*index] == Fate::Delivered && has_row(index)).count();
-                    if refused.len() == with_rows && odd >= most && part.iter().all(|e| e.parked.is_none()) {
-                        return Ok(Err(Failed::Insert(0, Failure { class: Class::Later, ..refused[0].1.copy() })));
-                    }
-                    let here = |index: &usize| index - entries.start;
-                    if refused.iter().any(|(index, _)| replaced.contains(&here(index))) {
-                        // The rows it was to replace must stay.
-                        return Ok(Err(Failed::Slow(refused, entries.end)));
-                    }
-                    let records: Vec<_> = refused.iter().map(|(index, _)| &batch[*index]).collect();
-                    self.unsee(&records).await?;
-                    for (index, failure) in &refused {
-                        fates[*index] = self.verdict(groups, batch, *index, failure);
-                    }
-                    Ok(())
-                }
-                Err(failed) => Err(failed),
-            },
-        };
-        self.count_clipped(groups);
-        if let Err(failed) = inserted {
-            return Ok(Err(failed));
-        }
-        self.remove_calls(part, &fates[entries.clone()]).await?;
+        self.put_rows(work, entries, how).await?;
+        self.remove_calls(&work.batch[entries.clone()], &work.fates[entries.clone()]).await?;
         if self.cursor == Cursor::Table {
-            for (entry, fate) in part.iter().zip(&mut fates[entries.clone()]) {
-                commit.aside.take(entry, fate).map_err(Trouble::Outage)?;
-            }
-            commit.aside.sync().map_err(Trouble::Outage)?;
+            work.set_aside(entries, commit.aside)?;
         }
         let stamp = match self.cursor {
-            Cursor::Table => Some(self.put_stamp(fates[entries.clone()].iter().filter(|f| **f == Fate::Delivered).count() as u64).await?),
+            Cursor::Table => Some(self.put_stamp(work.taken(entries) as u64).await?),
             Cursor::Unknown | Cursor::File => None,
         };
         // A constraint may be checked only here.
-        if let Err(e) = self.conn()?.commit().await {
-            return Ok(Err(Failed::Commit(e)));
-        }
+        self.conn()?.commit().await.map_err(Failed::Commit)?;
         if self.cursor == Cursor::Table {
             self.stamp = stamp;
-            self.stored.extend(positions);
+            self.stored.extend(positions.iter());
             for segment in retired {
                 self.stored.remove(segment);
             }
             commit.stored = true;
         }
-        Ok(Ok(()))
+        Ok(())
+    }
+
+    /// Inserts the rows of those entries that are to be delivered, and decides what becomes of refused ones.
+    async fn put_rows(&mut self, work: &mut Work<'_>, entries: &Range<usize>, how: How) -> Result<(), Failed> {
+        let mut inserted = Ok(());
+        if work.taken(entries) > 0 {
+            let sight = self.see(&work.batch[entries.clone()], &work.fates[entries.clone()]).await?;
+            if !sight.elsewhere.is_empty() {
+                return Err(Failed::Elsewhere(sight.elsewhere));
+            }
+            inserted = match how {
+                How::Whole => self.insert(&work.groups, work.batch, entries).await,
+                How::Each { alone, stubborn } => {
+                    let mut search = Search::new(self.conn()?.dialect(), alone, stubborn);
+                    match self.insert_each(&work.groups, work.batch, entries, &mut search).await {
+                        Ok(refused) => {
+                            self.judge_refused(work, entries, stubborn, refused, &sight.replaced).await?;
+                            Ok(())
+                        }
+                        Err(failed) => Err(failed),
+                    }
+                }
+            };
+        }
+        self.count_clipped(&work.groups);
+        inserted
+    }
+
+    /// All rows are in but those of `refused` entries: gives these their fates, unless the transaction has to be
+    /// given up for them.
+    async fn judge_refused(
+        &mut self,
+        work: &mut Work<'_>,
+        entries: &Range<usize>,
+        stubborn: bool,
+        refused: Vec<(usize, Failure)>,
+        replaced: &[usize],
+    ) -> Result<(), Failed> {
+        if !refused.is_empty() {
+            self.refused = Some(Instant::now());
+        }
+        if work.is_the_tables_trouble(entries, &refused, stubborn) {
+            return Err(Failed::Insert(0, Failure { class: Class::Later, ..refused[0].1.copy() }));
+        }
+        if refused.iter().any(|(index, _)| replaced.contains(&(index - entries.start))) {
+            // The rows it was to replace must stay.
+            return Err(Failed::Slow(refused, entries.end));
+        }
+        let records: Vec<_> = refused.iter().map(|(index, _)| &work.batch[*index]).collect();
+        self.unsee(&records).await?;
+        for (index, failure) in &refused {
+            work.fates[*index] = self.verdict(&work.groups, work.batch, *index, failure);
+        }
+        Ok(())
     }
 
     /// Delivers a batch, in one transaction if that can be. What the database refuses is found between savepoints;
@@ -660,7 +660,27 @@ impl SqlSink {
     /// order; `settled` is how many entries are.
     async fn deliver_parts(&mut self, batch: &[Entry], fates: &mut [Fate], settled: &mut usize, commit: &mut Commit<'_>) -> Result<(), Trouble> {
         let sqlite = self.is_sqlite();
-        let mut groups = answered(sqlite, async {
+        let mut work = self.begin(batch, fates).await?;
+        while let Some((entries, how)) = work.todo.pop() {
+            if work.stays_apart() {
+                return Ok(());
+            }
+            match answered(sqlite, self.transact(&mut work, &entries, how, commit)).await {
+                Ok(()) => {
+                    let known = work.elsewhere.extract_if(|index| entries.contains(index)).count();
+                    crate::stats::add(crate::stats::Counter::DbElsewhere, known as u64);
+                    *settled = entries.end;
+                }
+                Err(failed) => self.go_on(failed, &mut work, entries, how).await?,
+            }
+        }
+        self.stuck = None;
+        Ok(())
+    }
+
+    /// Connects, sorts the rows of the batch, and chooses how they are inserted.
+    async fn begin<'a>(&mut self, batch: &'a [Entry], fates: &'a mut [Fate]) -> Result<Work<'a>, Trouble> {
+        let groups = answered(self.is_sqlite(), async {
             self.connect().await?;
             self.announce().await?;
             self.groups(batch, 0, fates).await
@@ -668,114 +688,195 @@ impl SqlSink {
         .await?;
         let first = batch.first().map(|e| (e.segment, e.offset));
         let stubborn = self.stuck.is_some_and(|(segment, offset, times)| Some((segment, offset)) == first && times >= STUBBORN);
-        let apart = batch.first().and_then(|e| e.parked.as_ref());
         // Those that were refused before are expected to be again.
-        let alone = apart.is_some_and(|p| p.queue.is_empty());
+        let alone = batch.first().and_then(|e| e.parked.as_ref()).is_some_and(|p| p.queue.is_empty());
         let careful = How::Each { alone, stubborn };
         let expected = stubborn || alone || self.refused.is_some_and(|at| at.elapsed() < CAREFUL);
-        let how = if expected { careful } else { How::Whole };
-        let mut looked_again = false;
         let all: Range<usize> = 0..batch.len();
-        let mut todo = vec![(all, how)];
-        let mut elsewhere: HashSet<usize> = HashSet::new();
-        while let Some((entries, mut how)) = todo.pop() {
-            if apart.is_some() && fates.iter().all(|f| matches!(f, Fate::Held(hold) if hold.all)) {
-                // They stay where they are.
-                return Ok(());
+        let todo = vec![(all, if expected { careful } else { How::Whole })];
+        Ok(Work { batch, fates, groups, todo, careful, looked_again: false, elsewhere: HashSet::new() })
+    }
+
+    /// What to do after a failed transaction: what is left of it is to be done again, in another way; or the
+    /// batch has to wait.
+    async fn go_on(&mut self, failed: Failed, work: &mut Work<'_>, entries: Range<usize>, how: How) -> Result<(), Trouble> {
+        match failed {
+            Failed::Trouble(trouble) => return Err(trouble),
+            Failed::Insert(_, f) if f.class == Class::Later => {
+                self.note_stuck(work.batch).await;
+                return Err(f.into());
             }
-            let failed = match answered(sqlite, self.transact(&groups, batch, &entries, fates, commit, how)).await? {
-                Ok(()) => {
-                    crate::stats::add(crate::stats::Counter::DbElsewhere, elsewhere.extract_if(|index| entries.contains(index)).count() as u64);
-                    *settled = entries.end;
-                    continue;
-                }
-                Err(failed) => failed,
-            };
-            match failed {
-                Failed::Insert(_, f) if f.class == Class::Later => {
-                    // A row may be ending the connection.
-                    if (self.roll_back().await || answered(sqlite, self.connect()).await.is_ok())
-                        && let Some((segment, offset)) = first
-                    {
-                        // It was no trouble of the connection.
-                        let times = self.stuck.filter(|s| (s.0, s.1) == (segment, offset)).map_or(0, |s| s.2);
-                        self.stuck = Some((segment, offset, times + 1));
-                    }
-                    return Err(f.into());
-                }
-                // The table may have changed.
-                Failed::Insert(_, f) if f.class == Class::Schema && !looked_again => {
-                    self.roll_back().await;
-                    looked_again = true;
-                    self.tables.clear();
-                    fates[entries.start..].fill(Fate::Delivered);
-                    elsewhere.retain(|index| *index < entries.start);
-                    groups = answered(sqlite, async {
-                        self.connect().await?;
-                        self.groups(batch, entries.start, fates).await
-                    })
-                    .await?;
-                }
-                Failed::Insert(at, f) if matches!(f.class, Class::Schema | Class::Denied) => {
-                    self.roll_back().await;
-                    let group = groups.remove(at);
-                    let fate = self.shut(&group.name, format!("table {}: {}", group.name, f.text));
-                    for (index, of_entry) in fates.iter_mut().enumerate().skip(entries.start) {
-                        if !group.rows_of(&(index..index + 1)).is_empty() {
-                            *of_entry = fate.clone();
-                        }
-                    }
-                }
-                Failed::Insert(..) => {
-                    self.roll_back().await;
-                    self.refused = Some(Instant::now());
-                    how = careful;
-                }
-                Failed::Commit(f) if matches!(f.class, Class::Later | Class::Denied) => return Err(f.into()),
-                Failed::Commit(f) => {
-                    self.roll_back().await;
-                    if entries.len() > 1 {
-                        let middle = entries.start + entries.len() / 2;
-                        todo.extend([(middle..entries.end, how), (entries.start..middle, how)]);
-                        continue;
-                    }
-                    if fates[entries.start] != Fate::Delivered {
-                        return Err(f.into());
-                    }
-                    fates[entries.start] = self.verdict(&groups, batch, entries.start, &f);
-                }
-                Failed::Slow(refused, end) => {
-                    if end == entries.start || refused.len() == end - entries.start && apart.is_none() {
-                        return Err(Failed::Slow(refused, end).into());
-                    }
-                    self.roll_back().await;
-                    for (index, failure) in refused {
-                        fates[index] = self.verdict(&groups, batch, index, &failure);
-                    }
-                    groups = answered(sqlite, self.groups(batch, entries.start, fates)).await?;
-                    if end < entries.end {
-                        todo.push((end..entries.end, careful));
-                    }
-                    todo.push((entries.start..end, How::Whole));
-                    continue;
-                }
-                Failed::Elsewhere(known) => {
-                    self.roll_back().await;
-                    elsewhere.extend(known.iter().map(|(i, _)| entries.start + i));
-                    for (i, reason) in known {
-                        fates[entries.start + i] = Fate::Dead(reason);
-                    }
-                    groups = answered(sqlite, async {
-                        self.connect().await?;
-                        self.groups(batch, entries.start, fates).await
-                    })
-                    .await?;
-                }
+            Failed::Insert(_, f) if f.class == Class::Schema && !work.looked_again => {
+                self.look_again(work, entries.start).await?;
+                work.todo.push((entries, how));
             }
-            todo.push((entries, how));
+            Failed::Insert(at, f) if matches!(f.class, Class::Schema | Class::Denied) => {
+                self.roll_back().await;
+                self.hold_table(work, at, entries.start, &f);
+                work.todo.push((entries, how));
+            }
+            Failed::Insert(..) => {
+                self.roll_back().await;
+                self.refused = Some(Instant::now());
+                work.todo.push((entries, work.careful));
+            }
+            Failed::Commit(f) if matches!(f.class, Class::Later | Class::Denied) => return Err(f.into()),
+            Failed::Commit(f) => {
+                self.roll_back().await;
+                self.split(work, entries, how, f)?;
+            }
+            Failed::Slow(refused, end) => {
+                let only_refused = end == entries.start || refused.len() == end - entries.start && !work.is_apart();
+                if only_refused {
+                    return Err(Failed::Slow(refused, end).into());
+                }
+                self.leave_out(work, entries, refused, end).await?;
+            }
+            Failed::Elsewhere(known) => {
+                self.roll_back().await;
+                work.elsewhere.extend(known.iter().map(|(i, _)| entries.start + i));
+                for (i, reason) in known {
+                    work.fates[entries.start + i] = Fate::Dead(reason);
+                }
+                self.group_again(work, entries.start).await?;
+                work.todo.push((entries, how));
+            }
         }
-        self.stuck = None;
         Ok(())
+    }
+
+    /// A row may be ending the connection: if the database can be reached, it was no trouble of the connection, and
+    /// counts against this batch.
+    async fn note_stuck(&mut self, batch: &[Entry]) {
+        let sqlite = self.is_sqlite();
+        if (self.roll_back().await || answered(sqlite, self.connect()).await.is_ok())
+            && let Some(Entry { segment, offset, .. }) = batch.first()
+        {
+            let times = self.stuck.filter(|s| (s.0, s.1) == (*segment, *offset)).map_or(0, |s| s.2);
+            self.stuck = Some((*segment, *offset, times + 1));
+        }
+    }
+
+    /// The tables may have changed: looks at them again for the entries from `start` on.
+    async fn look_again(&mut self, work: &mut Work<'_>, start: usize) -> Result<(), Trouble> {
+        self.roll_back().await;
+        work.looked_again = true;
+        self.tables.clear();
+        work.fates[start..].fill(Fate::Delivered);
+        work.elsewhere.retain(|index| *index < start);
+        self.group_again(work, start).await
+    }
+
+    /// Connects if need be, and sorts the rows from the entry `start` on anew.
+    async fn group_again(&mut self, work: &mut Work<'_>, start: usize) -> Result<(), Trouble> {
+        work.groups = answered(self.is_sqlite(), async {
+            self.connect().await?;
+            self.groups(work.batch, start, work.fates).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The table of a group takes nothing: entries with rows for it wait, from `start` on.
+    fn hold_table(&mut self, work: &mut Work<'_>, group: usize, start: usize, f: &Failure) {
+        let group = work.groups.remove(group);
+        let fate = self.shut(&group.name, format!("table {}: {}", group.name, f.text));
+        for (index, of_entry) in work.fates.iter_mut().enumerate().skip(start) {
+            if !group.rows_of(&(index..index + 1)).is_empty() {
+                *of_entry = fate.clone();
+            }
+        }
+    }
+
+    /// The COMMIT was refused: each half has a transaction of its own, and an entry that is alone a verdict.
+    fn split(&self, work: &mut Work<'_>, entries: Range<usize>, how: How, f: Failure) -> Result<(), Trouble> {
+        if entries.len() > 1 {
+            let middle = entries.start + entries.len() / 2;
+            work.todo.extend([(middle..entries.end, how), (entries.start..middle, how)]);
+            return Ok(());
+        }
+        if work.fates[entries.start] != Fate::Delivered {
+            return Err(f.into());
+        }
+        work.fates[entries.start] = self.verdict(&work.groups, work.batch, entries.start, &f);
+        work.todo.push((entries, how));
+        Ok(())
+    }
+
+    /// The search for refused rows came as far as `end`: what is before it goes without those found, and the search goes
+    /// on behind it.
+    async fn leave_out(&mut self, work: &mut Work<'_>, entries: Range<usize>, refused: Vec<(usize, Failure)>, end: usize) -> Result<(), Trouble> {
+        self.roll_back().await;
+        for (index, failure) in refused {
+            work.fates[index] = self.verdict(&work.groups, work.batch, index, &failure);
+        }
+        work.groups = answered(self.is_sqlite(), self.groups(work.batch, entries.start, work.fates)).await?;
+        if end < entries.end {
+            work.todo.push((end..entries.end, work.careful));
+        }
+        work.todo.push((entries.start..end, How::Whole));
+        Ok(())
+    }
+}
+
+/// A batch on its way into the database.
+struct Work<'a> {
+    batch: &'a [Entry],
+    fates: &'a mut [Fate],
+    /// Its rows.
+    groups: Vec<Group>,
+    /// What is left, the next transaction last.
+    todo: Vec<(Range<usize>, How)>,
+    /// How refused rows are found.
+    careful: How,
+    /// A table that did not fit was looked at again already.
+    looked_again: bool,
+    /// Entries whose calls have their CDRs already; counted when the cursor has passed them.
+    elsewhere: HashSet<usize>,
+}
+
+impl Work<'_> {
+    /// Is it of entries that wait apart?
+    fn is_apart(&self) -> bool {
+        self.batch.first().is_some_and(|e| e.parked.is_some())
+    }
+
+    /// Do all of them stay where they wait?
+    fn stays_apart(&self) -> bool {
+        self.is_apart() && self.fates.iter().all(|f| matches!(f, Fate::Held(hold) if hold.all))
+    }
+
+    /// How many of these are to be inserted, or have been.
+    fn taken(&self, entries: &Range<usize>) -> usize {
+        self.fates[entries.clone()].iter().filter(|f| **f == Fate::Delivered).count()
+    }
+
+    /// Where the cursor is behind these entries, and segments that go from it.
+    fn reached<'c>(&self, entries: &Range<usize>, commit: &Commit<'c>) -> (Cow<'c, Positions>, &'c [SegmentName]) {
+        if entries.end == self.batch.len() {
+            return (Cow::Borrowed(commit.positions), commit.retired);
+        }
+        // Entries of one segment are in order.
+        (Cow::Owned(self.batch[entries.clone()].iter().map(|e| (e.segment, e.end)).collect()), &[])
+    }
+
+    /// Was so much refused, and nothing taken, that it may be the table's own trouble, which takes no code to tell? A record
+    /// that waits apart was compared with others before.
+    fn is_the_tables_trouble(&self, entries: &Range<usize>, refused: &[(usize, Failure)], stubborn: bool) -> bool {
+        let odd = refused.iter().filter(|(_, f)| matches!(f.class, Class::Refused | Class::Later)).count();
+        let most = if stubborn { 1 } else { ALL_REFUSED };
+        // What has no row of its own, as a later one of the batch has it, is never refused.
+        let has_row = |index: &usize| self.groups.iter().any(|g| !g.rows_of(&(*index..*index + 1)).is_empty());
+        let with_rows = entries.clone().filter(|index| self.fates[*index] == Fate::Delivered && has_row(index)).count();
+        refused.len() == with_rows && odd >= most && self.batch[entries.clone()].iter().all(|e| e.parked.is_none())
+    }
+
+    /// Keeps those that are not delivered, before the cursor passes them.
+    fn set_aside(&mut self, entries: &Range<usize>, aside: &mut Aside) -> Result<(), Trouble> {
+        for (entry, fate) in self.batch[entries.clone()].iter().zip(&mut self.fates[entries.clone()]) {
+            aside.take(entry, fate).map_err(Trouble::Outage)?;
+        }
+        aside.sync().map_err(Trouble::Outage)
     }
 }
 

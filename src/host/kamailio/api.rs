@@ -77,7 +77,7 @@ pub struct Tm {
 }
 
 impl Tm {
-    /// Loads the table. `on_any` gets replies and ends of transactions, see [`Tm::attach`].
+    /// Loads the table. `on_any` gets replies and ends of transactions, see [`Tm::begin`].
     pub fn load(symbols: &Symbols, on_any: TransactionCb) -> Result<Tm, String> {
         let table = table(symbols, "tm", c"load_tm", KM_NO_SCRIPT).ok_or("the module tm does not offer its functions: load tm.so, before acc.so")?;
         // SAFETY: functions of these names have these types, which scripts/check-abi-kamailio compares (promise 4).
@@ -111,7 +111,7 @@ impl Tm {
 
     /// Begins our entry of a transaction: the callback of [`Tm::load`] gets its replies, and its end,
     /// which removes the entry.
-    pub fn attach(&self, t: *mut km_cell, request: Request) {
+    pub fn begin(&self, t: *mut km_cell, request: Request) {
         let Some(table) = attached::table() else { return };
         if !table.add(t.cast(), request) {
             return;
@@ -122,17 +122,17 @@ impl Tm {
         }
     }
 
-    /// Attaches a context to a transaction.
+    /// Gives a transaction a context.
     pub fn put(&self, t: *mut km_cell, which: Which, ctx: SharedContext) {
-        self.attach(t, Request::default());
+        self.begin(t, Request::default());
         if let Some(table) = attached::table() {
             table.put(t.cast(), which, Some(ctx));
         }
     }
 
-    /// Attaches a context in force unless there is one, which is then the answer.
+    /// Gives it a context in force unless there is one, which is then the answer.
     pub fn offer(&self, t: *mut km_cell, ctx: &SharedContext) -> Option<SharedContext> {
-        self.attach(t, Request::default());
+        self.begin(t, Request::default());
         attached::table()?.offer(t.cast(), ctx)
     }
 
@@ -154,7 +154,7 @@ impl Tm {
     }
 
     /// The same for a transaction that is being made.
-    pub fn register_to(&self, t: *mut km_cell, types: u32, callback: TransactionCb, ctx: SharedContext) -> Result<(), String> {
+    pub fn register_on(&self, t: *mut km_cell, types: u32, callback: TransactionCb, ctx: SharedContext) -> Result<(), String> {
         self.register_for(std::ptr::null_mut(), t, types, callback, ctx)
     }
 

@@ -83,7 +83,7 @@ impl AtHand for Current {
     }
 
     fn follow(self, ctx: &SharedContext, _is_watched: bool) -> Result<bool, String> {
-        dialogs::follow(self, ctx).map(|()| true)
+        dialogs::follow(self, ctx)
     }
 
     /// Answers are among these events.

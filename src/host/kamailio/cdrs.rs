@@ -8,9 +8,9 @@ use std::ffi::c_int;
 use super::abi::*;
 use super::api::Dialogs;
 use super::contexts;
-use super::events::{Event, dialog_event};
+use super::events::{DialogEvent, Event};
 use super::message::{Message, bytes_of};
-use super::prepared::Prepared;
+use super::prepared::ByFlags;
 use super::present;
 use super::state::{Api, DIALOGS, message, ready};
 use super::symbols::Symbols;
@@ -55,7 +55,7 @@ fn is_private(rpl: *mut km_sip_msg) -> bool {
 struct At {
     symbols: &'static Symbols,
     api: &'static Api,
-    prepared: &'static Prepared,
+    by_flags: &'static ByFlags,
     instance: &'static Instance,
     cdrs: &'static DialogCdrs,
     dialogs: &'static Dialogs,
@@ -66,7 +66,7 @@ impl At {
     fn new(dlg: *mut km_dlg_cell) -> Option<At> {
         let (server, api, instance) = ready()?;
         let cdrs = instance.config.rules.dialog_cdrs.as_ref()?;
-        Some(At { symbols: &server.symbols, api, prepared: api.flags.as_ref()?, instance, cdrs, dialogs: DIALOGS.get()?, dlg })
+        Some(At { symbols: &server.symbols, api, by_flags: api.flags.as_ref()?, instance, cdrs, dialogs: DIALOGS.get()?, dlg })
     }
 
     /// The variables that CDRs show.
@@ -76,7 +76,7 @@ impl At {
     }
 
     fn read(&self, i: usize, msg: *mut km_sip_msg) -> Option<Vec<u8>> {
-        self.dialogs.inside(self.dlg, || bytes_of(self.prepared.spec(i).value(self.symbols, msg)))
+        self.dialogs.inside(self.dlg, || bytes_of(self.by_flags.spec(i).value(self.symbols, msg)))
     }
 
     /// Reads variables on a private message, those without a message behind them on any: which, says `is_read`.
@@ -218,10 +218,8 @@ fn instant(text: &[u8]) -> Option<Moment> {
 unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut km_dlg_cb_params) {
     guard::entry("dialog CDR", (), || {
         // SAFETY: the host's parameters.
-        let Some(event) = (unsafe { dialog_event(params) }) else { return };
-        // SAFETY: the host holds our reference while the callback is registered (promise 6).
-        let ctx = unsafe { SharedContext::borrow_raw(event.param) };
-        let (Some(at), Some(ctx)) = (At::new(dlg), ctx) else { return };
+        let Some(event) = (unsafe { DialogEvent::of(params) }) else { return };
+        let (Some(at), Some(ctx)) = (At::new(dlg), event.context()) else { return };
         let msg = message(event.req);
         if kind as u32 & (KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED) != 0 {
             // After a restart the two calls find the dialog one by one.

@@ -12,7 +12,7 @@ use once_cell::sync::OnceCell;
 
 use super::abi::*;
 use super::load::{self, Export};
-use super::state::{DRAFT, server};
+use super::state::server;
 use crate::declaration::PARAMS;
 use crate::host::exported::{name, table};
 use crate::host::guard;
@@ -188,7 +188,7 @@ unsafe extern "C" fn take(parameter: *const c_char, text: *const c_char, number:
     let (parameter, text) =
         unsafe { (CStr::from_ptr(parameter).to_string_lossy(), (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())) };
     let Some(i) = PARAMS.iter().position(|p| p.name == parameter) else { return FAILED };
-    process::set_param(&DRAFT, i, |_| Ok(text.map_or(RawValue::Int(number), RawValue::Str)))
+    process::set_param(i, |_| Ok(text.map_or(RawValue::Int(number), RawValue::Str)))
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use super::abi::{km_cell, km_sip_msg};
 use super::attached::{self, Request, Which};
-use super::state::Api;
+use super::state::{Api, Server, ready};
 use crate::host::shared::SharedContext;
 use crate::host::tally::Once;
+use crate::worker::Instance;
 
 /// The context attached to a transaction.
 pub fn there(t: *mut km_cell, which: Which) -> Option<SharedContext> {
@@ -26,9 +27,18 @@ pub fn request_of(t: *mut km_cell) -> Option<Request> {
     attached::table()?.request(t.cast())
 }
 
-/// The message at hand.
+/// The message at hand. What it needs of the message itself is asked of a message only.
 #[derive(Clone, Copy)]
 pub struct Current {
+    pub server: &'static Server,
     pub api: &'static Api,
     pub raw: *mut km_sip_msg,
+}
+
+impl Current {
+    /// With this module; not before initialisation.
+    pub fn at(raw: *mut km_sip_msg) -> Result<(Current, &'static Instance), String> {
+        let (server, api, instance) = ready().ok_or("the module is not initialised")?;
+        Ok((Current { server, api, raw }, instance))
+    }
 }

@@ -5,8 +5,8 @@ use std::ffi::c_int;
 use super::abi::*;
 use super::attached::{self, Which};
 use super::contexts::{self, Current};
-use super::events::{DialogEvent, Event, dialog_event};
-use super::state::{Api, DIALOGS, Kamailio, message, ready};
+use super::events::{DialogEvent, Event};
+use super::state::{DIALOGS, Kamailio, message, ready};
 use super::{cdrs, present};
 use crate::accounting::clock::Moment;
 use crate::accounting::decide;
@@ -44,11 +44,11 @@ pub unsafe extern "C" fn on_bye(_t: *mut km_cell, kind: c_int, params: *mut km_t
 }
 
 /// Ties a call to its dialog: the dialog is made if need be, holds the context, and its events
-/// come here from now on, so that no end of the call can be missed.
+/// come here from now on, so that no end of the call can be missed. False if they do so already.
 ///
 /// While the host has a dialog with this Call-ID and From tag it makes no other: what comes then is a fork
 /// of a proxy before us, or a stranger's, and that dialog is none of its own. Such a call ends with its BYE.
-pub fn follow(at: Current, ctx: &SharedContext) -> Result<(), String> {
+pub fn follow(at: Current, ctx: &SharedContext) -> Result<bool, String> {
     let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
     if own_dialog(at) == 0 {
         dialogs.create(at.raw);
@@ -64,7 +64,7 @@ pub fn follow(at: Current, ctx: &SharedContext) -> Result<(), String> {
         .map_err(|e| e.to_string())?;
     let none = "the dialog module made no dialog for this call (see its own message above): no CDR can be written";
     let dialog = dialogs.of(at.raw).ok_or(none)?;
-    if dialog.raw as usize == own_dialog(at) { tie(dialog.raw, ctx, &name) } else { Ok(()) }
+    if dialog.raw as usize == own_dialog(at) { tie(dialog.raw, ctx, &name) } else { Ok(true) }
 }
 
 /// Address of the dialog that the host made for the request at hand, 0 = none.
@@ -73,16 +73,16 @@ fn own_dialog(at: Current) -> usize {
     Some(present::dialog(at.raw)).filter(|d| *d != 0).or_else(of_transaction).unwrap_or(0)
 }
 
-fn tie(dlg: *mut km_dlg_cell, ctx: &SharedContext, name: &[u8]) -> Result<(), String> {
+fn tie(dlg: *mut km_dlg_cell, ctx: &SharedContext, name: &[u8]) -> Result<bool, String> {
     let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
     if dialogs.context(dlg).is_some_and(|c| c.same(ctx)) {
-        return Ok(());
+        return Ok(false);
     }
     attach(dlg, ctx)?;
     if !dialogs.store(dlg, CALL, name) {
         log::error!("the name of a call could not be kept in its dialog: a restart would end its accounting");
     }
-    Ok(())
+    Ok(true)
 }
 
 /// The host made a dialog for the INVITE at hand. With its `initial_cbs_inscript` 0 it says so only when
@@ -90,7 +90,7 @@ fn tie(dlg: *mut km_dlg_cell, ctx: &SharedContext, name: &[u8]) -> Result<(), St
 pub unsafe extern "C" fn on_created(dlg: *mut km_dlg_cell, _kind: c_int, params: *mut km_dlg_cb_params) {
     guard::entry("new dialog", (), || {
         // SAFETY: the host's parameters.
-        let Some(DialogEvent { req: msg, .. }) = (unsafe { dialog_event(params) }).filter(|e| !e.req.is_null()) else { return };
+        let Some(DialogEvent { req: msg, .. }) = (unsafe { DialogEvent::of(params) }).filter(|e| !e.req.is_null()) else { return };
         present::made_dialog(msg, dlg as usize);
         if let Some(request) = message(msg) {
             cdrs::on_created(dlg, &request);
@@ -120,16 +120,16 @@ fn attach(dlg: *mut km_dlg_cell, ctx: &SharedContext) -> Result<(), String> {
 unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut km_dlg_cb_params) {
     guard::entry("dialog callback", (), || {
         // SAFETY: the host's parameters.
-        let Some(DialogEvent { req: msg, direction, param, .. }) = (unsafe { dialog_event(params) }) else { return };
-        // SAFETY: the host holds our reference while the callback is registered (promise 6).
-        let ctx = unsafe { SharedContext::borrow_raw(param) };
-        let (Some((_, api, _)), Some(ctx)) = (ready(), ctx) else { return };
+        let Some(event) = (unsafe { DialogEvent::of(params) }) else { return };
+        let (Some((server, api, _)), Some(ctx)) = (ready(), event.context()) else { return };
+        let at = Current { server, api, raw: event.req };
+        let msg = event.req;
         match kind as u32 {
-            KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED if !msg.is_null() => script::join(Current { api, raw: msg }, &ctx),
+            KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED if !msg.is_null() => script::join(at, &ctx),
             // The server said so before its own BYE was sent, which it does not do while the call rings.
             KM_DLGCB_TERMINATED if msg.is_null() && !is_answered(&ctx) => {}
             KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED => {
-                ended(api, msg, direction, &ctx, kind as u32 == KM_DLGCB_EXPIRED);
+                ended(at, event.direction, &ctx, kind as u32 == KM_DLGCB_EXPIRED);
                 say("a call that has ended could not be read", over(&ctx));
             }
             // The BYE has its reply. The end is known, unless the server sent it to one side only.
@@ -188,13 +188,14 @@ fn ended_elsewhere(ctx: &SharedContext) -> Result<(), SharedError> {
 
 /// The dialog is over. A BYE from the wire completes the call with its reply, so that values set
 /// meanwhile are in the CDR; any other end completes it at once.
-fn ended(api: &'static Api, msg: *mut km_sip_msg, direction: u32, ctx: &SharedContext, expired: bool) {
+fn ended(at: Current, direction: u32, ctx: &SharedContext, expired: bool) {
     let cause = match direction {
         KM_DLG_DIR_DOWNSTREAM => EndCause::Caller,
         KM_DLG_DIR_UPSTREAM => EndCause::Callee,
         _ if expired => EndCause::Timeout,
         _ => EndCause::Proxy,
     };
+    let msg = at.raw;
     let now = Moment::now();
     let reason = message(msg).filter(|_| matches!(cause, EndCause::Caller | EndCause::Callee)).map(|m| m.cause()).unwrap_or_default();
     say("the end of a call could not be noted", outcome::end(ctx, cause, &reason, now));
@@ -202,9 +203,9 @@ fn ended(api: &'static Api, msg: *mut km_sip_msg, direction: u32, ctx: &SharedCo
         write_cdr(ctx);
         return;
     }
-    script::join(Current { api, raw: msg }, ctx);
-    let has_transaction = api.tm.current().is_some();
-    match api.tm.register(msg, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()) {
+    script::join(at, ctx);
+    let has_transaction = at.api.tm.current().is_some();
+    match at.api.tm.register(msg, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()) {
         Ok(()) => present::ends_call(msg, ctx, has_transaction),
         Err(_) => write_cdr(ctx),
     }

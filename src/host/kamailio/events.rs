@@ -4,6 +4,9 @@
 use std::ffi::c_void;
 
 use super::abi::*;
+use super::state::{message, server};
+use crate::accounting::context::Reply;
+use crate::accounting::decide;
 use crate::host::proof::{self, Once};
 use crate::host::server::Text;
 use crate::host::shared::SharedContext;
@@ -76,22 +79,54 @@ pub struct DialogEvent {
     pub rpl: *mut km_sip_msg,
     /// Who sent the request.
     pub direction: u32,
-    /// What the callback was registered with.
-    pub param: *mut c_void,
+    param: *mut c_void,
 }
 
-/// The parameters of a callback of dialogs: read as [`Event::of`] does.
-///
-/// # Safety
-/// `params` comes from the host.
-pub unsafe fn dialog_event(params: *mut km_dlg_cb_params) -> Option<DialogEvent> {
-    static PROOF: Once = Once::new();
-    // SAFETY: the host passes its parameters, which are good until its next callback (promise 6).
-    unsafe {
-        let p = params.as_ref()?;
-        let is_known =
-            || proof::is_ours(p.param) && p.direction <= KM_DLG_DIR_UPSTREAM && [p.req, p.rpl].iter().all(|m| proof::is_message(m.cast(), FAKED_REPLY.cast()));
-        let what = "callbacks of dialogs in this server have other parameters than in the known versions";
-        PROOF.proved(what, is_known).then(|| DialogEvent { req: p.req, rpl: p.rpl, direction: p.direction, param: *p.param })
+impl DialogEvent {
+    /// Reads the parameters of a callback, as [`Event::of`] does.
+    ///
+    /// # Safety
+    /// `params` comes from the host.
+    pub unsafe fn of(params: *mut km_dlg_cb_params) -> Option<DialogEvent> {
+        static PROOF: Once = Once::new();
+        // SAFETY: the host passes its parameters, which are good until its next callback (promise 6).
+        unsafe {
+            let p = params.as_ref()?;
+            let is_known = || {
+                proof::is_ours(p.param) && p.direction <= KM_DLG_DIR_UPSTREAM && [p.req, p.rpl].iter().all(|m| proof::is_message(m.cast(), FAKED_REPLY.cast()))
+            };
+            let what = "callbacks of dialogs in this server have other parameters than in the known versions";
+            PROOF.proved(what, is_known).then(|| DialogEvent { req: p.req, rpl: p.rpl, direction: p.direction, param: *p.param })
+        }
     }
+
+    /// The context that the callback was registered with.
+    pub fn context(&self) -> Option<SharedContext> {
+        // SAFETY: the host holds our reference while the callback is registered (promise 6).
+        unsafe { SharedContext::borrow_raw(self.param) }
+    }
+}
+
+/// The reply that a transaction callback is about. It may be a copy that all processes share, so
+/// nothing is read of it but what `transactions::on_any_transaction` had parsed.
+pub fn reply_of(rpl: *mut km_sip_msg, code: u16) -> Reply {
+    message(rpl).map_or_else(|| local_reply(code), |msg| msg.reply(code))
+}
+
+/// The code of a reply that is about to leave. Of a 2xx that comes after a refusal has gone, the host
+/// names the code of the refusal.
+pub fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
+    if code < 300 {
+        return code;
+    }
+    message(rpl).map(|m| m.status()).filter(|own| (200..300).contains(own)).unwrap_or(code)
+}
+
+/// A reply of the host's own, with its phrase.
+pub fn local_reply(code: u16) -> Reply {
+    let mut reply = decide::local_reply(code);
+    if let Some(server) = server() {
+        reply.reason = server.symbols.phrase(code).to_vec();
+    }
+    reply
 }

@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use super::abi::*;
 use super::contexts::{self, Current};
+use super::events::{self, leaving, local_reply};
 use super::message::{Message, Spec, bytes_of};
-use super::prepared::{Prepared, is_of_dialog};
+use super::prepared::{ByFlags, is_of_dialog};
 use super::present;
-use super::state::{Api, DIALOGS, leaving, local_reply, message, ready};
+use super::state::{Api, DIALOGS, message, ready};
 use super::symbols::Symbols;
 use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::context::{Context, Reply};
@@ -47,17 +48,17 @@ thread_local! {
 
 /// A new transaction, whose request is private still.
 pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_cell, request: &Message<'_>) {
-    let Some(prepared) = &api.flags else { return };
+    let Some(by_flags) = &api.flags else { return };
     let symbols = request.symbols;
     let core = request.core();
-    let Some(watched) = prepared.rules.watch(&core, false, |bit| symbols.has_flag(request.raw, bit)) else { return };
+    let Some(watched) = by_flags.rules.watch(&core, false, |bit| symbols.has_flag(request.raw, bit)) else { return };
     let mut ctx = Context::new(present::arrived(request.raw).unwrap_or_else(Moment::now), false);
     ctx.marked = true;
     ctx.in_dialog = !core.to_tag.is_empty();
     ctx.upstream = instance.config.detect_direction && api.rr.as_ref().is_some_and(|rr| rr.is_upstream(request.raw));
     let most = instance.config.context_max;
     let mut clipped = None;
-    for (variable, spec) in instance.config.rules.fields.flags.variables.iter().zip(&prepared.specs) {
+    for (variable, spec) in instance.config.rules.fields.flags.variables.iter().zip(&by_flags.specs) {
         if variable.of_reply || !matches!(variable.class, Class::Message | Class::Branch) {
             continue;
         }
@@ -70,22 +71,22 @@ pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_
         say_clipped(key.as_bytes(), &crate::host::shared::CallId(core.callid.clone()));
     }
     let is_invite = core.method == b"INVITE";
-    let is_accounted = prepared.rules.accounted(|bit| symbols.has_flag(request.raw, bit)).0 != 0;
+    let is_accounted = by_flags.rules.accounted(|bit| symbols.has_flag(request.raw, bit)).0 != 0;
     watched.keep(&mut ctx);
     ctx.core = core;
-    let mut events = EVENTS;
+    let mut types = EVENTS;
     if is_invite {
-        events |= KM_TMCB_ON_FAILURE;
+        types |= KM_TMCB_ON_FAILURE;
     }
-    if is_invite && prepared.rules.report_ack && is_accounted {
-        events |= KM_TMCB_E2EACK_IN | KM_TMCB_RESPONSE_READY;
+    if is_invite && by_flags.rules.report_ack && is_accounted {
+        types |= KM_TMCB_E2EACK_IN | KM_TMCB_RESPONSE_READY;
     }
-    if is_invite || prepared.has_branches {
-        events |= KM_TMCB_REQUEST_FWDED;
+    if is_invite || by_flags.has_branches {
+        types |= KM_TMCB_REQUEST_FWDED;
     }
     match SharedContext::new(&ctx) {
         Ok(ctx) => {
-            if let Err(e) = api.tm.register_to(t, events, on_transaction, ctx) {
+            if let Err(e) = api.tm.register_on(t, types, on_event, ctx) {
                 log::error!("a request cannot be accounted by its flags: {e}");
             }
         }
@@ -93,24 +94,24 @@ pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_
     }
 }
 
-/// What a callback of tm is about; see [`super::events::Event`].
+/// What a callback of tm is about; see [`events::Event`].
 struct At<'a> {
     symbols: &'static Symbols,
     api: &'static Api,
-    prepared: &'static Prepared,
+    by_flags: &'static ByFlags,
     instance: &'static Instance,
     t: *mut km_cell,
-    event: &'a super::events::Event,
+    event: &'a events::Event,
 }
 
 /// Events of a watched transaction.
-pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
+unsafe extern "C" fn on_event(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("flags callback", (), || {
         // SAFETY: the host's parameters.
-        let Some(event) = (unsafe { super::events::Event::of(params) }) else { return };
+        let Some(event) = (unsafe { events::Event::of(params) }) else { return };
         let (Some((server, api, instance)), Some(ctx)) = (ready(), event.context()) else { return };
-        let Some(prepared) = &api.flags else { return };
-        let at = At { symbols: &server.symbols, api, prepared, instance, t, event: &event };
+        let Some(by_flags) = &api.flags else { return };
+        let at = At { symbols: &server.symbols, api, by_flags, instance, t, event: &event };
         let result = match kind as u32 {
             KM_TMCB_REQUEST_FWDED => at.forwarded(&ctx),
             KM_TMCB_RESPONSE_IN => at.reply_came(&ctx),
@@ -135,15 +136,15 @@ impl At<'_> {
     /// The request goes to one more target, and is private: its URI is that of the branch.
     fn forwarded(&self, ctx: &SharedContext) -> Result<(), SharedError> {
         ctx.count_attempt();
-        if !self.prepared.has_branches {
+        if !self.by_flags.has_branches {
             return Ok(());
         }
-        let named = self.prepared.branch.filter(|_| self.symbols.runs(KM_BRANCH_ROUTE)).and_then(|spec| number(self.symbols, spec, self.event.req));
+        let named = self.by_flags.branch.filter(|_| self.symbols.runs(KM_BRANCH_ROUTE)).and_then(|spec| number(self.symbols, spec, self.event.req));
         let read = |variable: &Variable, spec: &Spec| match (variable.class, variable.of_reply) {
             (Class::Branch, false) => Some((variable.key.clone(), bytes_of(spec.value(self.symbols, self.event.req)))),
             _ => None,
         };
-        let values: Vec<_> = self.extras().variables.iter().zip(&self.prepared.specs).filter_map(|(v, s)| read(v, s)).collect();
+        let values: Vec<_> = self.extras().variables.iter().zip(&self.by_flags.specs).filter_map(|(v, s)| read(v, s)).collect();
         let most = self.config().context_max;
         ctx.update(|c| {
             let index = named.unwrap_or(c.legs.len());
@@ -155,27 +156,27 @@ impl At<'_> {
 
     /// A reply came, and is private: what the records of its branch show of it is taken.
     fn reply_came(&self, ctx: &SharedContext) -> Result<(), SharedError> {
-        let (prepared, reply) = (self.prepared, self.event.rpl);
+        let (by_flags, reply) = (self.by_flags, self.event.rpl);
         if message(reply).is_none() {
             return Ok(());
         }
         // Whoever goes on with a copy of it reads what is parsed now.
-        if let Some(spec) = prepared.reason {
+        if let Some(spec) = by_flags.reason {
             spec.value(self.symbols, reply);
         }
-        if prepared.has_dialogs && (200..300).contains(&self.event.code) {
+        if by_flags.has_dialogs && (200..300).contains(&self.event.code) {
             self.keep_dialog(ctx)?;
         }
-        if !prepared.has_branches && !prepared.has_replies {
+        if !by_flags.has_branches && !by_flags.has_replies {
             return Ok(());
         }
-        let Some(branch) = bytes_of(prepared.via.value(self.symbols, reply)).as_deref().and_then(branch_of) else { return Ok(()) };
+        let Some(branch) = bytes_of(by_flags.via.value(self.symbols, reply)).as_deref().and_then(branch_of) else { return Ok(()) };
         CAME.set((self.t as usize, branch));
-        if !prepared.has_replies {
+        if !by_flags.has_replies {
             return Ok(());
         }
         let read = |(v, spec): (&Variable, &Spec)| v.of_reply.then(|| (v.key.clone(), bytes_of(spec.value(self.symbols, reply))));
-        let values: Vec<_> = self.extras().variables.iter().zip(&prepared.specs).filter_map(read).collect();
+        let values: Vec<_> = self.extras().variables.iter().zip(&by_flags.specs).filter_map(read).collect();
         let most = self.config().context_max;
         ctx.update(|c| {
             for (key, value) in &values {
@@ -191,7 +192,7 @@ impl At<'_> {
         if of.core.method != b"INVITE" {
             return Ok(());
         }
-        let variables = self.extras().variables.iter().zip(&self.prepared.specs).filter(|(v, _)| is_of_dialog(v));
+        let variables = self.extras().variables.iter().zip(&self.by_flags.specs).filter(|(v, _)| is_of_dialog(v));
         let values: Vec<_> = variables.filter_map(|(v, spec)| Some((&v.key, in_dialog(self.symbols, *spec, &of.core)?))).collect();
         let most = self.config().context_max;
         ctx.update(|c| {
@@ -209,7 +210,7 @@ impl At<'_> {
         if !Watched::kept(&of).on_failure {
             return Ok(());
         }
-        let rules = &self.prepared.rules;
+        let rules = &self.by_flags.rules;
         let missed = rules.missed(&of.core.method, |bit| self.symbols.has_flag(request, bit));
         if missed.0 == 0 {
             return Ok(());
@@ -244,7 +245,7 @@ impl At<'_> {
         if !(200..300).contains(&code) {
             return Ok(());
         }
-        let acked = self.prepared.rules.accounted(|bit| self.is_set(bit));
+        let acked = self.by_flags.rules.accounted(|bit| self.is_set(bit));
         let kept = [acked.0.to_le_bytes(), code.to_le_bytes()].concat();
         ctx.update(|c| c.put_extra(ACKED, Some(&kept), usize::MAX)).map(drop)
     }
@@ -256,7 +257,7 @@ impl At<'_> {
         if code < 200 && !self.config().rules.early_media {
             return Ok(());
         }
-        let rules = &self.prepared.rules;
+        let rules = &self.by_flags.rules;
         let is_set = |bit: Bit| self.is_set(bit);
         let of = ctx.copy()?;
         let reply = self.reply(of.core.method == b"CANCEL", code);
@@ -294,7 +295,7 @@ impl At<'_> {
         let mut core = ack.core();
         core.code = format!("{code:03}").into_bytes();
         core.reason = self.symbols.phrase(code).into();
-        let present = Present { symbols: self.symbols, prepared: self.prepared, msg: ack.raw, code: Some(code), is_reply: false };
+        let present = Present { symbols: self.symbols, by_flags: self.by_flags, msg: ack.raw, code: Some(code), is_reply: false };
         let taken = Taken::read(self.extras(), types, &present);
         let table = table(self.config(), Kind::Ack, types, &present);
         let types = nameable(Kind::Ack, &table, types);
@@ -325,7 +326,7 @@ impl At<'_> {
             return reply;
         };
         let mut reply = rpl.reply(code);
-        if let Some(reason) = self.prepared.reason.and_then(|spec| bytes_of(spec.value(self.symbols, rpl.raw))) {
+        if let Some(reason) = self.by_flags.reason.and_then(|spec| bytes_of(spec.value(self.symbols, rpl.raw))) {
             reply.reason = reason;
         }
         reply
@@ -526,8 +527,8 @@ impl Source for Past<'_> {
             Class::Message => kept(),
             Class::Branch => self.of_branch(&variable.key).or_else(kept),
             Class::Code => Some(self.at.event.code.to_string().into_bytes()),
-            Class::Moment if is_of_dialog(variable) => in_dialog(self.at.symbols, self.at.prepared.specs[index], &self.of.core).unwrap_or_else(kept),
-            Class::Moment => bytes_of(self.at.prepared.specs[index].value(self.at.symbols, dummy(self.at.symbols)?)),
+            Class::Moment if is_of_dialog(variable) => in_dialog(self.at.symbols, self.at.by_flags.specs[index], &self.of.core).unwrap_or_else(kept),
+            Class::Moment => bytes_of(self.at.by_flags.specs[index].value(self.at.symbols, dummy(self.at.symbols)?)),
         }
     }
 
@@ -539,7 +540,7 @@ impl Source for Past<'_> {
 /// Values of the private message at hand.
 struct Present<'a> {
     symbols: &'a Symbols,
-    prepared: &'a Prepared,
+    by_flags: &'a ByFlags,
     msg: *mut km_sip_msg,
     /// That of the reply, where it is known.
     code: Option<u16>,
@@ -551,7 +552,7 @@ impl Source for Present<'_> {
         match (variable.class, self.code) {
             _ if variable.of_reply && !self.is_reply => None,
             (Class::Code, Some(code)) => Some(code.to_string().into_bytes()),
-            _ => bytes_of(self.prepared.specs[index].value(self.symbols, self.msg)),
+            _ => bytes_of(self.by_flags.specs[index].value(self.symbols, self.msg)),
         }
     }
 
@@ -581,7 +582,7 @@ fn avp(symbols: &Symbols, msg: *mut km_sip_msg, name: &str, n: usize) -> Option<
 
 /// `acc_*_request()`: a record at once, in the shape of flags.
 pub fn manual(at: Current, instance: &'static Instance, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
-    let prepared = at.api.flags.as_ref().ok_or("the module is not initialised")?;
+    let by_flags = at.api.flags.as_ref().ok_or("the module is not initialised")?;
     let msg = message(at.raw).ok_or("there is no SIP message here")?;
     let types = Types::one(backend);
     script::may_record(instance, backend, table)?;
@@ -589,7 +590,7 @@ pub fn manual(at: Current, instance: &'static Instance, backend: Backend, commen
     (core.code, core.reason) = reason::parts_of_comment(comment);
     let is_reply = msg.status() != 0;
     let extras = &instance.config.rules.fields.flags;
-    let taken = Taken::read(extras, types, &Present { symbols: msg.symbols, prepared, msg: msg.raw, code: None, is_reply });
+    let taken = Taken::read(extras, types, &Present { symbols: msg.symbols, by_flags, msg: msg.raw, code: None, is_reply });
     let now = Moment::now();
     let event = Event {
         kind: Kind::Manual,

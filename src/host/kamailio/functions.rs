@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::abi::*;
 use super::contexts::Current;
-use super::state::{ready, server};
+use super::state::server;
 use super::{arguments, flags};
 use crate::accounting::record::Backend;
 use crate::declaration::{Argument, FUNCTIONS, MOST_ARGUMENTS, Routes};
@@ -69,12 +69,12 @@ unsafe extern "C" fn entry_3<const I: usize>(msg: *mut km_sip_msg, a: *mut c_cha
 #[inline(never)]
 fn call(i: usize, raw: *mut km_sip_msg, arguments: [*mut c_char; MOST_ARGUMENTS]) -> c_int {
     script::function(FUNCTIONS[i].name, || {
-        let (server, api, instance) = ready().ok_or("the module is not initialised")?;
+        let (at, instance) = Current::at(raw)?;
         let mut texts = [const { None }; MOST_ARGUMENTS];
         for (text, p) in texts.iter_mut().zip(arguments) {
-            *text = arguments::value(server, raw, p)?;
+            *text = arguments::value(at.server, raw, p)?;
         }
-        run(i, Current { api, raw }, instance, texts)
+        run(i, at, instance, texts)
     })
 }
 
@@ -138,9 +138,9 @@ type Manual = fn(Current, &'static Instance, &[u8], &[u8]) -> Result<(), String>
 /// Runs one of [`OF_KAMAILIO`].
 fn of_kamailio(name: &'static str, raw: *mut km_sip_msg, [comment, table]: [*mut c_char; 2], body: Manual) -> c_int {
     script::function(name, || {
-        let (server, api, instance) = ready().ok_or("the module is not initialised")?;
-        let text = |p| arguments::value(server, raw, p).map(Option::unwrap_or_default);
-        body(Current { api, raw }, instance, &text(comment)?, &text(table)?)
+        let (at, instance) = Current::at(raw)?;
+        let text = |p| arguments::value(at.server, raw, p).map(Option::unwrap_or_default);
+        body(at, instance, &text(comment)?, &text(table)?)
     })
 }
 

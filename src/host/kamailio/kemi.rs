@@ -6,7 +6,6 @@ use std::ffi::c_int;
 use super::abi::*;
 use super::contexts::Current;
 use super::functions;
-use super::state::ready;
 use super::symbols::Symbols;
 use crate::accounting::record::Backend;
 use crate::declaration::{self, MOST_ARGUMENTS};
@@ -76,8 +75,7 @@ unsafe fn call(i: usize, msg: *mut km_sip_msg, arguments: [*const Text; MOST_ARG
         *text = unsafe { p.as_ref().map(|t| t.bytes().to_vec()) };
     }
     script::function(f.name, || {
-        let (_, api, instance) = ready().ok_or("the module is not initialised")?;
-        let at = Current { api, raw: msg };
+        let (at, instance) = Current::at(msg)?;
         match f.does {
             Does::Same(name) => {
                 let i = declaration::FUNCTIONS.iter().position(|f| f.name == name).ok_or("there is no such function")?;

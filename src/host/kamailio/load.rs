@@ -4,9 +4,9 @@ use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 
 use super::abi::*;
 use super::api::{self, Dialogs, Queues, Routed, Rr, Tm};
-use super::message::{self, Specs};
-use super::prepared::Prepared;
-use super::state::{API, Api, DIALOGS, DRAFT, EventRoute, Kamailio, SERVER, Server, server};
+use super::message;
+use super::prepared::ByFlags;
+use super::state::{API, Api, DIALOGS, EventRoute, Kamailio, SERVER, Server, server};
 use super::symbols::{self, Symbols};
 use super::{arguments, attached, dialogs, transactions, versions};
 use crate::accounting::extras::Family;
@@ -65,7 +65,7 @@ pub fn learn() -> Identity {
 /// `value` is the host's, of the kind it says.
 #[inline(never)]
 pub unsafe fn set_param(i: usize, kind: c_uint, value: *mut c_void) -> c_int {
-    process::set_param(&DRAFT, i, |param| match param.hosts {
+    process::set_param(i, |param| match param.hosts {
         Hosts::OpenSips(instead) => Err(ConfigError::Value { name: param.name, reason: instead.into() }),
         // SAFETY: a string parameter comes as a terminated string (promise 2).
         _ if kind & KM_PARAM_STRING != 0 => Ok(unsafe { process::text_of(value) }),
@@ -95,7 +95,7 @@ fn initialise() -> Result<(), String> {
     let symbols = &server.symbols;
     message::prove_variables(symbols)?;
     let [use_table, init, close, insert] = [KM_DB_FUNC_USE_TABLE, KM_DB_FUNC_INIT, KM_DB_FUNC_CLOSE, KM_DB_FUNC_INSERT].map(|n| n as usize);
-    let config = process::configure(&DRAFT, Family::Kamailio, None, symbols::db_bind_mod(), &Places { use_table, init, close, insert })?;
+    let config = process::configure(Family::Kamailio, None, symbols::db_bind_mod(), &Places { use_table, init, close, insert })?;
     attached::install()?;
 
     if !server.tm_is_first {
@@ -105,14 +105,14 @@ fn initialise() -> Result<(), String> {
     let rr = if config.detect_direction { Some(Rr::load(symbols)?) } else { None };
     let routes = Event::ALL.map(|e| symbols.event_route(e.route()).map(EventRoute));
     let flags = if config.flags.names.is_used() || !config.rules.fields.flags.is_empty() || config.rules.dialog_cdrs.is_some() {
-        Some(Prepared::new(symbols, &config.flags, &config.rules.fields.flags, config.stock.reason_from_hf)?)
+        Some(ByFlags::new(symbols, &config.flags, &config.rules.fields.flags, config.stock.reason_from_hf)?)
     } else {
         None
     };
     let has_queue = |json: &Json| json.records.queue.is_some() || json.cdrs.queue.is_some();
     let queues = if config.stock.json.as_ref().is_some_and(has_queue) { Some(Queues::load(symbols)?) } else { None };
     let has_cdrs = config.rules.dialog_cdrs.is_some();
-    let api = Api { rr, specs: Specs::new(symbols)?, flags, queues, routes, tm };
+    let api = Api { rr, specs: message::specs(symbols)?, flags, queues, routes, tm };
     api.tm.register_global(transactions::on_request_in)?;
     for route in [KM_REQUEST_CB, KM_FAILURE_CB, KM_ONREPLY_CB, KM_BRANCH_FAILURE_CB] {
         if ![KM_PRE_SCRIPT_CB, KM_POST_SCRIPT_CB].iter().all(|when| symbols.register_script(transactions::on_script, when | route)) {

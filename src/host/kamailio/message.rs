@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::abi::*;
 use super::symbols::Symbols;
-use crate::accounting::context::Reply;
 use crate::host::proof::{self, Probe};
+use crate::host::server::message::{self, Readable};
 use crate::host::server::{Room, Text};
 
 /// A variable's value in the form of this server.
@@ -159,88 +159,21 @@ impl Spec {
 }
 
 /// The variables that snapshots are made of.
-pub struct Specs {
-    method: Spec,
-    from_tag: Spec,
-    to_tag: Spec,
-    callid: Spec,
-    status: Spec,
-    reason: Spec,
-    content_length: Spec,
-    cause: Spec,
+pub type Specs = message::Specs<Spec>;
+
+/// Parses them once.
+pub fn specs(symbols: &Symbols) -> Result<Specs, String> {
+    Specs::new(|name| Spec::parse(symbols, name.as_bytes()).ok_or_else(|| format!("the host does not know the variable {name}: load pv.so")))
 }
 
-impl Specs {
-    /// Parses them once.
-    pub fn new(symbols: &Symbols) -> Result<Specs, String> {
-        let parse = |name: &str| Spec::parse(symbols, name.as_bytes()).ok_or_else(|| format!("the host does not know the variable {name}: load pv.so"));
-        Ok(Specs {
-            method: parse("$rm")?,
-            from_tag: parse("$ft")?,
-            to_tag: parse("$tt")?,
-            callid: parse("$ci")?,
-            status: parse("$rs")?,
-            reason: parse("$rr")?,
-            content_length: parse("$cl")?,
-            cause: parse("$hdr(Reason)")?,
-        })
+impl Readable for Spec {
+    type Symbols = Symbols;
+    type Raw = km_sip_msg;
+
+    fn bytes(&self, symbols: &Symbols, raw: *mut km_sip_msg) -> Option<Vec<u8>> {
+        bytes_of(self.value(symbols, raw))
     }
 }
 
-/// A message that is private to this process, or a reply that was read as such before
-/// it was copied: what is read twice is parsed once.
-pub struct Message<'a> {
-    pub raw: *mut km_sip_msg,
-    pub symbols: &'a Symbols,
-    pub specs: &'a Specs,
-}
-
-impl Message<'_> {
-    fn get(&self, spec: Spec) -> Vec<u8> {
-        bytes_of(spec.value(self.symbols, self.raw)).unwrap_or_default()
-    }
-
-    /// SIP method.
-    pub fn method(&self) -> Vec<u8> {
-        self.get(self.specs.method)
-    }
-
-    /// Tag of the To header.
-    pub fn to_tag(&self) -> Vec<u8> {
-        self.get(self.specs.to_tag)
-    }
-
-    /// Call-ID.
-    pub fn callid(&self) -> Vec<u8> {
-        self.get(self.specs.callid)
-    }
-
-    /// Core values of a request.
-    pub fn core(&self) -> crate::accounting::record::Core {
-        crate::accounting::record::Core {
-            method: self.method(),
-            from_tag: self.get(self.specs.from_tag),
-            to_tag: self.to_tag(),
-            callid: self.callid(),
-            ..Default::default()
-        }
-    }
-
-    /// Status of a reply; 0 when it is none.
-    pub fn status(&self) -> u16 {
-        std::str::from_utf8(&self.get(self.specs.status)).ok().and_then(|s| s.parse().ok()).unwrap_or(0)
-    }
-
-    /// Its Reason header (RFC 3326).
-    pub fn cause(&self) -> Vec<u8> {
-        self.get(self.specs.cause)
-    }
-
-    /// What a record needs of a reply with this code. Whether it has a body matters of provisional
-    /// ones only, why it refuses of failures.
-    pub fn reply(&self, code: u16) -> Reply {
-        let has_body = code < 200 && self.get(self.specs.content_length).iter().any(|b| *b != b'0');
-        let cause = if code >= 300 { self.cause() } else { Vec::new() };
-        Reply { code, reason: self.get(self.specs.reason), to_tag: self.to_tag(), has_body, cause }
-    }
-}
+/// A message of this server.
+pub type Message<'a> = message::Message<'a, Spec>;

@@ -4,10 +4,10 @@ use super::message::Spec;
 use super::symbols::Symbols;
 use crate::accounting::extras::{Class, Extras, Variable};
 use crate::accounting::flags::{FlagName, FlagRules};
-use crate::config::ByFlags;
+use crate::config;
 
 /// What initialisation prepares.
-pub struct Prepared {
+pub struct ByFlags {
     pub rules: FlagRules,
     /// By variable.
     pub specs: Vec<Spec>,
@@ -24,14 +24,14 @@ pub struct Prepared {
     pub branch: Option<Spec>,
 }
 
-impl Prepared {
+impl ByFlags {
     /// The variable with that index.
     pub fn spec(&self, index: usize) -> Spec {
         self.specs[index]
     }
 
     /// Looks up everything; `None` when nothing is accounted by flags.
-    pub fn new(symbols: &Symbols, by_flags: &ByFlags, extras: &Extras, reason_from_hf: bool) -> Result<Prepared, String> {
+    pub fn new(symbols: &Symbols, by_flags: &config::ByFlags, extras: &Extras, reason_from_hf: bool) -> Result<ByFlags, String> {
         let number = |name: &FlagName| match name {
             FlagName::Number(n) => Ok(*n),
             FlagName::Name(name) => Err(format!("\"{}\" is not a message flag: in Kamailio flags have numbers from 0 to 31", name.escape_debug())),
@@ -42,7 +42,7 @@ impl Prepared {
             Spec::parse(symbols, text.as_bytes())
                 .ok_or_else(|| format!("the variable {} of an extra is not known: load the module that has it, above acc.so", text.escape_debug()))
         };
-        Ok(Prepared {
+        Ok(ByFlags {
             rules,
             specs: extras.variables.iter().map(|v| parse(&v.text)).collect::<Result<_, _>>()?,
             has_branches: extras.variables.iter().any(|v| v.class == Class::Branch && !v.of_reply),

@@ -2,20 +2,18 @@
 //! (from initialisation on).
 
 use std::cell::RefCell;
-use std::sync::Mutex;
 
 use once_cell::sync::OnceCell;
 
 use super::abi::*;
 use super::api::{Dialogs, Queues, Rr, Tm};
 use super::message::{Message, Specs};
-use super::prepared::Prepared;
+use super::prepared::ByFlags;
 use super::symbols::Symbols;
-use crate::accounting::context::{CallEnd, Reply};
-use crate::accounting::decide;
+use crate::accounting::context::CallEnd;
 use crate::backend::event::{Event, EventValue};
-use crate::host::{cluster, pid, proof};
-use crate::params::Draft;
+use crate::host::server::state::state;
+use crate::host::{cluster, pid};
 use crate::worker::port::{Host, LogSettings};
 
 /// The server that loaded us.
@@ -27,14 +25,7 @@ pub struct Server {
     pub tm_is_first: bool,
 }
 
-/// Set by the constructor: the server, or why we refuse it.
-pub static SERVER: OnceCell<Result<Server, String>> = OnceCell::new();
-
-/// Parameters while the configuration is read.
-pub static DRAFT: Mutex<Option<Draft>> = Mutex::new(None);
-
-/// The dialog module, set in initialisation when it is loaded.
-pub static DIALOGS: OnceCell<Dialogs> = OnceCell::new();
+state!(km_sip_msg);
 
 /// A route of the script that takes an event.
 #[derive(Clone, Copy)]
@@ -52,50 +43,10 @@ pub struct Api {
     pub specs: Specs,
     /// Queues for JSON objects.
     pub queues: Option<Queues>,
-    /// What accounting by flags needs.
-    pub flags: Option<Prepared>,
+    /// Accounting by message flags, and variables in CDRs of dialogs, if a parameter asks for them.
+    pub flags: Option<ByFlags>,
     /// In the order of [`Event`].
     pub routes: [Option<EventRoute>; Event::ALL.len()],
-}
-
-/// Set at the end of initialisation.
-pub static API: OnceCell<Api> = OnceCell::new();
-
-/// The server, when it is a supported one.
-pub fn server() -> Option<&'static Server> {
-    SERVER.get()?.as_ref().ok()
-}
-
-/// Server and functions; `None` before initialisation, and once accounting was stopped.
-pub fn ready() -> Option<(&'static Server, &'static Api, &'static crate::worker::Instance)> {
-    if proof::stopped() {
-        return None;
-    }
-    Some((server()?, API.get()?, crate::worker::instance()?))
-}
-
-/// The message at hand.
-pub fn message(raw: *mut km_sip_msg) -> Option<Message<'static>> {
-    let (server, api, _) = ready()?;
-    (!raw.is_null() && raw != FAKED_REPLY).then_some(Message { raw, symbols: &server.symbols, specs: &api.specs })
-}
-
-/// The code of a reply that is about to leave. Of a 2xx that comes after a refusal has gone, the host
-/// names the code of the refusal.
-pub fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
-    if code < 300 {
-        return code;
-    }
-    message(rpl).map(|m| m.status()).filter(|own| (200..300).contains(own)).unwrap_or(code)
-}
-
-/// A reply of the host's own, with its phrase.
-pub fn local_reply(code: u16) -> Reply {
-    let mut reply = decide::local_reply(code);
-    if let Some(server) = server() {
-        reply.reason = server.symbols.phrase(code).to_vec();
-    }
-    reply
 }
 
 /// A parameter of the event whose route is running.

@@ -6,11 +6,10 @@ use super::abi::*;
 use super::attached::{self, Request, Which};
 use super::contexts::{self, Current};
 use super::dialogs::{on_bye, over};
-use super::events::Event;
-use super::state::{Api, DIALOGS, leaving, local_reply, message, ready};
+use super::events::{Event, leaving, reply_of};
+use super::state::{Api, DIALOGS, Server, message, ready};
 use super::{cdrs, flags, present};
 use crate::accounting::clock::Moment;
-use crate::accounting::context::Reply;
 use crate::accounting::record::EndCause;
 use crate::host::full::say;
 use crate::host::outcome::write_cdr;
@@ -38,9 +37,9 @@ pub unsafe extern "C" fn on_script(msg: *mut km_sip_msg, flags: c_uint, param: *
             return GO_ON;
         }
         if present::is_stateless_bye(msg)
-            && let Some((_, api, _)) = ready()
+            && let Some((server, api, _)) = ready()
         {
-            say("the end of a call could not be noted", bye_without_dialog(api, None, msg));
+            say("the end of a call could not be noted", bye_without_dialog(server, api, None, msg));
         }
         let left = present::end(msg);
         if left.loaded {
@@ -56,13 +55,13 @@ pub unsafe extern "C" fn on_script(msg: *mut km_sip_msg, flags: c_uint, param: *
 pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("new transaction", (), || {
         // SAFETY: the host's parameters.
-        let (Some((_, api, instance)), Some(Event { req: msg, .. })) = (ready(), unsafe { Event::of(params) }) else { return };
+        let (Some((server, api, instance)), Some(Event { req: msg, .. })) = (ready(), unsafe { Event::of(params) }) else { return };
         let request = Request {
             arrived: present::arrived(msg).or_else(|| Some(Moment::now())),
             is_initial: message(msg).is_some_and(|m| m.to_tag().is_empty()),
             dialog: present::dialog(msg),
         };
-        api.tm.attach(t, request);
+        api.tm.begin(t, request);
         if request.dialog != 0 {
             cdrs::count_reply(api, instance, t);
         }
@@ -77,7 +76,7 @@ pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *m
         if let Some(request) = message(msg) {
             flags::on_request_in(api, instance, t, &request);
         }
-        say("the end of a call could not be noted", bye_without_dialog(api, Some(t), msg));
+        say("the end of a call could not be noted", bye_without_dialog(server, api, Some(t), msg));
     });
 }
 
@@ -98,7 +97,7 @@ pub unsafe extern "C" fn on_routed(msg: *mut km_sip_msg, _params: *mut Text, par
 /// A BYE of calls that have no dialog of the host's, with its transaction if there is one. That is so of an INVITE that came while the host
 /// had a dialog with the same Call-ID and From tag, made by another one (see [`super::dialogs::follow`]), and of one that
 /// was answered after it had been refused: the host's dialog went with the refusal.
-fn bye_without_dialog(api: &'static Api, t: Option<*mut km_cell>, msg: *mut km_sip_msg) -> Result<(), SharedError> {
+fn bye_without_dialog(server: &'static Server, api: &'static Api, t: Option<*mut km_cell>, msg: *mut km_sip_msg) -> Result<(), SharedError> {
     let Some(bye) = message(msg).filter(|m| m.method() == b"BYE").map(|m| m.core()) else { return Ok(()) };
     let Some(table) = attached::table() else { return Ok(()) };
     let mut in_dialog = None;
@@ -116,9 +115,9 @@ fn bye_without_dialog(api: &'static Api, t: Option<*mut km_cell>, msg: *mut km_s
         let now = Moment::now();
         let reason = message(msg).map(|m| m.cause()).unwrap_or_default();
         outcome::end(&ctx, cause, &reason, now)?;
-        script::join(Current { api, raw: msg }, &ctx);
+        script::join(Current { server, api, raw: msg }, &ctx);
         // Without a reply to wait for the CDR is due.
-        if t.is_none_or(|t| api.tm.register_to(t, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()).is_err()) {
+        if t.is_none_or(|t| api.tm.register_on(t, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()).is_err()) {
             write_cdr(&ctx);
         }
         over(&ctx)?;
@@ -157,12 +156,6 @@ pub extern "C" fn end_lost(_ticks: c_uint, _param: *mut c_void) {
     });
 }
 
-/// The reply that a transaction callback is about. It may be a copy that all processes share, so
-/// nothing is read of it but what `on_any_transaction` had parsed.
-fn reply_of(rpl: *mut km_sip_msg, code: u16) -> Reply {
-    message(rpl).map_or_else(|| local_reply(code), |msg| msg.reply(code))
-}
-
 /// A reply of any transaction, and its end. The reply is private still: the host may copy it and
 /// have any process go on with the copy, so what records read of it is parsed now; and what a global
 /// reply route set on it goes to the request's context.
@@ -176,8 +169,8 @@ pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params
         }
         // SAFETY: the host's parameters.
         let Some(Event { rpl, code, .. }) = (unsafe { Event::of(params) }) else { return };
-        let (Some((_, _, module)), Some(msg)) = (ready(), message(rpl)) else { return };
-        if outcome::matters(module, code) {
+        let (Some((_, _, instance)), Some(msg)) = (ready(), message(rpl)) else { return };
+        if outcome::matters(instance, code) {
             msg.reply(code);
         }
         cdrs::reply_came(rpl);
@@ -195,7 +188,7 @@ pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *m
     guard::entry("transaction callback", (), || {
         // SAFETY: the host's parameters.
         let Some(event) = (unsafe { Event::of(params) }) else { return };
-        let (Some((_, _, module)), Some(ctx)) = (ready(), event.context()) else { return };
+        let (Some((_, _, instance)), Some(ctx)) = (ready(), event.context()) else { return };
         let rpl = event.rpl;
         if kind as u32 == KM_TMCB_REQUEST_FWDED {
             return ctx.count_attempt();
@@ -203,8 +196,8 @@ pub unsafe extern "C" fn on_transaction(t: *mut km_cell, kind: c_int, params: *m
         let code = if kind as u32 == KM_TMCB_RESPONSE_READY { leaving(rpl, event.code) } else { event.code };
         let result = match kind as u32 {
             KM_TMCB_RESPONSE_READY => outcome::reply_leaves(&ctx, code, || reply_of(rpl, code)).and_then(|()| be_found(&ctx)),
-            KM_TMCB_ON_FAILURE => outcome::attempt_failed(module, &ctx, &reply_of(rpl, code), None, |what| contexts::is_first(t, what)),
-            _ => outcome::reply_went(module, &ctx, code, || reply_of(rpl, code), None, |what| contexts::is_first(t, what)),
+            KM_TMCB_ON_FAILURE => outcome::attempt_failed(instance, &ctx, &reply_of(rpl, code), None, |what| contexts::is_first(t, what)),
+            _ => outcome::reply_went(instance, &ctx, code, || reply_of(rpl, code), None, |what| contexts::is_first(t, what)),
         };
         say("a transaction could not be accounted", result);
     });

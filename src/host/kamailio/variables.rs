@@ -7,30 +7,24 @@ use std::sync::{Mutex, PoisonError};
 use super::abi::*;
 use super::contexts::Current;
 use super::message::{self, Spec, bytes_of, content};
-use super::state::{DRAFT, EVENT, Server, ready, server};
+use super::state::{EVENT, server};
 use crate::accounting::fields::{FieldSet, Fields};
-use crate::host::proof;
 use crate::host::script::{self, CURRENT_LEG, EXTRA, Index, LEG};
 use crate::host::server::Text;
+use crate::host::{process, proof};
 use crate::worker::Instance;
 
 /// The variable of event routes.
 pub const EVENT_VARIABLE: &str = "acc_event";
 
-/// The message at hand.
-fn at(raw: *mut km_sip_msg) -> Result<(&'static Server, Current, &'static Instance), String> {
-    let (server, api, instance) = ready().ok_or("the module is not initialised")?;
-    Ok((server, Current { api, raw }, instance))
-}
-
 /// Reads a variable for a message.
-fn get(entry: &'static str, name: &str, raw: *mut km_sip_msg, f: impl FnOnce(&'static Server, Current, &'static Instance) -> Result<(), String>) -> c_int {
-    script::variable(entry, name, || at(raw).and_then(|(server, at, instance)| f(server, at, instance)))
+fn get(entry: &'static str, name: &str, raw: *mut km_sip_msg, f: impl FnOnce(Current, &'static Instance) -> Result<(), String>) -> c_int {
+    script::variable(entry, name, || Current::at(raw).and_then(|(at, instance)| f(at, instance)))
 }
 
 /// Assigns a variable for a message.
-fn set(entry: &'static str, name: &str, raw: *mut km_sip_msg, f: impl FnOnce(&'static Server, Current, &'static Instance) -> Result<(), String>) -> c_int {
-    script::assign(entry, name, || at(raw).and_then(|(server, at, instance)| f(server, at, instance)))
+fn set(entry: &'static str, name: &str, raw: *mut km_sip_msg, f: impl FnOnce(Current, &'static Instance) -> Result<(), String>) -> c_int {
+    script::assign(entry, name, || Current::at(raw).and_then(|(at, instance)| f(at, instance)))
 }
 
 /// The parameter part of a specification.
@@ -76,11 +70,10 @@ unsafe fn name_by_number(sp: *mut km_pv_spec, n: usize) -> Result<(), String> {
 
 fn parse_tag(name: &str, sp: *mut km_pv_spec, text: *const Text, fields: fn(&Fields) -> &FieldSet, parameter_name: &str) -> c_int {
     script::variable("variable name", name, || {
-        let draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the host passes the specification being made and the text between the parentheses (promise 7).
         unsafe {
             let tag = Text::bytes_at(text);
-            name_by_number(sp, script::number_of_tag(draft.as_ref().map(|d| fields(&d.fields)), tag, parameter_name)?)
+            name_by_number(sp, process::number_of_tag(tag, fields, parameter_name)?)
         }
     })
 }
@@ -134,14 +127,14 @@ fn number_of(p: &km_pv_param) -> usize {
 }
 
 /// The index given with `$acc_leg`: `Ok(None)` when none is given.
-fn index_of(server: &Server, msg: *mut km_sip_msg, p: &km_pv_param) -> Result<Option<i64>, String> {
+fn index_of(at: Current, p: &km_pv_param) -> Result<Option<i64>, String> {
     match p.pvi.type_ as u32 {
         // SAFETY: parse_leg_index stored a number.
         KM_PV_IDX_INT => Ok(Some(i64::from(unsafe { p.pvi.u.ival }))),
         KM_PV_IDX_PVAR => {
             // SAFETY: parse_leg_index stored a specification that lives for ever.
             let spec = unsafe { *p.pvi.u.dval.cast::<Spec>() };
-            script::index_value(bytes_of(spec.value(&server.symbols, msg))).map(Some)
+            script::index_value(bytes_of(spec.value(&at.server.symbols, at.raw))).map(Some)
         }
         _ => Ok(None),
     }
@@ -172,7 +165,7 @@ unsafe fn answer_read(out: *mut c_void, read: impl FnOnce(&mut Vec<u8>) -> Resul
 }
 
 pub unsafe extern "C" fn get_extra(msg: *mut km_sip_msg, param: *mut km_pv_param, out: *mut c_void) -> c_int {
-    get("get $acc_extra", EXTRA, msg, |_, at, _| {
+    get("get $acc_extra", EXTRA, msg, |at, _| {
         // SAFETY: the host passes the specification's parameter and a place for the value (promise 7).
         unsafe {
             let number = number_of(&*param);
@@ -182,17 +175,17 @@ pub unsafe extern "C" fn get_extra(msg: *mut km_sip_msg, param: *mut km_pv_param
 }
 
 pub unsafe extern "C" fn get_leg(msg: *mut km_sip_msg, param: *mut km_pv_param, out: *mut c_void) -> c_int {
-    get("get $acc_leg", LEG, msg, |server, at, _| {
+    get("get $acc_leg", LEG, msg, |at, _| {
         // SAFETY: the host passes the specification's parameter and a place for the value (promise 7).
         unsafe {
-            let (number, index) = (number_of(&*param), index_of(server, msg, &*param)?);
+            let (number, index) = (number_of(&*param), index_of(at, &*param)?);
             answer_read(out, |value| script::leg(at, number, index, value))
         }
     })
 }
 
 pub unsafe extern "C" fn get_current_leg(msg: *mut km_sip_msg, _param: *mut km_pv_param, out: *mut c_void) -> c_int {
-    get("get $acc_current_leg", CURRENT_LEG, msg, |_, at, instance| {
+    get("get $acc_current_leg", CURRENT_LEG, msg, |at, instance| {
         let n = script::current_leg(at, instance)?;
         // SAFETY: the host's own place (promise 7).
         unsafe { answer(out, Some(n.to_string().as_bytes()), Some(n.into())) };
@@ -213,7 +206,7 @@ pub unsafe extern "C" fn get_event(_msg: *mut km_sip_msg, param: *mut km_pv_para
 }
 
 pub unsafe extern "C" fn set_extra(msg: *mut km_sip_msg, param: *mut km_pv_param, _op: c_int, value: *mut c_void) -> c_int {
-    set("set $acc_extra", EXTRA, msg, |_, at, instance| {
+    set("set $acc_extra", EXTRA, msg, |at, instance| {
         // SAFETY: the host passes the specification's parameter and the value (promise 7).
         let (n, value) = unsafe { (number_of(&*param), bytes_of(content(value))) };
         script::set_extra(at, instance, n, value.as_deref())
@@ -221,9 +214,9 @@ pub unsafe extern "C" fn set_extra(msg: *mut km_sip_msg, param: *mut km_pv_param
 }
 
 pub unsafe extern "C" fn set_leg(msg: *mut km_sip_msg, param: *mut km_pv_param, _op: c_int, value: *mut c_void) -> c_int {
-    set("set $acc_leg", LEG, msg, |server, at, instance| {
+    set("set $acc_leg", LEG, msg, |at, instance| {
         // SAFETY: the host passes the specification's parameter and the value (promise 7).
         let (p, value) = unsafe { (&*param, bytes_of(content(value))) };
-        script::set_leg(at, instance, number_of(p), index_of(server, msg, p)?, value.as_deref())
+        script::set_leg(at, instance, number_of(p), index_of(at, p)?, value.as_deref())
     })
 }

@@ -8,7 +8,7 @@ use super::symbols::Symbols;
 use crate::host::proof::{self, Table};
 use crate::host::server::Text;
 use crate::host::server::symbols::{all_of, symbols};
-use crate::host::shared::SharedContext;
+use crate::host::shared::{SharedContext, release};
 
 /// The table of a module, which it fills through what it exports as `load`.
 fn table(symbols: &Symbols, module: &'static str, load: &CStr) -> Option<Table> {
@@ -90,27 +90,24 @@ impl Tm {
     }
 
     /// Calls `callback` for the transaction of `msg` (the one to be made, if there is none yet).
-    /// The reference goes to the host, which gives it back through `release`.
-    pub fn register(
+    pub fn register(&self, msg: *mut os_sip_msg, types: u32, callback: os_transaction_cb, ctx: SharedContext) -> Result<(), String> {
+        self.register_for(msg, std::ptr::null_mut(), types, callback, ctx, release)
+    }
+
+    /// As [`Tm::register`]; when the transaction is gone, `gone` gets the reference.
+    pub fn register_until(
         &self,
         msg: *mut os_sip_msg,
         types: u32,
         callback: os_transaction_cb,
         ctx: SharedContext,
-        release: os_release_tmcb_param,
+        gone: ContextDestroy,
     ) -> Result<(), String> {
-        self.register_for(msg, std::ptr::null_mut(), types, callback, ctx, release)
+        self.register_for(msg, std::ptr::null_mut(), types, callback, ctx, gone)
     }
 
     /// As [`Tm::register`], for a transaction that is there.
-    pub fn register_on(
-        &self,
-        t: *mut os_cell,
-        types: u32,
-        callback: os_transaction_cb,
-        ctx: SharedContext,
-        release: os_release_tmcb_param,
-    ) -> Result<(), String> {
+    pub fn register_on(&self, t: *mut os_cell, types: u32, callback: os_transaction_cb, ctx: SharedContext) -> Result<(), String> {
         self.register_for(std::ptr::null_mut(), t, types, callback, ctx, release)
     }
 
@@ -121,11 +118,11 @@ impl Tm {
         types: u32,
         callback: os_transaction_cb,
         ctx: SharedContext,
-        release: os_release_tmcb_param,
+        gone: ContextDestroy,
     ) -> Result<(), String> {
         let raw = ctx.into_raw();
         // SAFETY: msg is the message being processed, or t the callback's transaction (promise 5).
-        let rc = unsafe { (self.register_tmcb)(msg, t, types as c_int, callback, raw, release) };
+        let rc = unsafe { (self.register_tmcb)(msg, t, types as c_int, callback, raw, Some(gone)) };
         if rc > 0 {
             return Ok(());
         }
@@ -283,11 +280,11 @@ impl Dialogs {
         }
     }
 
-    /// Calls `callback` for events of a dialog. The reference goes to the host.
-    pub fn register(&self, dlg: *mut os_dlg_cell, types: u32, callback: os_dialog_cb, ctx: SharedContext, release: os_param_free_cb) -> Result<(), String> {
+    /// Calls `callback` for events of a dialog.
+    pub fn register(&self, dlg: *mut os_dlg_cell, types: u32, callback: os_dialog_cb, ctx: SharedContext) -> Result<(), String> {
         let raw = ctx.into_raw();
         // SAFETY: the dialog is alive (promise 6).
-        if unsafe { (self.dialog.register_dlgcb)(dlg, types as c_int, callback, raw, release) } == 0 {
+        if unsafe { (self.dialog.register_dlgcb)(dlg, types as c_int, callback, raw, Some(release)) } == 0 {
             return Ok(());
         }
         // SAFETY: on failure the host kept nothing.

@@ -11,7 +11,7 @@ use crate::accounting::marks::Types;
 use crate::accounting::record::{Backend, Core};
 use crate::config::Config;
 use crate::host::script::{AtHand, Place};
-use crate::host::shared::{SharedContext, release};
+use crate::host::shared::SharedContext;
 
 /// Stands in `here_loaded`: anything but null.
 const LOADED: usize = 1;
@@ -68,7 +68,11 @@ impl AtHand for Current {
     }
 
     fn follow(self, ctx: &SharedContext, is_watched: bool) -> Result<bool, String> {
-        transactions::follow(self.raw, self.api, ctx, is_watched)
+        let is_new = dialogs::follow(self, ctx)?;
+        if is_new && is_watched {
+            self.api.tm.register(self.raw, transactions::ANSWER, Some(transactions::on_answer), ctx.duplicate())?;
+        }
+        Ok(is_new && !is_watched)
     }
 
     fn taken(self, config: &Config, backend: Backend) -> Taken {
@@ -83,7 +87,7 @@ impl AtHand for Current {
             transactions::see_replies(self.api, instance, t)?;
         }
         let answer = if answers { transactions::ANSWER } else { 0 };
-        self.api.tm.register(self.raw, transactions::TRANSACTION_EVENTS | answer, Some(transactions::on_transaction), ctx, Some(release))
+        self.api.tm.register(self.raw, transactions::TRANSACTION_EVENTS | answer, Some(transactions::on_transaction), ctx)
     }
 
     fn load(self) -> Result<(), String> {

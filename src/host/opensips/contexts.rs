@@ -3,12 +3,13 @@
 use std::ffi::c_void;
 
 use super::abi::{os_cell, os_sip_msg};
-use super::state::{Api, Server};
+use super::state::{Api, Server, ready};
 use crate::host::arena;
 use crate::host::pid::locked;
 use crate::host::script::Place;
 use crate::host::shared::SharedContext;
 use crate::host::tally::Once;
+use crate::worker::Instance;
 
 /// A place in the host that holds one of our references.
 #[derive(Clone, Copy)]
@@ -97,6 +98,12 @@ pub struct Current {
 }
 
 impl Current {
+    /// With this module; not before initialisation.
+    pub fn at(raw: *mut os_sip_msg) -> Result<(Current, &'static Instance), String> {
+        let (server, api, instance) = ready().ok_or("the module is not initialised")?;
+        Ok((Current { server, api, raw }, instance))
+    }
+
     /// Where it has a context; `None` without a transaction, for places of it.
     pub fn slot(self, place: Place) -> Option<Slot> {
         let there = |n| Some(Slot::There(self.api.tm.current()?, n));

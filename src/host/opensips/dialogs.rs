@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::abi::*;
 use super::contexts::Current;
-use super::events::Event;
-use super::state::{Api, BYE, DIALOGS, Server, message, ready};
+use super::events::{DialogEvent, Event};
+use super::state::{BYE, DIALOGS, Server, message, ready};
 use super::values;
 use crate::accounting::clock::Moment;
 use crate::accounting::context::Context;
@@ -16,11 +16,10 @@ use crate::accounting::record::EndCause;
 use crate::accounting::{decide, stock};
 use crate::host::full::say;
 use crate::host::outcome::write_cdr;
-use crate::host::proof::{self, Once};
 use crate::host::revival::{self, Claim};
 use crate::host::script::{AtHand, Place};
-use crate::host::shared::{CallId, SharedContext, release};
-use crate::host::{cluster, full, guard, outcome, script};
+use crate::host::shared::{CallId, SharedContext};
+use crate::host::{cluster, full, guard, outcome, proof, script};
 use crate::journal::Dir;
 use crate::worker::{self, Instance};
 
@@ -58,10 +57,11 @@ unsafe extern "C" fn on_bye_gone(param: *mut c_void) {
     });
 }
 
-/// The dialog of a call, made if need be, holds the context from now on; false if it does so already.
-pub fn hold(msg: *mut os_sip_msg, ctx: &SharedContext) -> Result<bool, String> {
+/// Ties a call to its dialog: the dialog is made if need be, holds the context, and its events
+/// come here from now on, so that no end of the call can be missed. False if they do so already.
+pub fn follow(at: Current, ctx: &SharedContext) -> Result<bool, String> {
     let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
-    let dlg = dialogs.create(msg)?;
+    let dlg = dialogs.create(at.raw)?;
     if dialogs.context(dlg).is_some_and(|c| c.same(ctx)) {
         return Ok(false);
     }
@@ -74,7 +74,7 @@ pub fn hold(msg: *mut os_sip_msg, ctx: &SharedContext) -> Result<bool, String> {
 fn attach(dlg: *mut os_dlg_cell, ctx: &SharedContext) -> Result<(), String> {
     let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
     let events = OS_DLGCB_REQ_WITHIN | OS_DLGCB_TERMINATED | OS_DLGCB_EXPIRED | OS_DLGCB_WRITE_VP | OS_DLGCB_PROCESS_VARS | OS_DLGCB_DESTROY;
-    dialogs.register(dlg, events, Some(on_dialog), ctx.duplicate(), Some(release))?;
+    dialogs.register(dlg, events, Some(on_dialog), ctx.duplicate())?;
     dialogs.set_context(dlg, ctx.duplicate());
     if dialogs.context(dlg).is_none_or(|c| !c.same(ctx)) {
         proof::stop("dialogs of this server do not keep what is put into them");
@@ -91,49 +91,41 @@ fn follow_restored(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
 /// Events of a call's dialog.
 unsafe extern "C" fn on_dialog(dlg: *mut os_dlg_cell, kind: c_int, params: *mut os_dlg_cb_params) {
     guard::entry("dialog callback", (), || {
-        static PROOF: Once = Once::new();
-        // SAFETY: the host passes its parameters and keeps them through the call, and our reference
-        // while the callback is registered (promise 6).
-        let (p, ctx) = unsafe {
-            let p = &*params;
-            let is_known =
-                || proof::is_ours(p.param) && p.direction <= OS_DLG_DIR_UPSTREAM && p.is_active <= 1 && proof::is_message(p.msg.cast(), FAKED_REPLY.cast());
-            if !PROOF.proved("callbacks of dialogs in this server have other parameters than in the known versions", is_known) {
-                return;
-            }
-            (p, SharedContext::borrow_raw(*p.param))
-        };
-        let (Some((server, api, instance)), Some(ctx)) = (ready(), ctx) else { return };
+        // SAFETY: the host's parameters.
+        let Some(event) = (unsafe { DialogEvent::of(params) }) else { return };
+        let (Some((server, api, instance)), Some(ctx)) = (ready(), event.context()) else { return };
+        let at = Current { server, api, raw: event.req };
         match kind as u32 {
-            OS_DLGCB_REQ_WITHIN => script::join(Current { server, api, raw: p.msg }, &ctx),
+            OS_DLGCB_REQ_WITHIN => script::join(at, &ctx),
             OS_DLGCB_WRITE_VP => persist(dlg, &ctx),
             OS_DLGCB_PROCESS_VARS => take_over(dlg, &ctx),
             OS_DLGCB_DESTROY => gone(server, instance, &ctx),
-            kind => ended((server, api, instance), &ctx, p, kind == OS_DLGCB_EXPIRED),
+            kind => ended(at, instance, &event, &ctx, kind == OS_DLGCB_EXPIRED),
         }
     });
 }
 
 /// The dialog is over. A BYE from the wire completes the call with its reply, so that values set
 /// meanwhile are in the CDR; any other end completes it at once.
-fn ended((server, api, instance): (&'static Server, &'static Api, &'static Instance), ctx: &SharedContext, p: &os_dlg_cb_params, expired: bool) {
-    if p.is_active == 0 && p.direction == OS_DLG_DIR_NONE {
+fn ended(at: Current, instance: &'static Instance, event: &DialogEvent, ctx: &SharedContext, expired: bool) {
+    if !event.is_active && event.direction == OS_DLG_DIR_NONE {
         // Its lifetime is over on a node that does not own the call: the owner decides, and writes the CDR.
         // A BYE is seen by one node only, whether it owns the call or not.
         return;
     }
-    let (cause, from_wire) = match p.direction {
+    let (server, api, msg) = (at.server, at.api, at.raw);
+    let (cause, from_wire) = match event.direction {
         OS_DLG_DIR_DOWNSTREAM => (EndCause::Caller, true),
         OS_DLG_DIR_UPSTREAM => (EndCause::Callee, true),
         // With BYEs sent on timeout the dialog ends as by any other order of the server.
-        _ if expired || message(p.msg).is_some_and(|m| m.dialog_end_reason() == LIFETIME_OVER) => (EndCause::Timeout, false),
+        _ if expired || message(msg).zip(api.end_reason.as_ref()).is_some_and(|(m, reason)| m.get(reason) == LIFETIME_OVER) => (EndCause::Timeout, false),
         _ => (EndCause::Proxy, false),
     };
     let now = Moment::now();
     let by_flag = ctx.facts().map_or(Types(0), |c| if c.ended.is_none() { c.marks.cdr_by_flag() } else { Types(0) });
     // Values of the BYE, which is private here, and matched with its dialog just now.
-    let of_bye = (from_wire && !by_flag.is_empty()).then(|| values::of_bye(server, api, instance, by_flag, p.msg));
-    let reason = message(p.msg).filter(|_| from_wire).map(|m| m.cause()).unwrap_or_default();
+    let of_bye = (from_wire && !by_flag.is_empty()).then(|| values::of_bye(server, api, instance, by_flag, msg));
+    let reason = message(msg).filter(|_| from_wire).map(|m| m.cause()).unwrap_or_default();
     let noted = match of_bye {
         None => outcome::end(ctx, cause, &reason, now),
         Some(taken) => ctx.happen(|c| {
@@ -148,9 +140,9 @@ fn ended((server, api, instance): (&'static Server, &'static Api, &'static Insta
         write_cdr(ctx);
         return;
     }
-    script::join(Current { server, api, raw: p.msg }, ctx);
+    script::join(at, ctx);
     let has_transaction = api.tm.current().is_some();
-    let registered = api.tm.register(p.msg, OS_TMCB_RESPONSE_OUT, Some(on_bye_reply), ctx.duplicate(), Some(on_bye_gone));
+    let registered = api.tm.register_until(msg, OS_TMCB_RESPONSE_OUT, Some(on_bye_reply), ctx.duplicate(), on_bye_gone);
     let waits = registered.is_ok() && server.symbols.has_processing_context();
     if !waits {
         write_cdr(ctx);

@@ -1,4 +1,4 @@
-//! What callbacks of transactions are about. They run in any process of the host, on messages that may be shared: only
+//! What callbacks of transactions and dialogs are about. They run in any process of the host, on messages that may be shared: only
 //! the reply (while it is private), the code and the context are used.
 
 use std::ffi::c_void;
@@ -44,6 +44,46 @@ impl Event {
     /// The context that the callback was registered with.
     pub fn context(&self) -> Option<SharedContext> {
         // SAFETY: the host holds our reference while the callback is registered (promise 5).
+        unsafe { SharedContext::borrow_raw(self.param) }
+    }
+}
+
+/// What a callback of dialogs is about.
+pub struct DialogEvent {
+    /// The request, if there is one.
+    pub req: *mut os_sip_msg,
+    /// Who sent it.
+    pub direction: u32,
+    /// This node owns the dialog.
+    pub is_active: bool,
+    param: *mut c_void,
+}
+
+impl DialogEvent {
+    /// Reads the parameters of a callback, as [`Event::of`] does.
+    ///
+    /// # Safety
+    /// `params` comes from the host.
+    pub unsafe fn of(params: *mut os_dlg_cb_params) -> Option<DialogEvent> {
+        static PROOF: Once = Once::new();
+        // SAFETY: the host passes its parameters and keeps them through the call, our pointer in the
+        // place of the parameter (promise 6).
+        unsafe {
+            let p = params.as_ref()?;
+            let is_known =
+                || proof::is_ours(p.param) && p.direction <= OS_DLG_DIR_UPSTREAM && p.is_active <= 1 && proof::is_message(p.msg.cast(), FAKED_REPLY.cast());
+            PROOF.proved("callbacks of dialogs in this server have other parameters than in the known versions", is_known).then(|| DialogEvent {
+                req: p.msg,
+                direction: p.direction,
+                is_active: p.is_active != 0,
+                param: *p.param,
+            })
+        }
+    }
+
+    /// The context that the callback was registered with.
+    pub fn context(&self) -> Option<SharedContext> {
+        // SAFETY: the host holds our reference while the callback is registered (promise 6).
         unsafe { SharedContext::borrow_raw(self.param) }
     }
 }

@@ -22,7 +22,7 @@ use crate::accounting::record::{Core, Kind, Signalling};
 use crate::host::full::{context_max, say, say_clipped};
 use crate::host::outcome::{finish, matters};
 use crate::host::script::AtHand;
-use crate::host::shared::{CallId, SharedContext, SharedError, release};
+use crate::host::shared::{CallId, SharedContext, SharedError};
 use crate::host::tally::{self, Once};
 use crate::host::watched::{self, AtEvent, Keeper, OfAck};
 use crate::host::{acks, guard, outcome};
@@ -40,7 +40,7 @@ fn clipped(key: Option<Vec<u8>>, core: &Core) {
 }
 
 /// A request got its transaction: is it watched?
-pub fn begin(server: &'static Server, api: &'static Api, instance: &'static Instance, t: *mut os_cell, req: *mut os_sip_msg) {
+pub fn on_request_in(server: &'static Server, api: &'static Api, instance: &'static Instance, t: *mut os_cell, req: *mut os_sip_msg) {
     let Some(by_flags) = &api.flags else { return };
     let is_set = |bit| by_flags.symbols.is_set(req, bit);
     if !by_flags.rules.may_watch(is_set) {
@@ -100,7 +100,7 @@ fn watch(
     match &call {
         Some(call) => ctx.set_call(call),
         None if watched.cdr => {
-            if let Err(e) = dialogs::hold(msg.raw, &ctx) {
+            if let Err(e) = dialogs::follow(at, &ctx) {
                 log::error!("the flag of cdr_flag: {e}; this request is accounted without it");
                 ctx.update(|c| {
                     Watched { cdr: false, ..watched }.keep(c);
@@ -111,7 +111,7 @@ fn watch(
         }
         None => {}
     }
-    api.tm.register_on(t, events, Some(on_event), ctx, Some(release))
+    api.tm.register_on(t, events, Some(on_event), ctx)
 }
 
 /// What is known in this process alone.

@@ -6,7 +6,6 @@ use std::ffi::{c_int, c_void};
 
 use super::abi::*;
 use super::contexts::Current;
-use super::state::ready;
 use crate::accounting::marks::{Flags, Types};
 use crate::declaration::{Argument, FUNCTIONS, MOST_ARGUMENTS, Routes};
 use crate::host::exported::name;
@@ -66,10 +65,10 @@ unsafe extern "C" fn entry<const I: usize>(
 unsafe fn call(i: usize, raw: *mut os_sip_msg, arguments: [*mut c_void; MOST_ARGUMENTS]) -> c_int {
     let f = &FUNCTIONS[i];
     script::function(f.name, || {
-        let (server, api, instance) = ready().ok_or("the module is not initialised")?;
+        let (at, instance) = Current::at(raw)?;
         // SAFETY: the caller's promise.
         let values = array::from_fn(|n| f.arguments.get(n).and_then(|(argument, _)| unsafe { value(*argument, arguments[n]) }));
-        BODIES[i](Current { server, api, raw }, instance, &Arguments(values))
+        BODIES[i](at, instance, &Arguments(values))
     })
 }
 

@@ -2,13 +2,12 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::offset_of;
-use std::sync::PoisonError;
 
 use super::abi::*;
 use super::api::{Dialogs, Rr, Tm};
-use super::message::{self, Specs};
+use super::message;
 use super::prepared::{ByFlags, Variables};
-use super::state::{API, Api, DIALOGS, DRAFT, OpenSips, SERVER, Server, publish_events, server};
+use super::state::{API, Api, DIALOGS, OpenSips, SERVER, Server, publish_events, server};
 use super::symbols::{self, Symbols};
 use super::{dialogs, management, processes, transactions, versions};
 use crate::accounting::extras::Family;
@@ -19,7 +18,7 @@ use crate::host::guard;
 use crate::host::process::{self, FAILED, OK};
 use crate::host::proof::{self, Object};
 use crate::host::shared::release;
-use crate::params::{ConfigError, Draft, RawValue};
+use crate::params::{ConfigError, RawValue};
 use crate::worker;
 
 /// What the host compares with its own strings after dlopen.
@@ -107,10 +106,7 @@ fn from_program(symbols: &Symbols) -> Option<Identity> {
 /// The host's load function: refuses a server we do not know.
 pub unsafe extern "C" fn load() -> c_int {
     guard::entry("load", FAILED, || match SERVER.get() {
-        Some(Ok(_)) => {
-            *DRAFT.lock().unwrap_or_else(PoisonError::into_inner) = Some(Draft::default());
-            OK
-        }
+        Some(Ok(_)) => OK,
         Some(Err(e)) => {
             log::error!("{e}");
             FAILED
@@ -125,7 +121,7 @@ pub unsafe extern "C" fn load() -> c_int {
 /// `value` is the host's, of the kind it says.
 #[inline(never)]
 pub unsafe fn set_param(i: usize, kind: os_modparam, value: *mut c_void) -> c_int {
-    process::set_param(&DRAFT, i, |param| match param.hosts {
+    process::set_param(i, |param| match param.hosts {
         Hosts::Kamailio(instead) => Err(ConfigError::Value { name: param.name, reason: instead.into() }),
         // SAFETY: a string parameter comes as a terminated string (promise 2).
         _ if kind & OS_STR_PARAM != 0 => Ok(unsafe { process::text_of(value) }),
@@ -161,7 +157,7 @@ fn initialise() -> Result<(), String> {
         close: offset_of!(os_db_func, close),
         insert: offset_of!(os_db_func, insert),
     };
-    let mut config = process::configure(&DRAFT, Family::OpenSips, symbols.default_db_url().as_deref(), symbols::db_bind_mod(), &places)?;
+    let mut config = process::configure(Family::OpenSips, symbols.default_db_url().as_deref(), symbols::db_bind_mod(), &places)?;
     if config.db().is_some_and(|db| sql::is_foreign(&db.url)) {
         processes::use_modules();
     }
@@ -170,7 +166,8 @@ fn initialise() -> Result<(), String> {
     let rr = if config.detect_direction { Some(Rr::load(symbols)?) } else { None };
     let api = Api {
         rr,
-        specs: Specs::new(symbols, DIALOGS.get().is_some())?,
+        specs: message::specs(symbols)?,
+        end_reason: if DIALOGS.get().is_some() { Some(message::needed(symbols, "$DLG_end_reason")?) } else { None },
         events: publish_events(symbols)?,
         here: symbols.register_processing_slot(Some(transactions::message_done)),
         here_own: symbols.register_processing_slot(Some(release)),

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use super::abi::*;
 use super::symbols::Symbols;
-use crate::accounting::context::Reply;
 use crate::host::proof::{self, Probe};
+use crate::host::server::message::{self, Readable};
 use crate::host::server::{Room, Text};
 
 /// A variable's specification, in more room than it takes in any version.
@@ -146,78 +146,31 @@ pub unsafe fn bytes_of(value: &os_pv_value) -> Option<Vec<u8>> {
 }
 
 /// The variables that snapshots are made of.
-pub struct Specs {
-    method: Box<Spec>,
-    from_tag: Box<Spec>,
-    to_tag: Box<Spec>,
-    callid: Box<Spec>,
-    reason: Box<Spec>,
-    status: Box<Spec>,
-    content_length: Box<Spec>,
-    cause: Box<Spec>,
-    end_reason: Option<Box<Spec>>,
+pub type Specs = message::Specs<Box<Spec>>;
+
+/// Parses them once.
+pub fn specs(symbols: &Symbols) -> Result<Specs, String> {
+    Specs::new(|name| needed(symbols, name))
 }
 
-impl Specs {
-    /// Parses them once.
-    pub fn new(symbols: &Symbols, has_dialogs: bool) -> Result<Specs, String> {
-        let parse = |name: &str| {
-            Spec::parse(symbols, name.as_bytes()).ok_or_else(|| format!("the host does not know the variable {name}, which this acc module needs"))
-        };
-        Ok(Specs {
-            method: parse("$rm")?,
-            from_tag: parse("$ft")?,
-            to_tag: parse("$tt")?,
-            callid: parse("$ci")?,
-            reason: parse("$rr")?,
-            status: parse("$rs")?,
-            content_length: parse("$cl")?,
-            cause: parse("$hdr(Reason)")?,
-            end_reason: if has_dialogs { Some(parse("$DLG_end_reason")?) } else { None },
-        })
+/// A variable that accounting cannot do without.
+pub fn needed(symbols: &Symbols, name: &str) -> Result<Box<Spec>, String> {
+    Spec::parse(symbols, name.as_bytes()).ok_or_else(|| format!("the host does not know the variable {name}, which this acc module needs"))
+}
+
+impl Readable for Box<Spec> {
+    type Symbols = Symbols;
+    type Raw = os_sip_msg;
+
+    fn bytes(&self, symbols: &Symbols, raw: *mut os_sip_msg) -> Option<Vec<u8>> {
+        Spec::bytes(self, symbols, raw)
     }
 }
 
-/// A message that is private to this process, or a reply that was read as such before
-/// it was copied: what is read twice is parsed once.
-pub struct Message<'a> {
-    pub raw: *mut os_sip_msg,
-    pub symbols: &'a Symbols,
-    pub specs: &'a Specs,
-}
+/// A message of this server.
+pub type Message<'a> = message::Message<'a, Box<Spec>>;
 
 impl Message<'_> {
-    fn get(&self, spec: &Spec) -> Vec<u8> {
-        // SAFETY: the value was just read and nothing else is read before it is copied.
-        spec.value(self.symbols, self.raw).and_then(|v| unsafe { bytes_of(&v) }).unwrap_or_default()
-    }
-
-    /// SIP method.
-    pub fn method(&self) -> Vec<u8> {
-        self.get(&self.specs.method)
-    }
-
-    /// Tag of the To header.
-    pub fn to_tag(&self) -> Vec<u8> {
-        self.get(&self.specs.to_tag)
-    }
-
-    /// Core values of a request.
-    pub fn core(&self) -> crate::accounting::record::Core {
-        crate::accounting::record::Core {
-            method: self.method(),
-            from_tag: self.get(&self.specs.from_tag),
-            to_tag: self.to_tag(),
-            callid: self.get(&self.specs.callid),
-            ..Default::default()
-        }
-    }
-
-    /// Why the dialog at hand ended, in the dialog module's words. It does not look at the message.
-    pub fn dialog_end_reason(&self) -> Vec<u8> {
-        self.specs.end_reason.as_ref().map_or_else(Vec::new, |spec| self.get(spec))
-    }
-
     /// Has the host parse what [`Message::reply`] reads of a reply that `matters`, by its code, while the message
     /// is private.
     pub fn parse_reply(&self, matters: impl FnOnce(u16) -> bool) {
@@ -234,18 +187,5 @@ impl Message<'_> {
             // The value is of no use here.
             let _ = spec.value(self.symbols, self.raw);
         }
-    }
-
-    /// Its Reason header (RFC 3326).
-    pub fn cause(&self) -> Vec<u8> {
-        self.get(&self.specs.cause)
-    }
-
-    /// What a record needs of a reply with this code. Whether it has a body matters of provisional
-    /// ones only, why it refuses of failures.
-    pub fn reply(&self, code: u16) -> Reply {
-        let has_body = code < 200 && self.get(&self.specs.content_length).iter().any(|b| *b != b'0');
-        let cause = if code >= 300 { self.cause() } else { Vec::new() };
-        Reply { code, reason: self.get(&self.specs.reason), to_tag: self.to_tag(), has_body, cause }
     }
 }

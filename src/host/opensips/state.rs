@@ -2,20 +2,19 @@
 //! initialisation on), and what one process is in the middle of.
 
 use std::cell::Cell;
-use std::sync::Mutex;
 
 use once_cell::sync::OnceCell;
 
 use super::abi::*;
 use super::api::{Dialogs, Rr, Tm};
-use super::message::{Message, Specs};
+use super::message::{Message, Spec, Specs};
 use super::prepared::{ByFlags, Variables};
 use super::symbols::Symbols;
 use crate::accounting::context::CallEnd;
 use crate::backend::event::{Event, EventValue};
 use crate::host::server::Text;
-use crate::host::{cluster, pid, proof};
-use crate::params::Draft;
+use crate::host::server::state::state;
+use crate::host::{cluster, pid};
 use crate::worker::port::{Host, LogSettings};
 
 /// The server that loaded us.
@@ -25,20 +24,15 @@ pub struct Server {
     pub untested: Option<String>,
 }
 
-/// Set by the constructor: the server, or why we refuse it.
-pub static SERVER: OnceCell<Result<Server, String>> = OnceCell::new();
-
-/// Parameters while the configuration is read.
-pub static DRAFT: Mutex<Option<Draft>> = Mutex::new(None);
-
-/// The dialog module, set in preinit when it is loaded.
-pub static DIALOGS: OnceCell<Dialogs> = OnceCell::new();
+state!(os_sip_msg);
 
 /// Everything that initialisation prepares.
 pub struct Api {
     pub tm: Tm,
     pub rr: Option<Rr>,
     pub specs: Specs,
+    /// `$DLG_end_reason`: why the dialog at hand ended, in the words of the dialog module, if that is loaded.
+    pub end_reason: Option<Box<Spec>>,
     pub events: [os_event_id; Event::ALL.len()],
     /// Processing context: the accounting context in force.
     pub here: i32,
@@ -59,28 +53,6 @@ pub struct Api {
     pub variables: Option<Variables>,
     /// Accounting by message flags, if a parameter names one.
     pub flags: Option<ByFlags>,
-}
-
-/// Set at the end of initialisation.
-pub static API: OnceCell<Api> = OnceCell::new();
-
-/// The server, when it is a supported one.
-pub fn server() -> Option<&'static Server> {
-    SERVER.get()?.as_ref().ok()
-}
-
-/// Server and functions; `None` before initialisation, and once accounting was stopped.
-pub fn ready() -> Option<(&'static Server, &'static Api, &'static crate::worker::Instance)> {
-    if proof::stopped() {
-        return None;
-    }
-    Some((server()?, API.get()?, crate::worker::instance()?))
-}
-
-/// The message at hand.
-pub fn message(raw: *mut os_sip_msg) -> Option<Message<'static>> {
-    let (server, api, _) = ready()?;
-    (!raw.is_null() && raw != FAKED_REPLY).then_some(Message { raw, symbols: &server.symbols, specs: &api.specs })
 }
 
 thread_local! {

@@ -11,7 +11,7 @@ use super::{dialogs, flags};
 use crate::accounting::clock::Moment;
 use crate::accounting::marks::Flag;
 use crate::host::full::say;
-use crate::host::shared::{SharedContext, SharedError, release};
+use crate::host::shared::{SharedContext, SharedError};
 use crate::host::{guard, outcome, proof};
 use crate::worker::Instance;
 
@@ -77,7 +77,7 @@ pub unsafe extern "C" fn on_request_in(t: *mut os_cell, _kind: c_int, params: *m
             log::error!("{e}");
         }
         BYE.set(BYE.get().map(|(raw, _)| (raw, true)));
-        flags::begin(server, api, instance, t, event.req);
+        flags::on_request_in(server, api, instance, t, event.req);
         keep_memory_apart(&server.symbols);
     });
 }
@@ -150,16 +150,6 @@ pub unsafe extern "C" fn on_answer(t: *mut os_cell, _kind: c_int, params: *mut o
         let (Some((_, api, _)), Some(ctx)) = (ready(), event.context()) else { return };
         answer_leaves(api, t, &ctx, &event);
     });
-}
-
-/// Ties a call to its dialog: the dialog is made if need be, holds the context, and its events
-/// come here from now on, so that no end of the call can be missed. As [`AtHand::follow`].
-pub fn follow(msg: *mut os_sip_msg, api: &Api, ctx: &SharedContext, is_watched: bool) -> Result<bool, String> {
-    let is_new = dialogs::hold(msg, ctx)?;
-    if is_new && is_watched {
-        api.tm.register(msg, ANSWER, Some(on_answer), ctx.duplicate(), Some(release))?;
-    }
-    Ok(is_new && !is_watched)
 }
 
 /// The message is done: its context goes. A BYE that got no transaction is answered by now, so

@@ -5,27 +5,21 @@ use std::ffi::{c_int, c_void};
 use super::abi::*;
 use super::contexts::Current;
 use super::message::{Spec, bytes_of};
-use super::state::{DRAFT, ready, server};
+use super::state::server;
 use crate::accounting::fields::{FieldSet, Fields};
-use crate::host::proof;
 use crate::host::script::{self, CURRENT_LEG, EXTRA, Index, LEG};
 use crate::host::server::Text;
+use crate::host::{process, proof};
 use crate::worker::Instance;
-
-/// The message at hand.
-fn at(raw: *mut os_sip_msg) -> Result<(Current, &'static Instance), String> {
-    let (server, api, instance) = ready().ok_or("the module is not initialised")?;
-    Ok((Current { server, api, raw }, instance))
-}
 
 /// Reads a variable for a message.
 fn get(entry: &'static str, name: &str, raw: *mut os_sip_msg, f: impl FnOnce(Current, &'static Instance) -> Result<(), String>) -> c_int {
-    script::variable(entry, name, || at(raw).and_then(|(at, instance)| f(at, instance)))
+    script::variable(entry, name, || Current::at(raw).and_then(|(at, instance)| f(at, instance)))
 }
 
 /// Assigns a variable for a message.
 fn set(entry: &'static str, name: &str, raw: *mut os_sip_msg, f: impl FnOnce(Current, &'static Instance) -> Result<(), String>) -> c_int {
-    script::assign(entry, name, || at(raw).and_then(|(at, instance)| f(at, instance)))
+    script::assign(entry, name, || Current::at(raw).and_then(|(at, instance)| f(at, instance)))
 }
 
 /// The parameter part of a specification.
@@ -52,10 +46,9 @@ const NUMBER: u32 = 0x5acc_0000;
 
 fn parse_tag(name: &str, sp: *mut os_pv_spec, text: *const Text, fields: fn(&Fields) -> &FieldSet, parameter_name: &str) -> c_int {
     script::variable("variable name", name, || {
-        let draft = DRAFT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // SAFETY: the host passes the specification being made and the text between the parentheses (promise 7).
         let (p, tag) = unsafe { (parameter(sp)?, Text::bytes_at(text)) };
-        let number = script::number_of_tag(draft.as_ref().map(|d| fields(&d.fields)), tag, parameter_name)?;
+        let number = process::number_of_tag(tag, fields, parameter_name)?;
         p.pvn.type_ = OS_PV_NAME_INTSTR as i32;
         p.pvn.u.isname.type_ = 0;
         p.pvn.u.isname.name.n = (NUMBER | number as u32) as i32;
@@ -96,16 +89,14 @@ fn number_of(p: &os_pv_param) -> usize {
 }
 
 /// The index given with `$acc_leg`: `Ok(None)` when none is given.
-fn index_of(msg: *mut os_sip_msg, p: &os_pv_param) -> Result<Option<i64>, String> {
+fn index_of(at: Current, p: &os_pv_param) -> Result<Option<i64>, String> {
     match p.pvi.type_ as u32 {
         // SAFETY: parse_leg_index stored a number.
         OS_PV_IDX_INT => Ok(Some(i64::from(unsafe { p.pvi.u.ival }))),
         OS_PV_IDX_PVAR => {
             // SAFETY: parse_leg_index stored a specification that lives for ever.
             let spec = unsafe { &*p.pvi.u.dval.cast::<Spec>() };
-            let server = server().ok_or("the module is not initialised")?;
-            // SAFETY: the value was just read and is used before the next reading.
-            script::index_value(spec.value(&server.symbols, msg).and_then(|v| unsafe { bytes_of(&v) })).map(Some)
+            script::index_value(spec.bytes(&at.server.symbols, at.raw)).map(Some)
         }
         _ => Ok(None),
     }
@@ -144,7 +135,7 @@ pub unsafe extern "C" fn get_leg(msg: *mut os_sip_msg, param: *mut os_pv_param, 
     get("get $acc_leg", LEG, msg, |at, _| {
         // SAFETY: the host passes the specification's parameter and a place for the value (promise 7).
         unsafe {
-            let (number, index) = (number_of(&*param), index_of(msg, &*param)?);
+            let (number, index) = (number_of(&*param), index_of(at, &*param)?);
             answer(out, |value| script::leg(at, number, index, value))
         }
     })
@@ -184,6 +175,6 @@ pub unsafe extern "C" fn set_leg(msg: *mut os_sip_msg, param: *mut os_pv_param, 
     set("set $acc_leg", LEG, msg, |at, instance| {
         // SAFETY: the host passes the specification's parameter and the value (promise 7).
         let (p, value) = unsafe { (&*param, assigned(value)) };
-        script::set_leg(at, instance, number_of(p), index_of(msg, p)?, value.as_deref())
+        script::set_leg(at, instance, number_of(p), index_of(at, p)?, value.as_deref())
     })
 }

@@ -2,8 +2,10 @@
 //! opaque, how symbols are found, and what is read of variables and messages. A family
 //! (`opensips`, `kamailio`) holds only what differs.
 
+pub mod message;
 pub mod numbered;
 mod room;
+pub mod state;
 pub mod symbols;
 mod text;
 pub mod versions;

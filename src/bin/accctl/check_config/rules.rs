@@ -53,6 +53,19 @@ struct Rules<'a> {
     out: Vec<Finding>,
 }
 
+/// What the routes do with message flags.
+#[derive(Default)]
+struct FlagsInRoutes {
+    /// By number: where it is set first.
+    set: BTreeMap<String, At>,
+    /// Those that something asks for.
+    asked: BTreeSet<String>,
+    /// By number: the names that it has.
+    names: BTreeMap<String, BTreeSet<String>>,
+    /// Only the running server knows which flags some routes set.
+    dynamic: bool,
+}
+
 impl<'a> Rules<'a> {
     fn warn(&mut self, code: u8, at: At, text: impl Into<String>, help: impl Into<String>) {
         self.out.push(Finding { code, severity: Severity::Warning, at, text: text.into(), help: help.into() });
@@ -401,15 +414,22 @@ impl<'a> Rules<'a> {
 
     /// 007, and for Kamailio's own module 018
     fn flags(&mut self) {
-        let model = self.model;
-        if model.flags.is_empty() && !model.unknown_flags {
+        if self.model.flags.is_empty() && !self.model.unknown_flags {
             return;
         }
-        // By number: where it is set, and the names that it has.
-        let mut set: BTreeMap<String, At> = BTreeMap::new();
-        let mut asked: BTreeSet<String> = BTreeSet::new();
-        let mut names: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        let mut dynamic = self.has_text("mf") && self.script.routes.iter().any(|_| self.assigns(&["mf", "mfs"]));
+        let used = self.flags_in_routes();
+        self.flags_never_set(&used);
+        self.flags_not_declared(&used);
+        self.flags_with_two_meanings(used.names);
+        if self.model.stock && self.kamailio() {
+            self.flags_set_too_late();
+        }
+    }
+
+    /// What the routes do with flags.
+    fn flags_in_routes(&self) -> FlagsInRoutes {
+        let mut flags =
+            FlagsInRoutes { dynamic: self.has_text("mf") && self.script.routes.iter().any(|_| self.assigns(&["mf", "mfs"])), ..FlagsInRoutes::default() };
         for route in &self.script.routes {
             expressions(&route.body, &mut |expr| {
                 expr.walk(&mut |seen| {
@@ -418,49 +438,68 @@ impl<'a> Rules<'a> {
                         return;
                     }
                     let Some(id) = call.constant(0) else {
-                        dynamic = true;
+                        flags.dynamic = true;
                         return;
                     };
                     if &*call.name == "setflag" {
-                        set.entry(id.clone()).or_insert(call.at);
+                        flags.set.entry(id.clone()).or_insert(call.at);
                     } else {
-                        asked.insert(id.clone());
+                        flags.asked.insert(id.clone());
                     }
                     let name = call.arguments[0].first().and_then(|token| token.name.as_deref());
-                    names.entry(id).or_default().extend(name.map(str::to_string));
+                    flags.names.entry(id).or_default().extend(name.map(str::to_string));
                 });
             });
         }
-        let lines = || model.lines.iter().filter(|line| crate::server_config::is_of(&line.module, "acc"));
-        for flag in &model.flags {
+        let lines = || self.model.lines.iter().filter(|line| crate::server_config::is_of(&line.module, "acc"));
+        for flag in &self.model.flags {
             let define = lines().find(|line| line.at == flag.at).and_then(|line: &Line| line.define.clone());
-            names.entry(flag.id.clone()).or_default().extend(define);
+            flags.names.entry(flag.id.clone()).or_default().extend(define);
         }
-        if !dynamic {
-            let of = |what: Use| model.flags.iter().filter(move |flag| flag.what == what);
-            let unset = |flag: &&super::model::Flag| !set.contains_key(&flag.id);
-            if let Some(flag) = of(Use::Records).next()
-                && of(Use::Records).all(|flag| unset(&flag))
-            {
-                let text = format!("{} is flag {}, which no route sets: nothing is accounted", flag.parameter, flag.id);
-                self.warn(7, flag.at, text, format!("setflag({}) for the requests to account", flag.id));
-            } else {
-                for flag in model.flags.iter().filter(|flag| flag.what != Use::Prepare).filter(unset) {
-                    let text = format!("{} is flag {}, which no route sets: it has no effect", flag.parameter, flag.id);
-                    self.note(7, flag.at, text, format!("setflag({}), or leave the parameter out", flag.id));
-                }
+        flags
+    }
+
+    /// Declared, but no route sets it.
+    fn flags_never_set(&mut self, used: &FlagsInRoutes) {
+        if used.dynamic {
+            return;
+        }
+        let model = self.model;
+        let of = |what: Use| model.flags.iter().filter(move |flag| flag.what == what);
+        let unset = |flag: &&super::model::Flag| !used.set.contains_key(&flag.id);
+        if let Some(flag) = of(Use::Records).next()
+            && of(Use::Records).all(|flag| unset(&flag))
+        {
+            let text = format!("{} is flag {}, which no route sets: nothing is accounted", flag.parameter, flag.id);
+            self.warn(7, flag.at, text, format!("setflag({}) for the requests to account", flag.id));
+        } else {
+            for flag in model.flags.iter().filter(|flag| flag.what != Use::Prepare).filter(unset) {
+                let text = format!("{} is flag {}, which no route sets: it has no effect", flag.parameter, flag.id);
+                self.note(7, flag.at, text, format!("setflag({}), or leave the parameter out", flag.id));
             }
         }
+    }
+
+    /// Set under a name that speaks of accounting, and no parameter declares it.
+    fn flags_not_declared(&mut self, used: &FlagsInRoutes) {
+        let model = self.model;
         let speaks = |name: &str| ["acc", "cdr", "missed"].iter().any(|word| name.to_ascii_lowercase().contains(word));
-        for (id, at) in &set {
-            let named = names.get(id).is_some_and(|names| names.iter().any(|name| speaks(name))) || speaks(id);
-            let used = asked.contains(id) || model.lines.iter().any(|line| line.number().is_some_and(|n| n.to_string() == *id) || line.text() == Some(id));
-            if named && !used && !model.unknown_flags {
-                let name = names.get(id).and_then(|names| names.iter().next()).cloned().unwrap_or_else(|| id.clone());
+        for (id, at) in &used.set {
+            let names = used.names.get(id);
+            let named = names.is_some_and(|names| names.iter().any(|name| speaks(name))) || speaks(id);
+            let has_use =
+                used.asked.contains(id) || model.lines.iter().any(|line| line.number().is_some_and(|n| n.to_string() == *id) || line.text() == Some(id));
+            if named && !has_use && !model.unknown_flags {
+                let name = names.and_then(|names| names.iter().next()).unwrap_or(id);
                 let text = format!("flag {name} is set, and no parameter declares it: it has no effect");
                 self.warn(7, *at, text, format!("modparam(\"acc\", \"..._flag\", {name})"));
             }
         }
+    }
+
+    /// One number for two purposes.
+    fn flags_with_two_meanings(&mut self, mut names: BTreeMap<String, BTreeSet<String>>) {
+        let model = self.model;
         for flag in model.flags.iter().filter(|flag| flag.what == Use::Missed) {
             if model.uses(&flag.id).any(|other| other.what == Use::Failed) {
                 let text = format!("{} and failed_transaction_flag are both flag {}: one cannot be set without the other", flag.parameter, flag.id);
@@ -473,18 +512,19 @@ impl<'a> Rules<'a> {
                 self.warn(7, flag.at, text, "give each a number of its own");
             }
         }
-        if model.stock
-            && self.kamailio()
-            && !model.on("acc", "acc_prepare_always")
-            && model.line("acc", "acc_prepare_flag").is_none()
-            && !self.mentions(&["t_flush_flags"])
-        {
-            for (site, adds) in self.marking() {
-                let before = site.state.only(method("INVITE")).may();
-                if site.kind == RouteKind::Failure && adds & fact::MARKED != 0 && before & fact::MARKED == 0 {
-                    let text = "a flag that is set only in a failure route is not seen when the record is made";
-                    self.warn(18, site.call.at, text, "acc_prepare_flag (5.6 and later), or t_flush_flags() after setflag()");
-                }
+    }
+
+    /// Kamailio's own module does not see a flag that only a failure route sets.
+    fn flags_set_too_late(&mut self) {
+        let model = self.model;
+        if model.on("acc", "acc_prepare_always") || model.line("acc", "acc_prepare_flag").is_some() || self.mentions(&["t_flush_flags"]) {
+            return;
+        }
+        for (site, adds) in self.marking() {
+            let before = site.state.only(method("INVITE")).may();
+            if site.kind == RouteKind::Failure && adds & fact::MARKED != 0 && before & fact::MARKED == 0 {
+                let text = "a flag that is set only in a failure route is not seen when the record is made";
+                self.warn(18, site.call.at, text, "acc_prepare_flag (5.6 and later), or t_flush_flags() after setflag()");
             }
         }
     }

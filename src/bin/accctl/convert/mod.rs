@@ -194,6 +194,13 @@ fn is_replaced(model: &Model, line: &Line) -> bool {
     model.lines.iter().rev().take_while(|other| other.at != line.at).any(|other| same(&other) && other.value.is_some())
 }
 
+/// No line stands for the one that was.
+const GONE: Option<Vec<String>> = Some(Vec::new());
+
+fn extra_fields(of: Backend, fields: &str) -> String {
+    format!("modparam(\"acc\", \"extra_fields\", \"{}: {fields}\")", of.name())
+}
+
 fn module_of(line: &Line) -> Option<&'static str> {
     ["acc"].into_iter().chain(COMPANIONS).find(|name| is_of(&line.module, name))
 }
@@ -333,106 +340,116 @@ impl<'a> Conversion<'a> {
 
     /// The lines that stand for one; `None` if it stays.
     fn parameter(&mut self, module: &str, line: &Line) -> Option<Vec<String>> {
-        let nothing = Some(Vec::new());
         let name = line.name.as_str();
         let of_values = name.contains("_extra") || name.starts_with("multi_leg_") || name.ends_with("_flag");
         if of_values && is_replaced(self.model, line) {
-            return nothing;
+            return GONE;
         }
         if let Some(flag) = self.model.flags.iter().find(|flag| flag.at == line.at) {
-            if flag.what == Use::Prepare {
-                return if self.unset.is_empty() { nothing } else { None };
-            }
-            if !self.unset.contains(&flag.id) {
-                return nothing;
-            }
-            self.list(
-                line.at,
-                format!(
-                    "{name} stays, with its extras: no setflag() of flag {} can be converted; where it is set in another way, write do_accounting()",
-                    flag.id
-                ),
-            );
-            return self.here(module, line);
+            return self.flag(module, line, flag);
         }
-        let unknown = |all: &mut Self| {
-            all.list(line.at, format!("only the server knows the value of {name}: give --define, or change it by hand"));
-            None
-        };
         if name.ends_with("_flag") && line.value.is_none() {
-            return unknown(self);
+            return self.unknown(line);
         }
         // Flags that are switched off, with -1 or an empty text.
         if name.ends_with("_flag") && (module != "acc" || backend(module, name.trim_end_matches("_flag").trim_end_matches("_missed")).is_some()) {
-            return nothing;
+            return GONE;
         }
         if let Some(of) = name.strip_suffix("_extra").and_then(|name| backend(module, name)) {
             if self.is_unset(of) {
                 return self.here(module, line);
             }
-            let Some(text) = line.text() else { return unknown(self) };
-            return match self.values.extras(of, text) {
-                Ok(fields) => Some(vec![format!("modparam(\"acc\", \"extra_fields\", \"{}: {fields}\")", of.name())]),
-                Err(e) => {
-                    self.list(line.at, format!("{name}: {e}"));
-                    None
-                }
-            };
+            return self.fields(line, |values, list| values.extras(of, list)).map(|fields| vec![extra_fields(of, &fields)]);
         }
         if let Some(of) = name.strip_suffix("_extra_bye").and_then(|name| backend(module, name)) {
-            let Some(text) = line.text() else { return unknown(self) };
-            return match self.values.of_bye(of, text) {
-                Ok(fields) => Some(vec![format!("modparam(\"acc\", \"extra_fields\", \"{}: {fields}\")", of.name())]),
-                Err(e) => {
-                    self.list(line.at, format!("{name}: {e}"));
-                    None
-                }
-            };
+            return self.fields(line, |values, list| values.of_bye(of, list)).map(|fields| vec![extra_fields(of, &fields)]);
         }
-        match name {
-            "multi_leg_info" => {
-                let Some(text) = line.text() else { return unknown(self) };
-                let backends: BTreeSet<_> = self.flags.values().flatten().filter_map(|m| m.backend).filter(|b| self.works(*b)).map(Backend::name).collect();
-                match self.values.legs(text) {
-                    Ok(fields) => Some(backends.into_iter().map(|of| format!("modparam(\"acc\", \"leg_fields\", \"{of}: {fields}\")")).collect()),
-                    Err(e) => {
-                        self.list(line.at, format!("{name}: {e}"));
-                        None
-                    }
-                }
-            }
-            "multi_leg_bye_info" => {
-                self.list(line.at, "multi_leg_bye_info stays, but is of CDRs by flag only: set $acc_leg(tag) in the branch for BYE, behind loose_route()");
-                None
-            }
+        if name == "multi_leg_info" {
+            return self.leg_fields(line);
+        }
+        if name == "acc_prepare_always" && self.unset.is_empty() {
+            return GONE;
+        }
+        if let Some(why) = self.without_successor(line) {
+            self.list(line.at, why);
+            return GONE;
+        }
+        if let Some(why) = self.of_flags_only(line) {
+            self.list(line.at, why);
+            return None;
+        }
+        self.here(module, line)
+    }
+
+    /// The parameter of a flag: it goes, unless somebody still needs the flag.
+    fn flag(&mut self, module: &str, line: &Line, flag: &model::Flag) -> Option<Vec<String>> {
+        if flag.what == Use::Prepare {
+            return if self.unset.is_empty() { GONE } else { None };
+        }
+        if !self.unset.contains(&flag.id) {
+            return GONE;
+        }
+        self.list(
+            line.at,
+            format!(
+                "{} stays, with its extras: no setflag() of flag {} can be converted; where it is set in another way, write do_accounting()",
+                line.name, flag.id
+            ),
+        );
+        self.here(module, line)
+    }
+
+    /// The line stays: its value cannot be read.
+    fn unknown(&mut self, line: &Line) -> Option<Vec<String>> {
+        self.list(line.at, format!("only the server knows the value of {}: give --define, or change it by hand", line.name));
+        None
+    }
+
+    /// The fields that a list of values is now; `None`, and the reason listed, if the line stays.
+    fn fields(&mut self, line: &Line, read: impl FnOnce(&mut Values, &str) -> Result<String, String>) -> Option<String> {
+        let Some(list) = line.text() else {
+            self.unknown(line);
+            return None;
+        };
+        let read = read(&mut self.values, list);
+        read.map_err(|e| self.list(line.at, format!("{}: {e}", line.name))).ok()
+    }
+
+    /// `multi_leg_info`, which is of every backend.
+    fn leg_fields(&mut self, line: &Line) -> Option<Vec<String>> {
+        let fields = self.fields(line, Values::legs)?;
+        let backends: BTreeSet<_> = self.flags.values().flatten().filter_map(|m| m.backend).filter(|b| self.works(*b)).map(Backend::name).collect();
+        Some(backends.into_iter().map(|of| format!("modparam(\"acc\", \"leg_fields\", \"{of}: {fields}\")")).collect())
+    }
+
+    /// What a person should know of a parameter that is gone.
+    fn without_successor(&mut self, line: &Line) -> Option<&'static str> {
+        match line.name.as_str() {
             "db_table_avp" => {
                 self.table = line.text().map(|text| values::of_today(text.trim(), Family::OpenSips));
-                self.list(line.at, "the table is now an argument of do_accounting(), which needs a name: the AVP must have one wherever a request is marked");
-                nothing
+                Some("the table is now an argument of do_accounting(), which needs a name: the AVP must have one wherever a request is marked")
             }
             "db_table_acc" if line.text().is_some_and(|text| text.contains('$')) => {
                 self.table = line.text().map(str::to_string);
-                self.list(line.at, "the table is now an argument of do_accounting(), evaluated where a request is marked, not when its record is written");
-                nothing
+                Some("the table is now an argument of do_accounting(), evaluated where a request is marked, not when its record is written")
             }
-            "acc_created_avp_name" => {
-                self.list(line.at, "acc_created_avp_name is gone: each record has its own created");
-                nothing
+            "acc_created_avp_name" => Some("acc_created_avp_name is gone: each record has its own created"),
+            "report_ack" if line.number() != Some(0) => Some("report_ack is gone: an ACK has no reply, and do_accounting() writes no record for it"),
+            _ => None,
+        }
+    }
+
+    /// What a person should know of a parameter that stays, but means nothing to `do_accounting()`.
+    fn of_flags_only(&self, line: &Line) -> Option<String> {
+        match line.name.as_str() {
+            "multi_leg_bye_info" => Some(
+                "multi_leg_bye_info stays, but is of CDRs by flag only: set $acc_leg(tag) in the branch for BYE, behind loose_route()".into(),
+            ),
+            "failed_filter" => Some("do_accounting() has no failed_filter: its flag failed writes records of these codes, too; drop_accounting() in the failure route takes it away".into()),
+            name @ ("reason_from_hf" | "time_mode") if line.number() != Some(0) => {
+                Some(format!("{name} is of records by flags only: declare a value in extra_fields instead"))
             }
-            "report_ack" if line.number() != Some(0) => {
-                self.list(line.at, "report_ack is gone: an ACK has no reply, and do_accounting() writes no record for it");
-                nothing
-            }
-            "acc_prepare_always" if self.unset.is_empty() => nothing,
-            "failed_filter" => {
-                self.list(line.at, "do_accounting() has no failed_filter: its flag failed writes records of these codes, too; drop_accounting() in the failure route takes it away");
-                None
-            }
-            "reason_from_hf" | "time_mode" if line.number() != Some(0) => {
-                self.list(line.at, format!("{name} is of records by flags only: declare a value in extra_fields instead"));
-                None
-            }
-            _ => self.here(module, line),
+            _ => None,
         }
     }
 
