@@ -74,6 +74,15 @@ impl Values {
         }
     }
 
+    /// Takes the value of a tag away, which is unset then.
+    pub(crate) fn take(&mut self, tag: &[u8]) -> Option<Vec<u8>> {
+        let (_, value) = self.0.iter_mut().find(|(t, _)| **t == *tag)?;
+        match std::mem::take(value) {
+            Value::Set(v) => Some(v),
+            Value::Unset | Value::Cleared => None,
+        }
+    }
+
     /// None yet, with room for so many.
     pub(crate) fn with_capacity(n: usize) -> Values {
         Values(Vec::with_capacity(n))
@@ -279,23 +288,23 @@ pub struct Facts {
 
 impl Facts {
     /// A call in progress: answered, CDR not yet written.
-    pub fn is_open_call(&self) -> bool {
+    pub const fn is_open_call(&self) -> bool {
         self.answered.is_some() && !self.closed && self.marks.any_cdr()
     }
 
     /// These facts as the flags of the encoding.
-    pub fn flags(&self) -> u8 {
-        let flags = [
-            (self.marked, MARKED),
-            (self.in_dialog, IN_DIALOG),
-            (self.upstream, UPSTREAM),
-            (self.answered.is_some(), ANSWERED),
-            (self.ended.is_some(), ENDED),
-            (self.closed, CLOSED),
-            (self.by_flags, BY_FLAGS),
-            (self.was_sent(), SENT),
-        ];
-        flags.iter().filter(|(on, _)| *on).fold(0, |f, (_, bit)| f | bit)
+    pub const fn flags(&self) -> u8 {
+        const fn bit(on: bool, bit: u8) -> u8 {
+            if on { bit } else { 0 }
+        }
+        bit(self.marked, MARKED)
+            | bit(self.in_dialog, IN_DIALOG)
+            | bit(self.upstream, UPSTREAM)
+            | bit(self.answered.is_some(), ANSWERED)
+            | bit(self.ended.is_some(), ENDED)
+            | bit(self.closed, CLOSED)
+            | bit(self.by_flags, BY_FLAGS)
+            | bit(self.was_sent(), SENT)
     }
 
     /// Something is known of how it was sent on.

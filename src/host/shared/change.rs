@@ -40,7 +40,7 @@ impl SharedContext {
             return Err(SharedError::Full(CallId(ctx.core.callid.clone())));
         };
         let values = if ctx.legs.is_empty() && ctx.extra.iter().next().is_none() { Ok(None) } else { Built::new(arena, None, ctx, room).map(Some).ok_or(()) };
-        shared.store(arena, ctx, (&Facts::default(), &Parts::of_head(&Head::default())), &Parts::of_head(ctx), values, Unless::Kept)?;
+        shared.store(arena, ctx, (&Facts::default(), &Parts::default()), &Parts::of_head(ctx), values, Unless::Kept)?;
         Ok(shared)
     }
 
@@ -192,19 +192,20 @@ impl SharedContext {
         if values.is(word, fit.value) {
             return Ok(Some(Ok(fit.whole)));
         }
-        let mut facts = self.facts_now(arena)?;
-        let is_open = facts.is_open_call();
-        if !values.put(word, fit.value, if is_open { Room::CallUp } else { Room::New }) {
+        // Of a call in progress, which the journal has.
+        let open = if self.progress().answered { Some(self.facts_now(arena)?).filter(Facts::is_open_call) } else { None };
+        if !values.put(word, fit.value, if open.is_some() { Room::CallUp } else { Room::New }) {
             arena::count_full();
-            let callid = self.head_now(facts, &self.head_parts(arena)).map(|head| head.core.callid);
+            let callid = self.head_now(self.facts_now(arena)?, &self.head_parts(arena)).map(|head| head.core.callid);
             return Err(SharedError::Full(CallId(callid.unwrap_or_default())));
         }
-        facts.revision = facts.revision.saturating_add(1);
-        self.instants(arena).revision.store(facts.revision, Ordering::Relaxed);
-        if is_open {
+        let place = &self.instants(arena).revision;
+        let revision = place.load(Ordering::Relaxed).saturating_add(1);
+        place.store(revision, Ordering::Relaxed);
+        if let Some(facts) = open {
             let mut parts = self.head_parts(arena);
             self.add_values(arena, &mut parts)?;
-            self.tell(arena, true, &facts, &parts, None, true)?;
+            self.tell(arena, true, &Facts { revision, ..facts }, &parts, None, true)?;
         }
         Ok(Some(Ok(fit.whole)))
     }
@@ -252,24 +253,26 @@ impl SharedContext {
     pub fn end(&self, cause: EndCause, now: Moment) -> Result<(), SharedError> {
         let arena = arena()?;
         let _locked = locked(&self.slot().lock);
-        let mut facts = self.facts_now(arena)?;
+        let before = self.facts_now(arena)?;
+        let mut facts = before;
         decide::on_end(&mut facts, cause, now);
-        self.change_facts(arena, facts)
+        self.change_facts(arena, before, facts)
     }
 
-    /// Closes the context if `f`, which looks at all of it, makes something of it.
-    pub fn conclude<R>(&self, f: impl FnOnce(&Context) -> Option<R>) -> Result<Option<R>, SharedError> {
+    /// Closes the context if `f`, which gets a copy of all of it, and the key of its call if that is known, makes
+    /// something of it.
+    pub fn conclude<R>(&self, f: impl FnOnce(Context, Option<u128>) -> Option<R>) -> Result<Option<R>, SharedError> {
         let arena = arena()?;
         let _locked = locked(&self.slot().lock);
         let ctx = self.context_now(arena)?;
-        let Some(r) = f(&ctx) else { return Ok(None) };
-        self.change_facts(arena, Facts { closed: true, ..ctx.facts })?;
+        let before = ctx.facts;
+        let Some(r) = f(ctx, self.known_call(arena)) else { return Ok(None) };
+        self.change_facts(arena, before, Facts { closed: true, ..before })?;
         Ok(Some(r))
     }
 
     /// Makes these the facts, which differ in the end and what follows from it; for the holder of the lock.
-    fn change_facts(&self, arena: &Arena, mut facts: Facts) -> Result<(), SharedError> {
-        let before = self.facts_now(arena)?;
+    fn change_facts(&self, arena: &Arena, before: Facts, mut facts: Facts) -> Result<(), SharedError> {
         if facts == before {
             return Ok(());
         }
