@@ -546,18 +546,29 @@ pub(crate) fn call_key_of(parts: &[u8], is_of_dialog: bool) -> Option<u128> {
 impl Head {
     /// Rebuilds it from the first two parts of the encoding.
     pub(crate) fn of_parts(facts: Facts, parts: &[u8]) -> Option<Head> {
-        let mut r = Reader(parts);
-        let head = Head::read(facts, &mut r)?;
-        r.0.is_empty().then_some(head)
+        let mut head = Head::default();
+        head.become_parts(facts, parts).then_some(head)
     }
 
-    fn read(facts: Facts, r: &mut Reader<'_>) -> Option<Head> {
-        let arrived = moment(r)?;
-        let mut bytes = || r.bytes().map(<[u8]>::to_vec);
-        let (table, dialog) = (bytes()?, bytes()?);
-        let (method, from_tag, callid) = (bytes()?, bytes()?, bytes()?);
-        let (to_tag, code, reason) = (bytes()?, bytes()?, bytes()?);
-        Some(Head { facts, table, arrived, core: Core { method, from_tag, to_tag, callid, code, reason }, dialog })
+    /// [`Head::of_parts`] in the room of another one; false if these are not such parts.
+    pub(crate) fn become_parts(&mut self, facts: Facts, parts: &[u8]) -> bool {
+        let mut r = Reader(parts);
+        self.read(facts, &mut r).is_some() && r.0.is_empty()
+    }
+
+    fn read(&mut self, facts: Facts, r: &mut Reader<'_>) -> Option<()> {
+        (self.facts, self.arrived) = (facts, moment(r)?);
+        let Core { method, from_tag, to_tag, callid, code, reason } = &mut self.core;
+        for value in [&mut self.table, &mut self.dialog, method, from_tag, callid, to_tag, code, reason] {
+            let bytes = r.bytes()?;
+            if bytes.len() <= value.capacity() {
+                value.clear();
+                value.extend_from_slice(bytes);
+            } else {
+                *value = bytes.to_vec();
+            }
+        }
+        Some(())
     }
 
     /// Appends [`Part::Request`].
@@ -719,7 +730,8 @@ impl Context {
     /// Rebuilds a context from all its `parts`, in encoding order.
     pub fn of_parts(facts: Facts, parts: &[u8]) -> Option<Context> {
         let mut r = Reader(parts);
-        let head = Head::read(facts, &mut r)?;
+        let mut head = Head::default();
+        head.read(facts, &mut r)?;
         let extra = Values::decode(&mut r)?;
         let n = r.len()?;
         let mut legs = Vec::with_capacity(n.min(r.0.len() / 2));

@@ -1,5 +1,6 @@
 //! Changes of a context, each kept as a whole, or as much of it as must be.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use super::error::{CallId, SharedError, not_kept};
@@ -23,6 +24,11 @@ enum Unless {
     Kept,
     /// What has its place already is changed: it happened, whether there is memory or not.
     Happened,
+}
+
+thread_local! {
+    /// Room for a head that is being changed: a process changes one after the other, and their values are alike.
+    static HEAD: Cell<Option<Box<Head>>> = const { Cell::new(None) };
 }
 
 /// Who asks for memory if these were the facts and those are.
@@ -331,10 +337,14 @@ impl SharedContext {
         let _locked = locked(&self.slot().lock);
         let facts = self.facts_now(arena)?;
         let mut before = self.head_parts(arena);
-        let mut head = self.head_now(facts, &before)?;
+        let mut head = HEAD.take().unwrap_or_default();
+        if !head.become_parts(facts, &before.bytes) {
+            return Err(SharedError::Damaged);
+        }
         let r = f(&mut head);
         let mut parts = Parts::of_head(&head);
         if head.facts == facts && parts.bytes == before.bytes {
+            HEAD.set(Some(head));
             return Ok((r, Ok(())));
         }
         head.revision = head.revision.saturating_add(1);
@@ -355,6 +365,7 @@ impl SharedContext {
         if is_told && (kept.is_ok() || unless == Unless::Happened) {
             self.tell(arena, was_open, &head.facts, &parts, base, kept.is_ok())?;
         }
+        HEAD.set(Some(head));
         Ok((r, kept))
     }
 }
