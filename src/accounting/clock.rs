@@ -1,8 +1,6 @@
 //! Time: wall clock for display, monotonic clock for durations (D5).
 #![forbid(unsafe_code)]
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use once_cell::sync::Lazy;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -36,19 +34,21 @@ static BOOT: Lazy<u64> = Lazy::new(|| {
         .map_or_else(|| Moment::wall_now().0 as u64, |id| id.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)))
 });
 
+/// What a clock shows, in microseconds.
+fn micros(clock: ClockId) -> i64 {
+    let t = clock_gettime(clock);
+    t.tv_sec * 1_000_000 + t.tv_nsec / 1000
+}
+
 impl Moment {
     /// The present moment.
     pub fn now() -> Moment {
-        let t = clock_gettime(ClockId::Monotonic);
-        Moment { wall: Moment::wall_now(), mono: t.tv_sec * 1_000_000 + t.tv_nsec / 1000, boot: *BOOT }
+        Moment { wall: Moment::wall_now(), mono: micros(ClockId::Monotonic), boot: *BOOT }
     }
 
     /// The wall clock.
     pub fn wall_now() -> Wall {
-        Wall(match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(d) => d.as_micros() as i64,
-            Err(e) => -(e.duration().as_micros() as i64),
-        })
+        Wall(micros(ClockId::Realtime))
     }
 
     /// Microseconds from `earlier` to this moment, never negative. Within one boot of the

@@ -74,6 +74,15 @@ impl Values {
         }
     }
 
+    /// Takes the value of a tag away, which is unset then.
+    pub(crate) fn take(&mut self, tag: &[u8]) -> Option<Vec<u8>> {
+        let (_, value) = self.0.iter_mut().find(|(t, _)| **t == *tag)?;
+        match std::mem::take(value) {
+            Value::Set(v) => Some(v),
+            Value::Unset | Value::Cleared => None,
+        }
+    }
+
     /// None yet, with room for so many.
     pub(crate) fn with_capacity(n: usize) -> Values {
         Values(Vec::with_capacity(n))
@@ -279,23 +288,23 @@ pub struct Facts {
 
 impl Facts {
     /// A call in progress: answered, CDR not yet written.
-    pub fn is_open_call(&self) -> bool {
+    pub const fn is_open_call(&self) -> bool {
         self.answered.is_some() && !self.closed && self.marks.any_cdr()
     }
 
     /// These facts as the flags of the encoding.
-    pub fn flags(&self) -> u8 {
-        let flags = [
-            (self.marked, MARKED),
-            (self.in_dialog, IN_DIALOG),
-            (self.upstream, UPSTREAM),
-            (self.answered.is_some(), ANSWERED),
-            (self.ended.is_some(), ENDED),
-            (self.closed, CLOSED),
-            (self.by_flags, BY_FLAGS),
-            (self.was_sent(), SENT),
-        ];
-        flags.iter().filter(|(on, _)| *on).fold(0, |f, (_, bit)| f | bit)
+    pub const fn flags(&self) -> u8 {
+        const fn bit(on: bool, bit: u8) -> u8 {
+            if on { bit } else { 0 }
+        }
+        bit(self.marked, MARKED)
+            | bit(self.in_dialog, IN_DIALOG)
+            | bit(self.upstream, UPSTREAM)
+            | bit(self.answered.is_some(), ANSWERED)
+            | bit(self.ended.is_some(), ENDED)
+            | bit(self.closed, CLOSED)
+            | bit(self.by_flags, BY_FLAGS)
+            | bit(self.was_sent(), SENT)
     }
 
     /// Something is known of how it was sent on.
@@ -537,18 +546,29 @@ pub(crate) fn call_key_of(parts: &[u8], is_of_dialog: bool) -> Option<u128> {
 impl Head {
     /// Rebuilds it from the first two parts of the encoding.
     pub(crate) fn of_parts(facts: Facts, parts: &[u8]) -> Option<Head> {
-        let mut r = Reader(parts);
-        let head = Head::read(facts, &mut r)?;
-        r.0.is_empty().then_some(head)
+        let mut head = Head::default();
+        head.become_parts(facts, parts).then_some(head)
     }
 
-    fn read(facts: Facts, r: &mut Reader<'_>) -> Option<Head> {
-        let arrived = moment(r)?;
-        let mut bytes = || r.bytes().map(<[u8]>::to_vec);
-        let (table, dialog) = (bytes()?, bytes()?);
-        let (method, from_tag, callid) = (bytes()?, bytes()?, bytes()?);
-        let (to_tag, code, reason) = (bytes()?, bytes()?, bytes()?);
-        Some(Head { facts, table, arrived, core: Core { method, from_tag, to_tag, callid, code, reason }, dialog })
+    /// [`Head::of_parts`] in the room of another one; false if these are not such parts.
+    pub(crate) fn become_parts(&mut self, facts: Facts, parts: &[u8]) -> bool {
+        let mut r = Reader(parts);
+        self.read(facts, &mut r).is_some() && r.0.is_empty()
+    }
+
+    fn read(&mut self, facts: Facts, r: &mut Reader<'_>) -> Option<()> {
+        (self.facts, self.arrived) = (facts, moment(r)?);
+        let Core { method, from_tag, to_tag, callid, code, reason } = &mut self.core;
+        for value in [&mut self.table, &mut self.dialog, method, from_tag, callid, to_tag, code, reason] {
+            let bytes = r.bytes()?;
+            if bytes.len() <= value.capacity() {
+                value.clear();
+                value.extend_from_slice(bytes);
+            } else {
+                *value = bytes.to_vec();
+            }
+        }
+        Some(())
     }
 
     /// Appends [`Part::Request`].
@@ -710,7 +730,8 @@ impl Context {
     /// Rebuilds a context from all its `parts`, in encoding order.
     pub fn of_parts(facts: Facts, parts: &[u8]) -> Option<Context> {
         let mut r = Reader(parts);
-        let head = Head::read(facts, &mut r)?;
+        let mut head = Head::default();
+        head.read(facts, &mut r)?;
         let extra = Values::decode(&mut r)?;
         let n = r.len()?;
         let mut legs = Vec::with_capacity(n.min(r.0.len() / 2));

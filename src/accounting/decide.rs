@@ -4,7 +4,7 @@
 //! and hands the records to the backends after releasing it.
 #![forbid(unsafe_code)]
 
-use std::cell::OnceCell;
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::clock::Moment;
@@ -21,10 +21,10 @@ use super::rules::Rules;
 /// The input from which a record is made.
 struct Source<'a> {
     rules: &'a Rules,
-    /// Source of extras and legs; `None` = a record without a context.
-    values: Option<&'a Context>,
+    /// Source of extras and legs; `None` = a record without a context. The last record takes them, if they are its own.
+    values: Option<Cow<'a, Context>>,
     kind: Kind,
-    core: &'a Core,
+    core: Cow<'a, Core>,
     upstream: bool,
     in_dialog: bool,
     created: Moment,
@@ -34,12 +34,16 @@ struct Source<'a> {
     end: Option<EndCause>,
     signalling: Signalling,
     /// The shape of the first record, and so of all.
-    id: OnceCell<u128>,
+    id: Option<u128>,
 }
 
 impl Source<'_> {
-    fn record(&self, backend: Backend, table: Arc<str>) -> Record {
-        let mut core = self.core.clone();
+    /// The record of a backend; `is_last`: there is no other one after it.
+    fn record(&mut self, backend: Backend, table: Arc<str>, is_last: bool) -> Record {
+        let mut core = match &mut self.core {
+            Cow::Owned(core) if is_last => std::mem::take(core),
+            core => Core::clone(core),
+        };
         if self.upstream {
             std::mem::swap(&mut core.from_tag, &mut core.to_tag);
         }
@@ -48,13 +52,19 @@ impl Source<'_> {
         let timed = self.values.is_some() || !matches!(backend, Backend::Log | Backend::Db);
         let times = timed.then(|| Times { created: self.created.wall, setup_ms: self.time.millis_since(self.created) });
         let fields = &self.rules.fields;
-        let (extras, legs) = match (self.values, backend) {
-            (Some(ctx), _) => (fields_of(&fields.extra, backend, &ctx.extra), legs_of(&fields.leg, backend, &ctx.legs)),
+        let (extras, legs) = match &mut self.values {
+            Some(Cow::Owned(Context { extra, legs, .. })) if is_last => {
+                (fields_of(&fields.extra, backend, |tag| extra.take(tag)), legs_of(&fields.leg, backend, legs.len(), |leg, tag| legs[leg].take(tag)))
+            }
+            Some(ctx) => (
+                fields_of(&fields.extra, backend, |tag| copy(&ctx.extra, tag)),
+                legs_of(&fields.leg, backend, ctx.legs.len(), |leg, tag| copy(&ctx.legs[leg], tag)),
+            ),
             // An event has all its parameters, even if nothing was ever set.
-            (None, Backend::Evi) => (fields_of(&fields.extra, backend, &Values::default()), legs_of(&fields.leg, backend, &[])),
-            (None, _) => (Vec::new(), Vec::new()),
+            None if backend == Backend::Evi => (fields_of(&fields.extra, backend, |_| None), legs_of(&fields.leg, backend, 0, |_, _| None)),
+            None => (Vec::new(), Vec::new()),
         };
-        let id = *self.id.get_or_init(|| of_event(self.kind, &core, self.created, self.time));
+        let id = *self.id.get_or_insert_with(|| of_event(self.kind, &core, self.created, self.time));
         let mut record = Record {
             kind: self.kind,
             shape: Shape::Context,
@@ -82,20 +92,24 @@ impl Source<'_> {
     }
 }
 
-fn fields_of(set: &FieldSet, backend: Backend, values: &Values) -> Vec<Field> {
-    set.of(backend).iter().map(|d| Field { name: Arc::clone(&d.name), value: values.get(set.tags[d.tag].as_bytes()).map(<[u8]>::to_vec) }).collect()
+fn copy(values: &Values, tag: &[u8]) -> Option<Vec<u8>> {
+    values.get(tag).map(<[u8]>::to_vec)
+}
+
+fn fields_of(set: &FieldSet, backend: Backend, mut value: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> Vec<Field> {
+    set.of(backend).iter().map(|d| Field { name: Arc::clone(&d.name), value: value(set.tags[d.tag].as_bytes()) }).collect()
 }
 
 /// One list per leg; none if the backend declares no leg field (D16), or if the context
 /// was created before any was declared. An event always has its leg parameters, unset if there is no leg.
-fn legs_of(set: &FieldSet, backend: Backend, legs: &[Values]) -> Vec<Vec<Field>> {
+fn legs_of(set: &FieldSet, backend: Backend, legs: usize, mut value: impl FnMut(usize, &[u8]) -> Option<Vec<u8>>) -> Vec<Vec<Field>> {
     if set.of(backend).is_empty() {
         return Vec::new();
     }
-    if legs.is_empty() && backend == Backend::Evi {
-        return vec![fields_of(set, backend, &Values::default())];
+    if legs == 0 && backend == Backend::Evi {
+        return vec![fields_of(set, backend, |_| None)];
     }
-    legs.iter().map(|leg| fields_of(set, backend, leg)).collect()
+    (0..legs).map(|leg| fields_of(set, backend, |tag| value(leg, tag))).collect()
 }
 
 /// The core values of a request, combined with those of its reply.
@@ -109,8 +123,16 @@ fn add_reply(core: &mut Core, reply: &Reply) {
     if !reply.to_tag.is_empty() {
         core.to_tag.clone_from(&reply.to_tag);
     }
-    core.code = format!("{:03}", reply.code).into_bytes();
+    core.code = code_text(reply.code);
     core.reason.clone_from(&reply.reason);
+}
+
+/// A reply code as records have it. Every answer has one, and formatting costs ten times as much.
+fn code_text(code: u16) -> Vec<u8> {
+    match code {
+        0..1000 => [code / 100, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8).to_vec(),
+        _ => code.to_string().into_bytes(),
+    }
 }
 
 /// A reply made by the server itself: standard phrase, no To tag, no body.
@@ -143,19 +165,12 @@ pub fn signalling(ctx: &Context, reply: &Reply) -> Signalling {
     Signalling { end_reason: Signalling::clipped(&reply.cause).to_vec(), ..of_call }
 }
 
-fn transaction_source<'a>(
-    rules: &'a Rules,
-    ctx: &Context,
-    values: &'a Context,
-    (kind, core): (Kind, &'a Core),
-    signalling: Signalling,
-    now: Moment,
-) -> Source<'a> {
+fn transaction_source<'a>(rules: &'a Rules, ctx: &Context, values: &'a Context, (kind, core): (Kind, Core), signalling: Signalling, now: Moment) -> Source<'a> {
     Source {
         rules,
-        values: Some(values),
+        values: Some(Cow::Borrowed(values)),
         kind,
-        core,
+        core: Cow::Owned(core),
         upstream: ctx.upstream,
         in_dialog: ctx.in_dialog,
         created: ctx.arrived,
@@ -163,16 +178,17 @@ fn transaction_source<'a>(
         duration_ms: None,
         end: None,
         signalling,
-        id: OnceCell::new(),
+        id: None,
     }
 }
 
-/// Adds the records of the backends that are `due`.
-fn add(records: &mut Vec<Record>, order: [Backend; Backend::COUNT], due: impl Fn(Backend) -> bool, record: impl Fn(Backend) -> Record) {
+/// Adds the records of the backends that are `due`; `record` is told which of them is the last.
+fn add(records: &mut Vec<Record>, order: [Backend; Backend::COUNT], due: impl Fn(Backend) -> bool, mut record: impl FnMut(Backend, bool) -> Record) {
     let due = order.into_iter().filter(|b| due(*b));
+    let n = due.clone().count();
     // Most events make one record; growing from empty would allocate room for four.
-    records.reserve_exact(due.clone().count());
-    records.extend(due.map(record));
+    records.reserve_exact(n);
+    records.extend(due.enumerate().map(|(i, b)| record(b, i + 1 == n)));
 }
 
 /// What message flags add to the records of a request that `do_accounting()` has also marked.
@@ -201,9 +217,9 @@ pub fn on_failure(rules: &Rules, ctx: &mut Context, call: Option<&Context>, repl
     let core = core_with(ctx, reply);
     let mut records = Vec::new();
     {
-        let source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Missed, &core), signalling(ctx, reply), now);
+        let mut source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Missed, core), signalling(ctx, reply), now);
         let due = |b| ctx.marks.on(b) && (ctx.marks.has(b, Flag::Missed) || joined.is_some_and(|j| j.due.missed.has(b)));
-        add(&mut records, EVENT_ORDER, due, |b| source.record(b, rules.table_of(b, Kind::Missed, b"")));
+        add(&mut records, EVENT_ORDER, due, |b, is_last| source.record(b, rules.table_of(b, Kind::Missed, b""), is_last));
     }
     if let Some(joined) = joined {
         joined.join(rules, &mut records);
@@ -230,9 +246,9 @@ pub fn on_reply(rules: &Rules, ctx: &mut Context, call: Option<&Context>, reply:
     let by_flags = |b| joined.is_some_and(|j| j.due.transaction.has(b));
     let due = |b| ctx.marks.on(b) && (reply.code < 300 || ctx.marks.has(b, Flag::Failed) || by_flags(b)) && !(answers_call && ctx.marks.has(b, Flag::Cdr));
     let core = core_with(ctx, reply);
-    let source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Transaction, &core), signalling(ctx, reply), now);
+    let mut source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Transaction, core), signalling(ctx, reply), now);
     let missed = records.len();
-    add(&mut records, EVENT_ORDER, due, |b| source.record(b, rules.table_of(b, Kind::Transaction, &ctx.table)));
+    add(&mut records, EVENT_ORDER, due, |b, is_last| source.record(b, rules.table_of(b, Kind::Transaction, &ctx.table), is_last));
     if let Some(joined) = joined {
         joined.join(rules, &mut records[missed..]);
     }
@@ -280,11 +296,11 @@ fn report(rules: &Rules, ctx: &Context, kind: Kind, due: Types, now: Moment, end
     if kind == Kind::Interim {
         id.eat(&duration_ms.to_le_bytes());
     }
-    let source = Source {
+    let mut source = Source {
         rules,
-        values: Some(ctx),
+        values: Some(Cow::Borrowed(ctx)),
         kind,
-        core: &ctx.core,
+        core: Cow::Borrowed(&ctx.core),
         upstream: false,
         in_dialog: ctx.in_dialog,
         created: ctx.arrived,
@@ -292,10 +308,10 @@ fn report(rules: &Rules, ctx: &Context, kind: Kind, due: Types, now: Moment, end
         duration_ms: Some(duration_ms),
         end,
         signalling: ctx.signalling(),
-        id: OnceCell::from(id.finish()),
+        id: Some(id.finish()),
     };
-    let record = |b| {
-        let record = source.record(b, rules.table_of(b, kind, b""));
+    let record = |b, is_last| {
+        let record = source.record(b, rules.table_of(b, kind, b""), is_last);
         // The table of calls has one row for each.
         let legs = if b == Backend::Db { Vec::new() } else { record.legs };
         Record { reported: true, legs, ..record }
@@ -331,66 +347,73 @@ pub fn close(ctx: &mut Context) -> CallEnd {
 
 /// The CDR of an answered and ended call, exactly once: only the first caller gets it.
 pub fn cdr(rules: &Rules, ctx: &mut Context) -> Option<CallEnd> {
-    let end = cdr_due(rules, ctx)?;
+    let end = cdr_due(rules, Cow::Borrowed(ctx), None)?;
     ctx.closed = true;
     Some(end)
 }
 
 /// The CDR of an answered and ended call that is not closed; whoever writes it closes the context in the
-/// same step.
-pub fn cdr_due(rules: &Rules, ctx: &Context) -> Option<CallEnd> {
+/// same step. `call` is the key of its call, if that is known.
+pub fn cdr_due(rules: &Rules, mut ctx: Cow<'_, Context>, call: Option<u128>) -> Option<CallEnd> {
     if ctx.is_of_dialog() {
-        return dialog_cdr::end(rules, ctx);
+        return dialog_cdr::end(rules, &ctx);
     }
+    let Facts { marks, in_dialog, .. } = ctx.facts;
     let (Some(answered), Some((ended, cause)), false) = (ctx.answered, ctx.ended, ctx.closed) else {
         return None;
     };
-    let source = Source {
-        rules,
-        values: Some(ctx),
-        kind: Kind::Cdr,
-        core: &ctx.core,
-        upstream: false,
-        in_dialog: ctx.in_dialog,
-        created: ctx.arrived,
-        time: answered,
-        duration_ms: Some(ended.millis_since(answered)),
-        end: Some(cause),
-        signalling: ctx.signalling(),
-        id: OnceCell::new(),
-    };
-    let by_script = |b| ctx.marks.on(b) && ctx.marks.has(b, Flag::Cdr);
-    let by_flag = ctx.marks.cdr_by_flag();
+    let duration_ms = Some(ended.millis_since(answered));
+    let call = call.unwrap_or_else(|| ctx.call_key());
+    let (dialog, table, created) = (ctx.dialog.clone(), ctx.table.clone(), ctx.arrived);
+    let by_script = |b| marks.on(b) && marks.has(b, Flag::Cdr);
+    let by_flag = marks.cdr_by_flag();
     let due = |b| by_script(b) || by_flag.has(b);
     let taken = if by_flag.is_empty() { Taken::default() } else { Taken::kept(&rules.fields.flags, &ctx.extra) };
     let named = taken.table(&rules.fields.flags).unwrap_or_default();
-    let event = || flags::Event {
+    let mut source = Source {
+        rules,
         kind: Kind::Cdr,
-        core: &ctx.core,
         upstream: false,
-        in_dialog: ctx.in_dialog,
-        created: ctx.arrived,
+        in_dialog,
+        created,
         time: answered,
-        timed: true,
-        duration_ms: source.duration_ms,
+        duration_ms,
         end: Some(cause),
         signalling: ctx.signalling(),
-        table: named,
+        core: match &mut ctx {
+            Cow::Borrowed(ctx) => Cow::Borrowed(&ctx.head.core),
+            Cow::Owned(ctx) => Cow::Owned(std::mem::take(&mut ctx.core)),
+        },
+        values: Some(ctx),
+        id: None,
     };
-    let record = |b| match (by_script(b), by_flag.has(b)) {
-        (true, flagged) => {
-            let mut record = source.record(b, rules.table_of(b, Kind::Cdr, &ctx.table));
-            if flagged {
+    let record = |b, is_last| {
+        if by_script(b) {
+            let mut record = source.record(b, rules.table_of(b, Kind::Cdr, &table), is_last);
+            if by_flag.has(b) {
                 taken.join(&rules.fields.flags, &mut record);
             }
-            record.reported = ctx.marks.has(b, Flag::Start);
-            record
+            record.reported = marks.has(b, Flag::Start);
+            return record;
         }
-        (false, _) => flags::record(rules, b, &event(), &taken),
+        let event = flags::Event {
+            kind: Kind::Cdr,
+            core: &source.core,
+            upstream: false,
+            in_dialog,
+            created,
+            time: answered,
+            timed: true,
+            duration_ms,
+            end: Some(cause),
+            signalling: source.signalling.clone(),
+            table: named,
+        };
+        flags::record(rules, b, &event, &taken)
     };
     let mut records = Vec::new();
     add(&mut records, CDR_ORDER, due, record);
-    Some(CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: Some(answered), duration_ms: source.duration_ms, records })
+    Some(CallEnd { call, dialog, answered: Some(answered), duration_ms, records })
 }
 
 /// What a manual record needs of a request.
@@ -409,13 +432,13 @@ pub struct Request {
 pub fn manual(rules: &Rules, backend: Backend, values: Option<&Context>, request: &Request, comment: &[u8], table: &[u8], now: Moment) -> Record {
     let (code, reason) = reason::split_comment(comment);
     let mut core = request.core.clone();
-    core.code = code.map(|c| format!("{c:03}").into_bytes()).unwrap_or_default();
+    core.code = code.map(code_text).unwrap_or_default();
     core.reason = reason;
-    let source = Source {
+    let mut source = Source {
         rules,
-        values,
+        values: values.map(Cow::Borrowed),
         kind: Kind::Manual,
-        core: &core,
+        core: Cow::Owned(core),
         upstream: request.upstream,
         in_dialog: request.in_dialog,
         created: request.arrived,
@@ -423,7 +446,7 @@ pub fn manual(rules: &Rules, backend: Backend, values: Option<&Context>, request
         duration_ms: None,
         end: None,
         signalling: Signalling::default(),
-        id: OnceCell::new(),
+        id: None,
     };
-    source.record(backend, rules.table_of(backend, Kind::Manual, table))
+    source.record(backend, rules.table_of(backend, Kind::Manual, table), true)
 }

@@ -131,6 +131,16 @@ impl Types {
         Types(self.0 | other.0)
     }
 
+    /// Those of [`Marks::bits`].
+    const fn of_bits(mut bits: u128) -> Types {
+        let mut set = 0;
+        while bits != 0 {
+            set |= 1 << (bits.trailing_zeros() / 8);
+            bits &= bits - 1;
+        }
+        Types(set)
+    }
+
     /// No backend is named.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
@@ -185,6 +195,26 @@ impl Flags {
 }
 
 impl Marks {
+    /// The lowest bit of each backend's byte.
+    const LOWEST: u128 = {
+        let (mut bits, mut i) = (0, 0);
+        while i < Backend::COUNT {
+            bits |= 1 << (Backend::ALL[i] as u32 * 8);
+            i += 1;
+        }
+        bits
+    };
+
+    /// The flag of each backend, at its lowest bit.
+    const fn bits(self, flag: Flag) -> u128 {
+        self.0 >> flag as u32 & Marks::LOWEST
+    }
+
+    /// The backends that get a CDR because of a script function, as [`Marks::bits`].
+    const fn cdr_bits(self) -> u128 {
+        self.bits(Flag::On) & self.bits(Flag::Cdr)
+    }
+
     const fn bit(backend: Backend, flag: Flag) -> u128 {
         1 << (backend as u32 * 8 + flag as u32)
     }
@@ -233,17 +263,17 @@ impl Marks {
 
     /// The backends that get a CDR.
     pub fn cdr(self) -> impl Iterator<Item = Backend> {
-        Backend::ALL.into_iter().filter(move |b| self.on(*b) && self.has(*b, Flag::Cdr) || self.has(*b, Flag::CdrByFlag))
+        self.cdr_by_script().or(self.cdr_by_flag()).iter()
     }
 
     /// The backends that get a CDR because of a script function.
-    pub fn cdr_by_script(self) -> Types {
-        Types(Backend::ALL.into_iter().filter(|b| self.on(*b) && self.has(*b, Flag::Cdr)).fold(0, |t, b| t | 1 << b as u8))
+    pub const fn cdr_by_script(self) -> Types {
+        Types::of_bits(self.cdr_bits())
     }
 
     /// The backends that get a CDR because of message flags.
-    pub fn cdr_by_flag(self) -> Types {
-        Types(Backend::ALL.into_iter().filter(|b| self.has(*b, Flag::CdrByFlag)).fold(0, |t, b| t | 1 << b as u8))
+    pub const fn cdr_by_flag(self) -> Types {
+        Types::of_bits(self.bits(Flag::CdrByFlag))
     }
 
     /// With just these backends for [`Flag::CdrByFlag`].
@@ -253,18 +283,18 @@ impl Marks {
     }
 
     /// The backends whose normal accounting is on.
-    pub fn types(self) -> Types {
-        Types(Backend::ALL.into_iter().filter(|b| self.on(*b)).fold(0, |t, b| t | 1 << b as u8))
+    pub const fn types(self) -> Types {
+        Types::of_bits(self.bits(Flag::On))
     }
 
     /// The backends that get such a record ([`Flag::Start`] or [`Flag::Interim`]) beside their CDR.
-    pub fn reported(self, flag: Flag) -> Types {
-        Types(self.cdr_by_script().iter().filter(|b| self.has(*b, flag)).fold(0, |t, b| t | 1 << b as u8))
+    pub const fn reported(self, flag: Flag) -> Types {
+        Types::of_bits(self.cdr_bits() & self.bits(flag))
     }
 
     /// Does any backend get a CDR?
-    pub fn any_cdr(self) -> bool {
-        self.cdr().next().is_some()
+    pub const fn any_cdr(self) -> bool {
+        (self.cdr_bits() | self.bits(Flag::CdrByFlag)) != 0
     }
 
     /// Nothing is accounted.
@@ -311,8 +341,8 @@ impl Marks {
 
     /// Without this flag for any backend.
     #[must_use]
-    pub fn without(self, flag: Flag) -> Marks {
-        Backend::ALL.into_iter().fold(self, |m, b| Marks(m.0 & !Marks::bit(b, flag)))
+    pub const fn without(self, flag: Flag) -> Marks {
+        Marks(self.0 & !(Marks::LOWEST << flag as u32))
     }
 
     /// Without the backends that get a CDR in `call` (D13).

@@ -276,16 +276,18 @@ impl Arena {
     /// `first` came from [`Arena::reserve_words`], and the blocks stay meanwhile.
     pub(super) unsafe fn words(&self, first: u32, from: usize) -> impl Iterator<Item = &Content> {
         let (mut number, mut at) = (first, from);
+        let mut words = self.object(first).cast::<Content>();
         std::iter::from_fn(move || {
             while at >= WORDS {
                 (number, at) = (self.next(number).load(Ordering::Relaxed), at - WORDS);
                 if number == 0 {
                     return None;
                 }
+                words = self.object(number).cast();
             }
             at += 1;
             // SAFETY: inside a block of the chain; its words are only ever used as atomics.
-            Some(unsafe { self.object(number).cast::<Content>().add(at - 1).as_ref() })
+            Some(unsafe { words.add(at - 1).as_ref() })
         })
     }
 

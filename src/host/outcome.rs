@@ -1,6 +1,8 @@
 //! What every host family does when a transaction or a call comes to something: decide under the
 //! context's lock, write after it.
 
+use std::borrow::Cow;
+
 use super::full::{context_max, say_clipped};
 use super::shared::{CallId, SharedContext, SharedError};
 use super::tally::{self, Once};
@@ -131,7 +133,7 @@ pub fn write_cdr(ctx: &SharedContext) {
     if !ctx.progress().is_due() {
         return;
     }
-    match ctx.conclude(|c| decide::cdr_due(&instance.config.rules, c)) {
+    match ctx.conclude(|c, call| decide::cdr_due(&instance.config.rules, Cow::Owned(c), call)) {
         Ok(end) => finish_call(instance, ctx, end),
         Err(e) => log::error!("a call's end could not be accounted: {e}"),
     }

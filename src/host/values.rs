@@ -232,7 +232,7 @@ impl<'a> Directory<'a> {
                     UNSET => continue,
                     CLEARED => Value::Cleared,
                     content => {
-                        let mut value = Vec::new();
+                        let mut value = Vec::with_capacity(self.length(content));
                         self.read(content, &mut value);
                         Value::Set(value)
                     }
@@ -344,7 +344,8 @@ impl Built {
         let old_legs = old.map_or(0, Directory::legs);
         let mut built = Built { first: 0, fresh: Vec::new(), replaced: Vec::new() };
         let mut old_words = old.map(|old| old.words(EXTRAS));
-        let mut words = vec![ctx.legs.len() as u32, 0];
+        let mut words = Vec::with_capacity(EXTRAS + tags.extra.len() + ctx.legs.len() * tags.leg.len());
+        words.extend([ctx.legs.len() as u32, 0]);
         let mut missing = false;
         let mut row = |built: &mut Built, words: &mut Vec<u32>, declared: &[Box<[u8]>], values: &Values, in_old: bool| {
             for tag in declared {

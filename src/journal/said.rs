@@ -34,9 +34,11 @@ impl Order {
     }
 }
 
-pub(super) fn put_open(out: &mut Vec<u8>, call: u128, order: Order, state: &[u8]) {
+/// A whole state, in two pieces.
+pub(super) fn put_open(out: &mut Vec<u8>, call: u128, order: Order, head: &[u8], rest: &[u8]) {
     put_order(out, OP_OPEN, call, order);
-    out.extend_from_slice(state);
+    out.extend_from_slice(head);
+    out.extend_from_slice(rest);
 }
 
 /// `base.monotonic u64 | rest u32 | prefix u32 | suffix u32 | length of head u32 | head | middle`.

@@ -122,21 +122,26 @@ impl Writer {
     pub fn append_record(&mut self, sink: SinkId, record: &Record) -> io::Result<()> {
         self.buffer.clear();
         self.frame(sink as u8, KIND_RECORD, |out| record.encode(out))?;
-        Ok(self.write(&[sink], true)?)
+        Ok(self.write([sink], true)?)
     }
 
     /// [`Writer::append`] of a finished syslog datagram.
     pub fn append_line(&mut self, sink: SinkId, line: &[u8]) -> io::Result<()> {
         self.buffer.clear();
         self.frame(sink as u8, KIND_LOG_LINE, |out| out.extend_from_slice(line))?;
-        Ok(self.write(&[sink], true)?)
+        Ok(self.write([sink], true)?)
     }
 
     /// Appends the whole state of a call in progress, see [`super::calls`]; answers with the time by which
     /// a change names it.
     pub fn append_call(&mut self, call: u128, state: &[u8]) -> io::Result<u64> {
+        self.append_state(call, b"", state)
+    }
+
+    /// [`Writer::append_call`] of a state in two pieces.
+    pub fn append_state(&mut self, call: u128, head: &[u8], rest: &[u8]) -> io::Result<u64> {
         let order = Order::now(self.dir.boot());
-        self.about_call(|out| put_open(out, call, order, state))?;
+        self.about_call(|out| put_open(out, call, order, head, rest))?;
         Ok(order.monotonic)
     }
 
@@ -154,14 +159,14 @@ impl Writer {
     fn about_call(&mut self, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         self.buffer.clear();
         self.frame(NO_SINK, KIND_CALL, payload)?;
-        Ok(self.write(&[], true)?)
+        Ok(self.write([], true)?)
     }
 
     /// Appends an entry that left its stream, see [`super::parking`]; it was counted when it came.
     pub(super) fn append_parked(&mut self, sink: SinkId, payload: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         self.buffer.clear();
         self.frame(sink as u8, KIND_PARKED, payload)?;
-        Ok(self.write(&[], true)?)
+        Ok(self.write([], true)?)
     }
 
     /// Appends the records of a call's end and the end itself, all or nothing.
@@ -179,14 +184,14 @@ impl Writer {
         if let Some(call) = end {
             self.frame(NO_SINK, KIND_CALL, |out| put_closed(out, call))?;
         }
-        self.write(&records.map(|(sink, _)| sink).collect::<Vec<_>>(), end.is_some())
+        self.write(records.map(|(sink, _)| sink), end.is_some())
     }
 
     /// Appends a record that no sink delivers: a worker raises it as an event.
     pub fn append_event(&mut self, record: &Record) -> io::Result<()> {
         self.buffer.clear();
         self.frame(NO_SINK, KIND_RECORD, |out| record.encode(out))?;
-        Ok(self.write(&[], true)?)
+        Ok(self.write([], true)?)
     }
 
     /// Why entries that were appended could not be synced, as `journal_sync=always` promises: they are
@@ -256,14 +261,14 @@ impl Writer {
     }
 
     /// Writes the buffer, whose frames are for these sinks; with `together`, all of them or none.
-    fn write(&mut self, sinks: &[SinkId], together: bool) -> Result<(), AppendError> {
+    fn write(&mut self, sinks: impl IntoIterator<Item = SinkId> + Clone, together: bool) -> Result<(), AppendError> {
         // Counted before a reader can see it, so that delivered never runs ahead of accepted.
-        for sink in sinks {
+        for sink in sinks.clone() {
             stats::add(sink.accepted(), 1);
         }
         let result = self.write_buffer(together);
         if let Err(e) = &result {
-            for sink in sinks.iter().skip(e.kept) {
+            for sink in sinks.into_iter().skip(e.kept) {
                 stats::sub(sink.accepted(), 1);
             }
         }

@@ -160,26 +160,27 @@ fn emit_all(instance: &Instance, records: &[Record], end: Option<&CallEnd>) -> b
         }
     }
     let limits = &instance.config.limits;
+    let later = for_journal(instance, records);
     if limits.admits(Append::Record) {
-        keep(instance, for_journal(instance, records), end)
+        keep(instance, &later, end)
     } else {
-        for_journal(instance, records).for_each(|_| no_room(instance));
-        keep(instance, std::iter::empty(), end.filter(|e| limits.admits(Append::End(e.answered))))
+        later.iter().for_each(|_| no_room(instance));
+        keep(instance, &[], end.filter(|e| limits.admits(Append::End(e.answered))))
     }
 }
 
 /// The records that go into the journal, once for each of their sinks.
-fn for_journal<'a>(instance: &'a Instance, records: &'a [Record]) -> impl Iterator<Item = (SinkId, &'a Record)> + Clone {
-    records.iter().flat_map(|r| instance.config.destinations.sinks_of(r.backend).map(move |sink| (sink, r)))
+fn for_journal<'a>(instance: &Instance, records: &'a [Record]) -> Vec<(SinkId, &'a Record)> {
+    records.iter().flat_map(|r| instance.config.destinations.sinks_of(r.backend).map(move |sink| (sink, r))).collect()
 }
 
 /// Writes records to the journal, with the end of a call if they are its last. False if one is lost.
-fn keep<'a>(instance: &Instance, later: impl Iterator<Item = (SinkId, &'a Record)> + Clone, end: Option<&CallEnd>) -> bool {
-    let n = later.clone().count();
+fn keep(instance: &Instance, later: &[(SinkId, &Record)], end: Option<&CallEnd>) -> bool {
+    let n = later.len();
     if n == 0 && end.is_none() {
         return true;
     }
-    match append(instance, |j| j.append_all(later.clone(), end.map(|e| e.call))) {
+    match append(instance, |j| j.append_all(later.iter().copied(), end.map(|e| e.call))) {
         Some(Ok(())) => {
             if n > 0 {
                 wake(instance);
@@ -190,13 +191,13 @@ fn keep<'a>(instance: &Instance, later: impl Iterator<Item = (SinkId, &'a Record
             if e.kept > 0 {
                 wake(instance);
             }
-            let rest = later.skip(e.kept);
+            let rest = &later[e.kept..];
             if n > 1 && end.is_none() {
                 // One may be too large, or only some may fit.
-                let lost = rest.filter(|one| !keep(instance, std::iter::once(*one), None)).count();
+                let lost = rest.iter().filter(|one| !keep(instance, std::slice::from_ref(one), None)).count();
                 lost == 0
             } else {
-                rest.for_each(|(sink, _)| lost(instance, sink, &e.to_string()));
+                rest.iter().for_each(|(sink, _)| lost(instance, *sink, &e.to_string()));
                 if n == 0 {
                     end_lost(instance, &e.to_string());
                 }
@@ -204,7 +205,7 @@ fn keep<'a>(instance: &Instance, later: impl Iterator<Item = (SinkId, &'a Record
             }
         }
         None => {
-            later.for_each(|(sink, _)| lost(instance, sink, "there is no journal"));
+            later.iter().for_each(|(sink, _)| lost(instance, *sink, "there is no journal"));
             n == 0
         }
     }
@@ -253,16 +254,15 @@ pub fn call_changed(change: &Change<'_>) -> Taken {
 /// Appends a state, or what has changed in it.
 fn keep_state(j: &mut Writer, change: &Change<'_>) -> io::Result<Taken> {
     let (call, parts) = (change.call, change.parts);
-    let mut state = Vec::with_capacity(FACTS + parts.len());
-    change.facts.encode(&mut state);
+    let mut head = Vec::with_capacity(FACTS);
+    change.facts.encode(&mut head);
     if let Some(base) = change.base.filter(|_| parts.len() >= LARGE) {
         let middle = &parts[base.prefix as usize..parts.len() - base.suffix as usize];
         if middle.len() <= parts.len() / PART {
-            return j.append_change(call, base, &state, middle).map(|()| Taken::Change);
+            return j.append_change(call, base, &head, middle).map(|()| Taken::Change);
         }
     }
-    state.extend_from_slice(parts);
-    j.append_call(call, &state).map(Taken::Whole)
+    j.append_state(call, &head, parts).map(Taken::Whole)
 }
 
 fn raise(instance: &Instance, record: &Record) {

@@ -1,5 +1,6 @@
 //! Changes of a context, each kept as a whole, or as much of it as must be.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use super::error::{CallId, SharedError, not_kept};
@@ -25,6 +26,11 @@ enum Unless {
     Happened,
 }
 
+thread_local! {
+    /// Room for a head that is being changed: a process changes one after the other, and their values are alike.
+    static HEAD: Cell<Option<Box<Head>>> = const { Cell::new(None) };
+}
+
 /// Who asks for memory if these were the facts and those are.
 fn room_of(before: &Facts, now: &Facts) -> Room {
     if before.is_open_call() || now.is_open_call() { Room::CallUp } else { Room::New }
@@ -40,7 +46,7 @@ impl SharedContext {
             return Err(SharedError::Full(CallId(ctx.core.callid.clone())));
         };
         let values = if ctx.legs.is_empty() && ctx.extra.iter().next().is_none() { Ok(None) } else { Built::new(arena, None, ctx, room).map(Some).ok_or(()) };
-        shared.store(arena, ctx, (&Facts::default(), &Parts::of_head(&Head::default())), &Parts::of_head(ctx), values, Unless::Kept)?;
+        shared.store(arena, ctx, (&Facts::default(), &Parts::default()), &Parts::of_head(ctx), values, Unless::Kept)?;
         Ok(shared)
     }
 
@@ -192,19 +198,20 @@ impl SharedContext {
         if values.is(word, fit.value) {
             return Ok(Some(Ok(fit.whole)));
         }
-        let mut facts = self.facts_now(arena)?;
-        let is_open = facts.is_open_call();
-        if !values.put(word, fit.value, if is_open { Room::CallUp } else { Room::New }) {
+        // Of a call in progress, which the journal has.
+        let open = if self.progress().answered { Some(self.facts_now(arena)?).filter(Facts::is_open_call) } else { None };
+        if !values.put(word, fit.value, if open.is_some() { Room::CallUp } else { Room::New }) {
             arena::count_full();
-            let callid = self.head_now(facts, &self.head_parts(arena)).map(|head| head.core.callid);
+            let callid = self.head_now(self.facts_now(arena)?, &self.head_parts(arena)).map(|head| head.core.callid);
             return Err(SharedError::Full(CallId(callid.unwrap_or_default())));
         }
-        facts.revision = facts.revision.saturating_add(1);
-        self.instants(arena).revision.store(facts.revision, Ordering::Relaxed);
-        if is_open {
+        let place = &self.instants(arena).revision;
+        let revision = place.load(Ordering::Relaxed).saturating_add(1);
+        place.store(revision, Ordering::Relaxed);
+        if let Some(facts) = open {
             let mut parts = self.head_parts(arena);
             self.add_values(arena, &mut parts)?;
-            self.tell(arena, true, &facts, &parts, None, true)?;
+            self.tell(arena, true, &Facts { revision, ..facts }, &parts, None, true)?;
         }
         Ok(Some(Ok(fit.whole)))
     }
@@ -252,24 +259,26 @@ impl SharedContext {
     pub fn end(&self, cause: EndCause, now: Moment) -> Result<(), SharedError> {
         let arena = arena()?;
         let _locked = locked(&self.slot().lock);
-        let mut facts = self.facts_now(arena)?;
+        let before = self.facts_now(arena)?;
+        let mut facts = before;
         decide::on_end(&mut facts, cause, now);
-        self.change_facts(arena, facts)
+        self.change_facts(arena, before, facts)
     }
 
-    /// Closes the context if `f`, which looks at all of it, makes something of it.
-    pub fn conclude<R>(&self, f: impl FnOnce(&Context) -> Option<R>) -> Result<Option<R>, SharedError> {
+    /// Closes the context if `f`, which gets a copy of all of it, and the key of its call if that is known, makes
+    /// something of it.
+    pub fn conclude<R>(&self, f: impl FnOnce(Context, Option<u128>) -> Option<R>) -> Result<Option<R>, SharedError> {
         let arena = arena()?;
         let _locked = locked(&self.slot().lock);
         let ctx = self.context_now(arena)?;
-        let Some(r) = f(&ctx) else { return Ok(None) };
-        self.change_facts(arena, Facts { closed: true, ..ctx.facts })?;
+        let before = ctx.facts;
+        let Some(r) = f(ctx, self.known_call(arena)) else { return Ok(None) };
+        self.change_facts(arena, before, Facts { closed: true, ..before })?;
         Ok(Some(r))
     }
 
     /// Makes these the facts, which differ in the end and what follows from it; for the holder of the lock.
-    fn change_facts(&self, arena: &Arena, mut facts: Facts) -> Result<(), SharedError> {
-        let before = self.facts_now(arena)?;
+    fn change_facts(&self, arena: &Arena, before: Facts, mut facts: Facts) -> Result<(), SharedError> {
         if facts == before {
             return Ok(());
         }
@@ -328,10 +337,14 @@ impl SharedContext {
         let _locked = locked(&self.slot().lock);
         let facts = self.facts_now(arena)?;
         let mut before = self.head_parts(arena);
-        let mut head = self.head_now(facts, &before)?;
+        let mut head = HEAD.take().unwrap_or_default();
+        if !head.become_parts(facts, &before.bytes) {
+            return Err(SharedError::Damaged);
+        }
         let r = f(&mut head);
         let mut parts = Parts::of_head(&head);
         if head.facts == facts && parts.bytes == before.bytes {
+            HEAD.set(Some(head));
             return Ok((r, Ok(())));
         }
         head.revision = head.revision.saturating_add(1);
@@ -352,6 +365,7 @@ impl SharedContext {
         if is_told && (kept.is_ok() || unless == Unless::Happened) {
             self.tell(arena, was_open, &head.facts, &parts, base, kept.is_ok())?;
         }
+        HEAD.set(Some(head));
         Ok((r, kept))
     }
 }

@@ -6,6 +6,7 @@ use crate::accounting::context::{Context, Head, Part};
 const PARTS: usize = 768;
 
 /// The first parts of a context, encoded, or all three.
+#[derive(Default)]
 pub(super) struct Parts {
     pub bytes: Vec<u8>,
     /// Where each ends.

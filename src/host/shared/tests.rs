@@ -216,8 +216,8 @@ fn every_way_to_change_a_context_gives_the_same() {
         shared.end(EndCause::Caller, ended).unwrap();
         let told = LAST.lock().unwrap().take().map(|(_, told)| told);
         assert_eq!(told, model.is_open_call().then(|| shared.copy().unwrap()));
-        assert_eq!(shared.conclude(|c| (c.ended == Some((ended, EndCause::Caller))).then_some(1)), Ok(Some(1)));
-        assert_eq!((shared.conclude(|_| None::<u8>), shared.progress().closed), (Ok(None), true));
+        assert_eq!(shared.conclude(|c, _| (c.ended == Some((ended, EndCause::Caller))).then_some(1)), Ok(Some(1)));
+        assert_eq!((shared.conclude(|_, _| None::<u8>), shared.progress().closed), (Ok(None), true));
     }
 }
 

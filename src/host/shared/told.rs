@@ -41,16 +41,21 @@ impl SharedContext {
         (now.is_open_call() || was_open && !now.closed) && (is_ours || self.was_in_journal())
     }
 
+    /// Key of the call, if it was asked for since the context last changed; for the holder of the lock.
+    pub(super) fn known_call(&self, arena: &Arena) -> Option<u128> {
+        let [low, high] = self.marked(arena).call.each_ref().map(|word| word.load(Ordering::Acquire));
+        (low != 0).then(|| u128::from(low) | u128::from(high) << 64)
+    }
+
     /// Key of the call of these parts, which are `kept` as they are here, or not.
     fn call_key(&self, arena: &Arena, parts: &Parts, kept: bool) -> Result<u128, SharedError> {
-        let place = &self.marked(arena).call;
-        match place.each_ref().map(|word| word.load(Ordering::Acquire)) {
-            [low, high] if low != 0 && kept => return Ok(u128::from(low) | u128::from(high) << 64),
-            _ => {}
+        if let Some(call) = self.known_call(arena).filter(|_| kept) {
+            return Ok(call);
         }
         let is_of_dialog = self.directory(arena).is_some_and(Directory::is_of_dialog);
         let call = call_key_of(&parts.bytes, is_of_dialog).ok_or(SharedError::Damaged)?;
         if kept {
+            let place = &self.marked(arena).call;
             // The word that makes it count comes last.
             place[1].store((call >> 64) as u64, Ordering::Relaxed);
             place[0].store(call as u64, Ordering::Release);
