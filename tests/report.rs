@@ -91,7 +91,7 @@ fn database_is_right(url: &str, run: impl Fn(&str)) {
     page_is_right(&source);
     find_is_right(&source, "delivered to acc");
     let out = accctl(&["report", "--url", url, "--since", "2026-11-29 23:00"]);
-    assert!(text(&out).contains("ASR, NER              need records of failed calls"), "{out:?}");
+    assert!(text(&out).contains("ASR, NER              there is no failed call"), "{out:?}");
     let out = accctl(&["report", "--url", url, "--by", "nothing"]);
     assert!(out.status.code() == Some(2) && String::from_utf8_lossy(&out.stderr).contains("table acc has no column nothing"), "{out:?}");
     assert_eq!(text(&accctl(&["report", "--url", url, "--since", "2030-01-01"])), "no calls\n");

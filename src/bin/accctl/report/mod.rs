@@ -20,7 +20,7 @@ pub use options::ReportOptions;
 pub fn run(o: &ReportOptions) -> Outcome {
     let mut report = Report::new();
     let by: Vec<String> = o.by.iter().cloned().collect();
-    let mut add = |row: Row| report.add(&row);
+    let mut add = |row: Row<'_>| report.add(&row);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     if o.stream.is_empty() {
         let given = o.params.read(o.sql.aliases())?;
@@ -66,7 +66,7 @@ fn as_text(report: &Report, o: &ReportOptions) -> String {
             line("ASR", percent(Some(asr)));
             line("NER", percent(Some(ner)));
         }
-        None => line("ASR, NER", "need records of failed calls: do_accounting(\"...\", \"failed\"), see ACC009 of check-config".into()),
+        None => line("ASR, NER", "there is no failed call; those have records only with the flag failed (ACC009 of check-config)".into()),
     }
     line("minutes", format!("{:.1}", all.duration_ms as f64 / 60_000.0));
     line("mean duration (ACD)", all.mean_ms().map_or("-".into(), clock));
@@ -74,11 +74,11 @@ fn as_text(report: &Report, o: &ReportOptions) -> String {
     let setup = |p| all.setup(p).map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
     line("setup p50, p95", format!("{}, {}", setup(0.5), setup(0.95)));
     line("at once, at most", report.concurrent().to_string());
-    for (title, counts) in [("codes", &all.codes), ("ends", &all.causes)] {
-        let shown: Vec<_> = figures::most(counts, 8).into_iter().map(|(name, n)| format!("{name} {n}")).collect();
-        if !shown.is_empty() {
-            line(title, shown.join(", "));
-        }
+    if !all.codes.is_empty() {
+        line("codes", named(&figures::most(&all.codes, 8)));
+    }
+    if !all.causes.is_empty() {
+        line("ends", named(&figures::most(&all.causes, 8)));
     }
     let busiest = report.hours.iter().max().copied().unwrap_or(0).max(1);
     let _ = writeln!(out, "\nattempts by hour of the day");
@@ -103,6 +103,10 @@ fn as_text(report: &Report, o: &ReportOptions) -> String {
         }
     }
     out
+}
+
+fn named<T: std::fmt::Display>(counts: &[(T, u64)]) -> String {
+    counts.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
 }
 
 fn figures_json(f: &Figures, o: &ReportOptions, has_failed: bool) -> Value {
