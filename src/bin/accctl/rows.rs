@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
+use acc::accounting::record::PDD_MS;
 use acc::backend::sql::{COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Conn, Db, DbTime, Dialect, schema};
 use chrono::{Duration, Local, NaiveDate, NaiveDateTime, Utc};
 use clap::Args;
@@ -121,6 +122,8 @@ pub struct Row<'a> {
     pub duration_ms: i64,
     /// Milliseconds from the arrival to the reply; SQL has whole seconds.
     pub setup_ms: Option<i64>,
+    /// Milliseconds from the arrival to the first 18x, where the table has the column.
+    pub pdd_ms: Option<i64>,
     /// How the call ended.
     pub end_cause: Option<Cow<'a, str>>,
     /// Values of the fields that were asked for, in their order.
@@ -186,6 +189,7 @@ async fn of_sql(
     optional(duration);
     optional(COLUMN_SETUPTIME);
     optional("end_cause");
+    optional(PDD_MS);
     for field in fields {
         columns.push(text(need(field)?));
     }
@@ -282,6 +286,7 @@ fn row_of<'a>(values: impl Iterator<Item = Option<Cow<'a, str>>>, factor: i64, l
     let duration: i64 = next().parse().unwrap_or(0);
     let setup: Option<i64> = next().parse().ok();
     let cause = Some(next()).filter(|cause| !cause.is_empty());
+    let pdd_ms = next().parse().ok();
     let row = Row {
         time,
         method,
@@ -290,6 +295,7 @@ fn row_of<'a>(values: impl Iterator<Item = Option<Cow<'a, str>>>, factor: i64, l
         code: code.trim().parse().unwrap_or(0),
         duration_ms: duration.saturating_mul(factor),
         setup_ms: setup.map(|seconds| seconds.saturating_mul(1000)),
+        pdd_ms,
         end_cause: cause,
         fields: values.collect(),
     };
@@ -348,6 +354,7 @@ fn of_file(path: &Path, missed: bool, between: Between, wheres: &[Where], fields
             code: object["sip_code"].as_u64().and_then(|n| n.try_into().ok()).unwrap_or(0),
             duration_ms: object["duration_ms"].as_i64().unwrap_or(0),
             setup_ms: object["setup_ms"].as_i64(),
+            pdd_ms: object[PDD_MS].as_i64(),
             end_cause: value("end_cause").map(Cow::Owned),
             fields: fields.iter().map(|name| value(name).map(Cow::Owned)).collect(),
         });

@@ -26,8 +26,10 @@ pub struct Figures {
     pub codes: BTreeMap<u16, u64>,
     /// How many ended in which way.
     pub causes: BTreeMap<String, u64>,
-    /// How many took so many milliseconds to the reply.
-    setups: BTreeMap<i64, u64>,
+    /// How many took so many milliseconds to the answer.
+    pub setups: Spread,
+    /// How many took so many milliseconds until it rang.
+    pub pdds: Spread,
 }
 
 impl Figures {
@@ -39,10 +41,13 @@ impl Figures {
             self.duration_ms += row.duration_ms;
             self.short += u64::from(row.duration_ms < SHORT_MS && row.end_cause.is_some() || (1..SHORT_MS).contains(&row.duration_ms));
             if let Some(setup) = row.setup_ms.filter(|ms| *ms >= 0) {
-                *self.setups.entry(setup).or_default() += 1;
+                self.setups.add(setup);
             }
         } else {
             self.failed += 1;
+        }
+        if let Some(pdd) = row.pdd_ms {
+            self.pdds.add(pdd);
         }
         if let Some(cause) = &row.end_cause {
             match self.causes.get_mut(&**cause) {
@@ -73,13 +78,23 @@ impl Figures {
     pub fn mean_ms(&self) -> Option<i64> {
         self.duration_ms.checked_div(i64::try_from(self.answered).ok()?)
     }
+}
 
-    /// The time to the answer that this share of the answered calls do not exceed, in milliseconds.
-    pub fn setup(&self, share: f64) -> Option<i64> {
-        let total: u64 = self.setups.values().sum();
+/// How many calls took how many milliseconds to something.
+#[derive(Debug, Default)]
+pub struct Spread(BTreeMap<i64, u64>);
+
+impl Spread {
+    fn add(&mut self, ms: i64) {
+        *self.0.entry(ms).or_default() += 1;
+    }
+
+    /// What this share of them do not exceed, in milliseconds.
+    pub fn below(&self, share: f64) -> Option<i64> {
+        let total: u64 = self.0.values().sum();
         let rank = ((total as f64 * share).ceil() as u64).max(1);
         let mut seen = 0;
-        self.setups
+        self.0
             .iter()
             .find(|(_, n)| {
                 seen += **n;
@@ -188,6 +203,10 @@ impl Report {
         all.truncate(top);
         all
     }
+}
+
+pub fn seconds(ms: Option<i64>) -> String {
+    ms.map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0))
 }
 
 pub fn percent(share: Option<f64>) -> String {

@@ -9,7 +9,7 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::coord::types::RangedCoordu64;
 use plotters::prelude::*;
 
-use super::figures::{Report, clock, most, percent};
+use super::figures::{Report, clock, most, percent, seconds};
 use super::options::ReportOptions;
 
 /// Width and height of a plot, in pixels.
@@ -39,7 +39,6 @@ div.wide { overflow-x: auto; } svg { width: 100%; min-width: 640px; height: auto
 pub fn page(report: &Report, o: &ReportOptions) -> Result<String, String> {
     let all = &report.all;
     let rates = all.rates(&o.user_codes);
-    let setup = |share| all.setup(share).map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
     let mut tiles = vec![("attempts", grouped(all.attempts)), ("answered", grouped(all.answered))];
     if let Some((asr, ner)) = rates {
         tiles.extend([("ASR", percent(Some(asr))), ("NER", percent(Some(ner)))]);
@@ -48,10 +47,13 @@ pub fn page(report: &Report, o: &ReportOptions) -> Result<String, String> {
         ("minutes", grouped((u64::try_from(all.duration_ms).unwrap_or(0) + 30_000) / 60_000)),
         ("mean duration", all.mean_ms().map_or("-".into(), clock)),
         ("shorter than 6 s", grouped(all.short)),
-        ("setup p50", setup(0.5)),
-        ("setup p95", setup(0.95)),
+        ("setup p50", seconds(all.setups.below(0.5))),
+        ("setup p95", seconds(all.setups.below(0.95))),
         ("at once, at most", grouped(report.concurrent() as u64)),
     ]);
+    if all.pdds.below(0.5).is_some() {
+        tiles.extend([("PDD p50", seconds(all.pdds.below(0.5))), ("PDD p95", seconds(all.pdds.below(0.95)))]);
+    }
     let span = match report.span {
         (Some(first), Some(last)) => format!("{first} to {last}"),
         _ => "no calls".into(),
