@@ -25,7 +25,11 @@ fn text(out: &Output) -> String {
 fn rows(name: &str) -> String {
     let row = |method: &str, callid: &str, code: u16, time: &str, setup: u32, ms: u32, cause: &str, trunk: &str| {
         let cause = if cause.is_empty() { "NULL".to_string() } else { format!("'{cause}'") };
-        format!("('{method}', 'a', 'b', '{callid}', '{code}', 'x', '2026-11-29 {time}', {setup}, {}, {ms}, {cause}, '{trunk}')", ms.div_ceil(1000))
+        format!(
+            "('{method}', 'a', 'b', '{callid}', '{code}', 'x', '2026-11-29 {time}', {setup}, {}, {ms}, {cause}, '{trunk}', NULLIF({}, 0))",
+            ms.div_ceil(1000),
+            setup * 500
+        )
     };
     let all = [
         row("INVITE", "one", 200, "10:00:00", 2, 60_500, "bye", "north"),
@@ -37,7 +41,7 @@ fn rows(name: &str) -> String {
         row("INVITE", "later", 200, "23:59:59", 0, 1000, "bye", "north"),
     ];
     format!(
-        "INSERT INTO {name} (method, from_tag, to_tag, callid, sip_code, sip_reason, time, setuptime, duration, ms_duration, end_cause, trunk) VALUES {}",
+        "INSERT INTO {name} (method, from_tag, to_tag, callid, sip_code, sip_reason, time, setuptime, duration, ms_duration, end_cause, trunk, pdd_ms) VALUES {}",
         all.join(", ")
     )
 }
@@ -55,6 +59,8 @@ fn report_is_right(source: &[&str]) {
         "{found}"
     );
     assert_eq!(json!([total("acd_ms"), total("setup_p50_ms"), total("setup_p95_ms")]), json!([31_750, 2000, 4000]));
+    // Also of those that rang in vain.
+    assert_eq!(json!([total("pdd_p50_ms"), total("pdd_p95_ms")]), json!([1000, 2000]));
     assert_eq!(json!([total("codes"), total("end_causes")]), json!([{ "200": 2, "486": 1, "503": 1 }, { "bye": 1, "timeout": 1 }]));
     assert_eq!(json!([found["hours"][10], found["hours"][11], found["hours"][23]]), json!([2, 2, 0]));
     let groups: Vec<_> = found["groups"].as_array().unwrap().iter().map(|g| json!([g["value"], g["attempts"], g["answered"]])).collect();
@@ -82,7 +88,7 @@ fn find_is_right(source: &[&str], place: &str) {
 }
 
 fn database_is_right(url: &str, run: impl Fn(&str)) {
-    let made = accctl(&["schema", "--url", url, "--apply", "--extra", "trunk; end_cause"]);
+    let made = accctl(&["schema", "--url", url, "--apply", "--extra", "trunk; end_cause; pdd_ms"]);
     assert!(made.status.success(), "{made:?}");
     run(&rows("acc"));
     // Nothing failed, as far as the records tell.
@@ -91,7 +97,7 @@ fn database_is_right(url: &str, run: impl Fn(&str)) {
     page_is_right(&source);
     find_is_right(&source, "delivered to acc");
     let out = accctl(&["report", "--url", url, "--since", "2026-11-29 23:00"]);
-    assert!(text(&out).contains("ASR, NER              need records of failed calls"), "{out:?}");
+    assert!(text(&out).contains("ASR, NER              there is no failed call"), "{out:?}");
     let out = accctl(&["report", "--url", url, "--by", "nothing"]);
     assert!(out.status.code() == Some(2) && String::from_utf8_lossy(&out.stderr).contains("table acc has no column nothing"), "{out:?}");
     assert_eq!(text(&accctl(&["report", "--url", url, "--since", "2030-01-01"])), "no calls\n");
@@ -139,7 +145,7 @@ fn a_browser_shows_the_page() {
     let tmp = tempfile::tempdir().unwrap();
     let place = |name: &str| tmp.path().join(name);
     let url = format!("sqlite://{}", place("acc.sqlite").display());
-    assert!(accctl(&["schema", "--url", &url, "--apply", "--extra", "trunk; end_cause"]).status.success());
+    assert!(accctl(&["schema", "--url", &url, "--apply", "--extra", "trunk; end_cause; pdd_ms"]).status.success());
     sqlite3(&place("acc.sqlite"), &rows("acc"));
     let made = accctl(&["report", "--html", place("report.html").to_str().unwrap(), "--by", "trunk", "--url", &url, "--since", SPAN[1], "--until", SPAN[3]]);
     assert!(made.status.success(), "{made:?}");
@@ -212,7 +218,7 @@ fn streams_are_reported() {
     let line = |kind: &str, callid: &str, code: u16, time: &str, setup: u32, ms: Option<u32>, cause: Option<&str>, trunk: &str| {
         json!({
             "v": 1, "kind": kind, "method": if kind == "transaction" && callid == "one" { "BYE" } else { "INVITE" }, "from_tag": "a", "to_tag": "b", "callid": callid,
-            "sip_code": code, "time": format!("2026-11-29T{time}.000000Z"), "setup_ms": setup, "duration_ms": ms, "end_cause": cause, "extra": { "trunk": trunk },
+            "sip_code": code, "time": format!("2026-11-29T{time}.000000Z"), "setup_ms": setup, "pdd_ms": Some(setup / 2).filter(|ms| *ms > 0), "duration_ms": ms, "end_cause": cause, "extra": { "trunk": trunk },
         })
     };
     let all = [

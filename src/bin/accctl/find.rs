@@ -77,7 +77,7 @@ pub fn run(o: &Find) -> Outcome {
         wheres.extend(o.callid.iter().map(|callid| ("callid".to_string(), callid.clone())));
         let names: Vec<String> = wheres.iter().map(|(name, _)| name.clone()).collect();
         for missed in [false, true] {
-            let mut add = |row: Row| all.push(Found { place: "delivered to the stream".into(), values: of_row(&row, &names) });
+            let mut add = |row: Row<'_>| all.push(Found { place: "delivered to the stream".into(), values: of_row(&row, &names) });
             runtime.block_on(each(Source::Files(&o.stream), missed, o.span.read(true)?, &wheres, &names, &mut add))?;
         }
     }
@@ -108,7 +108,7 @@ fn journal(o: &Find, given: &Given) -> Result<Option<Dir>, String> {
     Dir::open_to_read(&path).map(Some).map_err(|e| e.to_string())
 }
 
-fn of_row(row: &Row, names: &[String]) -> Value {
+fn of_row(row: &Row<'_>, names: &[String]) -> Value {
     let mut out = json!({
         "time": row.time.to_string(), "method": row.method, "callid": row.callid, "from_tag": row.tags[0], "to_tag": row.tags[1], "sip_code": row.code,
         "duration_ms": row.duration_ms, "setup_ms": row.setup_ms, "end_cause": row.end_cause,
@@ -128,7 +128,7 @@ async fn in_database(db: &Db, o: &Find, wheres: &[Where], between: Between, all:
     let names: Vec<String> = wheres.iter().map(|(name, _)| name.clone()).filter(|name| *name != *db.columns.core[3]).collect();
     let mut done = Ok(());
     for (missed, table) in [(false, &db.table_acc), (true, &db.table_missed)] {
-        let mut add = |row: Row| all.push(Found { place: format!("delivered to {table}"), values: of_row(&row, &names) });
+        let mut add = |row: Row<'_>| all.push(Found { place: format!("delivered to {table}"), values: of_row(&row, &names) });
         if done.is_ok() {
             done = each(Source::Sql(&mut conn, db), missed, between, &wheres, &names, &mut add).await;
         }

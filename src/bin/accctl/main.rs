@@ -7,6 +7,7 @@ mod convert;
 mod deliver;
 mod dump;
 mod find;
+mod help;
 mod host;
 mod metrics;
 mod outcome;
@@ -30,7 +31,7 @@ mod waiting;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use outcome::Outcome;
 
@@ -39,7 +40,7 @@ use outcome::Outcome;
 /// Run it as the user the server runs as. Exit status: 0 all is well; 1 something is damaged, waiting or unreadable, as
 /// the command describes; 2 wrong usage, or an error.
 #[derive(Parser)]
-#[command(name = "accctl", version, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "accctl", version, subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -109,6 +110,8 @@ enum Command {
     /// It reads the file only; patch(1) applies what it prints. Before the diff stands, in lines that begin with #, what is left
     /// to you. Exit status: 0 all was converted, 1 something is left, 2 the file cannot be read.
     Convert(convert::Convert),
+    /// Explain a command, or a parameter, function, variable, event or management command of the module
+    Help(help::Help),
 }
 
 /// Log lines of the library go to standard error.
@@ -149,6 +152,7 @@ fn main() -> ExitCode {
         Command::Report(o) => report::run(&o),
         Command::CheckConfig(o) => check_config::run(&o),
         Command::Convert(o) => convert::run(&o),
+        Command::Help(o) => help::run(&o, Cli::command()),
     };
     match outcome {
         Ok((text, code)) => {

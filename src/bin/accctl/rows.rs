@@ -1,14 +1,17 @@
 //! Records where they were delivered: rows of SQL tables, and lines of stream files.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
+use acc::accounting::record::PDD_MS;
 use acc::backend::sql::{COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Conn, Db, DbTime, Dialect, schema};
 use chrono::{Duration, Local, NaiveDate, NaiveDateTime, Utc};
 use clap::Args;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::progress::Bar;
 
@@ -63,6 +66,9 @@ fn moment(text: &str, now: NaiveDateTime) -> Option<NaiveDateTime> {
 
 /// As databases print it: with fractions, without seconds, or a date alone.
 fn parse_time(text: &str) -> Option<NaiveDateTime> {
+    if let Some(time) = usual_time(text.as_bytes()) {
+        return Some(time);
+    }
     let text = text.trim_end_matches('Z').get(..text.len().min(26)).unwrap_or(text);
     let text = text.split_once('+').map_or(text, |(time, _)| time);
     for format in ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M"] {
@@ -71,6 +77,17 @@ fn parse_time(text: &str) -> Option<NaiveDateTime> {
         }
     }
     NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0)
+}
+
+/// `2026-11-29 12:00:00`, which nearly all are: reading a format costs more than counting the call.
+fn usual_time(text: &[u8]) -> Option<NaiveDateTime> {
+    let text: &[u8; 19] = text.try_into().ok()?;
+    let number = |at: std::ops::Range<usize>| text[at].iter().try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')));
+    if [text[4], text[7], text[10], text[13], text[16]] != *b"-- ::" {
+        return None;
+    }
+    let date = NaiveDate::from_ymd_opt(number(0..4)?.try_into().ok()?, number(5..7)?, number(8..10)?)?;
+    date.and_hms_opt(number(11..13)?, number(14..16)?, number(17..19)?)
 }
 
 impl Between {
@@ -88,27 +105,29 @@ impl Between {
     }
 }
 
-/// A record.
+/// A record. Texts are those of the page or the line that it is from: a report has millions of rows.
 #[derive(Debug, Default)]
-pub struct Row {
+pub struct Row<'a> {
     /// Completion of the request; of a CDR the answer.
     pub time: NaiveDateTime,
     /// SIP method.
-    pub method: String,
+    pub method: Cow<'a, str>,
     /// Call-ID.
-    pub callid: String,
+    pub callid: Cow<'a, str>,
     /// From tag and To tag.
-    pub tags: [String; 2],
+    pub tags: [Cow<'a, str>; 2],
     /// Code of the reply; 0: none.
     pub code: u16,
     /// Milliseconds from the answer to the end; 0 of what is not a CDR.
     pub duration_ms: i64,
     /// Milliseconds from the arrival to the reply; SQL has whole seconds.
     pub setup_ms: Option<i64>,
+    /// Milliseconds from the arrival to the first 18x, where the table has the column.
+    pub pdd_ms: Option<i64>,
     /// How the call ended.
-    pub end_cause: Option<String>,
+    pub end_cause: Option<Cow<'a, str>>,
     /// Values of the fields that were asked for, in their order.
-    pub fields: Vec<Option<String>>,
+    pub fields: Vec<Option<Cow<'a, str>>>,
 }
 
 /// Where rows come from.
@@ -124,7 +143,14 @@ pub type Where = (String, String);
 
 /// Shows each record of a span that has these values to `each`; of several legs of a call the first. `missed`: of the table
 /// of missed calls.
-pub async fn each(source: Source<'_>, missed: bool, between: Between, wheres: &[Where], fields: &[String], each: &mut dyn FnMut(Row)) -> Result<(), String> {
+pub async fn each(
+    source: Source<'_>,
+    missed: bool,
+    between: Between,
+    wheres: &[Where],
+    fields: &[String],
+    each: &mut dyn FnMut(Row<'_>),
+) -> Result<(), String> {
     match source {
         Source::Sql(conn, db) => of_sql(conn, db, missed, between, wheres, fields, each).await,
         Source::Files(files) => files.iter().try_for_each(|file| of_file(file, missed, between, wheres, fields, each)),
@@ -143,7 +169,7 @@ async fn of_sql(
     between: Between,
     wheres: &[Where],
     fields: &[String],
-    each: &mut dyn FnMut(Row),
+    each: &mut dyn FnMut(Row<'_>),
 ) -> Result<(), String> {
     let dialect = conn.dialect();
     let name = if missed { &db.table_missed } else { &db.table_acc };
@@ -163,6 +189,7 @@ async fn of_sql(
     optional(duration);
     optional(COLUMN_SETUPTIME);
     optional("end_cause");
+    optional(PDD_MS);
     for field in fields {
         columns.push(text(need(field)?));
     }
@@ -176,53 +203,105 @@ async fn of_sql(
     let found = conn.query(bounds, 2, &[]).await.map_err(failed)?.pop().unwrap_or_default();
     let bound = |i: usize| found.get(i).cloned().flatten().and_then(|n| n.parse::<i64>().ok());
     let (Some(first), Some(end)) = (bound(0), bound(1)) else { return Ok(()) };
-    let mut last = first - 1;
     let mut legs = Legs::default();
     let bar = Bar::of((end - first).unsigned_abs() + 1);
-    while last < end {
-        let those = format!("WHERE {id} > {last} AND {id} <= {end}{condition} ORDER BY {id} LIMIT {PAGE}");
-        let page = page(conn, &table.quoted, &columns, &those).await?;
-        let Some(of_last) = page.last() else { break };
-        last = of_last[0].as_deref().and_then(|n| n.parse().ok()).ok_or_else(|| format!("table {name}: its column id holds no numbers"))?;
+    let those = |last: i64| format!("WHERE {id} > {last} AND {id} <= {end}{condition} ORDER BY {id} LIMIT {PAGE}");
+    let select = Select { table: table.quoted, columns, last: text(format!("MAX({id})")) };
+    let mut page = select.page(conn, &those(first - 1)).await?;
+    while let Some(last) = page.last() {
+        let last = last.parse().map_err(|_| format!("table {name}: its column id holds no numbers"))?;
+        // The database reads the next page while this one is counted.
+        let next = those(last);
+        let (next, done) = tokio::join!(select.page(conn, &next), async { page.rows(factor, &mut legs, each) });
+        done.map_err(|e| format!("SQLite returned rows of table {name} that are not JSON: {e}"))?;
         bar.set((last - first).unsigned_abs());
-        for mut row in page {
-            let fields = row.split_off(10);
-            let mut values = row.into_iter().skip(1);
-            let mut next = || values.next().flatten().unwrap_or_default();
-            let Some(time) = parse_time(&next()) else { continue };
-            let (method, from, to, callid, code) = (next(), next(), next(), next(), next());
-            let duration: i64 = next().parse().unwrap_or(0);
-            let setup: Option<i64> = next().parse().ok();
-            let cause = Some(next()).filter(|cause| !cause.is_empty());
-            let row = Row {
-                time,
-                method,
-                callid,
-                tags: [from, to],
-                code: code.trim().parse().unwrap_or(0),
-                duration_ms: duration.saturating_mul(factor),
-                setup_ms: setup.map(|seconds| seconds.saturating_mul(1000)),
-                end_cause: cause,
-                fields,
-            };
-            if legs.is_first(&row) {
-                each(row);
-            }
-        }
+        page = next?;
     }
     Ok(())
 }
 
-/// A page of rows. SQLite makes one text of it: row by row, the driver takes more time than everything else together.
-async fn page(conn: &mut Conn, table: &str, columns: &[String], those: &str) -> Result<Vec<Vec<Option<String>>>, String> {
-    let all = columns.join(", ");
-    if conn.dialect() != Dialect::Sqlite {
-        return conn.query(format!("SELECT {all} FROM {table} {those}"), columns.len(), &[]).await.map_err(|e| e.text);
+/// Some rows, their columns in the order of [`of_sql`].
+enum Page {
+    /// Of SQLite all in one text, and the last id: row by row, the driver takes more time than everything else together.
+    Json(Option<String>, String),
+    /// Of the other databases.
+    Rows(Vec<Vec<Option<String>>>),
+}
+
+/// What is asked for.
+struct Select {
+    table: String,
+    columns: Vec<String>,
+    last: String,
+}
+
+impl Select {
+    async fn page(&self, conn: &mut Conn, those: &str) -> Result<Page, String> {
+        let (table, all) = (&self.table, self.columns.join(", "));
+        if conn.dialect() != Dialect::Sqlite {
+            return conn.query(format!("SELECT {all} FROM {table} {those}"), self.columns.len(), &[]).await.map(Page::Rows).map_err(|e| e.text);
+        }
+        let sql = format!("SELECT {}, json_group_array(json_array({all})) FROM (SELECT * FROM {table} NOT INDEXED {those})", self.last);
+        let mut found = conn.query(sql, 2, &[]).await.map_err(|e| e.text)?.pop().unwrap_or_default();
+        Ok(Page::Json(found.first_mut().and_then(Option::take), found.pop().flatten().unwrap_or_default()))
     }
-    let sql = format!("SELECT json_group_array(json_array({all})) FROM (SELECT * FROM {table} NOT INDEXED {those})");
-    let found = conn.query(sql, 1, &[]).await.map_err(|e| e.text)?;
-    let text = found.into_iter().flatten().flatten().next().unwrap_or_default();
-    serde_json::from_str(&text).map_err(|e| format!("SQLite returned rows of table {table} that are no JSON: {e}"))
+}
+
+impl Page {
+    fn last(&self) -> Option<&str> {
+        match self {
+            Page::Json(last, _) => last.as_deref(),
+            Page::Rows(rows) => rows.last()?[0].as_deref(),
+        }
+    }
+
+    fn rows(&self, factor: i64, legs: &mut Legs, each: &mut dyn FnMut(Row<'_>)) -> Result<(), serde_json::Error> {
+        match self {
+            Page::Json(_, text) => {
+                for row in serde_json::from_str::<Vec<Vec<&RawValue>>>(text)? {
+                    row_of(row.into_iter().map(|value| unquoted(value.get())), factor, legs, each);
+                }
+            }
+            Page::Rows(rows) => {
+                for row in rows {
+                    row_of(row.iter().map(|value| value.as_deref().map(Cow::Borrowed)), factor, legs, each);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A string of JSON, which most often stands there as it is; nothing of null.
+fn unquoted(json: &str) -> Option<Cow<'_, str>> {
+    let inner = json.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
+}
+
+fn row_of<'a>(values: impl Iterator<Item = Option<Cow<'a, str>>>, factor: i64, legs: &mut Legs, each: &mut dyn FnMut(Row<'_>)) {
+    let mut values = values.skip(1);
+    let mut next = || values.next().flatten().unwrap_or_default();
+    let Some(time) = parse_time(&next()) else { return };
+    let (method, from, to, callid, code) = (next(), next(), next(), next(), next());
+    let duration: i64 = next().parse().unwrap_or(0);
+    let setup: Option<i64> = next().parse().ok();
+    let cause = Some(next()).filter(|cause| !cause.is_empty());
+    let pdd_ms = next().parse().ok();
+    let row = Row {
+        time,
+        method,
+        callid,
+        tags: [from, to],
+        code: code.trim().parse().unwrap_or(0),
+        duration_ms: duration.saturating_mul(factor),
+        setup_ms: setup.map(|seconds| seconds.saturating_mul(1000)),
+        pdd_ms,
+        end_cause: cause,
+        fields: values.collect(),
+    };
+    if legs.is_first(&row) {
+        each(row);
+    }
 }
 
 /// The rows of a call's legs follow each other.
@@ -235,19 +314,21 @@ struct Legs {
 }
 
 impl Legs {
-    fn is_first(&mut self, row: &Row) -> bool {
+    fn is_first(&mut self, row: &Row<'_>) -> bool {
         let texts = [&row.callid, &row.tags[0], &row.tags[1], &row.method];
-        if (self.time, self.code) == (row.time, row.code) && self.texts.iter().zip(texts).all(|(last, this)| last == this) {
+        if (self.time, self.code) == (row.time, row.code) && self.texts.iter().zip(texts).all(|(last, this)| *last == **this) {
             return false;
         }
         (self.time, self.code) = (row.time, row.code);
-        // Their memory is used again: a report has millions of rows.
-        self.texts.iter_mut().zip(texts).for_each(|(last, this)| last.clone_from(this));
+        for (last, this) in self.texts.iter_mut().zip(texts) {
+            last.clear();
+            last.push_str(this);
+        }
         true
     }
 }
 
-fn of_file(path: &Path, missed: bool, between: Between, wheres: &[Where], fields: &[String], each: &mut dyn FnMut(Row)) -> Result<(), String> {
+fn of_file(path: &Path, missed: bool, between: Between, wheres: &[Where], fields: &[String], each: &mut dyn FnMut(Row<'_>)) -> Result<(), String> {
     let file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
     for (line, number) in BufReader::new(file).lines().zip(1..) {
         let line = line.map_err(|e| format!("{}:{number}: {e}", path.display()))?;
@@ -260,7 +341,7 @@ fn of_file(path: &Path, missed: bool, between: Between, wheres: &[Where], fields
             continue;
         }
         let value = |name: &str| text_of(&object, name);
-        let text = |name: &str| value(name).unwrap_or_default();
+        let text = |name: &str| Cow::Owned(value(name).unwrap_or_default());
         let Some(time) = parse_time(&text("time")) else { continue };
         if !between.has(time) || wheres.iter().any(|(name, wanted)| value(name).as_deref() != Some(wanted)) {
             continue;
@@ -273,8 +354,9 @@ fn of_file(path: &Path, missed: bool, between: Between, wheres: &[Where], fields
             code: object["sip_code"].as_u64().and_then(|n| n.try_into().ok()).unwrap_or(0),
             duration_ms: object["duration_ms"].as_i64().unwrap_or(0),
             setup_ms: object["setup_ms"].as_i64(),
-            end_cause: value("end_cause"),
-            fields: fields.iter().map(|name| value(name)).collect(),
+            pdd_ms: object[PDD_MS].as_i64(),
+            end_cause: value("end_cause").map(Cow::Owned),
+            fields: fields.iter().map(|name| value(name).map(Cow::Owned)).collect(),
         });
     }
     Ok(())
@@ -309,7 +391,8 @@ mod tests {
         ] {
             assert_eq!(moment(text, now).unwrap().to_string(), want, "{text}");
         }
-        for text in ["", "yesterday", "1y", "m", "99999999999999999999d", "9999999999999999d", "2026-13-01", "ä"] {
+        for text in ["", "yesterday", "2026-02-30 00:00:00", "2026-11-29 24:00:00", "1y", "m", "99999999999999999999d", "9999999999999999d", "2026-13-01", "ä"]
+        {
             assert_eq!(moment(text, now), None, "{text}");
         }
     }

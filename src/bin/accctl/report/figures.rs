@@ -23,29 +23,37 @@ pub struct Figures {
     /// Answered and ended within [`SHORT_MS`].
     pub short: u64,
     /// How many have which code.
-    pub codes: BTreeMap<String, u64>,
+    pub codes: BTreeMap<u16, u64>,
     /// How many ended in which way.
     pub causes: BTreeMap<String, u64>,
-    /// How many took so many milliseconds to the reply.
-    setups: BTreeMap<i64, u64>,
+    /// How many took so many milliseconds to the answer.
+    pub setups: Spread,
+    /// How many took so many milliseconds until it rang.
+    pub pdds: Spread,
 }
 
 impl Figures {
-    fn add(&mut self, row: &Row) {
+    fn add(&mut self, row: &Row<'_>) {
         self.attempts += 1;
-        *self.codes.entry(row.code.to_string()).or_default() += 1;
+        *self.codes.entry(row.code).or_default() += 1;
         if (200..300).contains(&row.code) {
             self.answered += 1;
             self.duration_ms += row.duration_ms;
             self.short += u64::from(row.duration_ms < SHORT_MS && row.end_cause.is_some() || (1..SHORT_MS).contains(&row.duration_ms));
             if let Some(setup) = row.setup_ms.filter(|ms| *ms >= 0) {
-                *self.setups.entry(setup).or_default() += 1;
+                self.setups.add(setup);
             }
         } else {
             self.failed += 1;
         }
+        if let Some(pdd) = row.pdd_ms {
+            self.pdds.add(pdd);
+        }
         if let Some(cause) = &row.end_cause {
-            *self.causes.entry(cause.clone()).or_default() += 1;
+            match self.causes.get_mut(&**cause) {
+                Some(n) => *n += 1,
+                None => drop(self.causes.insert(cause.to_string(), 1)),
+            }
         }
     }
 
@@ -62,7 +70,7 @@ impl Figures {
     /// The same of a part of the calls, where others failed.
     pub fn rates_of_a_part(&self, user_codes: &[u16]) -> Option<(f64, f64)> {
         let of = |n: u64| (self.attempts > 0).then(|| n as f64 / self.attempts as f64);
-        let by_user: u64 = user_codes.iter().filter_map(|code| self.codes.get(&code.to_string())).sum();
+        let by_user: u64 = user_codes.iter().filter_map(|code| self.codes.get(code)).sum();
         Some((of(self.answered)?, of(self.answered + by_user)?))
     }
 
@@ -70,13 +78,23 @@ impl Figures {
     pub fn mean_ms(&self) -> Option<i64> {
         self.duration_ms.checked_div(i64::try_from(self.answered).ok()?)
     }
+}
 
-    /// The time to the answer that this share of the answered calls do not exceed, in milliseconds.
-    pub fn setup(&self, share: f64) -> Option<i64> {
-        let total: u64 = self.setups.values().sum();
+/// How many calls took how many milliseconds to something.
+#[derive(Debug, Default)]
+pub struct Spread(BTreeMap<i64, u64>);
+
+impl Spread {
+    fn add(&mut self, ms: i64) {
+        *self.0.entry(ms).or_default() += 1;
+    }
+
+    /// What this share of them do not exceed, in milliseconds.
+    pub fn below(&self, share: f64) -> Option<i64> {
+        let total: u64 = self.0.values().sum();
         let rank = ((total as f64 * share).ceil() as u64).max(1);
         let mut seen = 0;
-        self.setups
+        self.0
             .iter()
             .find(|(_, n)| {
                 seen += **n;
@@ -87,9 +105,9 @@ impl Figures {
 }
 
 /// The names that are counted most often.
-pub fn most(counts: &BTreeMap<String, u64>, number: usize) -> Vec<(&str, u64)> {
-    let mut all: Vec<_> = counts.iter().map(|(name, n)| (name.as_str(), *n)).collect();
-    all.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+pub fn most<T: Clone + Ord>(counts: &BTreeMap<T, u64>, number: usize) -> Vec<(T, u64)> {
+    let mut all: Vec<_> = counts.iter().map(|(name, n)| (name.clone(), *n)).collect();
+    all.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
     all.truncate(number);
     all
 }
@@ -114,7 +132,7 @@ impl Report {
     }
 
     /// Counts a record: of requests inside a call, and of other methods, there is nothing to count.
-    pub fn add(&mut self, row: &Row) {
+    pub fn add(&mut self, row: &Row<'_>) {
         if row.method != "INVITE" || row.code < 200 {
             return;
         }
@@ -122,7 +140,11 @@ impl Report {
         self.hours[row.time.hour() as usize % 24] += 1;
         self.span = (Some(self.span.0.map_or(row.time, |t| t.min(row.time))), Some(self.span.1.map_or(row.time, |t| t.max(row.time))));
         if let Some(value) = row.fields.first() {
-            self.by.entry(value.clone().unwrap_or_default()).or_default().add(row);
+            let value = value.as_deref().unwrap_or_default();
+            match self.by.get_mut(value) {
+                Some(figures) => figures.add(row),
+                None => self.by.entry(value.to_string()).or_default().add(row),
+            }
         }
         if row.duration_ms > 0 {
             let begin = row.time.and_utc().timestamp_millis();
@@ -181,6 +203,10 @@ impl Report {
         all.truncate(top);
         all
     }
+}
+
+pub fn seconds(ms: Option<i64>) -> String {
+    ms.map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0))
 }
 
 pub fn percent(share: Option<f64>) -> String {

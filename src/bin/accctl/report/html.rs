@@ -9,7 +9,7 @@ use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::coord::types::RangedCoordu64;
 use plotters::prelude::*;
 
-use super::figures::{Report, clock, most, percent};
+use super::figures::{Report, clock, most, percent, seconds};
 use super::options::ReportOptions;
 
 /// Width and height of a plot, in pixels.
@@ -27,9 +27,11 @@ dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5em, 1fr))
 dl div { border: 1px solid #8886; border-radius: 6px; padding: .5em .8em; }
 dt { font-size: .8em; opacity: .75; } dd { margin: 0; font-size: 1.35em; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid #8884; } th:first-child, td:first-child { text-align: left; }
-td.bar { width: 30%; } table.counts td.bar { width: 60%; } td.bar span { display: block; height: .8em; background: #1f6fb5; border-radius: 2px; }
-svg { width: 100%; height: auto; } p.note { opacity: .75; }
+th, td { text-align: right; padding: .25em .6em; border-bottom: 1px solid #8884; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 6em; }
+td.bar { width: 30%; } table.counts td.bar { width: 60%; } td.bar span { display: block; height: .8em; min-width: 2px; background: #1f6fb5; border-radius: 2px; }
+div.wide { overflow-x: auto; } svg { width: 100%; min-width: 640px; height: auto; } p.note { opacity: .75; }
+@media (max-width: 640px) { table:not(.counts) .bar { display: none; } table.counts td.bar { width: 40%; } }
 @media (prefers-color-scheme: dark) { svg { filter: invert(1) hue-rotate(180deg); } td.bar span { background: #58a6e8; } }
 ";
 
@@ -37,19 +39,21 @@ svg { width: 100%; height: auto; } p.note { opacity: .75; }
 pub fn page(report: &Report, o: &ReportOptions) -> Result<String, String> {
     let all = &report.all;
     let rates = all.rates(&o.user_codes);
-    let setup = |share| all.setup(share).map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
-    let mut tiles = vec![("attempts", all.attempts.to_string()), ("answered", all.answered.to_string())];
+    let mut tiles = vec![("attempts", grouped(all.attempts)), ("answered", grouped(all.answered))];
     if let Some((asr, ner)) = rates {
         tiles.extend([("ASR", percent(Some(asr))), ("NER", percent(Some(ner)))]);
     }
     tiles.extend([
-        ("minutes", format!("{:.0}", all.duration_ms as f64 / 60_000.0)),
+        ("minutes", grouped((u64::try_from(all.duration_ms).unwrap_or(0) + 30_000) / 60_000)),
         ("mean duration", all.mean_ms().map_or("-".into(), clock)),
-        ("shorter than 6 s", all.short.to_string()),
-        ("setup p50", setup(0.5)),
-        ("setup p95", setup(0.95)),
-        ("at once, at most", report.concurrent().to_string()),
+        ("shorter than 6 s", grouped(all.short)),
+        ("setup p50", seconds(all.setups.below(0.5))),
+        ("setup p95", seconds(all.setups.below(0.95))),
+        ("at once, at most", grouped(report.concurrent() as u64)),
     ]);
+    if all.pdds.below(0.5).is_some() {
+        tiles.extend([("PDD p50", seconds(all.pdds.below(0.5))), ("PDD p95", seconds(all.pdds.below(0.95)))]);
+    }
     let span = match report.span {
         (Some(first), Some(last)) => format!("{first} to {last}"),
         _ => "no calls".into(),
@@ -69,16 +73,16 @@ pub fn page(report: &Report, o: &ReportOptions) -> Result<String, String> {
                 p { (span) }
                 dl { @for (name, value) in &tiles { div { dt { (name) } dd { (value) } } } }
                 @if rates.is_none() && all.attempts > 0 {
-                    p.note { "No ASR and NER: they need records of failed calls, which are written with the flag failed (ACC009 of accctl check-config)." }
+                    p.note { "No ASR and NER: there is no failed call here. Those have records only with the flag failed (ACC009 of accctl check-config)." }
                 }
                 @if all.attempts > 0 {
                     h2 { "Calls at the same time" }
-                    (PreEscaped(concurrency(report)?))
+                    div.wide { (PreEscaped(concurrency(report)?)) }
                     h2 { "Attempts by hour of the day" }
-                    (PreEscaped(hours(report)?))
+                    div.wide { (PreEscaped(hours(report)?)) }
                     @if o.by.is_some() { (groups(report, o)) }
-                    (counts("Codes", &most(&all.codes, 12), code))
-                    (counts("How calls ended", &most(&all.causes, 12), str::to_string))
+                    (counts("Codes", &most(&all.codes, 12), |code| format!("{code} {}", phrase(*code))))
+                    (counts("How calls ended", &most(&all.causes, 12), String::clone))
                 }
             }
         }
@@ -91,37 +95,45 @@ fn groups(report: &Report, o: &ReportOptions) -> Markup {
     let longest = groups.iter().map(|(_, f)| f.attempts).max().unwrap_or(1).max(1);
     html! {
         h2 { "By " (o.by.as_deref().unwrap_or_default()) }
-        table {
-            tr { th { (o.by.as_deref().unwrap_or_default()) } th { "attempts" } th {} th { "answered" } th { "ASR" } th { "NER" } th { "minutes" } th { "ACD" } }
+        div.wide { table {
+            tr { th { (o.by.as_deref().unwrap_or_default()) } th { "attempts" } th.bar {} th { "answered" } th { "ASR" } th { "NER" } th { "minutes" } th { "ACD" } }
             @for (name, f) in &groups {
                 @let rates = if report.all.has_failed() { f.rates_of_a_part(&o.user_codes) } else { None };
                 tr {
-                    td { (name) } td { (f.attempts) } (bar(f.attempts, longest)) td { (f.answered) }
+                    td { (name) } td { (grouped(f.attempts)) } (bar(f.attempts, longest)) td { (grouped(f.answered)) }
                     td { (percent(rates.map(|r| r.0))) } td { (percent(rates.map(|r| r.1))) }
                     td { (format!("{:.1}", f.duration_ms as f64 / 60_000.0)) } td { (f.mean_ms().map_or("-".into(), clock)) }
                 }
             }
-        }
+        } }
     }
 }
 
 fn bar(n: u64, of: u64) -> Markup {
-    html! { td.bar { span style={ "width:" (n * 100 / of.max(1)) "%" } {} } }
+    html! { td.bar { span style={ "width:" (format!("{:.1}", n as f64 * 100.0 / of.max(1) as f64)) "%" } {} } }
 }
 
-fn counts(title: &str, counts: &[(&str, u64)], name: impl Fn(&str) -> String) -> Markup {
+/// A number with a narrow space between thousands.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push('\u{202f}');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn counts<T>(title: &str, counts: &[(T, u64)], name: impl Fn(&T) -> String) -> Markup {
     let longest = counts.iter().map(|(_, n)| *n).max().unwrap_or(1);
     html! {
         @if !counts.is_empty() {
             h2 { (title) }
-            table.counts { @for (what, n) in counts { tr { td { (name(what)) } td { (n) } (bar(*n, longest)) } } }
+            table.counts { @for (what, n) in counts { tr { td { (name(what)) } td { (grouped(*n)) } (bar(*n, longest)) } } }
         }
     }
-}
-
-/// A code and its standard phrase.
-fn code(code: &str) -> String {
-    code.parse().map_or_else(|_| code.to_string(), |number| format!("{code} {}", phrase(number)))
 }
 
 fn concurrency(report: &Report) -> Result<String, String> {

@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::rows::{Between, Row, Source, each, is_utc};
-use figures::{Figures, Report, clock, percent};
+use figures::{Figures, Report, Spread, clock, percent, seconds};
 pub use options::ReportOptions;
 
 pub fn run(o: &ReportOptions) -> Outcome {
     let mut report = Report::new();
     let by: Vec<String> = o.by.iter().cloned().collect();
-    let mut add = |row: Row| report.add(&row);
+    let mut add = |row: Row<'_>| report.add(&row);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     if o.stream.is_empty() {
         let given = o.params.read(o.sql.aliases())?;
@@ -66,19 +66,23 @@ fn as_text(report: &Report, o: &ReportOptions) -> String {
             line("ASR", percent(Some(asr)));
             line("NER", percent(Some(ner)));
         }
-        None => line("ASR, NER", "need records of failed calls: do_accounting(\"...\", \"failed\"), see ACC009 of check-config".into()),
+        None => line("ASR, NER", "there is no failed call; those have records only with the flag failed (ACC009 of check-config)".into()),
     }
     line("minutes", format!("{:.1}", all.duration_ms as f64 / 60_000.0));
     line("mean duration (ACD)", all.mean_ms().map_or("-".into(), clock));
     line("shorter than 6 s", all.short.to_string());
-    let setup = |p| all.setup(p).map_or("-".into(), |ms| format!("{:.1} s", ms as f64 / 1000.0));
-    line("setup p50, p95", format!("{}, {}", setup(0.5), setup(0.95)));
+    let both = |of: &Spread| format!("{}, {}", seconds(of.below(0.5)), seconds(of.below(0.95)));
+    line("setup p50, p95", both(&all.setups));
+    // Only tables with a column pdd_ms tell.
+    if all.pdds.below(0.5).is_some() {
+        line("PDD p50, p95", both(&all.pdds));
+    }
     line("at once, at most", report.concurrent().to_string());
-    for (title, counts) in [("codes", &all.codes), ("ends", &all.causes)] {
-        let shown: Vec<_> = figures::most(counts, 8).into_iter().map(|(name, n)| format!("{name} {n}")).collect();
-        if !shown.is_empty() {
-            line(title, shown.join(", "));
-        }
+    if !all.codes.is_empty() {
+        line("codes", named(&figures::most(&all.codes, 8)));
+    }
+    if !all.causes.is_empty() {
+        line("ends", named(&figures::most(&all.causes, 8)));
     }
     let busiest = report.hours.iter().max().copied().unwrap_or(0).max(1);
     let _ = writeln!(out, "\nattempts by hour of the day");
@@ -105,13 +109,17 @@ fn as_text(report: &Report, o: &ReportOptions) -> String {
     out
 }
 
+fn named<T: std::fmt::Display>(counts: &[(T, u64)]) -> String {
+    counts.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", ")
+}
+
 fn figures_json(f: &Figures, o: &ReportOptions, has_failed: bool) -> Value {
     let rates = if has_failed { f.rates_of_a_part(&o.user_codes) } else { None };
     json!({
         "attempts": f.attempts, "answered": f.answered, "failed": f.failed,
         "asr": rates.map(|r| r.0), "ner": rates.map(|r| r.1),
         "minutes": f.duration_ms as f64 / 60_000.0, "acd_ms": f.mean_ms(), "short": f.short,
-        "setup_p50_ms": f.setup(0.5), "setup_p95_ms": f.setup(0.95),
+        "setup_p50_ms": f.setups.below(0.5), "setup_p95_ms": f.setups.below(0.95), "pdd_p50_ms": f.pdds.below(0.5), "pdd_p95_ms": f.pdds.below(0.95),
         "codes": f.codes, "end_causes": f.causes,
     })
 }
@@ -143,7 +151,7 @@ fn cell(text: &str) -> String {
 
 fn as_csv(report: &Report, o: &ReportOptions) -> String {
     let name = o.by.as_deref().unwrap_or("value");
-    let mut out = format!("{},attempts,answered,failed,asr,ner,minutes,acd_seconds,short,setup_p50_ms,setup_p95_ms\n", cell(name));
+    let mut out = format!("{},attempts,answered,failed,asr,ner,minutes,acd_seconds,short,setup_p50_ms,setup_p95_ms,pdd_p50_ms,pdd_p95_ms\n", cell(name));
     let has_failed = report.all.has_failed();
     let groups = if o.by.is_some() { report.groups(o.top) } else { Vec::new() };
     let all = [("", &report.all)];
@@ -153,7 +161,7 @@ fn as_csv(report: &Report, o: &ReportOptions) -> String {
         let number = |n: Option<i64>| n.map_or(String::new(), |n| n.to_string());
         let _ = writeln!(
             out,
-            "{},{},{},{},{},{},{:.1},{},{},{},{}",
+            "{},{},{},{},{},{},{:.1},{},{},{},{},{},{}",
             cell(name),
             f.attempts,
             f.answered,
@@ -163,8 +171,10 @@ fn as_csv(report: &Report, o: &ReportOptions) -> String {
             f.duration_ms as f64 / 60_000.0,
             f.mean_ms().map_or(String::new(), |ms| format!("{:.1}", ms as f64 / 1000.0)),
             f.short,
-            number(f.setup(0.5)),
-            number(f.setup(0.95)),
+            number(f.setups.below(0.5)),
+            number(f.setups.below(0.95)),
+            number(f.pdds.below(0.5)),
+            number(f.pdds.below(0.95)),
         );
     }
     out
