@@ -67,11 +67,13 @@ impl Deliverer {
 }
 
 pub fn run() {
+    table(&format!("Delivery process, CDRs of {N} calls in the journal"), &["destination", "resident MB", "most MB"]);
+    #[cfg(feature = "nats")]
+    streams(tempfile::tempdir().unwrap().path());
     let tmp = tempfile::tempdir().unwrap();
     let journal = tmp.path().join("journal");
     // Closed before the process opens it: a server that was started anew, with all of it to count.
     fill(&Dir::open(&journal).unwrap(), SinkId::Db);
-    table(&format!("Delivery process, CDRs of {N} calls in the journal"), &["destination", "resident MB", "most MB"]);
 
     Deliverer::start(&journal, &format!("mysql://acc:secret@127.0.0.1:{}/acc", free_port())).watch("a database that refuses connections from the beginning");
 
@@ -87,9 +89,6 @@ pub fn run() {
     child.watch("a database that fails after the first rows");
     assert_eq!(rows(&database), there);
     assert!(there < N as i64 / 2, "{there} rows came before the lock");
-    drop(child);
-    #[cfg(feature = "nats")]
-    streams(&tmp.path().join("streams"));
 }
 
 /// The same with a broker.
