@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench                     everything
-//! cargo bench -- worker sql       some of: worker, sql, refused, radius, diameter, memory
+//! cargo bench -- worker sql       some of: worker, sql, refused, radius, diameter, stream, memory
 //! ```
 //!
 //! `scripts/bench` adds instruction counts, for which it runs `--count WHAT N` under callgrind.
@@ -15,6 +15,7 @@ mod diameter;
 mod memory;
 mod radius;
 mod sql;
+mod stream;
 mod worker;
 
 use std::io::Write as _;
@@ -90,12 +91,13 @@ fn main() {
         ["--deliver", journal, url] => return memory::deliver(journal.as_ref(), url),
         _ => {}
     }
-    let all: [(&str, fn()); 6] = [
+    let all: [(&str, fn()); 7] = [
         ("worker", worker::run),
         ("sql", sql::run),
         ("refused", sql::run_refused),
         ("radius", radius::run),
         ("diameter", diameter::run),
+        ("stream", stream::run),
         ("memory", memory::run),
     ];
     for (name, run) in all {

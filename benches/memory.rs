@@ -8,9 +8,15 @@ use acc::delivery;
 use acc::journal::{Dir, JournalSync, SinkId, Writer};
 use sqlx::{Connection as _, SqliteConnection};
 
+#[cfg(feature = "nats")]
+use super::common::brokers::Nats;
 use super::common::servers::free_port;
 use super::common::wait_until;
-use super::{row, sql, table};
+#[cfg(feature = "nats")]
+use super::say;
+#[cfg(feature = "nats")]
+use super::stream::Engine as _;
+use super::{row, sql, stream, table};
 
 const N: usize = 1_000_000;
 /// Bytes of a call's state with a few values.
@@ -21,7 +27,8 @@ const WATCH: Duration = Duration::from_secs(10);
 /// A delivery process of its own, as the host forks it.
 pub fn deliver(journal: &Path, url: &str) {
     let dir = Dir::open(journal).unwrap();
-    let mut delivery = sql::delivery(sql::config(Some(url), journal), &dir);
+    let config = if url.starts_with("nats:") { stream::config(url, journal) } else { sql::config(Some(url), journal) };
+    let mut delivery = sql::delivery(config, &dir);
     delivery.only_what_is_there = None;
     delivery::run(delivery).unwrap();
 }
@@ -60,13 +67,15 @@ impl Deliverer {
 }
 
 pub fn run() {
+    table(&format!("Delivery process, CDRs of {N} calls in the journal"), &["destination", "resident MB", "most MB"]);
+    #[cfg(feature = "nats")]
+    streams(tempfile::tempdir().unwrap().path());
     let tmp = tempfile::tempdir().unwrap();
     let journal = tmp.path().join("journal");
     // Closed before the process opens it: a server that was started anew, with all of it to count.
-    fill(&Dir::open(&journal).unwrap());
-    table(&format!("Delivery process, CDRs of {N} calls in the journal"), &["database", "resident MB", "most MB"]);
+    fill(&Dir::open(&journal).unwrap(), SinkId::Db);
 
-    Deliverer::start(&journal, &format!("mysql://acc:secret@127.0.0.1:{}/acc", free_port())).watch("refuses connections from the beginning");
+    Deliverer::start(&journal, &format!("mysql://acc:secret@127.0.0.1:{}/acc", free_port())).watch("a database that refuses connections from the beginning");
 
     // It works at first, then somebody locks it.
     let database = tmp.path().join("acc.sqlite");
@@ -77,18 +86,36 @@ pub fn run() {
     let mut lock = runtime.block_on(SqliteConnection::connect(&url)).unwrap();
     wait_until("the lock", || runtime.block_on(sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut lock)).is_ok());
     let there = rows(&database);
-    child.watch("fails after the first rows");
+    child.watch("a database that fails after the first rows");
     assert_eq!(rows(&database), there);
     assert!(there < N as i64 / 2, "{there} rows came before the lock");
 }
 
+/// The same with a broker.
+#[cfg(feature = "nats")]
+fn streams(journal: &Path) {
+    fill(&Dir::open(journal).unwrap(), SinkId::Stream);
+    let url = |port| format!("nats://127.0.0.1:{port}/acc?stream=ACC");
+    Deliverer::start(journal, &url(free_port())).watch("a broker that refuses connections from the beginning");
+    let Some(server) = Nats::start(&["-js"]) else { return say("nats-server is not installed") };
+    let mut broker = stream::nats::JetStream::of(server);
+    broker.clear();
+    let mut child = Deliverer::start(journal, &url(broker.server.port));
+    wait_until("the first records", || broker.stored() > 0);
+    broker.server.pause();
+    child.watch("a broker that freezes after the first records");
+    broker.server.resume();
+    let there = broker.stored();
+    assert!(there < N / 2, "{there} records came before it froze");
+}
+
 /// What two workers leave: one answers the calls, the other ends them.
-fn fill(dir: &Dir) {
+fn fill(dir: &Dir, sink: SinkId) {
     let mut workers = [1, 2].map(|rank| Writer::new(dir, rank, std::process::id(), JournalSync::Batch, sql::SEGMENT));
     for i in 0..N {
         let call = (i as u128 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
         workers[0].append_call(call, &[b'x'; STATE]).unwrap();
-        workers[1].append_end(call, &[(SinkId::Db, sql::record(i))]).unwrap();
+        workers[1].append_end(call, &[(sink, sql::record(i))]).unwrap();
     }
 }
 

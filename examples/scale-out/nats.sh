@@ -5,3 +5,5 @@ set -eu
 nats stream add ACC --subjects 'acc.>' --storage file --replicas 3 --dupe-window 1h --retention limits --discard new --max-age 30d --defaults
 # What ClickHouse reads, see nats-clickhouse.sql: what it has not acknowledged comes again.
 nats consumer add ACC clickhouse --pull --deliver all --ack explicit --replay instant --max-deliver=-1 --defaults
+# The same for nats-to-sql.py.
+nats consumer add ACC sql --pull --deliver all --ack explicit --replay instant --max-deliver=-1 --max-pending 1000 --defaults

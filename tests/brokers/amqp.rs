@@ -1,103 +1,29 @@
 //! Debian's rabbitmq-server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpStream;
-use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::Child;
-use std::time::Duration;
 
 use acc::journal::{Dir, SinkId};
 use futures_util::StreamExt as _;
 use lapin::options::{BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties, ExchangeKind};
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
 use super::tls::Certificates;
 use super::*;
-use crate::common::servers::{free_port, quiet};
+use crate::common::brokers::RabbitMq;
+use crate::common::servers::free_port;
 
-/// What starts it without becoming another user.
-const PROGRAM: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
-
-/// A broker that ends with its test.
-struct Broker {
-    child: Child,
-    directory: tempfile::TempDir,
-    port: u16,
-    /// Where it takes TLS, with certificates of its clients.
-    tls_port: u16,
-    certificates: Certificates,
-    distribution: u16,
-}
-
-impl Broker {
-    fn start() -> Option<Broker> {
-        if !Path::new(PROGRAM).exists() || quiet(Command::new("epmd").arg("-daemon")).status().is_err() {
-            skip("rabbitmq-server");
-            return None;
-        }
-        let (directory, port, distribution) = (tempfile::tempdir().unwrap(), free_port(), free_port());
-        let (tls_port, certificates) = (free_port(), Certificates::make());
-        let file = |name: &str| certificates.file(name).display().to_string();
-        let config = format!(
-            "listeners.ssl.default = 127.0.0.1:{tls_port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
-             ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
-            file("ca.pem"),
-            file("server.pem"),
-            file("server.key")
-        );
-        std::fs::write(directory.path().join("config.conf"), config).unwrap();
-        let child = run(directory.path(), port, distribution);
-        let broker = Broker { child, directory, port, tls_port, certificates, distribution };
-        broker.wait();
-        Some(broker)
-    }
-
-    fn wait(&self) {
-        let end = std::time::Instant::now() + 4 * PATIENCE;
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(std::time::Instant::now() < end, "rabbitmq-server does not start");
-            std::thread::sleep(Duration::from_millis(200));
-        }
-    }
-
-    fn kill(&mut self) {
-        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        self.child.wait().unwrap();
-    }
-
-    fn start_again(&mut self) {
-        self.child = run(self.directory.path(), self.port, self.distribution);
-        self.wait();
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
-        let _ = self.child.wait();
-    }
-}
-
-fn run(directory: &Path, port: u16, distribution: u16) -> Child {
-    let at = |name: &str| directory.join(name);
-    let mut command = Command::new(PROGRAM);
-    command.process_group(0).env("HOME", directory).env("RABBITMQ_NODENAME", format!("acc{port}@localhost"));
-    command.env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1").env("RABBITMQ_NODE_PORT", port.to_string()).env("RABBITMQ_DIST_PORT", distribution.to_string());
-    for (name, file) in [
-        ("RABBITMQ_MNESIA_BASE", "db"),
-        ("RABBITMQ_LOG_BASE", "log"),
-        ("RABBITMQ_PID_FILE", "pid"),
-        ("RABBITMQ_ENABLED_PLUGINS_FILE", "plugins"),
-        ("RABBITMQ_CONFIG_FILE", "config"),
-        ("RABBITMQ_GENERATED_CONFIG_DIR", "generated"),
-    ] {
-        command.env(name, at(file));
-    }
-    quiet(&mut command).spawn().unwrap()
+/// Lines of the configuration: it takes TLS at this port, with certificates of its clients.
+fn tls(certificates: &Certificates, port: u16) -> String {
+    let file = |name: &str| certificates.file(name).display().to_string();
+    format!(
+        "listeners.ssl.default = 127.0.0.1:{port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\nssl_options.keyfile = {}\n\
+         ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n",
+        file("ca.pem"),
+        file("server.pem"),
+        file("server.key")
+    )
 }
 
 fn on_channel<T>(port: u16, work: impl AsyncFnOnce(Channel) -> T) -> T {
@@ -154,7 +80,8 @@ fn taken(port: u16) -> Vec<(BasicProperties, Value)> {
 
 fn killed_in_the_middle(records_in_all: u32) {
     listen();
-    let Some(mut broker) = Broker::start() else { return };
+    let (tls_port, certificates) = (free_port(), Certificates::make());
+    let Some(mut broker) = RabbitMq::start(&tls(&certificates, tls_port)) else { return };
     let tmp = tempfile::tempdir().unwrap();
     let journal = tmp.path().join("journal");
     let dir = Dir::open(&journal).unwrap();
@@ -230,15 +157,15 @@ fn killed_in_the_middle(records_in_all: u32) {
     let dir = Dir::open(&journal).unwrap();
     append(&mut records(&dir), SinkId::Stream, 0..1);
     drop(dir);
-    let secure = |options: String| format!("amqps://guest:guest@127.0.0.1:{}/?exchange=acc&{options}", broker.tls_port);
+    let secure = |options: String| format!("amqps://guest:guest@127.0.0.1:{}/?exchange=acc&{options}", tls_port);
     let place = format!("127.0.0.1:{}", broker.port);
     for (url, part) in [
         (format!("amqp://guest:s3cret@{place}/?exchange=acc"), "refuses the login"),
         (format!("amqp://guest:guest@{place}/nowhere?exchange=acc"), "has no vhost nowhere"),
         (format!("amqps://guest:s3cret@{place}/?exchange=acc"), "RabbitMQ at 127.0.0.1"),
         ("amqp://guest:s3cret@127.0.0.1:1/?exchange=acc".to_owned(), "cannot be reached"),
-        (secure(broker.certificates.wrong_options()), "invalid peer certificate: UnknownIssuer"),
-        (secure(broker.certificates.options_of_nobody()), "RabbitMQ at 127.0.0.1"),
+        (secure(certificates.wrong_options()), "invalid peer certificate: UnknownIssuer"),
+        (secure(certificates.options_of_nobody()), "RabbitMQ at 127.0.0.1"),
     ] {
         let out = deliver(&journal, &url).args(["--seconds", "10"]).output().unwrap();
         let text = String::from_utf8_lossy(&[&*out.stdout, &out.stderr].concat()).into_owned();
@@ -246,7 +173,7 @@ fn killed_in_the_middle(records_in_all: u32) {
     }
 
     // With a certificate of each side, of which the other one knows the authority.
-    let out = deliver(&journal, &secure(broker.certificates.options())).output().unwrap();
+    let out = deliver(&journal, &secure(certificates.options())).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let ids: Vec<_> = taken(broker.port).iter().map(|(properties, _)| properties.message_id().as_ref().unwrap().to_string()).collect();
     assert_eq!(ids, [id_of(0)]);

@@ -1,10 +1,7 @@
 //! The mock cluster of librdkafka, which fails as it is told to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, ChildStdout};
 
 use acc::accounting::record::{Core, Field};
 use acc::journal::{DeadLetters, Dir, SinkId};
@@ -15,55 +12,7 @@ use serde_json::Value;
 
 use super::tls::Certificates;
 use super::*;
-
-struct Cluster {
-    child: Child,
-    said: BufReader<ChildStdout>,
-    brokers: String,
-    /// Where it really is.
-    port: u16,
-    _directory: tempfile::TempDir,
-}
-
-impl Cluster {
-    fn start() -> Option<Cluster> {
-        Cluster::behind(None)
-    }
-
-    /// Tells clients that it is at another port.
-    fn behind(port: Option<u16>) -> Option<Cluster> {
-        let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("mock_kafka");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/brokers/mock_kafka.c");
-        let made = Command::new("cc").arg("-o").arg(&program).arg(source).arg("-lrdkafka").stderr(Stdio::null()).status();
-        if !made.is_ok_and(|status| status.success()) {
-            skip("librdkafka-dev");
-            return None;
-        }
-        let mut child = Command::new(program).args(port.map(|port| port.to_string())).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let mut said = BufReader::new(child.stdout.take().unwrap());
-        let mut place = String::new();
-        said.read_line(&mut place).unwrap();
-        let (brokers, port) = place.trim().split_once(' ').unwrap();
-        Some(Cluster { child, said, brokers: brokers.to_owned(), port: port.parse().unwrap(), _directory: directory })
-    }
-
-    /// The next Produce requests get these codes.
-    fn answer(&mut self, codes: &[u16]) {
-        let line: String = codes.iter().map(|code| format!("{code} ")).collect();
-        writeln!(self.child.stdin.as_ref().unwrap(), "{line}").unwrap();
-        let mut ok = String::new();
-        self.said.read_line(&mut ok).unwrap();
-        assert_eq!(ok, "ok\n");
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::common::brokers::MockKafka;
 
 /// A record as it is in the topic.
 struct Stored {
@@ -100,7 +49,7 @@ fn stored(brokers: &str) -> Vec<Vec<Stored>> {
 #[test]
 fn records_stay_in_order_in_their_partition_whatever_fails() {
     listen();
-    let Some(mut cluster) = Cluster::start() else { return };
+    let Some(mut cluster) = MockKafka::start() else { return };
     let tmp = tempfile::tempdir().unwrap();
     let journal = tmp.path().join("journal");
     let dir = Dir::open(&journal).unwrap();
@@ -183,7 +132,7 @@ fn records_stay_in_order_in_their_partition_whatever_fails() {
 fn records_go_over_tls() {
     let guard = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = guard.local_addr().unwrap().port();
-    let Some(cluster) = Cluster::behind(Some(port)) else { return };
+    let Some(cluster) = MockKafka::behind(Some(port)) else { return };
     assert_eq!(cluster.brokers, format!("127.0.0.1:{port}"));
     let certificates = Certificates::make();
     certificates.guard(guard, cluster.port);

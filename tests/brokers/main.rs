@@ -7,14 +7,20 @@
 
 #[cfg(feature = "amqp")]
 mod amqp;
+#[cfg(feature = "nats")]
+mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "nats")]
+mod consumers;
 #[cfg(feature = "http")]
 mod http;
 #[cfg(feature = "kafka")]
 mod kafka;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "nats")]
+mod proxies;
 mod tls;
 
 use std::path::Path;

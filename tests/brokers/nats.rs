@@ -1,10 +1,7 @@
 //! Debian's nats-server with JetStream.
 
 use std::collections::BTreeMap;
-use std::net::TcpStream;
-use std::path::Path;
 use std::pin::Pin;
-use std::process::{Child, Command};
 use std::time::Duration;
 
 use acc::journal::{Dir, SinkId};
@@ -19,61 +16,18 @@ use serde_json::{Value, json};
 
 use super::tls::Certificates;
 use super::*;
-use crate::common::servers::{free_port, quiet};
+use crate::common::brokers::Nats;
 
-/// A server that ends with its test.
-struct Server {
-    child: Child,
-    directory: tempfile::TempDir,
-    port: u16,
-    options: Vec<String>,
-}
-
-impl Server {
-    fn start(options: &[&str]) -> Option<Server> {
-        if Command::new("nats-server").arg("--version").output().is_err() {
-            skip("nats-server");
-            return None;
-        }
-        let (directory, port, options) = (tempfile::tempdir().unwrap(), free_port(), options.iter().map(|o| (*o).to_owned()).collect::<Vec<_>>());
-        let server = Server { child: run(directory.path(), port, &options), directory, port, options };
-        wait_until("nats-server listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        Some(server)
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn start_again(&mut self) {
-        self.child = run(self.directory.path(), self.port, &self.options);
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn run(directory: &Path, port: u16, options: &[String]) -> Child {
-    let mut command = Command::new("nats-server");
-    command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(directory).args(options);
-    quiet(&mut command).spawn().unwrap()
-}
-
-fn runtime() -> tokio::runtime::Runtime {
+pub fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-async fn context(port: u16) -> jetstream::Context {
+pub async fn context(port: u16) -> jetstream::Context {
     let client = ConnectOptions::new().retry_on_initial_connect().connect(format!("127.0.0.1:{port}")).await.unwrap();
     jetstream::new(client)
 }
 
-async fn make_stream(port: u16, subjects: &str) {
+pub async fn make_stream(port: u16, subjects: &str) {
     let config = stream::Config { name: "ACC".into(), subjects: vec![subjects.into()], duplicate_window: Duration::from_secs(3600), ..Default::default() };
     let jetstream = context(port).await;
     // JetStream may not be ready at once.
@@ -91,19 +45,21 @@ async fn next<S: Stream>(messages: &mut Pin<Box<S>>) -> S::Item {
 }
 
 /// A message of the stream.
-struct Stored {
+pub struct Stored {
     subject: String,
     headers: BTreeMap<String, String>,
-    body: Value,
+    pub body: Value,
+    /// The body as it came.
+    pub payload: Vec<u8>,
 }
 
 /// How many messages the stream has.
-fn count(port: u16) -> u64 {
+pub fn count(port: u16) -> u64 {
     runtime().block_on(async { context(port).await.get_stream("ACC").await.map_or(0, |s| s.cached_info().state.messages) })
 }
 
 /// Every message of the stream, in its order.
-fn stored(port: u16) -> Vec<Stored> {
+pub fn stored(port: u16) -> Vec<Stored> {
     runtime().block_on(async {
         let stream = context(port).await.get_stream("ACC").await.unwrap();
         let consumer = stream.create_consumer(consumer::pull::OrderedConfig::default()).await.unwrap();
@@ -112,7 +68,12 @@ fn stored(port: u16) -> Vec<Stored> {
         for _ in 0..stream.cached_info().state.messages {
             let message = next(&mut messages).await.unwrap();
             let headers = message.headers.as_ref().unwrap().iter().map(|(name, values)| (name.to_string(), values[0].to_string())).collect();
-            all.push(Stored { subject: message.subject.to_string(), headers, body: serde_json::from_slice(&message.payload).unwrap() });
+            all.push(Stored {
+                subject: message.subject.to_string(),
+                headers,
+                body: serde_json::from_slice(&message.payload).unwrap(),
+                payload: message.payload.to_vec(),
+            });
         }
         all
     })
@@ -131,7 +92,7 @@ fn each_is_there_once(port: u16, sent: u32) -> Vec<Stored> {
 
 fn killed_in_the_middle(records_in_all: u32) {
     listen();
-    let Some(mut server) = Server::start(&["-js"]) else { return };
+    let Some(mut server) = Nats::start(&["-js"]) else { return };
     let tmp = tempfile::tempdir().unwrap();
     let journal = tmp.path().join("journal");
     let dir = Dir::open(&journal).unwrap();
@@ -203,7 +164,7 @@ fn servers_are_verified_and_logins_are_not_told() {
     let dir = certificates.dir();
     let file = |name: &str| dir.join(name).display().to_string();
     let options = ["-js", "--tls", "--tlscert", &file("server.pem"), "--tlskey", &file("server.key"), "--user", "acc", "--pass", HIDDEN];
-    let Some(server) = Server::start(&options) else { return };
+    let Some(server) = Nats::start(&options) else { return };
     std::fs::write(dir.join("password"), HIDDEN).unwrap();
     let journal = dir.join("journal");
     let place = format!("127.0.0.1:{}/acc.eu?tls=verify&ca=", server.port);
@@ -248,7 +209,7 @@ fn servers_are_verified_and_logins_are_not_told() {
 /// What was stored and not acknowledged in time is not stored again.
 #[test]
 fn duplicates_are_counted() {
-    let Some(server) = Server::start(&["-js"]) else { return };
+    let Some(server) = Nats::start(&["-js"]) else { return };
     runtime().block_on(make_stream(server.port, "acc.>"));
     let tmp = tempfile::tempdir().unwrap();
     let url = format!("nats://127.0.0.1:{}?name=stream4", server.port);
@@ -279,7 +240,7 @@ fn a_password_that_is_replaced_is_read_again() {
     };
     takes(&old);
     std::fs::write(&password, &old).unwrap();
-    let Some(mut server) = Server::start(&["-js", "-c", conf.to_str().unwrap()]) else { return };
+    let Some(mut server) = Nats::start(&["-js", "-c", conf.to_str().unwrap()]) else { return };
     runtime().block_on(make_stream(server.port, "acc.>"));
     let dir = Dir::open(&journal).unwrap();
     let mut w = records(&dir);
@@ -342,7 +303,7 @@ fn creds_that_are_replaced_are_read_again() {
     };
     takes_back(json!({}));
     std::fs::write(&file, creds(&account, &first)).unwrap();
-    let Some(mut server) = Server::start(&["-js", "-c", conf.to_str().unwrap()]) else { return };
+    let Some(mut server) = Nats::start(&["-js", "-c", conf.to_str().unwrap()]) else { return };
     let reader = creds(&account, &reader);
     let place = format!("127.0.0.1:{}", server.port);
     let in_stream = |makes: bool| {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub mod brokers;
 pub mod diameter;
 pub mod freeradius;
 pub mod servers;
