@@ -224,6 +224,39 @@ fn few_statements(d: &Dialect, server: &Server, port: u16) {
     server.sql("DROP TABLE acc; DELETE FROM acc_seen");
 }
 
+/// A column of one table gets another type while the delivery runs. PostgreSQL refuses the statement before it looks at a
+/// row, and no row of the other table goes with those.
+fn another_type(d: &Dialect, server: &Server) {
+    let url = (d.url)(server.port);
+    server.sql(&d.create("acc", EXTRAS, ""));
+    server.sql(&d.create("missed_calls", EXTRAS, ""));
+    let mut place = Place::new();
+    let missed = |writer: &mut Writer, callid: &str| {
+        let mut r = record(Kind::Missed, callid);
+        r.extras = vec![field("caller_uri", Some(b"sip:a")), field("x_note", Some(b"text"))];
+        writer.append_record(SinkId::Db, &r).unwrap();
+    };
+    missed(&mut place.writer, "m-known");
+    place.write(Kind::Cdr, &["a-known"]);
+    let running = place.start(&url, |c| c.delivery_give_up = Some(1));
+    wait_until("both tables are known", || rows(server, "acc").len() == 1 && rows(server, "missed_calls").len() == 1);
+    server.sql("ALTER TABLE missed_calls ALTER COLUMN x_note TYPE INT USING NULL");
+    for n in 0..400 {
+        match n % 9 {
+            3 | 4 => missed(&mut place.writer, &format!("m{n}")),
+            _ => place.write(Kind::Cdr, &[&format!("a{n}")]),
+        }
+    }
+    let refused = (0..400).filter(|n| matches!(n % 9, 3 | 4)).count();
+    wait_until("the dead letters", || place.dead().len() == refused);
+    wait_until("nothing waits apart", || parked() == 0);
+    running.stop();
+    adds_up();
+    assert_eq!(rows(server, "acc").len(), 1 + 400 - refused);
+    assert!(place.dead().iter().all(|(callid, _)| callid.starts_with('m')), "{:?}", place.dead());
+    server.sql("DROP TABLE acc; DROP TABLE missed_calls; DELETE FROM acc_seen");
+}
+
 /// A column that only the table of missed calls lacks, then the table itself.
 fn a_tables_trouble(d: &Dialect, server: &mut Server) {
     let url = (d.url)(server.port);
@@ -476,6 +509,7 @@ fn postgresql_takes_the_others() {
             few_statements(&POSTGRES, &server, pooler.port);
             server.sql("DROP FUNCTION rating");
         }
+        another_type(&POSTGRES, &server);
         all(&POSTGRES, server);
     }
 }

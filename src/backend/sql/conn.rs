@@ -210,12 +210,12 @@ impl Conn {
     }
 
     /// [`Conn::execute_bound`] behind a savepoint; what comes again in a transaction is not read again.
-    pub async fn execute_behind(&mut self, savepoint: &str, sql: Arc<str>, bound: Bound) -> Outcome<u64> {
+    pub async fn execute_behind(&mut self, savepoint: &str, sql: Arc<str>, bound: Bound) -> Outcome<Outcome<u64>> {
         match (self, bound) {
             (Conn::Postgres(session), Bound::Postgres(params)) => session.execute_behind(savepoint, &sql, &params).await,
             (conn, bound) => {
                 conn.run(savepoint).await?;
-                conn.execute_bound(sql, bound).await
+                Ok(conn.execute_bound(sql, bound).await)
             }
         }
     }

@@ -107,14 +107,25 @@ impl Session {
         Ok(())
     }
 
-    /// [`Session::execute`] of a statement that comes again in this transaction, behind a savepoint. Both go out at once.
-    pub async fn execute_behind(&mut self, savepoint: &str, sql: &Arc<str>, values: &[Param]) -> Outcome<u64> {
+    /// [`Session::execute`] of a statement that comes again in this transaction, behind a savepoint: that fails by
+    /// itself. What can go out at once does, the savepoint always first.
+    pub async fn execute_behind(&mut self, savepoint: &str, sql: &Arc<str>, values: &[Param]) -> Outcome<Outcome<u64>> {
         let params = typed(values);
-        self.prepare(sql, &params).await?;
-        let values: Vec<_> = params.iter().map(|(value, _)| *value).collect();
-        let (saved, changed) = tokio::join!(biased; self.run(savepoint), self.client.execute(&self.prepared[sql], &values));
+        let (values, kinds): (Vec<_>, Vec<_>) = params.iter().cloned().unzip();
+        let Some(statement) = self.prepared.get(sql) else {
+            let (saved, prepared) = tokio::join!(biased; self.run(savepoint), self.client.prepare_typed(sql, &kinds));
+            saved?;
+            let statement = match prepared {
+                Ok(statement) => statement,
+                Err(e) => return Ok(Err(e.into())),
+            };
+            let changed = self.client.execute(&statement, &values).await;
+            self.prepared.insert(sql.clone(), statement);
+            return Ok(changed.map_err(Failure::from));
+        };
+        let (saved, changed) = tokio::join!(biased; self.run(savepoint), self.client.execute(statement, &values));
         saved?;
-        Ok(changed?)
+        Ok(changed.map_err(Failure::from))
     }
 
     /// Goes back to a savepoint and asks for a number. Both go out at once.
