@@ -281,7 +281,7 @@ const fn either(name: &'static str, default: &'static str, range: RangeInclusive
 }
 
 const fn flag(name: &'static str, example: &'static str) -> Param {
-    param(name, "-1 (not used)", ParamType::Flag, example)
+    param(name, "-1 (not used)", ParamType::Flag, example).syntax("the name of a flag (OpenSIPS only), or its number: 0 to 31, -1 for none")
 }
 
 impl Param {
@@ -461,17 +461,18 @@ pub const PARAMS: &[Param] = &[
 
 /// How the values of several parameters are written.
 const OF_BACKEND: &str = "`BACKEND: TAG->NAME; TAG; ...` with BACKEND one of `log`, `db`, `aaa`, `evi`, `diameter`, `stream`";
-const EXTRAS: &str = "`name=$variable` joined by `;`";
+const EXTRAS: &str = "`name=$variable` joined by `;`, with `/reply` behind variables of the reply";
 const LEGS: &str = "`name=$avp(name)` joined by `;`";
 const TABLE: &str = "letters, digits and `_`, not beginning with a digit, at most 63; \
-     before it may stand the name of a database or schema and a dot (`billing.acc`), except in SQLite";
+     before it may stand the name of a database or schema and a dot (`billing.acc`), except in SQLite; \
+     in Kamailio the names for records and missed calls may have variables in them";
 const COLUMN: &str = "a column name";
 const FACILITY: &str = "`LOG_AUTH`, `LOG_AUTHPRIV`, `LOG_CRON`, `LOG_DAEMON`, `LOG_FTP`, `LOG_KERN`, \
      `LOG_LOCAL0` to `LOG_LOCAL7`, `LOG_LPR`, `LOG_MAIL`, `LOG_NEWS`, `LOG_SYSLOG`, `LOG_USER` or `LOG_UUCP`; case and `LOG_` are free";
 const STREAM: &str = "`file:///DIRECTORY/NAME.jsonl?OPTIONS` or `file:///DIRECTORY/NAME.csv?OPTIONS`; \
      a time may stand in the name, as `%Y`, `%m`, `%d`, `%j`, `%H`, `%M`, `%S`; \
      `nats://[USER:PASSWORD@|TOKEN@]HOST[:4222][,HOST...][/PREFIX]?OPTIONS`; `http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH[?QUERY]#OPTIONS`; \
-     `amqp[s]://[USER:PASSWORD@]HOST[:5672][,HOST...][/VHOST]?exchange=NAME`; `kafka://HOST[:9092][,HOST...]/TOPIC?OPTIONS`";
+     `amqp[s]://[USER:PASSWORD@]HOST[:5672][,HOST...][/VHOST]?exchange=NAME&OPTIONS`; `kafka://[USER:PASSWORD@]HOST[:9092][,HOST...]/TOPIC?OPTIONS`";
 
 /// What stands for a parameter of one server in the other.
 const AS_EXTRA: Hosts = Hosts::Kamailio("declare an extra with the variable instead: log_extra, db_extra");

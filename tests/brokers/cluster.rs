@@ -61,7 +61,8 @@ fn a_record_is_stored_once_when_the_leader_dies() {
     let hosts = servers.iter().map(|s| format!("127.0.0.1:{}", s.port)).collect::<Vec<_>>().join(",");
     let running = Running::start(streaming(&format!("nats://{hosts}/acc?stream=ACC&name=stream2"), tmp.path()), &dir);
     wait_until("a part", || turn.delivered() > 0);
-    let (name, _) = leader(servers[0].port).unwrap();
+    let mut name = String::new();
+    wait_until("who leads it", || leader(servers[0].port).map(|(now, _)| name = now).is_some());
     let led = (0..3).find(|i| name_of(*i) == name).unwrap();
     servers[led].kill();
     append(&mut w, NATS, ALL / 2..ALL);

@@ -2,7 +2,8 @@
 //! and get records twice.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use serde_json::Value;
 use super::nats::{context, make_stream, runtime};
 use super::*;
 use crate::common::brokers::Nats;
-use crate::common::servers::{PASSWORD, mariadb};
+use crate::common::servers::{PASSWORD, Server, mariadb};
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/scale-out").join(name)
@@ -39,82 +40,136 @@ impl Drop for Running {
     }
 }
 
+/// A session that lets nobody write into the table of records, until it is dropped.
+struct Lock {
+    _session: Running,
+}
+
+impl Lock {
+    fn take(database: &Server) -> Lock {
+        let mut command = Command::new("mariadb");
+        command.args(["--no-defaults", "-uroot", "-N", "-n", "-Dacc", "-S"]).arg(database.dir().join("sock"));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // It stays as long as its input.
+        writeln!(child.stdin.as_mut().unwrap(), "LOCK TABLES cdr READ; SELECT 'locked';").unwrap();
+        let mut said = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said.trim(), "locked");
+        Lock { _session: Running(child) }
+    }
+}
+
 #[test]
 fn a_consumer_stores_each_record_in_sql_once() {
-    const ALL: u32 = 20_000;
+    /// Records of each of three portions.
+    const PART: u32 = 1000;
+    const ALL: u32 = 3 * PART;
     const NATS: SinkId = SinkId::Stream3;
-    const PAUSE: Duration = Duration::from_millis(500);
+    const FOREIGN: &str = "neither JSON nor ours";
     if !has_python("nats, pymysql") {
         return;
     }
     let (Some(database), Some(mut server)) = (mariadb(), Nats::start(&["-js"])) else { return };
     let port = server.port;
+    make_stream(port, "acc.>");
     runtime().block_on(async {
-        make_stream(port, "acc.>").await;
         // As nats.sh makes it, but what is not acknowledged comes again sooner.
         let config = consumer::pull::Config { durable_name: Some("sql".into()), ack_wait: Duration::from_secs(2), max_ack_pending: 1000, ..Default::default() };
         context(port).await.get_stream("ACC").await.unwrap().create_consumer(config).await.unwrap();
     });
     let tmp = tempfile::tempdir().unwrap();
     let dir = Dir::open(tmp.path()).unwrap();
+    let mut w = records(&dir);
     let turn = Turn::with(NATS);
-    append(&mut records(&dir), NATS, 0..ALL);
     let delivery = crate::common::Running::start(streaming(&format!("nats://127.0.0.1:{port}/acc?stream=ACC&name=stream3"), tmp.path()), &dir);
-    wait_until("all records", || turn.delivered() == u64::from(ALL));
-    delivery.stop();
 
     let info = || {
-        runtime().block_on(async {
-            let stream = context(port).await.get_stream("ACC").await.unwrap();
-            let mut consumer: PullConsumer = stream.get_consumer("sql").await.unwrap();
-            consumer.info().await.unwrap().clone()
-        })
+        let mut told = None;
+        wait_until("JetStream", || {
+            told = runtime().block_on(async {
+                let stream = context(port).await.get_stream("ACC").await.ok()?;
+                let mut consumer: PullConsumer = stream.get_consumer("sql").await.ok()?;
+                Some(consumer.info().await.ok()?.clone())
+            });
+            told.is_some()
+        });
+        told.unwrap()
+    };
+    // Messages that are not acknowledged.
+    let left = || {
+        let told = info();
+        told.num_pending + told.num_ack_pending as u64
     };
     let rows = || database.count("cdr") as u32;
     let start = || {
-        let url = format!("mysql://acc:{}@127.0.0.1:{}/acc", PASSWORD.replace('@', "%40").replace(':', "%3A").replace('/', "%2F"), database.port);
+        let password = PASSWORD.replace('@', "%40").replace(':', "%3A").replace('/', "%2F");
         let mut command = Command::new("python3");
-        command.arg(example("nats-to-sql.py")).arg(format!("nats://127.0.0.1:{port}")).arg(url).stdin(Stdio::null());
-        Running(command.spawn().unwrap())
+        command.arg(example("nats-to-sql.py")).env("ACC_NATS", format!("nats://127.0.0.1:{port}"));
+        command.env("ACC_DATABASE", format!("mysql://acc:{password}@127.0.0.1:{}/acc", database.port));
+        Running(command.stdin(Stdio::null()).spawn().unwrap())
     };
-    // A database that is stopped where it is leaves the consumer with records that it has got, and has not stored.
-    let stop_in_the_middle = || {
-        database.pause();
-        std::thread::sleep(PAUSE);
-        wait_until("records under way", || info().num_ack_pending > 0);
+    // It has ended by itself if it had to wait for too long: started again, as systemd does.
+    let wait_for = |reads: &mut Running, what: &str, condition: &dyn Fn() -> bool| {
+        wait_until(what, || {
+            if reads.0.try_wait().unwrap().is_some() {
+                *reads = start();
+            }
+            condition()
+        });
     };
+    let all_of = |reads: &mut Running, number: u32| {
+        wait_for(reads, "the rows", &|| rows() == number);
+        wait_for(reads, "their acknowledgement", &|| left() == 0);
+    };
+    let waits =
+        || database.sql("SELECT count(*) FROM information_schema.processlist WHERE info LIKE 'INSERT INTO cdr %' AND state LIKE 'Waiting%'").trim() != "0";
+
+    let of_callid = |n: u32, callid: Vec<u8>| Record { core: Core { callid, ..numbered(n).core }, ..numbered(n) };
+    append(&mut w, NATS, 0..PART - 2);
+    w.append_record(NATS, &of_callid(PART - 2, vec![b'c'; 300])).unwrap();
+    w.append_record(NATS, &of_callid(PART - 1, vec![])).unwrap();
     let mut reads = start();
-    wait_until("the first rows", || rows() > 0);
-    stop_in_the_middle();
-    drop(reads);
-    database.resume();
+    all_of(&mut reads, PART);
+
+    // It dies with records that it has got, and has not stored.
+    let lock = Lock::take(&database);
+    append(&mut w, NATS, PART..2 * PART);
+    wait_for(&mut reads, "rows under way", &waits);
+    reads.0.kill().unwrap();
+    assert_eq!(reads.0.wait().unwrap().signal(), Some(9));
+    let not_stored = info().num_ack_pending as u64;
+    assert!(rows() == PART && not_stored > 0, "{not_stored}");
+    drop(lock);
     reads = start();
-    let before = rows();
-    wait_until("more rows", || rows() > before);
-    stop_in_the_middle();
-    // NATS dies without the acknowledgements of records that are stored.
+    all_of(&mut reads, 2 * PART);
+    let handed_out = info().delivered.consumer_sequence;
+    assert!(handed_out >= u64::from(2 * PART) + not_stored, "{not_stored} did not come again: {handed_out}");
+
+    // NATS dies without the acknowledgements of messages that are stored. The first is the one that cannot be a row.
+    drop(reads);
+    runtime().block_on(async { context(port).await.publish("acc.x", FOREIGN.into()).await.unwrap().await.unwrap() });
+    append(&mut w, NATS, 2 * PART..ALL);
+    wait_until("all records", || turn.delivered() == u64::from(ALL));
+    delivery.stop();
+    let lock = Lock::take(&database);
+    reads = start();
+    wait_for(&mut reads, "rows under way", &waits);
     server.pause();
-    database.resume();
-    let mut stored = rows();
-    wait_until("no more rows", || {
-        std::thread::sleep(PAUSE);
-        std::mem::replace(&mut stored, rows()) == stored
-    });
-    assert!(stored < ALL);
+    drop(lock);
+    wait_until("their commit", || rows() > 2 * PART);
     server.kill();
+    wait_until("the consumer's end", || reads.0.try_wait().unwrap().is_some());
+    let refused = || database.sql("SELECT IFNULL(acc_id, '-'), message FROM acc.cdr_refused");
+    assert_eq!(refused().trim(), format!("-\t{FOREIGN}"));
     server.start_again();
-    wait_until("all rows", || {
-        // As systemd does.
-        if reads.0.try_wait().unwrap().is_some() {
-            reads = start();
-        }
-        rows() == ALL
-    });
-    wait_until("all is acknowledged", || info().num_ack_pending == 0 && info().num_pending == 0);
+    assert!(left() > u64::from(PART), "some were acknowledged: {}", left());
+    reads = start();
+    all_of(&mut reads, ALL);
+
     let ids: BTreeSet<_> = database.sql("SELECT acc_id FROM acc.cdr").lines().map(str::to_owned).collect();
     assert_eq!((rows(), ids), (ALL, (0..ALL).map(id_of).collect()));
-    let handed_out = info().delivered.consumer_sequence;
-    assert!(handed_out > u64::from(ALL), "nothing came twice: {handed_out}");
+    assert_eq!(database.sql("SELECT sum(char_length(callid) = 300), sum(callid IS NULL) FROM acc.cdr").trim(), "1\t1");
+    assert_eq!(refused().trim(), format!("-\t{FOREIGN}"));
 }
 
 /// Statements of a file, without its comments.

@@ -27,17 +27,10 @@ pub async fn context(port: u16) -> jetstream::Context {
     jetstream::new(client)
 }
 
-pub async fn make_stream(port: u16, subjects: &str) {
+pub fn make_stream(port: u16, subjects: &str) {
     let config = stream::Config { name: "ACC".into(), subjects: vec![subjects.into()], duplicate_window: Duration::from_secs(3600), ..Default::default() };
-    let jetstream = context(port).await;
     // JetStream may not be ready at once.
-    for _ in 0..100 {
-        if jetstream.create_stream(config.clone()).await.is_ok() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("there is no stream");
+    wait_until("the stream", || runtime().block_on(async { context(port).await.create_stream(config.clone()).await.is_ok() }));
 }
 
 async fn next<S: Stream>(messages: &mut Pin<Box<S>>) -> S::Item {
@@ -60,23 +53,31 @@ pub fn count(port: u16) -> u64 {
 
 /// Every message of the stream, in its order.
 pub fn stored(port: u16) -> Vec<Stored> {
-    runtime().block_on(async {
-        let stream = context(port).await.get_stream("ACC").await.unwrap();
-        let consumer = stream.create_consumer(consumer::pull::OrderedConfig::default()).await.unwrap();
-        let mut messages = Box::pin(consumer.messages().await.unwrap());
-        let mut all = Vec::new();
-        for _ in 0..stream.cached_info().state.messages {
-            let message = next(&mut messages).await.unwrap();
-            let headers = message.headers.as_ref().unwrap().iter().map(|(name, values)| (name.to_string(), values[0].to_string())).collect();
-            all.push(Stored {
-                subject: message.subject.to_string(),
-                headers,
-                body: serde_json::from_slice(&message.payload).unwrap(),
-                payload: message.payload.to_vec(),
-            });
-        }
-        all
-    })
+    let mut all = None;
+    // A cluster that has just lost a server makes no consumer before it has elected who does.
+    common::wait_until("what the stream has", || {
+        all = runtime().block_on(read(port));
+        all.is_some()
+    });
+    all.unwrap()
+}
+
+async fn read(port: u16) -> Option<Vec<Stored>> {
+    let stream = context(port).await.get_stream("ACC").await.ok()?;
+    let consumer = stream.create_consumer(consumer::pull::OrderedConfig::default()).await.ok()?;
+    let mut messages = Box::pin(consumer.messages().await.ok()?);
+    let mut all = Vec::new();
+    for _ in 0..stream.cached_info().state.messages {
+        let message = next(&mut messages).await.ok()?;
+        let headers = message.headers.as_ref().unwrap().iter().map(|(name, values)| (name.to_string(), values[0].to_string())).collect();
+        all.push(Stored {
+            subject: message.subject.to_string(),
+            headers,
+            body: serde_json::from_slice(&message.payload).unwrap(),
+            payload: message.payload.to_vec(),
+        });
+    }
+    Some(all)
 }
 
 /// Each record is there once: in the stream, and under its own id.
@@ -103,7 +104,7 @@ fn killed_in_the_middle(records_in_all: u32) {
     // There is no stream: nothing is lost, and the cure is said.
     let running = Running::start(streaming(&url, &journal), &dir);
     wait_until("the cure", || !said(&["stream: ", "no stream listens on acc.>: nats stream add ACC --subjects 'acc.>'"]).is_empty());
-    runtime().block_on(make_stream(server.port, "acc.>"));
+    make_stream(server.port, "acc.>");
     wait_until("the records", || stats::get(SinkId::Stream.delivered()) == 10);
     let first = &each_is_there_once(server.port, 10)[0];
     assert_eq!(first.subject, "acc.cdr.proxy1_example_org");
@@ -210,7 +211,7 @@ fn servers_are_verified_and_logins_are_not_told() {
 #[test]
 fn duplicates_are_counted() {
     let Some(server) = Nats::start(&["-js"]) else { return };
-    runtime().block_on(make_stream(server.port, "acc.>"));
+    make_stream(server.port, "acc.>");
     let tmp = tempfile::tempdir().unwrap();
     let url = format!("nats://127.0.0.1:{}?name=stream4", server.port);
     for journal in ["one", "two"] {
@@ -241,7 +242,7 @@ fn a_password_that_is_replaced_is_read_again() {
     takes(&old);
     std::fs::write(&password, &old).unwrap();
     let Some(mut server) = Nats::start(&["-js", "-c", conf.to_str().unwrap()]) else { return };
-    runtime().block_on(make_stream(server.port, "acc.>"));
+    make_stream(server.port, "acc.>");
     let dir = Dir::open(&journal).unwrap();
     let mut w = records(&dir);
     append(&mut w, NATS, 0..10);

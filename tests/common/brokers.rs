@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 
 use super::servers::{free_port, quiet};
 use super::{PATIENCE, skip, wait_until};
@@ -41,9 +41,8 @@ impl Nats {
         Some(Nats { child: run_nats(directory.path(), port, &options), directory, port, options })
     }
 
-    /// Ends it without a farewell.
+    /// Ends it without a farewell. What a stopped one has not read, it never reads.
     pub fn kill(&mut self) {
-        self.resume();
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -53,14 +52,11 @@ impl Nats {
         self.child = run_nats(self.directory.path(), self.port, &self.options);
     }
 
-    /// Stops it where it is, until [`Nats::resume`].
+    /// Stops it where it is, until it is killed. Returns when it stands.
     pub fn pause(&self) {
-        let _ = kill_process(Pid::from_child(&self.child), Signal::STOP);
-    }
-
-    /// Undoes [`Nats::pause`].
-    pub fn resume(&self) {
-        let _ = kill_process(Pid::from_child(&self.child), Signal::CONT);
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, Signal::STOP).unwrap();
+        waitpid(Some(pid), WaitOptions::UNTRACED).unwrap();
     }
 }
 

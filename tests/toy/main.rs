@@ -12,7 +12,7 @@ const ROWS: [(&str, &str); 2] = [
         "            /// Rows in a SQL table.\n",
         "            /// A file with a line for each record.\n            Toy = 15, \"toy\", names Words, by Delivery, sink toy \"toy_file\";\n",
     ),
-    ("    text(\"stream_node\", ", "    text(\"toy_file\", \"none (toy off)\"),\n"),
+    ("    text(\"stream_node\", ", "    text(\"toy_file\", \"none (toy off)\", \"/var/log/calls.toy\"),\n"),
 ];
 
 fn copy(from: &Path, to: &Path) {

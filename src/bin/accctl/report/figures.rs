@@ -46,7 +46,7 @@ impl Figures {
         } else {
             self.failed += 1;
         }
-        if let Some(pdd) = row.pdd_ms {
+        if let Some(pdd) = row.pdd_ms.filter(|ms| *ms >= 0) {
             self.pdds.add(pdd);
         }
         if let Some(cause) = &row.end_cause {
