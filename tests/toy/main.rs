@@ -35,7 +35,7 @@ fn a_destination_is_one_folder_and_one_row() {
     let project = tmp.join("toy");
     let _ = fs::remove_dir_all(&project);
     fs::create_dir_all(&project).unwrap();
-    for name in ["Cargo.toml", "Cargo.lock", "build.rs", "src", "include", "benches", "scripts", "README.md"] {
+    for name in ["Cargo.toml", "Cargo.lock", "build.rs", "src", "include", "benches", "docs", "scripts", "README.md"] {
         copy(&root.join(name), &project.join(name));
     }
     copy(&root.join("tests/common"), &project.join("tests/common"));
