@@ -103,7 +103,7 @@ enum Cursor {
 /// The SQL sink.
 pub struct SqlSink {
     target: Target,
-    db: Db,
+    db: Arc<Db>,
     fields: Fields,
     conn: Option<Conn>,
     /// Device and inode of the connected SQLite file.
@@ -198,7 +198,7 @@ impl SqlSink {
     pub fn new(db: &Db, fields: &Fields) -> Result<SqlSink, String> {
         Ok(SqlSink {
             target: parse(&db.url)?,
-            db: db.clone(),
+            db: Arc::new(db.clone()),
             fields: fields.clone(),
             conn: None,
             file: None,
@@ -338,7 +338,7 @@ impl SqlSink {
             found = schema::probe(conn, name).await?;
         }
         if found.is_none() && (configured || may_make) && self.conn()?.dialect() == Dialect::Sqlite {
-            let mut db = self.db.clone();
+            let mut db = Db::clone(&self.db);
             if !configured {
                 db.table_acc = name.clone();
             }

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
+use std::iter::Peekable;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +17,7 @@ use super::conn::{Bound, Conn, Dialect};
 use super::failure::{Class, Failure, Outcome};
 use super::rows::Group;
 use super::value::Value;
-use super::{Db, Failed, SEARCH, SqlSink, not_connected};
+use super::{Db, Failed, SEARCH, SqlSink};
 use crate::journal::Entry;
 
 /// Records that are tried without some of them, before they are halved.
@@ -58,7 +59,7 @@ fn statements<'a>(
     entries: &Range<usize>,
     skip: &[usize],
     numbered: bool,
-    db: &'a Db,
+    db: Arc<Db>,
 ) -> impl Iterator<Item = Statement> + use<'a> {
     let mut left: Vec<_> = groups.iter().enumerate().map(|(at, group)| (at, group.rows_but(entries, skip))).rev().collect();
     std::iter::from_fn(move || {
@@ -67,7 +68,7 @@ fn statements<'a>(
         }
         let (at, rows) = left.last_mut()?;
         let group = &groups[*at];
-        let made = group.portion(batch, rows, db);
+        let made = group.portion(batch, rows, &db);
         if made.is_empty() {
             return None;
         }
@@ -117,9 +118,8 @@ impl SqlSink {
     /// Inserts the rows of some entries: the first refused row fails the whole. While the database works
     /// on one statement, the next is made.
     pub(super) async fn insert(&mut self, groups: &[Group], batch: &[Entry], entries: &Range<usize>) -> Result<(), Failed> {
-        let SqlSink { conn, db, .. } = self;
-        let conn = conn.as_mut().ok_or_else(|| lost(not_connected()))?;
-        let mut statements = statements(groups, batch, entries, &[], false, db);
+        let mut statements = statements(groups, batch, entries, &[], false, self.db.clone());
+        let conn = self.conn().map_err(lost)?;
         let mut next = statements.next();
         while let Some(Statement { group, sql, bound, .. }) = next {
             let failed = |f| Failed::Insert(group, f);
@@ -135,30 +135,28 @@ impl SqlSink {
         Ok(())
     }
 
-    /// The statements of a part, numbered where the database tells by that how far it came.
-    fn made(&self, groups: &[Group], batch: &[Entry], entries: &Range<usize>, skip: &[usize]) -> Vec<Statement> {
-        statements(groups, batch, entries, skip, entries.len() > 1 && self.tells_rows, &self.db).collect()
+    /// The statements of some entries without those of `skip`, numbered where the database tells by that how far it came.
+    fn part<'a>(&self, groups: &'a [Group], batch: &'a [Entry], entries: &Range<usize>, skip: &[usize]) -> Peekable<impl Iterator<Item = Statement> + use<'a>> {
+        statements(groups, batch, entries, skip, entries.len() > 1 && self.tells_rows, self.db.clone()).peekable()
     }
 
-    /// Runs the statements of a part behind a savepoint, where one is needed; those of `next` are made meanwhile.
+    /// Runs the statements of a part, behind a savepoint where one is needed. While the database works on one, the
+    /// following one is made, which may be the first of `next`.
     /// Fails as a whole when there is no savepoint to go back to: the one before would take rows that are in.
-    async fn insert_part(
+    async fn insert_part<I: Iterator<Item = Statement>>(
         &mut self,
         groups: &[Group],
-        batch: &[Entry],
-        part: Vec<Statement>,
+        mut part: Peekable<I>,
         search: &mut Search,
-        mut next: Option<&Range<usize>>,
-    ) -> Outcome<(Result<(), NotInserted>, Vec<Statement>)> {
-        let tells_rows = self.tells_rows;
-        let SqlSink { conn, db, .. } = self;
-        let mut ahead = Vec::new();
-        let conn = conn.as_mut().ok_or_else(not_connected)?;
+        mut next: Option<&mut Peekable<I>>,
+    ) -> Outcome<Result<(), NotInserted>> {
+        let conn = self.conn()?;
+        let mut following = part.next();
         // MySQL undoes a statement that failed; a deadlock costs all.
-        let behind_savepoint = conn.dialect() != Dialect::MySql || search.stubborn || part.len() > 1;
-        for (at, Statement { group, rows, sql, bound }) in part.into_iter().enumerate() {
+        let behind_savepoint = conn.dialect() != Dialect::MySql || search.stubborn || part.peek().is_some();
+        let mut begins = behind_savepoint;
+        while let Some(Statement { group, rows, sql, bound }) = following {
             let execution = async {
-                let begins = at == 0 && behind_savepoint;
                 match bound {
                     Ok(bound) if begins => conn.execute_behind(SAVEPOINT, sql, bound).await,
                     Ok(bound) => Ok(conn.execute_bound(sql, bound).await),
@@ -166,24 +164,28 @@ impl SqlSink {
                     Err(failure) => Ok(Err(failure)),
                 }
             };
-            let following = async {
-                let Some(entries) = next.take() else { return };
+            let making = async {
                 // What talks to the server takes its turn first.
                 tokio::task::yield_now().await;
-                ahead = statements(groups, batch, entries, &[], entries.len() > 1 && tells_rows, db).collect();
+                let following = part.next();
+                if let (None, Some(next)) = (&following, &mut next) {
+                    next.peek();
+                }
+                following
             };
-            let (executed, ()) = tokio::join!(biased; execution, following);
+            let (executed, made) = tokio::join!(biased; execution, making);
             if let Err(failure) = executed? {
-                return Ok((Err(NotInserted { group, rows, failure, behind_savepoint }), ahead));
+                return Ok(Err(NotInserted { group, rows, failure, behind_savepoint }));
             }
             if let Some(inserted) = search.inserted.get_mut(groups[group].quoted()) {
                 *inserted += rows.len() as i64;
             }
+            (following, begins) = (made, false);
         }
-        Ok((Ok(()), ahead))
+        Ok(Ok(()))
     }
 
-    /// [`SqlSink::try_statements`] of these entries without those of `skip`.
+    /// [`SqlSink::try_part`] of these entries without those of `skip`.
     async fn try_insert(
         &mut self,
         groups: &[Group],
@@ -192,23 +194,22 @@ impl SqlSink {
         skip: &[usize],
         search: &mut Search,
     ) -> Result<Option<(Failure, Option<usize>)>, Failed> {
-        let part = self.made(groups, batch, entries, skip);
-        Ok(self.try_statements(groups, batch, entries, part, search, None).await?.0)
+        let part = self.part(groups, batch, entries, skip);
+        self.try_part(groups, entries, part, search, None).await
     }
 
     /// [`SqlSink::insert_part`] of what it can; undoes a failure, unless that is no row's own. The entry that the
-    /// database was at comes with it, if it tells. Also returns the statements of `next`.
-    async fn try_statements(
+    /// database was at comes with it, if it tells.
+    async fn try_part<I: Iterator<Item = Statement>>(
         &mut self,
         groups: &[Group],
-        batch: &[Entry],
         entries: &Range<usize>,
-        part: Vec<Statement>,
+        part: Peekable<I>,
         search: &mut Search,
-        next: Option<&Range<usize>>,
-    ) -> Result<(Option<(Failure, Option<usize>)>, Vec<Statement>), Failed> {
-        let (inserted, ahead) = self.insert_part(groups, batch, part, search, next).await.map_err(|f| lost(Failure { class: Class::Later, ..f }))?;
-        let Err(not) = inserted else { return Ok((None, ahead)) };
+        next: Option<&mut Peekable<I>>,
+    ) -> Result<Option<(Failure, Option<usize>)>, Failed> {
+        let inserted = self.insert_part(groups, part, search, next).await;
+        let Err(not) = inserted.map_err(|f| lost(Failure { class: Class::Later, ..f }))? else { return Ok(None) };
         if not.failure.class == Class::Later && !search.stubborn || matches!(not.failure.class, Class::Schema | Class::Denied) {
             return Err(not.into());
         }
@@ -231,7 +232,7 @@ impl SqlSink {
             Ok(at) => {
                 let row = at.filter(|_| asked).and_then(|at| not.rows.get(usize::try_from(at).ok()?));
                 let entry = row.and_then(|row| groups[not.group].entry_of(*row));
-                Ok((Some((not.failure, entry)), ahead))
+                Ok(Some((not.failure, entry)))
             }
             Err(_) if not.failure.class == Class::Later => {
                 // A row may end the connection, by its length for one. The others get transactions of their own.
@@ -287,16 +288,14 @@ impl SqlSink {
         let at_once = search.at_once;
         let parts = entries.clone().step_by(at_once).map(|start| start..(start + at_once).min(entries.end));
         let mut parts = parts.filter(|part| groups.iter().any(|g| !g.rows_of(part).is_empty())).peekable();
-        let mut ahead = Vec::new();
+        let mut ahead = None;
         while let Some(part) = parts.next() {
             if end < Instant::now() {
                 return Err(Failed::Slow(refused, part.start));
             }
-            if ahead.is_empty() {
-                ahead = self.made(groups, batch, &part, &[]);
-            }
-            let (mut tried, next) = self.try_statements(groups, batch, &part, ahead, search, parts.peek()).await?;
-            ahead = next;
+            let statements = ahead.take().unwrap_or_else(|| self.part(groups, batch, &part, &[]));
+            ahead = parts.peek().map(|next| self.part(groups, batch, next, &[]));
+            let mut tried = self.try_part(groups, &part, statements, search, ahead.as_mut()).await?;
             let mut suspects: Vec<(usize, Failure)> = Vec::new();
             let found = loop {
                 match tried {
