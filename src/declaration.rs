@@ -56,7 +56,7 @@ pub enum Names {
     Attributes,
 }
 
-macro_rules! numbers {
+macro_rules! backends {
     ($($(#[doc = $doc:literal])+ $id:ident = $number:literal, $name:literal, names $names:ident, by $by:ident
        $(, sink $folder:ident $parameter:literal $(then $($further:ident = $its_number:literal $its_name:literal),+)?)?;)+) => {
         /// What a call can be accounted to.
@@ -83,7 +83,13 @@ macro_rules! numbers {
                 match self { $(Backend::$id => By::$by),+ }
             }
         }
+    };
+}
+destinations!(backends);
 
+macro_rules! sinks {
+    ($($(#[doc = $doc:literal])+ $id:ident = $number:literal, $name:literal, names $names:ident, by $by:ident
+       $(, sink $folder:ident $parameter:literal $(then $($further:ident = $its_number:literal $its_name:literal),+)?)?;)+) => {
         /// What the delivery process serves, each with a cursor of its own. The number of a backend's first is the backend's.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
@@ -103,7 +109,7 @@ macro_rules! numbers {
         )?)+];
     };
 }
-destinations!(numbers);
+destinations!(sinks);
 
 /// A number in [`NUMBERED`] that no destination has.
 const NONE: u8 = u8::MAX;

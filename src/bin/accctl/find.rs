@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::params::{Given, Params};
 use crate::place::{lines, walk};
-use crate::rows::{Between, Row, Source, Span, Where, each, is_utc};
+use crate::rows::{Between, Row, Source, Span, Wanted, Where, each, is_utc};
 use crate::sql::Sql;
 
 #[derive(clap::Args)]
@@ -76,9 +76,10 @@ pub fn run(o: &Find) -> Outcome {
         let mut wheres = wheres;
         wheres.extend(o.callid.iter().map(|callid| ("callid".to_string(), callid.clone())));
         let names: Vec<String> = wheres.iter().map(|(name, _)| name.clone()).collect();
+        let between = o.span.read(true)?;
         for missed in [false, true] {
             let mut add = |row: Row<'_>| all.push(Found { place: "delivered to the stream".into(), values: of_row(&row, &names) });
-            runtime.block_on(each(Source::Files(&o.stream), missed, o.span.read(true)?, &wheres, &names, &mut add))?;
+            runtime.block_on(each(Source::Files(&o.stream), Wanted { missed, between, wheres: &wheres, fields: &names }, &mut add))?;
         }
     }
     let mut out = String::new();
@@ -130,7 +131,7 @@ async fn in_database(db: &Db, o: &Find, wheres: &[Where], between: Between, all:
     for (missed, table) in [(false, &db.table_acc), (true, &db.table_missed)] {
         let mut add = |row: Row<'_>| all.push(Found { place: format!("delivered to {table}"), values: of_row(&row, &names) });
         if done.is_ok() {
-            done = each(Source::Sql(&mut conn, db), missed, between, &wheres, &names, &mut add).await;
+            done = each(Source::Sql(&mut conn, db), Wanted { missed, between, wheres: &wheres, fields: &names }, &mut add).await;
         }
     }
     conn.close().await;

@@ -141,19 +141,22 @@ pub enum Source<'a> {
 /// A condition on a field: its name and value.
 pub type Where = (String, String);
 
-/// Shows each record of a span that has these values to `each`; of several legs of a call the first. `missed`: of the table
-/// of missed calls.
-pub async fn each(
-    source: Source<'_>,
-    missed: bool,
-    between: Between,
-    wheres: &[Where],
-    fields: &[String],
-    each: &mut dyn FnMut(Row<'_>),
-) -> Result<(), String> {
+/// Which records, and what of them.
+#[derive(Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Missed calls, which have a table of their own.
+    pub missed: bool,
+    pub between: Between,
+    pub wheres: &'a [Where],
+    /// Fields beside the core values.
+    pub fields: &'a [String],
+}
+
+/// Shows each record that is wanted to `each`; of several legs of a call the first.
+pub async fn each(source: Source<'_>, wanted: Wanted<'_>, each: &mut dyn FnMut(Row<'_>)) -> Result<(), String> {
     match source {
-        Source::Sql(conn, db) => of_sql(conn, db, missed, between, wheres, fields, each).await,
-        Source::Files(files) => files.iter().try_for_each(|file| of_file(file, missed, between, wheres, fields, each)),
+        Source::Sql(conn, db) => of_sql(conn, db, wanted, each).await,
+        Source::Files(files) => files.iter().try_for_each(|file| of_file(file, wanted, each)),
     }
 }
 
@@ -162,15 +165,8 @@ pub fn is_utc(db: &Db) -> bool {
     db.time == DbTime::Utc
 }
 
-async fn of_sql(
-    conn: &mut Conn,
-    db: &Db,
-    missed: bool,
-    between: Between,
-    wheres: &[Where],
-    fields: &[String],
-    each: &mut dyn FnMut(Row<'_>),
-) -> Result<(), String> {
+async fn of_sql(conn: &mut Conn, db: &Db, wanted: Wanted<'_>, each: &mut dyn FnMut(Row<'_>)) -> Result<(), String> {
+    let Wanted { missed, between, wheres, fields } = wanted;
     let dialect = conn.dialect();
     let name = if missed { &db.table_missed } else { &db.table_acc };
     let failed = |e: acc::backend::sql::Failure| e.text;
@@ -222,7 +218,7 @@ async fn of_sql(
 
 /// Some rows, their columns in the order of [`of_sql`].
 enum Page {
-    /// Of SQLite all in one text, and the last id: row by row, the driver takes more time than everything else together.
+    /// Of SQLite the last id, and all rows in one text: row by row, the driver takes more time than everything else together.
     Json(Option<String>, String),
     /// Of the other databases.
     Rows(Vec<Vec<Option<String>>>),
@@ -328,7 +324,8 @@ impl Legs {
     }
 }
 
-fn of_file(path: &Path, missed: bool, between: Between, wheres: &[Where], fields: &[String], each: &mut dyn FnMut(Row<'_>)) -> Result<(), String> {
+fn of_file(path: &Path, wanted: Wanted<'_>, each: &mut dyn FnMut(Row<'_>)) -> Result<(), String> {
+    let Wanted { missed, between, wheres, fields } = wanted;
     let file = File::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
     for (line, number) in BufReader::new(file).lines().zip(1..) {
         let line = line.map_err(|e| format!("{}:{number}: {e}", path.display()))?;

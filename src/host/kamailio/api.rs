@@ -136,7 +136,8 @@ impl Tm {
         attached::table()?.offer(t.cast(), ctx)
     }
 
-    /// Calls `callback` for the transaction of `msg` (the one to be made, if there is none yet).
+    /// Calls `callback` for the transaction of `msg` (the one to be made, if there is none yet). The
+    /// reference goes to the host, which gives it back with the transaction.
     pub fn register(&self, msg: *mut km_sip_msg, types: u32, callback: TransactionCb, ctx: SharedContext) -> Result<(), String> {
         self.register_for(msg, std::ptr::null_mut(), types, callback, ctx)
     }

@@ -89,7 +89,8 @@ impl Tm {
         unsafe { (self.t_ctx_put_ptr)(t, slot, value) }
     }
 
-    /// Calls `callback` for the transaction of `msg` (the one to be made, if there is none yet).
+    /// Calls `callback` for the transaction of `msg` (the one to be made, if there is none yet). The
+    /// reference goes to the host, which gives it back with the transaction.
     pub fn register(&self, msg: *mut os_sip_msg, types: u32, callback: os_transaction_cb, ctx: SharedContext) -> Result<(), String> {
         self.register_for(msg, std::ptr::null_mut(), types, callback, ctx, release)
     }

@@ -13,7 +13,7 @@ use acc::backend::sql::{Conn, parse};
 use serde_json::{Value, json};
 
 use crate::Outcome;
-use crate::rows::{Between, Row, Source, each, is_utc};
+use crate::rows::{Row, Source, Wanted, each, is_utc};
 use figures::{Figures, Report, Spread, clock, percent, seconds};
 pub use options::ReportOptions;
 
@@ -21,21 +21,21 @@ pub fn run(o: &ReportOptions) -> Outcome {
     let mut report = Report::new();
     let by: Vec<String> = o.by.iter().cloned().collect();
     let mut add = |row: Row<'_>| report.add(&row);
+    let wanted = |between| Wanted { missed: false, between, wheres: &[], fields: &by };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     if o.stream.is_empty() {
         let given = o.params.read(o.sql.aliases())?;
         let db = given.database()?.ok_or("give the database with --url, the server's configuration with --config, or files with --stream")?;
         let target = parse(&db.url)?;
-        let between = o.span.read(is_utc(&db))?;
+        let wanted = wanted(o.span.read(is_utc(&db))?);
         runtime.block_on(async {
             let mut conn = Conn::open(&target).await.map_err(|e| e.text)?;
-            let done = each(Source::Sql(&mut conn, &db), false, between, &[], &by, &mut add).await;
+            let done = each(Source::Sql(&mut conn, &db), wanted, &mut add).await;
             conn.close().await;
             done
         })?;
     } else {
-        let between: Between = o.span.read(true)?;
-        runtime.block_on(each(Source::Files(&o.stream), false, between, &[], &by, &mut add))?;
+        runtime.block_on(each(Source::Files(&o.stream), wanted(o.span.read(true)?), &mut add))?;
     }
     #[cfg(feature = "html")]
     if let Some(file) = &o.html {
