@@ -230,7 +230,7 @@ impl Server {
     /// Starts it with this configuration, waits for its delivery process, and stops it in an orderly way.
     fn loads(&self, at: &str, text: &str) {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place { server: self, dir: dir.path(), port: common::servers::udp_port() };
+        let place = Place { server: self, dir: dir.path(), port: common::servers::free_port() };
         let file = dir.path().join("config");
         fs::write(&file, place.put(text)).unwrap();
         let mut command = Command::new(&self.program);
@@ -322,7 +322,7 @@ impl Place<'_> {
             ("/var/lib/opensips-acc", dir.to_string()),
             ("/var/spool/acc", format!("{dir}/spool")),
             ("/etc/radcli/radiusclient.conf", radius.display().to_string()),
-            ("127.0.0.1:5566", format!("127.0.0.1:{}", common::servers::udp_port())),
+            ("127.0.0.1:5566", format!("127.0.0.1:{}", common::servers::free_port())),
             ("127.0.0.1:5060", format!("127.0.0.1:{}", self.port)),
         ];
         let mut text = changes.iter().fold(text.to_string(), |text, (from, to)| text.replace(from, to));

@@ -83,7 +83,7 @@ fn try_url(url: &str) {
 fn the_database_password_is_told_to_nobody() {
     said();
     // Nobody listens; somebody listens who is no database; there is no such host.
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let closed = common::servers::free_port();
     let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
     std::thread::spawn({
         let deaf = deaf.try_clone().unwrap();

@@ -15,7 +15,7 @@ use acc::host::{kamailio, opensips};
 use acc::journal::Dir;
 use acc::journal::counts::KEPT;
 use acc::stats::Counter;
-use common::servers::{free_port, udp_port};
+use common::servers::free_port;
 use common::{record, skip, wait_until, writer};
 use serde_json::Value;
 
@@ -278,7 +278,7 @@ fn kamailio_is_scraped_and_the_dashboard_asks_prometheus() {
     let exe = std::env::current_exe().unwrap();
     let module = exe.ancestors().map(|d| d.join("libacc.so")).find(|p| p.is_file()).expect("libacc.so beside the test");
     let tmp = tempfile::tempdir().unwrap();
-    let (udp, http) = (udp_port(), free_port());
+    let (udp, http) = (free_port(), free_port());
     let dir = tmp.path().display();
     let config = format!(
         r#"#!KAMAILIO

@@ -9,7 +9,7 @@ use std::process::{Child, ExitStatus};
 use super::nats::{count, make_stream, stored};
 use super::*;
 use crate::common::brokers::Nats;
-use crate::common::servers::{PASSWORD, mariadb, udp_port};
+use crate::common::servers::{PASSWORD, free_port, mariadb};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -75,7 +75,7 @@ struct Proxy {
 
 impl Proxy {
     fn start(host: &Host, node: &str, nats: u16, db_url: &str) -> Proxy {
-        let (dir, port, callee) = (tempfile::tempdir().unwrap(), udp_port(), udp_port());
+        let (dir, port, callee) = (tempfile::tempdir().unwrap(), free_port(), free_port());
         let (name, path) = match host {
             Host::Kamailio(path) => ("kamailio.cfg", path),
             Host::OpenSips(path, _) => ("opensips.cfg", path),
@@ -169,7 +169,7 @@ fn two_proxies_fill_one_stream_and_one_database() {
     let rows = || database.count("acc");
     let call = |(i, p): (usize, &Proxy)| {
         let (target, name, calls) = (format!("127.0.0.1:{}", p.port), format!("proxy{i}-%u-%p@%s"), CALLS.to_string());
-        p.sipp("caller.xml", udp_port(), &[&target, "-s", "b", "-m", &calls, "-r", "10", "-d", "500", "-cid_str", &name])
+        p.sipp("caller.xml", free_port(), &[&target, "-s", "b", "-m", &calls, "-r", "10", "-d", "500", "-cid_str", &name])
     };
     let mut callers: Vec<_> = proxies.iter().enumerate().map(call).collect();
     wait_until("the first calls", || count(nats.port) > 0);

@@ -30,7 +30,7 @@ impl FreeRadius {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = super::servers::free_port();
         let d = dir.path().display();
         // Debian's server may lack modules; detail is among the core ones.
         let conf = format!(

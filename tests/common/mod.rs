@@ -210,7 +210,10 @@ pub fn skip(what: &str) {
 pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < end, "never: {what}");
+        if Instant::now() > end {
+            let said = SAID.lock().unwrap();
+            panic!("never: {what}; said last: {:#?}", &said[said.len().saturating_sub(20)..]);
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -150,7 +150,7 @@ async fn a_server_that_does_not_want_us_says_what_to_do() {
         assert!(reason(&fates[0]).starts_with("no Diameter peer takes records (srv.acc.test: ") && reason(&fates[1]).contains(want), "{fates:?}");
         assert!(server.seen().is_empty());
     }
-    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let gone = super::common::servers::free_port();
     let fates = send(&mut plain(&format!("ConnectPeer = \"srv.acc.test\" {{ ConnectTo = \"127.0.0.1\"; Port = {gone}; No_TLS; }};")), &records(1)).await;
     assert!(reason(&fates[0]).contains("no connection to 127.0.0.1 port"), "{fates:?}");
 }

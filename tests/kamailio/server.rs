@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use std::{fs, iter};
 
 use super::common;
-pub use super::common::servers::udp_port as port;
+pub use super::common::servers::free_port as port;
 use super::common::servers::{self, PASSWORD};
 
 fn is_installed(program: &str) -> bool {

@@ -130,7 +130,7 @@ def accounting_response(request):
 
 
 def free_ports(count, taken=set(), lock=threading.Lock()):
-    """`count` consecutive UDP ports of the loopback, below those the kernel gives out."""
+    """`count` consecutive ports of the loopback, free for UDP and TCP, below those the kernel gives out."""
     with lock:
         while True:
             first = random.randrange(12000, 32000 - count)
@@ -139,8 +139,9 @@ def free_ports(count, taken=set(), lock=threading.Lock()):
                 continue
             try:
                 for port in block:
-                    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-                        s.bind(("127.0.0.1", port))
+                    for kind in socket.SOCK_DGRAM, socket.SOCK_STREAM:
+                        with socket.socket(socket.AF_INET, kind) as s:
+                            s.bind(("127.0.0.1", port))
             except OSError:
                 continue
             taken |= block

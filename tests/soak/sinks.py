@@ -15,18 +15,14 @@ import sys
 import threading
 import time
 
+from server import free_ports
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 SECRET = "soak-secret"
 # acc_id in RADIUS; a number that neither the server's dictionaries nor ours use
 DICTIONARY = "ATTRIBUTE Acc-Id 246 string\n"
 PATIENCE = 60   # s for a server to start
-
-
-def free_port(kind):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def is_bound(kind, port):
@@ -57,7 +53,7 @@ class Daemon:
     def __init__(self, children, directory):
         self.children, self.dir, self.process = children, directory, None
         os.makedirs(directory)
-        self.port, self.front = free_port(self.kind), free_port(self.kind)
+        self.port, self.front = free_ports(1), free_ports(1)
         self.prepare()
         self.start()
         self.relay = children.start([sys.executable, os.path.join(HERE, "relay.py"), self.kind, str(self.front),
