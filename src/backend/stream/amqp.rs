@@ -85,8 +85,10 @@ enum Slot {
 /// What has gone wrong among the messages of a batch.
 #[derive(Default)]
 struct Trouble {
-    /// The first reason.
+    /// The first reason that is known.
     reason: Option<String>,
+    /// The reason says only that the channel is gone. Why it went is told to the messages that wait.
+    is_consequence: bool,
     /// Ids of messages that no queue got. The library gives each of them to the next confirmation, whichever message that
     /// is of.
     returned: HashSet<String>,
@@ -96,6 +98,15 @@ struct Trouble {
 
 impl Trouble {
     fn is(&mut self, reason: String) -> Fate {
+        if std::mem::take(&mut self.is_consequence) {
+            self.reason = None;
+        }
+        Fate::Retry(self.reason.get_or_insert(reason).clone())
+    }
+
+    /// A message could not be handed over.
+    fn not_sent(&mut self, error: &Error, reason: String) -> Fate {
+        self.is_consequence = matches!(error.kind(), ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidConnectionState(_));
         Fate::Retry(self.reason.get_or_insert(reason).clone())
     }
 
@@ -228,7 +239,7 @@ impl Amqp {
             let sent = timeout(CONFIRM, channel.basic_publish(exchange.clone(), key, options, &message.body, properties)).await;
             window.push_back(match sent {
                 Ok(Ok(confirm)) => Slot::Waits(confirm),
-                Ok(Err(e)) => Slot::Known(trouble.is(self.failure(&e))),
+                Ok(Err(e)) => Slot::Known(trouble.not_sent(&e, self.failure(&e))),
                 Err(_) => Slot::Known(trouble.is(self.silent())),
             });
         }
