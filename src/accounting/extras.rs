@@ -88,6 +88,13 @@ pub struct Variable {
     pub key: Arc<str>,
 }
 
+impl Variable {
+    /// It is a script's own: while no route of this request has run, it has what another request left in it.
+    pub fn is_of_script(&self) -> bool {
+        name_of(&self.text) == "var"
+    }
+}
+
 /// A name in a backend, and what stands there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {

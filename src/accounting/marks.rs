@@ -309,9 +309,11 @@ impl Marks {
         types.iter().fold(self, |m, b| m.with(b, flags.0 | 1 << Flag::On as u8))
     }
 
-    /// `drop_accounting(types, flags)`: no types = all backends, no flags = everything of these backends.
+    /// `drop_accounting(types, flags)`: no types = all backends, no flags = everything of these backends. In the mode of
+    /// the original a backend goes off that is left without `cdr`, `missed` and `failed`.
     #[must_use]
     pub fn remove(self, types: Option<Types>, flags: Option<Flags>, mode: DropMode) -> Marks {
+        const OPTIONS: u128 = (1 << Flag::Cdr as u8) | (1 << Flag::Missed as u8) | (1 << Flag::Failed as u8);
         let mut left = self;
         for b in types.unwrap_or(Types::ALL).iter() {
             let shift = b as u32 * 8;
@@ -323,14 +325,22 @@ impl Marks {
                     let reports = (1 << Flag::Start as u8) | (1 << Flag::Interim as u8);
                     let f = if f.has(Flag::Cdr) || f.has(Flag::Start) { Flags(f.0 | reports) } else { f };
                     let kept = byte & !u128::from(f.0);
-                    let only_on = kept == 1 << Flag::On as u128;
-                    let dropped_some = kept != byte;
-                    if mode == DropMode::Stock && only_on && dropped_some { 0 } else { kept }
+                    if mode == DropMode::Stock && kept & OPTIONS == 0 { byte & 1 << Flag::CdrByFlag as u32 } else { kept }
                 }
             };
             left.0 = left.0 & !(0xff << shift) | kept << shift;
         }
         left
+    }
+
+    /// The same inside an answered call. That it gets a CDR was settled by its answer: the flag `cdr` cannot be dropped any
+    /// more, and the CDR is written to the backends that are on at its end.
+    #[must_use]
+    pub fn remove_answered(self, types: Option<Types>, flags: Option<Flags>, mode: DropMode) -> Marks {
+        let left = self.remove(types, flags, mode);
+        let settled = self.remove(types, flags.map(|f| f.without(Flag::Cdr)), DropMode::Documented);
+        let bits = left.types().iter().fold(0, |bits, b| bits | 0xff << (b as u32 * 8));
+        Marks(left.0 & !bits | settled.0 & bits)
     }
 
     /// Clears `missed` after it has made a record.
@@ -402,9 +412,23 @@ mod tests {
         let m = Marks::default().add(Types(0b0001), Flags(0b0100));
         assert!(m.remove(Some(Types(1)), Some(Flags(0b0100)), DropMode::Stock).is_empty());
         assert!(m.remove(Some(Types(1)), Some(Flags(0b0100)), DropMode::Documented).on(Backend::Log));
-        // A flag that was not set drops nothing, so nothing is turned off.
-        let plain = Marks::default().add(Types(1), Flags(0));
-        assert_eq!(plain.remove(Some(Types(1)), Some(Flags(0b0010)), DropMode::Stock), plain);
+        // As with the original, whether the flag was set or not; backends that are not named stay on (D15).
+        let plain = Marks::default().add(Types(0b11), Flags(0));
+        assert_eq!(plain.remove(Some(Types(1)), Some(Flags(0b0010)), DropMode::Stock).types(), Types(0b10));
+    }
+
+    #[test]
+    fn an_answered_call_keeps_its_cdr_while_the_backend_is_on() {
+        let log = Some(Types(0b0001));
+        let cdr = Some(Flag::Cdr.only());
+        let marked = |flags: &[u8]| Marks::default().add(Types(0b0001), Flags::parse(flags).unwrap());
+        let (all, only) = (marked(b"cdr|missed|interim"), marked(b"cdr"));
+        assert_eq!(all.remove_answered(log, cdr, DropMode::Documented), all);
+        assert_eq!(all.remove_answered(log, cdr, DropMode::Stock), all);
+        assert_eq!(all.remove_answered(log, Some(Flags::parse(b"missed|interim").unwrap()), DropMode::Stock), marked(b"cdr|start"));
+        assert_eq!(only.remove_answered(log, cdr, DropMode::Documented), only);
+        assert!(only.remove_answered(log, cdr, DropMode::Stock).is_empty());
+        assert!(all.remove_answered(log, None, DropMode::Documented).is_empty());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::accounting::clock::Moment;
 use crate::accounting::context::{CallEnd, Context, Reply};
 use crate::accounting::decide::{self, Joined};
 use crate::accounting::marks::Flag;
-use crate::accounting::record::EndCause;
+use crate::accounting::record::{Backend, EndCause};
 use crate::worker::{self, Instance};
 
 /// All branches failed; the script may try others. `joined` is what message flags add, `is_first` says what the
@@ -137,6 +137,17 @@ pub fn write_cdr(ctx: &SharedContext) {
         Ok(end) => finish_call(instance, ctx, end),
         Err(e) => log::error!("a call's end could not be accounted: {e}"),
     }
+}
+
+/// Writes the CDR of a call whose BYE has no reply, as its transaction is gone. At the end of the server, in its main
+/// process, nobody takes an event any more: a call with one is left to the next start, as after a crash.
+pub fn write_cdr_without_reply(ctx: &SharedContext) {
+    let Some(instance) = worker::instance() else { return };
+    let has_event = || ctx.facts().is_ok_and(|c| c.marks.cdr().any(|b| b == Backend::Evi));
+    if instance.host.process_number() == 0 && ctx.was_in_journal() && has_event() {
+        return;
+    }
+    write_cdr(ctx);
 }
 
 fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {

@@ -493,7 +493,8 @@ fn drop_marks(at: impl AtHand, instance: &Instance, types: Option<Types>, flags:
         let now = Moment::now();
         let withdrawn = ctx.update(|c| {
             let before = c.marks;
-            c.marks = before.remove(types, flags, instance.config.drop_mode);
+            let drop = if c.answered.is_some() { Marks::remove_answered } else { Marks::remove };
+            c.marks = drop(before, types, flags, instance.config.drop_mode);
             decide::withdraw(&instance.config.rules, c, before, now)
         });
         worker::emit(instance, &withdrawn.map_err(text)?);
@@ -501,11 +502,18 @@ fn drop_marks(at: impl AtHand, instance: &Instance, types: Option<Types>, flags:
     Ok(())
 }
 
+/// The request at hand is inside a dialog and accounted on its own. The original looks for the direction of no other.
+fn is_marked_inside(at: impl AtHand) -> bool {
+    let found = own(at).or_else(|| find(at));
+    found.is_some_and(|ctx| ctx.facts().is_ok_and(|c| c.marked && c.in_dialog))
+}
+
 /// The manual functions: a record at once.
 pub fn manual(at: impl AtHand, instance: &Instance, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
     may_record(instance, backend, table)?;
     let core = at.core().ok_or("there is no SIP message here")?;
-    let request = decide::Request { in_dialog: !core.to_tag.is_empty(), core, arrived: at.arrival(), upstream: is_upstream(at, instance) };
+    let upstream = is_marked_inside(at) && is_upstream(at, instance);
+    let request = decide::Request { in_dialog: !core.to_tag.is_empty(), core, arrived: at.arrival(), upstream };
     let values = find(at).map(|c| c.copy()).transpose().map_err(text)?;
     let config = &instance.config;
     let mut record = decide::manual(&config.rules, backend, values.as_ref(), &request, comment, table, Moment::now());

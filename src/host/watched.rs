@@ -192,7 +192,7 @@ pub struct OfAck<'a, R> {
 impl<R: Reading> Source for OfAck<'_, R> {
     fn value(&self, index: usize, v: &Variable) -> Option<Vec<u8>> {
         match v.class {
-            Class::Message | Class::Branch if !v.of_reply => self.read.of_message(index),
+            Class::Message | Class::Branch if !v.of_reply && !v.is_of_script() => self.read.of_message(index),
             _ => self.answer.extra.get(v.key.as_bytes()).map(<[u8]>::to_vec),
         }
     }
@@ -271,15 +271,17 @@ mod tests {
     #[test]
     fn an_ack_has_its_own_values_and_those_of_the_answer() {
         let mut extras = Extras::default();
-        extras.set(Backend::Log, "a=$ru; b=$avp(x); c=$rs/reply", Family::OpenSips).unwrap();
+        extras.set(Backend::Log, "a=$ru; b=$avp(x); c=$rs/reply; d=$var(x)", Family::OpenSips).unwrap();
         let due = Types::one(Backend::Log);
-        let mut answer = Context::default();
-        let source = AtEvent { ctx: &Context::default(), branch: None, received: true, code: 200, read: Message("invite") };
+        let (mut ctx, mut answer) = (Context::default(), Context::default());
+        let mut keep = Keeper { ctx: &mut ctx, most: usize::MAX, clipped: None };
+        keep.request(&extras, Watched { on_failure: false, cdr: false }, None, &Message("request"));
+        let source = AtEvent { ctx: &ctx, branch: None, received: true, code: 200, read: Message("invite") };
         Taken::read(&extras, due, &source).keep(&extras, &mut answer, usize::MAX);
         let source = OfAck { answer: &answer, read: Message("ack") };
         let mut kept = Context::default();
         Taken::read(&extras, due, &source).keep(&extras, &mut kept, usize::MAX);
         let got: Vec<_> = extras.variables.iter().map(|v| kept.extra.get(v.key.as_bytes())).collect();
-        assert_eq!(got, [Some(&b"ack0"[..]), Some(b"now1"), None]);
+        assert_eq!(got, [Some(&b"ack0"[..]), Some(b"now1"), None, Some(b"request3")], "a script's variable has what the INVITE's route set (K24)");
     }
 }

@@ -35,10 +35,10 @@ pub unsafe extern "C" fn on_bye(_t: *mut km_cell, kind: c_int, params: *mut km_t
     guard::entry("BYE", (), || {
         // SAFETY: the host's parameters.
         let Some(event) = (unsafe { Event::of(params) }) else { return };
-        if let Some(ctx) = event.context()
-            && (event.code >= 200 || kind as u32 == KM_TMCB_DESTROY)
-        {
-            write_cdr(&ctx);
+        match event.context() {
+            Some(ctx) if kind as u32 == KM_TMCB_DESTROY => outcome::write_cdr_without_reply(&ctx),
+            Some(ctx) if event.code >= 200 => write_cdr(&ctx),
+            _ => {}
         }
     });
 }

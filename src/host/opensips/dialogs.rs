@@ -52,7 +52,7 @@ unsafe extern "C" fn on_bye_gone(param: *mut c_void) {
     guard::entry("end of a BYE", (), || {
         // SAFETY: the host hands its reference back (promise 5).
         if let Some(ctx) = unsafe { SharedContext::from_raw(param) } {
-            write_cdr(&ctx);
+            outcome::write_cdr_without_reply(&ctx);
         }
     });
 }
