@@ -21,6 +21,8 @@ const HEADERS: [(&str, &str, &str); 3] =
     [("database", "(os_db|OS_DB)_.*", "os_str"), ("opensips", "(os|OS)_.*", "os_str|(os_db|OS_DB)_.*"), ("kamailio", "(km|KM)_.*", "km_str")];
 
 fn main() {
+    // A server has other modules whose symbols all can see, and that are named as the exports of every module.
+    println!("cargo:rustc-cdylib-link-arg=-Wl,-Bsymbolic");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     for (name, items, elsewhere) in HEADERS {
         let header = format!("include/{name}_abi.h");

@@ -40,12 +40,29 @@ const MOMENT_KAMAILIO: &[&str] = &[
 /// Variables that each branch has its own of.
 const BRANCH_OPENSIPS: &[&str] =
     &["ru", "ruri", "rU", "ruri.user", "rd", "ruri.domain", "rp", "rP", "ru_q", "du", "duri", "dd", "dp", "dP", "fs", "socket_out"];
-const BRANCH_KAMAILIO: &[&str] = &["ru", "rU", "rd", "rp", "rP", "rz"];
+const BRANCH_KAMAILIO: &[&str] = &["ru", "rU", "rd", "rp", "rP", "rz", "nh"];
+/// Text around other variables.
+const AROUND: &str = "_s";
 
 impl Class {
-    /// That of a variable, by its text.
+    /// That of a variable, by its text. Several in one are read together, where all of them are this request's own: AVPs
+    /// have the values of that moment.
     fn of(text: &str, family: Family) -> Class {
-        let name = name_of(text);
+        if names_of(text).eq(["T_reply_code"]) {
+            return Class::Code;
+        }
+        let classes: Vec<Class> = names_of(text).filter(|name| *name != AROUND).map(|name| Class::of_name(name, family)).collect();
+        let has = |class| classes.contains(&class);
+        if has(Class::Branch) {
+            Class::Branch
+        } else if has(Class::Message) || classes.is_empty() {
+            Class::Message
+        } else {
+            Class::Moment
+        }
+    }
+
+    fn of_name(name: &str, family: Family) -> Class {
         let (moment, branch) = match family {
             Family::OpenSips => (MOMENT_OPENSIPS, BRANCH_OPENSIPS),
             Family::Kamailio => (MOMENT_KAMAILIO, BRANCH_KAMAILIO),
@@ -56,9 +73,7 @@ impl Class {
                 None => *n == name,
             })
         };
-        if name == "T_reply_code" {
-            Class::Code
-        } else if is_in(moment) {
+        if name == "T_reply_code" || is_in(moment) {
             Class::Moment
         } else if is_in(branch) {
             Class::Branch
@@ -68,11 +83,13 @@ impl Class {
     }
 }
 
-/// The name in a variable's text: `avp` of `$(avp(x)[0])`.
-fn name_of(text: &str) -> &str {
-    let inner = text.trim_start_matches(['$', '(']);
-    let end = inner.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '.')).unwrap_or(inner.len());
-    &inner[..end]
+/// The names in a variable's text, which may have others inside: `sht` and `ci` of `$(sht(a=>$ci))`.
+fn names_of(text: &str) -> impl Iterator<Item = &str> {
+    text.split('$').skip(1).map(|variable| {
+        let inner = variable.trim_start_matches('(');
+        let end = inner.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '.')).unwrap_or(inner.len());
+        &inner[..end]
+    })
 }
 
 /// A variable that some extra is made of. Each is there once, whichever backends use it.
@@ -91,7 +108,7 @@ pub struct Variable {
 impl Variable {
     /// It is a script's own: while no route of this request has run, it has what another request left in it.
     pub fn is_of_script(&self) -> bool {
-        name_of(&self.text) == "var"
+        names_of(&self.text).any(|name| name == "var")
     }
 }
 
@@ -364,6 +381,14 @@ mod tests {
             ("$du", Class::Branch, Class::Message),
             ("$rUx", Class::Message, Class::Message),
             ("$T_reply_code", Class::Code, Class::Code),
+            ("$(T_reply_code{s.substr,0,1})", Class::Code, Class::Code),
+            ("$sht(a=>$ci)", Class::Message, Class::Message),
+            ("$sht(a=>b)", Class::Message, Class::Moment),
+            ("$(avp(x){s.replace,x,$rU})", Class::Branch, Class::Branch),
+            ("$_s(c$T_reply_code)", Class::Moment, Class::Moment),
+            ("$_s($avp(x)-$fU)", Class::Message, Class::Message),
+            ("$_s($rU)", Class::Branch, Class::Branch),
+            ("$_s(x)", Class::Message, Class::Message),
         ] {
             assert_eq!((Class::of(text, Family::OpenSips), Class::of(text, Family::Kamailio)), (opensips, kamailio), "{text}");
         }

@@ -194,10 +194,7 @@ pub trait AtHand: Copy {
     fn follow(self, ctx: &SharedContext, is_watched: bool) -> Result<bool, String>;
 
     /// What `log_extra` and its likes say of the message at hand.
-    fn taken(self, config: &Config, backend: Backend) -> Taken {
-        let _ = (config, backend);
-        Taken::default()
-    }
+    fn taken(self, config: &Config, backend: Backend) -> Taken;
 
     /// Has the events of the message's transaction come to `ctx`; with `answers` also that an answer is about to
     /// leave.

@@ -84,8 +84,10 @@ fn run(module: &str, engine: &str, file: &str, script: &str) -> Vec<String> {
     fs::write(&script_file, script).unwrap();
     let config = dir.path().join("kamailio.cfg");
     let name = module.trim_end_matches(".so");
-    let load = format!("loadmodule \"{module}\"\nmodparam(\"{name}\", \"load\", \"{}\")\ncfgengine \"{engine}\"\n", script_file.display());
-    fs::write(&config, format!("#!KAMAILIO\n{MODULES}{load}")).unwrap();
+    // All later modules see the symbols of an engine, `exports` among them.
+    let load = format!("loadmodule \"{module}\"\n");
+    let engine = format!("modparam(\"{name}\", \"load\", \"{}\")\ncfgengine \"{engine}\"\n", script_file.display());
+    fs::write(&config, format!("#!KAMAILIO\n{load}{MODULES}{engine}")).unwrap();
     let (server, log) = (port(), dir.path().join("log"));
     let out = fs::File::create(&log).unwrap();
     let db = define("DB_URL", format_args!("sqlite:///{}", dir.path().join("acc.sqlite").display()));

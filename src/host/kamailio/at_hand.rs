@@ -3,9 +3,12 @@
 use super::attached::{self, Which};
 use super::contexts::{Current, request_of, there};
 use super::state::{DIALOGS, message};
-use super::{dialogs, present, transactions};
+use super::{dialogs, flags, present, transactions};
 use crate::accounting::clock::Moment;
-use crate::accounting::record::Core;
+use crate::accounting::flags::Taken;
+use crate::accounting::marks::Types;
+use crate::accounting::record::{Backend, Core};
+use crate::config::Config;
 use crate::host::script::{AtHand, Place};
 use crate::host::shared::SharedContext;
 
@@ -84,6 +87,10 @@ impl AtHand for Current {
 
     fn follow(self, ctx: &SharedContext, _is_watched: bool) -> Result<bool, String> {
         dialogs::follow(self, ctx)
+    }
+
+    fn taken(self, config: &Config, backend: Backend) -> Taken {
+        flags::of_message(self, config, Types::one(backend))
     }
 
     /// Answers are among these events.

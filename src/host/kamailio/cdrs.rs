@@ -88,6 +88,15 @@ impl At {
         self.values(self.symbols.dummy(), |v| v.class == Class::Moment)
     }
 
+    /// The code of the reply, for variables of this kind; of a reply that is not at hand as the transaction has it.
+    fn codes(&self, reply: Option<&Message<'_>>) -> Vec<(&'static str, Option<Vec<u8>>)> {
+        let known = reply.map(|r| r.status().to_string().into_bytes());
+        // In a route for replies the host reads it off the message, and the dummy is none.
+        let is_code = |text: &Vec<u8>| text.len() == 3 && (b'1'..=b'6').contains(&text[0]);
+        let code = |i| known.clone().or_else(|| self.read(i, self.symbols.dummy()).filter(is_code));
+        self.variables().filter(|(_, v)| v.class == Class::Code).map(|(i, v)| (&*v.key, code(i))).collect()
+    }
+
     fn keep(&self, c: &mut Context, values: &[(&'static str, Option<Vec<u8>>)]) {
         for (key, value) in values {
             c.put_extra(key.as_bytes(), value.as_deref(), self.instance.config.context_max);
@@ -232,12 +241,14 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
             // Said before the server's own BYE, which it does not send while the call rings.
             KM_DLGCB_TERMINATED if msg.is_none() && !ctx.progress().answered => Ok(()),
             KM_DLGCB_TERMINATED => terminated(&at, &ctx, msg.as_ref(), event.direction),
-            KM_DLGCB_TERMINATED_CONFIRMED => confirmed(&at, &ctx),
+            KM_DLGCB_TERMINATED_CONFIRMED => confirmed(&at, &ctx, event.rpl),
             KM_DLGCB_EXPIRED => expired(&at, &ctx),
             _ => {
+                // The dialog of a BYE without a transaction may go before the routing of that has ended.
+                let result = if present::has_ended(&ctx) { confirmed(&at, &ctx, std::ptr::null_mut()) } else { Ok(()) };
                 write_cdr(&ctx);
                 ctx.give_back();
-                Ok(())
+                result
             }
         };
         say("the CDR of a dialog could not be made", result);
@@ -258,8 +269,10 @@ fn answered(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
 }
 
 fn failed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), SharedError> {
+    let reply = message(rpl).filter(|m| is_private(m.raw));
     let mut values = at.moments();
-    if let Some(reply) = message(rpl).filter(|m| is_private(m.raw)) {
+    values.extend(at.codes(reply.as_ref()));
+    if let Some(reply) = reply {
         values.extend(at.values(reply.raw, |v| v.class != Class::Moment && v.class != Class::Code));
     }
     let records = ctx.happen(|c| {
@@ -291,16 +304,17 @@ fn terminated(at: &At, ctx: &SharedContext, bye: Option<&Message<'_>>, direction
     at.set_end(ctx)?;
     match bye {
         // Its reply completes the CDR; when it gets no transaction, its end does.
-        Some(bye) => present::ends_call(bye.raw, ctx, at.api.tm.current().is_some()),
+        Some(bye) => present::ends_call(bye.raw, ctx, at.dlg as usize, at.api.tm.current().is_some()),
         None => write_cdr(ctx),
     }
     Ok(())
 }
 
 /// The BYE has its reply: what was set meanwhile is in the CDR.
-fn confirmed(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
+fn confirmed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), SharedError> {
     if ctx.progress().is_due() {
-        let values = at.moments();
+        let mut values = at.moments();
+        values.extend(at.codes(message(rpl).filter(|m| is_private(m.raw)).as_ref()));
         ctx.happen(|c| {
             at.keep(c, &values);
             at.skip(c);
@@ -308,6 +322,14 @@ fn confirmed(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
         write_cdr(ctx);
     }
     Ok(())
+}
+
+/// The BYE was routed, and got no transaction. While the CDR is due, the dialog is there.
+pub fn ended_without_transaction((ctx, dialog): &present::Ended) {
+    match At::new(*dialog as *mut km_dlg_cell).filter(|at| !at.dlg.is_null() && ctx.progress().is_due()) {
+        Some(at) => say("the CDR of a dialog could not be made", confirmed(&at, ctx, std::ptr::null_mut())),
+        None => write_cdr(ctx),
+    }
 }
 
 fn expired(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {

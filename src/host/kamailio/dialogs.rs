@@ -206,7 +206,7 @@ fn ended(at: Current, direction: u32, ctx: &SharedContext, expired: bool) {
     script::join(at, ctx);
     let has_transaction = at.api.tm.current().is_some();
     match at.api.tm.register(msg, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()) {
-        Ok(()) => present::ends_call(msg, ctx, has_transaction),
+        Ok(()) => present::ends_call(msg, ctx, 0, has_transaction),
         Err(_) => write_cdr(ctx),
     }
 }

@@ -295,7 +295,7 @@ impl At<'_> {
         let mut core = ack.core();
         core.code = format!("{code:03}").into_bytes();
         core.reason = self.symbols.phrase(code).into();
-        let present = Present { symbols: self.symbols, by_flags: self.by_flags, msg: ack.raw, code: Some(code), is_reply: false };
+        let present = Present { request: Some(&of), code: Some(code), ..Present::new(&ack, self.by_flags) };
         let taken = Taken::read(self.extras(), types, &present);
         let table = table(self.config(), Kind::Ack, types, &present);
         let types = nameable(Kind::Ack, &table, types);
@@ -545,6 +545,14 @@ struct Present<'a> {
     /// That of the reply, where it is known.
     code: Option<u16>,
     is_reply: bool,
+    /// The request before it, whose script variables count.
+    request: Option<&'a Context>,
+}
+
+impl<'a> Present<'a> {
+    fn new(msg: &Message<'a>, by_flags: &'a ByFlags) -> Present<'a> {
+        Present { symbols: msg.symbols, by_flags, msg: msg.raw, code: None, is_reply: msg.status() != 0, request: None }
+    }
 }
 
 impl Source for Present<'_> {
@@ -552,6 +560,11 @@ impl Source for Present<'_> {
         match (variable.class, self.code) {
             _ if variable.of_reply && !self.is_reply => None,
             (Class::Code, Some(code)) => Some(code.to_string().into_bytes()),
+            _ if let Some(of) = self.request
+                && variable.is_of_script() =>
+            {
+                of.extra.get(variable.key.as_bytes()).map(<[u8]>::to_vec)
+            }
             _ => bytes_of(self.by_flags.specs[index].value(self.symbols, self.msg)),
         }
     }
@@ -580,17 +593,20 @@ fn avp(symbols: &Symbols, msg: *mut km_sip_msg, name: &str, n: usize) -> Option<
     bytes_of(Spec::parse(symbols, format!("$(avp({name})[{n}])").as_bytes())?.value(symbols, msg))
 }
 
+/// What `log_extra` and its likes say of the message at hand.
+pub fn of_message(at: Current, config: &Config, types: Types) -> Taken {
+    let Some((by_flags, msg)) = at.api.flags.as_ref().zip(message(at.raw)) else { return Taken::default() };
+    Taken::read(&config.rules.fields.flags, types, &Present::new(&msg, by_flags))
+}
+
 /// `acc_*_request()`: a record at once, in the shape of flags.
 pub fn manual(at: Current, instance: &'static Instance, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
-    let by_flags = at.api.flags.as_ref().ok_or("the module is not initialised")?;
     let msg = message(at.raw).ok_or("there is no SIP message here")?;
     let types = Types::one(backend);
     script::may_record(instance, backend, table)?;
     let mut core = msg.core();
     (core.code, core.reason) = reason::parts_of_comment(comment);
-    let is_reply = msg.status() != 0;
-    let extras = &instance.config.rules.fields.flags;
-    let taken = Taken::read(extras, types, &Present { symbols: msg.symbols, by_flags, msg: msg.raw, code: None, is_reply });
+    let taken = of_message(at, &instance.config, types);
     let now = Moment::now();
     let event = Event {
         kind: Kind::Manual,

@@ -24,7 +24,7 @@ struct Entry {
     replaced: Option<Option<SharedContext>>,
     /// A BYE that ended these calls; whether it has got a transaction, whose reply will then write
     /// the CDRs.
-    bye: Vec<(SharedContext, bool)>,
+    bye: Vec<(Ended, bool)>,
     /// It is a BYE that follows its routes.
     routed_bye: bool,
     /// Address of its transaction, 0 = none.
@@ -42,11 +42,14 @@ fn name(msg: *mut km_sip_msg) -> Name {
     (msg as usize, id, pid)
 }
 
+/// A call, and the address of the dialog whose own CDR it has, 0 = none.
+pub type Ended = (SharedContext, usize);
+
 /// What is left to do when a message is done.
 #[derive(Default)]
 pub struct Left {
     /// Calls that ended with a BYE that has no transaction: their CDRs are due.
-    pub calls: Vec<SharedContext>,
+    pub calls: Vec<Ended>,
     /// A context loaded from the dialog was not unloaded.
     pub loaded: bool,
 }
@@ -146,8 +149,13 @@ pub fn unload(msg: *mut km_sip_msg) -> bool {
 }
 
 /// The message is a BYE that ended `call`.
-pub fn ends_call(msg: *mut km_sip_msg, call: &SharedContext, has_transaction: bool) {
-    change(msg, |e| e.bye.push((call.duplicate(), has_transaction)));
+pub fn ends_call(msg: *mut km_sip_msg, call: &SharedContext, dialog: usize, has_transaction: bool) {
+    change(msg, |e| e.bye.push(((call.duplicate(), dialog), has_transaction)));
+}
+
+/// Is a message at hand whose BYE ended `call`?
+pub fn has_ended(call: &SharedContext) -> bool {
+    MESSAGES.with_borrow(|messages| messages.iter().flat_map(|e| &e.bye).any(|((ended, _), _)| ended.same(call)))
 }
 
 /// The message is a BYE that follows its routes.

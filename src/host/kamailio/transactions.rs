@@ -45,7 +45,7 @@ pub unsafe extern "C" fn on_script(msg: *mut km_sip_msg, flags: c_uint, param: *
         if left.loaded {
             log::warn!("acc_load_ctx_from_dlg() without acc_unload_ctx_from_dlg() at the end of the message: unloaded now");
         }
-        left.calls.iter().for_each(write_cdr);
+        left.calls.iter().for_each(cdrs::ended_without_transaction);
         GO_ON
     })
 }
