@@ -59,7 +59,7 @@ pub fn take_values(ctx: &SharedContext, set_before: &SharedContext, put: impl Fn
 pub fn note_ringing(ctx: &SharedContext, code: u16) -> Result<(), SharedError> {
     if (180..190).contains(&code) && !ctx.has_rung() {
         let now = Moment::now();
-        ctx.ring(ctx.read(|c| now.millis_since(c.arrived))?);
+        ctx.ring(ctx.read_head(|c| now.millis_since(c.arrived))?);
     }
     Ok(())
 }
