@@ -123,15 +123,17 @@ fn add_reply(core: &mut Core, reply: &Reply) {
     if !reply.to_tag.is_empty() {
         core.to_tag.clone_from(&reply.to_tag);
     }
-    core.code = code_text(reply.code);
+    put_code(&mut core.code, reply.code);
     core.reason.clone_from(&reply.reason);
 }
 
-/// A reply code as records have it. Every answer has one, and formatting costs ten times as much.
-fn code_text(code: u16) -> Vec<u8> {
+/// Puts a reply code as records have it in the place of another one. Every answer has one, and formatting costs ten times
+/// as much.
+fn put_code(out: &mut Vec<u8>, code: u16) {
+    out.clear();
     match code {
-        0..1000 => [code / 100, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8).to_vec(),
-        _ => code.to_string().into_bytes(),
+        0..1000 => out.extend_from_slice(&[code / 100, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8)),
+        _ => out.extend_from_slice(code.to_string().as_bytes()),
     }
 }
 
@@ -183,12 +185,11 @@ fn transaction_source<'a>(rules: &'a Rules, ctx: &Context, values: &'a Context, 
 }
 
 /// Adds the records of the backends that are `due`; `record` is told which of them is the last.
-fn add(records: &mut Vec<Record>, order: [Backend; Backend::COUNT], due: impl Fn(Backend) -> bool, mut record: impl FnMut(Backend, bool) -> Record) {
-    let due = order.into_iter().filter(|b| due(*b));
-    let n = due.clone().count();
+fn add(records: &mut Vec<Record>, order: [Backend; Backend::COUNT], due: Types, mut record: impl FnMut(Backend, bool) -> Record) {
+    let n = due.0.count_ones() as usize;
     // Most events make one record; growing from empty would allocate room for four.
     records.reserve_exact(n);
-    records.extend(due.enumerate().map(|(i, b)| record(b, i + 1 == n)));
+    records.extend(order.into_iter().filter(|b| due.has(*b)).enumerate().map(|(i, b)| record(b, i + 1 == n)));
 }
 
 /// What message flags add to the records of a request that `do_accounting()` has also marked.
@@ -218,7 +219,8 @@ pub fn on_failure(rules: &Rules, ctx: &mut Context, call: Option<&Context>, repl
     let mut records = Vec::new();
     {
         let mut source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Missed, core), signalling(ctx, reply), now);
-        let due = |b| ctx.marks.on(b) && (ctx.marks.has(b, Flag::Missed) || joined.is_some_and(|j| j.due.missed.has(b)));
+        let by_flags = joined.map_or(Types::default(), |j| j.due.missed);
+        let due = ctx.marks.types().and(ctx.marks.having(Flag::Missed).or(by_flags));
         add(&mut records, EVENT_ORDER, due, |b, is_last| source.record(b, rules.table_of(b, Kind::Missed, b""), is_last));
     }
     if let Some(joined) = joined {
@@ -243,8 +245,14 @@ pub fn on_reply(rules: &Rules, ctx: &mut Context, call: Option<&Context>, reply:
         return records;
     }
     let answers_call = is_invite(ctx) && !ctx.in_dialog && (200..300).contains(&reply.code);
-    let by_flags = |b| joined.is_some_and(|j| j.due.transaction.has(b));
-    let due = |b| ctx.marks.on(b) && (reply.code < 300 || ctx.marks.has(b, Flag::Failed) || by_flags(b)) && !(answers_call && ctx.marks.has(b, Flag::Cdr));
+    let by_flags = joined.map_or(Types::default(), |j| j.due.transaction);
+    let mut due = ctx.marks.types();
+    if reply.code >= 300 {
+        due = due.and(ctx.marks.having(Flag::Failed).or(by_flags));
+    }
+    if answers_call {
+        due = due.without(ctx.marks.having(Flag::Cdr));
+    }
     let core = core_with(ctx, reply);
     let mut source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Transaction, core), signalling(ctx, reply), now);
     let missed = records.len();
@@ -317,7 +325,7 @@ fn report(rules: &Rules, ctx: &Context, kind: Kind, due: Types, now: Moment, end
         Record { reported: true, legs, ..record }
     };
     let mut records = Vec::new();
-    add(&mut records, CDR_ORDER, |b| due.has(b), record);
+    add(&mut records, CDR_ORDER, due, record);
     records
 }
 
@@ -365,9 +373,7 @@ pub fn cdr_due(rules: &Rules, mut ctx: Cow<'_, Context>, call: Option<u128>) -> 
     let duration_ms = Some(ended.millis_since(answered));
     let call = call.unwrap_or_else(|| ctx.call_key());
     let (dialog, table, created) = (ctx.dialog.clone(), ctx.table.clone(), ctx.arrived);
-    let by_script = |b| marks.on(b) && marks.has(b, Flag::Cdr);
-    let by_flag = marks.cdr_by_flag();
-    let due = |b| by_script(b) || by_flag.has(b);
+    let (by_script, by_flag) = (marks.cdr_by_script(), marks.cdr_by_flag());
     let taken = if by_flag.is_empty() { Taken::default() } else { Taken::kept(&rules.fields.flags, &ctx.extra) };
     let named = taken.table(&rules.fields.flags).unwrap_or_default();
     let mut source = Source {
@@ -388,7 +394,7 @@ pub fn cdr_due(rules: &Rules, mut ctx: Cow<'_, Context>, call: Option<u128>) -> 
         id: None,
     };
     let record = |b, is_last| {
-        if by_script(b) {
+        if by_script.has(b) {
             let mut record = source.record(b, rules.table_of(b, Kind::Cdr, &table), is_last);
             if by_flag.has(b) {
                 taken.join(&rules.fields.flags, &mut record);
@@ -412,7 +418,7 @@ pub fn cdr_due(rules: &Rules, mut ctx: Cow<'_, Context>, call: Option<u128>) -> 
         flags::record(rules, b, &event, &taken)
     };
     let mut records = Vec::new();
-    add(&mut records, CDR_ORDER, due, record);
+    add(&mut records, CDR_ORDER, by_script.or(by_flag), record);
     Some(CallEnd { call, dialog, answered: Some(answered), duration_ms, records })
 }
 
@@ -432,7 +438,10 @@ pub struct Request {
 pub fn manual(rules: &Rules, backend: Backend, values: Option<&Context>, request: &Request, comment: &[u8], table: &[u8], now: Moment) -> Record {
     let (code, reason) = reason::split_comment(comment);
     let mut core = request.core.clone();
-    core.code = code.map(code_text).unwrap_or_default();
+    core.code.clear();
+    if let Some(code) = code {
+        put_code(&mut core.code, code);
+    }
     core.reason = reason;
     let mut source = Source {
         rules,
