@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::clock::Moment;
-use super::context::{CallEnd, Context, Facts, Head, Reply, Values};
+use super::context::{CallEnd, Context, Facts, Head, Progress, Reply, Values};
 use super::dialog_cdr;
 use super::fields::FieldSet;
 use super::flags::{self, Due, Taken};
@@ -264,10 +264,23 @@ pub fn on_reply(rules: &Rules, ctx: &mut Context, call: Option<&Context>, reply:
 }
 
 /// Can a reply with this code make a record, answer a call, or complete one, of a request that message flags add
-/// nothing to? False for the answer of a call that is up and accounted by its CDR alone.
-pub fn may_record(facts: &Facts, code: u16) -> bool {
-    let is_known = facts.answered.is_some() && facts.ended.is_none() && !facts.in_dialog && (200..300).contains(&code);
-    !is_known || facts.marks.types() != facts.marks.cdr_by_script()
+/// nothing to? False for the answer of a call that is up and accounted by its CDR alone, and for a failure that no
+/// backend records.
+pub const fn may_record(facts: &Facts, code: u16) -> bool {
+    let marks = facts.marks;
+    match code {
+        200..300 => {
+            let is_known = facts.answered.is_some() && facts.ended.is_none() && !facts.in_dialog;
+            !is_known || !marks.types().without(marks.cdr_by_script()).is_empty()
+        }
+        300.. => may_miss(facts) || !marks.types().and(marks.having(Flag::Failed)).is_empty() || Progress::of(facts.flags()).is_due(),
+        _ => true,
+    }
+}
+
+/// Can the failure of an attempt make a record of such a request?
+pub const fn may_miss(facts: &Facts) -> bool {
+    !facts.marks.types().and(facts.marks.having(Flag::Missed)).is_empty()
 }
 
 /// The 2xx of a call with a CDR is about to be sent: the call starts now (D5). Further 2xx of
@@ -458,4 +471,46 @@ pub fn manual(rules: &Rules, backend: Backend, values: Option<&Context>, request
         id: None,
     };
     source.record(backend, rules.table_of(backend, Kind::Manual, table), true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounting::marks::Flags;
+
+    /// Whatever a request has: where nothing may be recorded, nothing is.
+    #[test]
+    fn what_may_not_be_recorded_is_not() {
+        let (rules, now) = (Rules::default(), Moment::now());
+        let (mut quiet, types) = (0, Types::one(Backend::Log));
+        for n in 0..1u16 << 9 {
+            let on = |bit: u16| n >> bit & 1 != 0;
+            let mut ctx = Context::new(now, false);
+            ctx.core.method = if on(0) { b"INVITE".to_vec() } else { b"BYE".to_vec() };
+            let flags = [Flag::Cdr, Flag::Missed, Flag::Failed].into_iter().enumerate().filter(|(i, _)| on(1 + *i as u16));
+            let flags = Flags(flags.fold(0, |all, (_, flag)| all | flag.only().0));
+            if on(4) {
+                ctx.marks = ctx.marks.add(types, flags);
+            }
+            ctx.in_dialog = on(5);
+            // Only the call of an initial INVITE is ever answered.
+            ctx.answered = Some(now).filter(|_| on(6) && is_cdr_call(&ctx));
+            ctx.ended = Some((now, EndCause::Caller)).filter(|_| on(7));
+            ctx.closed = on(8) && ctx.answered.is_some();
+            for code in [200, 302, 486] {
+                let before = ctx.clone();
+                if !may_miss(&ctx) {
+                    assert_eq!(on_failure(&rules, &mut ctx, None, &local_reply(code), now, None), []);
+                }
+                if !may_record(&ctx, code) {
+                    quiet += 1;
+                    assert!(!on_answer(&mut ctx, &local_reply(code), now));
+                    assert_eq!(on_reply(&rules, &mut ctx, None, &local_reply(code), now, None), []);
+                    assert!(cdr(&rules, &mut ctx).is_none());
+                }
+                assert_eq!(ctx, before);
+            }
+        }
+        assert!(quiet > 0);
+    }
 }

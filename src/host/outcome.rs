@@ -22,6 +22,9 @@ pub fn attempt_failed(
     joined: Option<&Joined>,
     is_first: impl FnOnce(Once) -> bool,
 ) -> Result<(), SharedError> {
+    if joined.is_none() && !decide::may_miss(&ctx.facts()?) {
+        return Ok(());
+    }
     let call = call_values(ctx)?;
     let now = Moment::now();
     let records = ctx.happen(|c| decide::on_failure(&instance.config.rules, c, call.as_ref(), reply, now, joined))?;
@@ -80,8 +83,8 @@ pub fn reply_went(
     }
     let facts = ctx.facts()?;
     if joined.is_none() && !decide::may_record(&facts, code) {
-        // The answer of a call that is accounted by its CDR alone.
-        if !facts.marks.is_empty() {
+        // An answer is then that of a call.
+        if !facts.marks.is_empty() && (code < 300 || ctx.read_head(decide::is_attempt)?) {
             tally::outcome(code, is_first);
         }
         return Ok(());
