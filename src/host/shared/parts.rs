@@ -1,9 +1,18 @@
 //! The parts of a context, as bytes.
 
+use std::cell::Cell;
+
 use crate::accounting::context::{Context, Head, Part};
 
 /// Room for the parts of a common call.
 const PARTS: usize = 768;
+/// More than that is not kept for the next one.
+const KEPT: usize = 65_536;
+
+thread_local! {
+    /// Room for parts: a process has those of one context after the other.
+    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
 
 /// The first parts of a context, encoded, or all three.
 #[derive(Default)]
@@ -15,7 +24,10 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn none() -> Parts {
-        Parts { bytes: Vec::with_capacity(PARTS), ends: [0; 3] }
+        let mut bytes = ROOM.try_with(Cell::take).unwrap_or_default();
+        bytes.clear();
+        bytes.reserve(PARTS);
+        Parts { bytes, ends: [0; 3] }
     }
 
     /// Those of a head; those of the values do not follow yet.
@@ -45,5 +57,14 @@ impl Parts {
         let i = part as usize;
         let begin = if i == 0 { 0 } else { self.ends[i - 1] };
         &self.bytes[begin..self.ends[i]]
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if (PARTS..=KEPT).contains(&self.bytes.capacity()) {
+            // A thread that ends has no room any more.
+            let _ = ROOM.try_with(|room| room.set(std::mem::take(&mut self.bytes)));
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What a context is.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use super::error::{CallId, SharedError};
@@ -12,6 +13,11 @@ use crate::accounting::record::EndCause;
 use crate::host::arena::{self, Arena};
 use crate::host::pid::locked;
 use crate::host::values::{Directory, Named, NoLeg};
+
+thread_local! {
+    /// Room for a head that is looked at or changed: a process has one after the other, and their values are alike.
+    pub(super) static HEAD: Cell<Option<Box<Head>>> = const { Cell::new(None) };
+}
 
 /// The arena, in which contexts are.
 pub(super) fn arena() -> Result<&'static Arena, SharedError> {
@@ -96,11 +102,16 @@ impl SharedContext {
     /// Looks at the context, but for the values of the script.
     pub fn read_head<R>(&self, f: impl FnOnce(&Head) -> R) -> Result<R, SharedError> {
         let arena = arena()?;
-        let head = {
+        let mut head = HEAD.take().unwrap_or_default();
+        {
             let _locked = locked(&self.slot().lock);
-            self.head_now(self.facts_now(arena)?, &self.head_parts(arena))?
-        };
-        Ok(f(&head))
+            if !head.become_parts(self.facts_now(arena)?, &self.head_parts(arena).bytes) {
+                return Err(SharedError::Damaged);
+            }
+        }
+        let r = f(&head);
+        HEAD.set(Some(head));
+        Ok(r)
     }
 
     /// Marks, times and flags.
