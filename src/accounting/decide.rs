@@ -53,15 +53,16 @@ impl Source<'_> {
         let times = timed.then(|| Times { created: self.created.wall, setup_ms: self.time.millis_since(self.created) });
         let fields = &self.rules.fields;
         let (extras, legs) = match &mut self.values {
-            Some(Cow::Owned(Context { extra, legs, .. })) if is_last => {
-                (fields_of(&fields.extra, backend, |tag| extra.take(tag)), legs_of(&fields.leg, backend, legs.len(), |leg, tag| legs[leg].take(tag)))
-            }
+            Some(Cow::Owned(Context { extra, legs, .. })) if is_last => (
+                fields_of(&fields.extra, backend, |n, tag| extra.take(n, tag)),
+                legs_of(&fields.leg, backend, legs.len(), |leg, n, tag| legs[leg].take(n, tag)),
+            ),
             Some(ctx) => (
-                fields_of(&fields.extra, backend, |tag| copy(&ctx.extra, tag)),
-                legs_of(&fields.leg, backend, ctx.legs.len(), |leg, tag| copy(&ctx.legs[leg], tag)),
+                fields_of(&fields.extra, backend, |n, tag| copy(&ctx.extra, n, tag)),
+                legs_of(&fields.leg, backend, ctx.legs.len(), |leg, n, tag| copy(&ctx.legs[leg], n, tag)),
             ),
             // An event has all its parameters, even if nothing was ever set.
-            None if backend == Backend::Evi => (fields_of(&fields.extra, backend, |_| None), legs_of(&fields.leg, backend, 0, |_, _| None)),
+            None if backend == Backend::Evi => (fields_of(&fields.extra, backend, |_, _| None), legs_of(&fields.leg, backend, 0, |_, _, _| None)),
             None => (Vec::new(), Vec::new()),
         };
         let id = *self.id.get_or_insert_with(|| of_event(self.kind, &core, self.created, self.time));
@@ -92,24 +93,25 @@ impl Source<'_> {
     }
 }
 
-fn copy(values: &Values, tag: &[u8]) -> Option<Vec<u8>> {
-    values.get(tag).map(<[u8]>::to_vec)
+fn copy(values: &Values, number: usize, tag: &[u8]) -> Option<Vec<u8>> {
+    values.declared(number, tag).map(<[u8]>::to_vec)
 }
 
-fn fields_of(set: &FieldSet, backend: Backend, mut value: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> Vec<Field> {
-    set.of(backend).iter().map(|d| Field { name: Arc::clone(&d.name), value: value(set.tags[d.tag].as_bytes()) }).collect()
+/// `value` is asked by number and name of a tag.
+fn fields_of(set: &FieldSet, backend: Backend, mut value: impl FnMut(usize, &[u8]) -> Option<Vec<u8>>) -> Vec<Field> {
+    set.of(backend).iter().map(|d| Field { name: Arc::clone(&d.name), value: value(d.tag, set.tags[d.tag].as_bytes()) }).collect()
 }
 
 /// One list per leg; none if the backend declares no leg field (D16), or if the context
 /// was created before any was declared. An event always has its leg parameters, unset if there is no leg.
-fn legs_of(set: &FieldSet, backend: Backend, legs: usize, mut value: impl FnMut(usize, &[u8]) -> Option<Vec<u8>>) -> Vec<Vec<Field>> {
+fn legs_of(set: &FieldSet, backend: Backend, legs: usize, mut value: impl FnMut(usize, usize, &[u8]) -> Option<Vec<u8>>) -> Vec<Vec<Field>> {
     if set.of(backend).is_empty() {
         return Vec::new();
     }
     if legs == 0 && backend == Backend::Evi {
-        return vec![fields_of(set, backend, |_| None)];
+        return vec![fields_of(set, backend, |_, _| None)];
     }
-    (0..legs).map(|leg| fields_of(set, backend, |tag| value(leg, tag))).collect()
+    (0..legs).map(|leg| fields_of(set, backend, |n, tag| value(leg, n, tag))).collect()
 }
 
 /// The core values of a request, combined with those of its reply.

@@ -346,7 +346,15 @@ impl Arena {
     /// [`Arena::write`] wrote it, and it stays meanwhile.
     pub(super) unsafe fn read(&self, first: u32, out: &mut Vec<u8>) {
         // SAFETY: the caller's promise.
-        let mut rest = unsafe { self.length(first) };
+        unsafe { self.read_of(first, self.length(first), out) };
+    }
+
+    /// [`Arena::read`] of a content with this [`Arena::length`].
+    ///
+    /// # Safety
+    /// As [`Arena::read`].
+    pub(super) unsafe fn read_of(&self, first: u32, length: usize, out: &mut Vec<u8>) {
+        let mut rest = length;
         if rest > OBJECT {
             out.reserve(rest);
         }

@@ -113,7 +113,7 @@ pub fn reply_leaves(ctx: &SharedContext, code: u16, reply: impl FnOnce() -> Repl
         return Ok(());
     }
     let (reply, now) = (reply(), Moment::now());
-    match worker::instance().filter(|_| ctx.facts().is_ok_and(|f| !f.marks.reported(Flag::Start).is_empty())) {
+    match worker::instance().filter(|_| ctx.marks().is_ok_and(|marks| !marks.reported(Flag::Start).is_empty())) {
         None => ctx.happen_head(|c| decide::on_answer(c, &reply, now)).map(drop)?,
         Some(instance) => {
             let records = ctx.happen(|c| if decide::on_answer(c, &reply, now) { decide::start(&instance.config.rules, c) } else { Vec::new() })?;

@@ -146,6 +146,12 @@ impl<'a> Directory<'a> {
         unsafe { self.arena.read(content, out) };
     }
 
+    /// The same, of which the length is known.
+    fn read_of(self, content: u32, length: usize, out: &mut Vec<u8>) {
+        // SAFETY: as above.
+        unsafe { self.arena.read_of(content, length, out) };
+    }
+
     fn length(self, content: u32) -> usize {
         // SAFETY: as above.
         unsafe { self.arena.length(content) }
@@ -249,8 +255,9 @@ impl<'a> Directory<'a> {
                     UNSET => continue,
                     CLEARED => Value::Cleared,
                     content => {
-                        let mut value = Vec::with_capacity(self.length(content));
-                        self.read(content, &mut value);
+                        let length = self.length(content);
+                        let mut value = Vec::with_capacity(length);
+                        self.read_of(content, length, &mut value);
                         Value::Set(value)
                     }
                 };
@@ -281,8 +288,9 @@ impl<'a> Directory<'a> {
                     }
                     content => {
                         out.extend_from_slice(&tag.0);
-                        put_len(out, self.length(content));
-                        self.read(content, out);
+                        let length = self.length(content);
+                        put_len(out, length);
+                        self.read_of(content, length, out);
                     }
                 }
                 count += 1;

@@ -1,6 +1,6 @@
 //! The parts of a context, as bytes.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use crate::accounting::context::{Context, Head, Part};
 
@@ -9,9 +9,12 @@ const PARTS: usize = 768;
 /// More than that is not kept for the next one.
 const KEPT: usize = 65_536;
 
+/// A change has parts before and after it.
+const ROOMS: usize = 2;
+
 thread_local! {
     /// Room for parts: a process has those of one context after the other.
-    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The first parts of a context, encoded, or all three.
@@ -24,10 +27,8 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn none() -> Parts {
-        let mut bytes = ROOM.try_with(Cell::take).unwrap_or_default();
-        bytes.clear();
-        bytes.reserve(PARTS);
-        Parts { bytes, ends: [0; 3] }
+        let free = FREE.try_with(|free| free.borrow_mut().pop()).ok().flatten();
+        Parts { bytes: free.unwrap_or_else(|| Vec::with_capacity(PARTS)), ends: [0; 3] }
     }
 
     /// Those of a head; those of the values do not follow yet.
@@ -62,9 +63,16 @@ impl Parts {
 
 impl Drop for Parts {
     fn drop(&mut self) {
-        if (PARTS..=KEPT).contains(&self.bytes.capacity()) {
-            // A thread that ends has no room any more.
-            let _ = ROOM.try_with(|room| room.set(std::mem::take(&mut self.bytes)));
+        if !(PARTS..=KEPT).contains(&self.bytes.capacity()) {
+            return;
         }
+        // A thread that ends keeps nothing any more.
+        let _ = FREE.try_with(|free| {
+            let mut free = free.borrow_mut();
+            if free.len() < ROOMS {
+                self.bytes.clear();
+                free.push(std::mem::take(&mut self.bytes));
+            }
+        });
     }
 }

@@ -31,12 +31,21 @@ impl SharedContext {
         let flags = self.flags();
         let cause = EndCause::from_index((flags >> 8) as u8).ok_or(SharedError::Damaged)?;
         let revision = instants.revision.load(Ordering::Relaxed);
-        let marks = Marks::of_words(self.marked(arena).marks.each_ref().map(|word| word.load(Ordering::Relaxed)));
+        let marks = self.marks_now(arena);
         Ok(Facts {
             attempts: (flags >> ATTEMPTS) as u8,
             rang: rang_of((flags >> RANG) as u32),
             ..Facts::new(flags as u8, revision, marks, load(&instants.answered), (load(&instants.ended), cause))
         })
+    }
+
+    fn marks_now(&self, arena: &Arena) -> Marks {
+        Marks::of_words(self.marked(arena).marks.each_ref().map(|word| word.load(Ordering::Relaxed)))
+    }
+
+    /// What is accounted, as it is at this moment, without the lock: all marks of a backend are in one word.
+    pub fn marks(&self) -> Result<Marks, SharedError> {
+        Ok(self.marks_now(arena()?))
     }
 
     /// The parts of the head; for the holder of the lock.
