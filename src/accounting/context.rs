@@ -74,10 +74,21 @@ impl Values {
         }
     }
 
-    /// Takes the value of a tag away, which is unset then.
-    pub(crate) fn take(&mut self, tag: &[u8]) -> Option<Vec<u8>> {
-        let (_, value) = self.0.iter_mut().find(|(t, _)| **t == *tag)?;
-        match std::mem::take(value) {
+    /// Where a declared tag stands. If all before it are assigned, too, that is its number.
+    fn place(&self, number: usize, tag: &[u8]) -> Option<usize> {
+        let is_it = |(t, _): &(Tag, Value)| **t == *tag;
+        if self.0.get(number).is_some_and(is_it) { Some(number) } else { self.0.iter().position(is_it) }
+    }
+
+    /// [`Values::get`] of the declared tag with this number.
+    pub(crate) fn declared(&self, number: usize, tag: &[u8]) -> Option<&[u8]> {
+        self.0[self.place(number, tag)?].1.get()
+    }
+
+    /// Takes the value of the declared tag with this number away, which is unset then.
+    pub(crate) fn take(&mut self, number: usize, tag: &[u8]) -> Option<Vec<u8>> {
+        let place = self.place(number, tag)?;
+        match std::mem::take(&mut self.0[place].1) {
             Value::Set(v) => Some(v),
             Value::Unset | Value::Cleared => None,
         }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::clock::Moment;
-use super::context::{CallEnd, Context, Facts, Head, Reply, Values};
+use super::context::{CallEnd, Context, Facts, Head, Progress, Reply, Values};
 use super::dialog_cdr;
 use super::fields::FieldSet;
 use super::flags::{self, Due, Taken};
@@ -53,15 +53,16 @@ impl Source<'_> {
         let times = timed.then(|| Times { created: self.created.wall, setup_ms: self.time.millis_since(self.created) });
         let fields = &self.rules.fields;
         let (extras, legs) = match &mut self.values {
-            Some(Cow::Owned(Context { extra, legs, .. })) if is_last => {
-                (fields_of(&fields.extra, backend, |tag| extra.take(tag)), legs_of(&fields.leg, backend, legs.len(), |leg, tag| legs[leg].take(tag)))
-            }
+            Some(Cow::Owned(Context { extra, legs, .. })) if is_last => (
+                fields_of(&fields.extra, backend, |n, tag| extra.take(n, tag)),
+                legs_of(&fields.leg, backend, legs.len(), |leg, n, tag| legs[leg].take(n, tag)),
+            ),
             Some(ctx) => (
-                fields_of(&fields.extra, backend, |tag| copy(&ctx.extra, tag)),
-                legs_of(&fields.leg, backend, ctx.legs.len(), |leg, tag| copy(&ctx.legs[leg], tag)),
+                fields_of(&fields.extra, backend, |n, tag| copy(&ctx.extra, n, tag)),
+                legs_of(&fields.leg, backend, ctx.legs.len(), |leg, n, tag| copy(&ctx.legs[leg], n, tag)),
             ),
             // An event has all its parameters, even if nothing was ever set.
-            None if backend == Backend::Evi => (fields_of(&fields.extra, backend, |_| None), legs_of(&fields.leg, backend, 0, |_, _| None)),
+            None if backend == Backend::Evi => (fields_of(&fields.extra, backend, |_, _| None), legs_of(&fields.leg, backend, 0, |_, _, _| None)),
             None => (Vec::new(), Vec::new()),
         };
         let id = *self.id.get_or_insert_with(|| of_event(self.kind, &core, self.created, self.time));
@@ -92,24 +93,25 @@ impl Source<'_> {
     }
 }
 
-fn copy(values: &Values, tag: &[u8]) -> Option<Vec<u8>> {
-    values.get(tag).map(<[u8]>::to_vec)
+fn copy(values: &Values, number: usize, tag: &[u8]) -> Option<Vec<u8>> {
+    values.declared(number, tag).map(<[u8]>::to_vec)
 }
 
-fn fields_of(set: &FieldSet, backend: Backend, mut value: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> Vec<Field> {
-    set.of(backend).iter().map(|d| Field { name: Arc::clone(&d.name), value: value(set.tags[d.tag].as_bytes()) }).collect()
+/// `value` is asked by number and name of a tag.
+fn fields_of(set: &FieldSet, backend: Backend, mut value: impl FnMut(usize, &[u8]) -> Option<Vec<u8>>) -> Vec<Field> {
+    set.of(backend).iter().map(|d| Field { name: Arc::clone(&d.name), value: value(d.tag, set.tags[d.tag].as_bytes()) }).collect()
 }
 
 /// One list per leg; none if the backend declares no leg field (D16), or if the context
 /// was created before any was declared. An event always has its leg parameters, unset if there is no leg.
-fn legs_of(set: &FieldSet, backend: Backend, legs: usize, mut value: impl FnMut(usize, &[u8]) -> Option<Vec<u8>>) -> Vec<Vec<Field>> {
+fn legs_of(set: &FieldSet, backend: Backend, legs: usize, mut value: impl FnMut(usize, usize, &[u8]) -> Option<Vec<u8>>) -> Vec<Vec<Field>> {
     if set.of(backend).is_empty() {
         return Vec::new();
     }
     if legs == 0 && backend == Backend::Evi {
-        return vec![fields_of(set, backend, |_| None)];
+        return vec![fields_of(set, backend, |_, _| None)];
     }
-    (0..legs).map(|leg| fields_of(set, backend, |tag| value(leg, tag))).collect()
+    (0..legs).map(|leg| fields_of(set, backend, |n, tag| value(leg, n, tag))).collect()
 }
 
 /// The core values of a request, combined with those of its reply.
@@ -123,15 +125,17 @@ fn add_reply(core: &mut Core, reply: &Reply) {
     if !reply.to_tag.is_empty() {
         core.to_tag.clone_from(&reply.to_tag);
     }
-    core.code = code_text(reply.code);
+    put_code(&mut core.code, reply.code);
     core.reason.clone_from(&reply.reason);
 }
 
-/// A reply code as records have it. Every answer has one, and formatting costs ten times as much.
-fn code_text(code: u16) -> Vec<u8> {
+/// Puts a reply code as records have it in the place of another one. Every answer has one, and formatting costs ten times
+/// as much.
+fn put_code(out: &mut Vec<u8>, code: u16) {
+    out.clear();
     match code {
-        0..1000 => [code / 100, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8).to_vec(),
-        _ => code.to_string().into_bytes(),
+        0..1000 => out.extend_from_slice(&[code / 100, code / 10 % 10, code % 10].map(|digit| b'0' + digit as u8)),
+        _ => out.extend_from_slice(code.to_string().as_bytes()),
     }
 }
 
@@ -183,12 +187,11 @@ fn transaction_source<'a>(rules: &'a Rules, ctx: &Context, values: &'a Context, 
 }
 
 /// Adds the records of the backends that are `due`; `record` is told which of them is the last.
-fn add(records: &mut Vec<Record>, order: [Backend; Backend::COUNT], due: impl Fn(Backend) -> bool, mut record: impl FnMut(Backend, bool) -> Record) {
-    let due = order.into_iter().filter(|b| due(*b));
-    let n = due.clone().count();
+fn add(records: &mut Vec<Record>, order: [Backend; Backend::COUNT], due: Types, mut record: impl FnMut(Backend, bool) -> Record) {
+    let n = due.0.count_ones() as usize;
     // Most events make one record; growing from empty would allocate room for four.
     records.reserve_exact(n);
-    records.extend(due.enumerate().map(|(i, b)| record(b, i + 1 == n)));
+    records.extend(order.into_iter().filter(|b| due.has(*b)).enumerate().map(|(i, b)| record(b, i + 1 == n)));
 }
 
 /// What message flags add to the records of a request that `do_accounting()` has also marked.
@@ -218,7 +221,8 @@ pub fn on_failure(rules: &Rules, ctx: &mut Context, call: Option<&Context>, repl
     let mut records = Vec::new();
     {
         let mut source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Missed, core), signalling(ctx, reply), now);
-        let due = |b| ctx.marks.on(b) && (ctx.marks.has(b, Flag::Missed) || joined.is_some_and(|j| j.due.missed.has(b)));
+        let by_flags = joined.map_or(Types::default(), |j| j.due.missed);
+        let due = ctx.marks.types().and(ctx.marks.having(Flag::Missed).or(by_flags));
         add(&mut records, EVENT_ORDER, due, |b, is_last| source.record(b, rules.table_of(b, Kind::Missed, b""), is_last));
     }
     if let Some(joined) = joined {
@@ -243,8 +247,14 @@ pub fn on_reply(rules: &Rules, ctx: &mut Context, call: Option<&Context>, reply:
         return records;
     }
     let answers_call = is_invite(ctx) && !ctx.in_dialog && (200..300).contains(&reply.code);
-    let by_flags = |b| joined.is_some_and(|j| j.due.transaction.has(b));
-    let due = |b| ctx.marks.on(b) && (reply.code < 300 || ctx.marks.has(b, Flag::Failed) || by_flags(b)) && !(answers_call && ctx.marks.has(b, Flag::Cdr));
+    let by_flags = joined.map_or(Types::default(), |j| j.due.transaction);
+    let mut due = ctx.marks.types();
+    if reply.code >= 300 {
+        due = due.and(ctx.marks.having(Flag::Failed).or(by_flags));
+    }
+    if answers_call {
+        due = due.without(ctx.marks.having(Flag::Cdr));
+    }
     let core = core_with(ctx, reply);
     let mut source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Transaction, core), signalling(ctx, reply), now);
     let missed = records.len();
@@ -256,10 +266,23 @@ pub fn on_reply(rules: &Rules, ctx: &mut Context, call: Option<&Context>, reply:
 }
 
 /// Can a reply with this code make a record, answer a call, or complete one, of a request that message flags add
-/// nothing to? False for the answer of a call that is up and accounted by its CDR alone.
-pub fn may_record(facts: &Facts, code: u16) -> bool {
-    let is_known = facts.answered.is_some() && facts.ended.is_none() && !facts.in_dialog && (200..300).contains(&code);
-    !is_known || facts.marks.types() != facts.marks.cdr_by_script()
+/// nothing to? False for the answer of a call that is up and accounted by its CDR alone, and for a failure that no
+/// backend records.
+pub const fn may_record(facts: &Facts, code: u16) -> bool {
+    let marks = facts.marks;
+    match code {
+        200..300 => {
+            let is_known = facts.answered.is_some() && facts.ended.is_none() && !facts.in_dialog;
+            !is_known || !marks.types().without(marks.cdr_by_script()).is_empty()
+        }
+        300.. => may_miss(facts) || !marks.types().and(marks.having(Flag::Failed)).is_empty() || Progress::of(facts.flags()).is_due(),
+        _ => true,
+    }
+}
+
+/// Can the failure of an attempt make a record of such a request?
+pub const fn may_miss(facts: &Facts) -> bool {
+    !facts.marks.types().and(facts.marks.having(Flag::Missed)).is_empty()
 }
 
 /// The 2xx of a call with a CDR is about to be sent: the call starts now (D5). Further 2xx of
@@ -317,7 +340,7 @@ fn report(rules: &Rules, ctx: &Context, kind: Kind, due: Types, now: Moment, end
         Record { reported: true, legs, ..record }
     };
     let mut records = Vec::new();
-    add(&mut records, CDR_ORDER, |b| due.has(b), record);
+    add(&mut records, CDR_ORDER, due, record);
     records
 }
 
@@ -365,9 +388,7 @@ pub fn cdr_due(rules: &Rules, mut ctx: Cow<'_, Context>, call: Option<u128>) -> 
     let duration_ms = Some(ended.millis_since(answered));
     let call = call.unwrap_or_else(|| ctx.call_key());
     let (dialog, table, created) = (ctx.dialog.clone(), ctx.table.clone(), ctx.arrived);
-    let by_script = |b| marks.on(b) && marks.has(b, Flag::Cdr);
-    let by_flag = marks.cdr_by_flag();
-    let due = |b| by_script(b) || by_flag.has(b);
+    let (by_script, by_flag) = (marks.cdr_by_script(), marks.cdr_by_flag());
     let taken = if by_flag.is_empty() { Taken::default() } else { Taken::kept(&rules.fields.flags, &ctx.extra) };
     let named = taken.table(&rules.fields.flags).unwrap_or_default();
     let mut source = Source {
@@ -388,7 +409,7 @@ pub fn cdr_due(rules: &Rules, mut ctx: Cow<'_, Context>, call: Option<u128>) -> 
         id: None,
     };
     let record = |b, is_last| {
-        if by_script(b) {
+        if by_script.has(b) {
             let mut record = source.record(b, rules.table_of(b, Kind::Cdr, &table), is_last);
             if by_flag.has(b) {
                 taken.join(&rules.fields.flags, &mut record);
@@ -412,7 +433,7 @@ pub fn cdr_due(rules: &Rules, mut ctx: Cow<'_, Context>, call: Option<u128>) -> 
         flags::record(rules, b, &event, &taken)
     };
     let mut records = Vec::new();
-    add(&mut records, CDR_ORDER, due, record);
+    add(&mut records, CDR_ORDER, by_script.or(by_flag), record);
     Some(CallEnd { call, dialog, answered: Some(answered), duration_ms, records })
 }
 
@@ -432,7 +453,10 @@ pub struct Request {
 pub fn manual(rules: &Rules, backend: Backend, values: Option<&Context>, request: &Request, comment: &[u8], table: &[u8], now: Moment) -> Record {
     let (code, reason) = reason::split_comment(comment);
     let mut core = request.core.clone();
-    core.code = code.map(code_text).unwrap_or_default();
+    core.code.clear();
+    if let Some(code) = code {
+        put_code(&mut core.code, code);
+    }
     core.reason = reason;
     let mut source = Source {
         rules,
@@ -449,4 +473,46 @@ pub fn manual(rules: &Rules, backend: Backend, values: Option<&Context>, request
         id: None,
     };
     source.record(backend, rules.table_of(backend, Kind::Manual, table), true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounting::marks::Flags;
+
+    /// Whatever a request has: where nothing may be recorded, nothing is.
+    #[test]
+    fn what_may_not_be_recorded_is_not() {
+        let (rules, now) = (Rules::default(), Moment::now());
+        let (mut quiet, types) = (0, Types::one(Backend::Log));
+        for n in 0..1u16 << 9 {
+            let on = |bit: u16| n >> bit & 1 != 0;
+            let mut ctx = Context::new(now, false);
+            ctx.core.method = if on(0) { b"INVITE".to_vec() } else { b"BYE".to_vec() };
+            let flags = [Flag::Cdr, Flag::Missed, Flag::Failed].into_iter().enumerate().filter(|(i, _)| on(1 + *i as u16));
+            let flags = Flags(flags.fold(0, |all, (_, flag)| all | flag.only().0));
+            if on(4) {
+                ctx.marks = ctx.marks.add(types, flags);
+            }
+            ctx.in_dialog = on(5);
+            // Only the call of an initial INVITE is ever answered.
+            ctx.answered = Some(now).filter(|_| on(6) && is_cdr_call(&ctx));
+            ctx.ended = Some((now, EndCause::Caller)).filter(|_| on(7));
+            ctx.closed = on(8) && ctx.answered.is_some();
+            for code in [200, 302, 486] {
+                let before = ctx.clone();
+                if !may_miss(&ctx) {
+                    assert_eq!(on_failure(&rules, &mut ctx, None, &local_reply(code), now, None), []);
+                }
+                if !may_record(&ctx, code) {
+                    quiet += 1;
+                    assert!(!on_answer(&mut ctx, &local_reply(code), now));
+                    assert_eq!(on_reply(&rules, &mut ctx, None, &local_reply(code), now, None), []);
+                    assert!(cdr(&rules, &mut ctx).is_none());
+                }
+                assert_eq!(ctx, before);
+            }
+        }
+        assert!(quiet > 0);
+    }
 }

@@ -91,6 +91,17 @@ pub struct FlagRules {
 const CDR: &[u8] = b"#cdr";
 const ON_FAILURE: &[u8] = b"#missed";
 
+/// Flags of a request that make it a watched one: at least one of them is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raised {
+    /// The backends whose accounting flag is set.
+    pub accounted: Types,
+    /// Those whose missed flag is set.
+    missed: Types,
+    /// `acc_prepare_flag` is set, or `acc_prepare_always`.
+    prepared: bool,
+}
+
 /// A transaction that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watched {
@@ -148,28 +159,23 @@ impl FlagRules {
         if method == b"INVITE" { FlagRules::those(&self.flags.missed, is_set) } else { Types(0) }
     }
 
-    /// Some flag is set that makes a request a watched one.
-    pub fn may_watch(&self, is_set: impl Fn(Bit) -> bool) -> bool {
-        let flags = self.flags.accounting.iter().chain(&self.flags.missed).chain([&self.flags.prepare]);
-        self.prepare_always || flags.flatten().any(|bit| is_set(*bit))
+    /// The flags that make a request a watched one; `None` if none of them is set.
+    pub fn raised(&self, is_set: impl Fn(Bit) -> bool) -> Option<Raised> {
+        let prepared = self.prepare_always || self.flags.prepare.is_some_and(&is_set);
+        let raised = Raised { accounted: self.accounted(&is_set), missed: FlagRules::those(&self.flags.missed, &is_set), prepared };
+        (prepared || !raised.accounted.is_empty() || !raised.missed.is_empty()).then_some(raised)
     }
 
-    /// A request got its transaction: is it watched? Flags that are set later on another never count.
-    pub fn watch(&self, request: &Core, has_dialogs: bool, is_set: impl Fn(Bit) -> bool) -> Option<Watched> {
+    /// A request with these flags got its transaction: is it watched? Flags that are set later on another never count.
+    pub fn watch(&self, request: &Core, raised: Raised, has_dialogs: bool, is_set: impl Fn(Bit) -> bool) -> Option<Watched> {
         if request.method == b"CANCEL" && !self.report_cancels || request.method == b"ACK" {
             return None;
         }
         let is_invite = request.method == b"INVITE";
-        let accounted = self.accounted(&is_set);
-        let missed = FlagRules::those(&self.flags.missed, &is_set);
-        let prepared = self.prepare_always || self.flags.prepare.is_some_and(&is_set);
-        if accounted.0 == 0 && missed.0 == 0 && !prepared {
-            return None;
-        }
         let is_call = is_invite && request.to_tag.is_empty();
         Some(Watched {
-            on_failure: is_invite && (missed.0 != 0 || prepared),
-            cdr: is_call && accounted.0 != 0 && has_dialogs && self.flags.cdr.is_some_and(is_set),
+            on_failure: is_invite && (!raised.missed.is_empty() || raised.prepared),
+            cdr: is_call && !raised.accounted.is_empty() && has_dialogs && self.flags.cdr.is_some_and(is_set),
         })
     }
 
@@ -456,6 +462,10 @@ mod tests {
         move |bit| bits.contains(&bit)
     }
 
+    fn watch(rules: &FlagRules, request: &Core, has_dialogs: bool, bits: &[Bit]) -> Option<Watched> {
+        rules.watch(request, rules.raised(set(bits))?, has_dialogs, set(bits))
+    }
+
     #[test]
     fn what_is_watched() {
         let (invite, inside, cancel) = (request("INVITE", ""), request("INVITE", "t"), request("CANCEL", ""));
@@ -472,12 +482,11 @@ mod tests {
             (&cancel, &[0], None),
             (&request("ACK", "t"), &[0], None),
         ] {
-            assert_eq!(rules().watch(request, true, set(bits)), want, "{request:?} {bits:?}");
-            assert!(rules().may_watch(set(bits)) || want.is_none());
+            assert_eq!(watch(&rules(), request, true, bits), want, "{request:?} {bits:?}");
         }
-        assert_eq!(rules().watch(&invite, false, set(&[0, 21])), some(false, false), "there are no dialogs");
-        assert_eq!(FlagRules { report_cancels: true, ..rules() }.watch(&cancel, true, set(&[0])), some(false, false));
-        assert_eq!(FlagRules { prepare_always: true, ..rules() }.watch(&invite, true, set(&[])), some(true, false));
+        assert_eq!(watch(&rules(), &invite, false, &[0, 21]), some(false, false), "there are no dialogs");
+        assert_eq!(watch(&FlagRules { report_cancels: true, ..rules() }, &cancel, true, &[0]), some(false, false));
+        assert_eq!(watch(&FlagRules { prepare_always: true, ..rules() }, &invite, true, &[]), some(true, false));
     }
 
     #[test]

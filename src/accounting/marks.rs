@@ -284,7 +284,12 @@ impl Marks {
 
     /// The backends whose normal accounting is on.
     pub const fn types(self) -> Types {
-        Types::of_bits(self.bits(Flag::On))
+        self.having(Flag::On)
+    }
+
+    /// The backends with this flag.
+    pub const fn having(self, flag: Flag) -> Types {
+        Types::of_bits(self.bits(flag))
     }
 
     /// The backends that get such a record ([`Flag::Start`] or [`Flag::Interim`]) beside their CDR.

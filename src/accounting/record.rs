@@ -162,6 +162,15 @@ pub struct Core {
 }
 
 impl Core {
+    /// Takes the values of another one, in the room of its own.
+    pub fn copy(&mut self, other: &Core) {
+        let Core { method, from_tag, to_tag, callid, code, reason } = self;
+        [method, from_tag, to_tag, callid, code, reason].into_iter().zip(other.values()).for_each(|(to, from)| {
+            to.clear();
+            to.extend_from_slice(from);
+        });
+    }
+
     /// The values in record order.
     pub fn values(&self) -> [&[u8]; 6] {
         [&self.method, &self.from_tag, &self.to_tag, &self.callid, &self.code, &self.reason]

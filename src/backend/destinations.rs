@@ -31,8 +31,12 @@ pub type Read = fn(&Draft) -> Result<Option<Arc<dyn Settings>>, ConfigError>;
 pub type Maker = Box<dyn FnOnce() -> Result<Box<dyn Sink>, String>>;
 
 /// Settings of every sink, by index; `None` = off.
-#[derive(Clone, Debug, Default)]
-pub struct Destinations([Option<Arc<dyn Settings>>; SinkId::COUNT]);
+#[derive(Clone, Debug)]
+pub struct Destinations {
+    settings: [Option<Arc<dyn Settings>>; SinkId::COUNT],
+    /// See [`Destinations::sinks_of`]; asked for every record.
+    sinks: [Vec<SinkId>; Backend::COUNT],
+}
 
 impl Destinations {
     /// Reads all.
@@ -40,23 +44,31 @@ impl Destinations {
     /// # Errors
     /// The first parameter that cannot be used.
     pub fn read(draft: &Draft) -> Result<Destinations, ConfigError> {
-        let mut all = Destinations::default();
+        let mut all = Destinations { settings: [const { None }; _], sinks: [const { Vec::new() }; _] };
         for (id, read) in READERS {
-            all.0[id.index()] = read(draft)?;
+            all.settings[id.index()] = read(draft)?;
         }
+        all.find_sinks();
         Ok(all)
     }
 
     /// The settings of one.
     pub fn get(&self, id: SinkId) -> Option<&dyn Settings> {
-        self.0[id.index()].as_deref()
+        self.settings[id.index()].as_deref()
     }
 
     /// The sinks that get a backend's records from the journal. A backend that is off, of calls from before, has one as well.
     pub fn sinks_of(&self, backend: Backend) -> impl Iterator<Item = SinkId> + Clone + '_ {
-        let first = SinkId::of(backend);
-        let is_on = self.is_on(backend);
-        SinkId::all_of(backend).filter(move |id| first.is_some() && if is_on { self.get(*id).is_some() } else { Some(*id) == first })
+        self.sinks[backend.index()].iter().copied()
+    }
+
+    fn find_sinks(&mut self) {
+        for backend in Backend::ALL {
+            let first = SinkId::of(backend);
+            let is_on = self.is_on(backend);
+            let has = |id: &SinkId| first.is_some() && if is_on { self.get(*id).is_some() } else { Some(*id) == first };
+            self.sinks[backend.index()] = SinkId::all_of(backend).filter(has).collect();
+        }
     }
 
     /// Has a backend a sink?
@@ -66,17 +78,19 @@ impl Destinations {
 
     /// The settings of this type.
     pub fn of<S: Settings>(&self) -> Option<&S> {
-        self.0.iter().flatten().find_map(|s| (&**s as &dyn Any).downcast_ref())
+        self.settings.iter().flatten().find_map(|s| (&**s as &dyn Any).downcast_ref())
     }
 
     /// Switches one on.
     pub fn set(&mut self, id: SinkId, settings: impl Settings) {
-        self.0[id.index()] = Some(Arc::new(settings));
+        self.settings[id.index()] = Some(Arc::new(settings));
+        self.find_sinks();
     }
 
     /// Switches one off.
     pub fn remove(&mut self, id: SinkId) {
-        self.0[id.index()] = None;
+        self.settings[id.index()] = None;
+        self.find_sinks();
     }
 
     /// Does any get its records from the journal?

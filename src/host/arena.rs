@@ -310,15 +310,15 @@ impl Arena {
             return false;
         }
         let (mut number, mut head, mut rest) = (first, FIRST, content);
-        while !rest.is_empty() {
+        loop {
             let (here, behind) = rest.split_at(rest.len().min(BLOCK - head));
             // SAFETY: so many bytes of the content stand in this block.
-            if unsafe { std::slice::from_raw_parts(self.block(number).add(head).as_ptr(), here.len()) } != here {
-                return false;
+            let is_same = unsafe { std::slice::from_raw_parts(self.block(number).add(head).as_ptr(), here.len()) } == here;
+            if !is_same || behind.is_empty() {
+                return is_same;
             }
             (number, head, rest) = (self.next(number).load(Ordering::Relaxed), NEXT, behind);
         }
-        true
     }
 
     /// Writes a content.
@@ -329,10 +329,13 @@ impl Arena {
         // SAFETY: the length stands behind the number of the next block; the block is the caller's.
         unsafe { self.block(first).add(NEXT).cast::<u32>().write(content.len() as u32) };
         let (mut number, mut head, mut rest) = (first, FIRST, content);
-        while !rest.is_empty() {
+        loop {
             let (here, behind) = rest.split_at(rest.len().min(BLOCK - head));
             // SAFETY: inside a block of the chain, which is the caller's.
             unsafe { self.block(number).add(head).copy_from_nonoverlapping(NonNull::from(here).cast(), here.len()) };
+            if behind.is_empty() {
+                return;
+            }
             (number, head, rest) = (self.next(number).load(Ordering::Relaxed), NEXT, behind);
         }
     }
@@ -343,14 +346,28 @@ impl Arena {
     /// [`Arena::write`] wrote it, and it stays meanwhile.
     pub(super) unsafe fn read(&self, first: u32, out: &mut Vec<u8>) {
         // SAFETY: the caller's promise.
-        let mut rest = unsafe { self.length(first) };
-        out.reserve(rest);
+        unsafe { self.read_of(first, self.length(first), out) };
+    }
+
+    /// [`Arena::read`] of a content with this [`Arena::length`].
+    ///
+    /// # Safety
+    /// As [`Arena::read`].
+    pub(super) unsafe fn read_of(&self, first: u32, length: usize, out: &mut Vec<u8>) {
+        let mut rest = length;
+        if rest > OBJECT {
+            out.reserve(rest);
+        }
         let (mut number, mut head) = (first, FIRST);
-        while rest > 0 {
+        loop {
             let here = rest.min(BLOCK - head);
             // SAFETY: so many bytes of the content stand in this block.
             out.extend_from_slice(unsafe { std::slice::from_raw_parts(self.block(number).add(head).as_ptr(), here) });
-            (number, head, rest) = (self.next(number).load(Ordering::Relaxed), NEXT, rest - here);
+            rest -= here;
+            if rest == 0 {
+                return;
+            }
+            (number, head) = (self.next(number).load(Ordering::Relaxed), NEXT);
         }
     }
 

@@ -22,6 +22,9 @@ pub fn attempt_failed(
     joined: Option<&Joined>,
     is_first: impl FnOnce(Once) -> bool,
 ) -> Result<(), SharedError> {
+    if joined.is_none() && !decide::may_miss(&ctx.facts()?) {
+        return Ok(());
+    }
     let call = call_values(ctx)?;
     let now = Moment::now();
     let records = ctx.happen(|c| decide::on_failure(&instance.config.rules, c, call.as_ref(), reply, now, joined))?;
@@ -59,7 +62,7 @@ pub fn take_values(ctx: &SharedContext, set_before: &SharedContext, put: impl Fn
 pub fn note_ringing(ctx: &SharedContext, code: u16) -> Result<(), SharedError> {
     if (180..190).contains(&code) && !ctx.has_rung() {
         let now = Moment::now();
-        ctx.ring(ctx.read(|c| now.millis_since(c.arrived))?);
+        ctx.ring(ctx.read_head(|c| now.millis_since(c.arrived))?);
     }
     Ok(())
 }
@@ -80,8 +83,8 @@ pub fn reply_went(
     }
     let facts = ctx.facts()?;
     if joined.is_none() && !decide::may_record(&facts, code) {
-        // The answer of a call that is accounted by its CDR alone.
-        if !facts.marks.is_empty() {
+        // An answer is then that of a call.
+        if !facts.marks.is_empty() && (code < 300 || ctx.read_head(decide::is_attempt)?) {
             tally::outcome(code, is_first);
         }
         return Ok(());
@@ -110,7 +113,7 @@ pub fn reply_leaves(ctx: &SharedContext, code: u16, reply: impl FnOnce() -> Repl
         return Ok(());
     }
     let (reply, now) = (reply(), Moment::now());
-    match worker::instance().filter(|_| ctx.facts().is_ok_and(|f| !f.marks.reported(Flag::Start).is_empty())) {
+    match worker::instance().filter(|_| ctx.marks().is_ok_and(|marks| !marks.reported(Flag::Start).is_empty())) {
         None => ctx.happen_head(|c| decide::on_answer(c, &reply, now)).map(drop)?,
         Some(instance) => {
             let records = ctx.happen(|c| if decide::on_answer(c, &reply, now) { decide::start(&instance.config.rules, c) } else { Vec::new() })?;

@@ -393,7 +393,7 @@ impl Request<'_> {
     fn snapshot(&self, c: &mut Head) {
         c.marked = true;
         c.in_dialog = self.is_in_dialog();
-        c.core = self.core.clone();
+        c.core.copy(&self.core);
         c.arrived = self.arrived;
         c.upstream = self.upstream;
     }

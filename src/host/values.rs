@@ -26,18 +26,35 @@ const OTHERS: usize = 1;
 /// The word of the first extra.
 const EXTRAS: usize = 2;
 
+/// A declared tag, as the encoding has it: every state of every call has all of them.
+#[derive(Debug)]
+struct Tag(Box<[u8]>);
+
+impl Tag {
+    fn of(name: &str) -> Tag {
+        let mut encoded = Vec::new();
+        put_tag(&mut encoded, name.as_bytes());
+        Tag(encoded.into())
+    }
+
+    fn name(&self) -> &[u8] {
+        // Behind its length.
+        &self.0[size_of::<u16>()..]
+    }
+}
+
 /// Declared tags, by number.
 #[derive(Debug, Default)]
 struct Tags {
-    extra: Vec<Box<[u8]>>,
-    leg: Vec<Box<[u8]>>,
+    extra: Vec<Tag>,
+    leg: Vec<Tag>,
 }
 
 static TAGS: OnceCell<Tags> = OnceCell::new();
 
 /// Gives the declared fields their places; once, before the first context and before the fork.
 pub fn declare(fields: &Fields) {
-    let all = |tags: &[std::sync::Arc<str>]| tags.iter().map(|tag| tag.as_bytes().into()).collect();
+    let all = |tags: &[std::sync::Arc<str>]| tags.iter().map(|tag| Tag::of(tag)).collect();
     let _ = TAGS.set(Tags { extra: all(&fields.extra.tags), leg: all(&fields.leg.tags) });
 }
 
@@ -45,8 +62,8 @@ fn tags() -> &'static Tags {
     TAGS.get_or_init(Tags::default)
 }
 
-fn number(tags: &[Box<[u8]>], tag: &[u8]) -> Option<usize> {
-    tags.iter().position(|t| **t == *tag)
+fn number(tags: &[Tag], tag: &[u8]) -> Option<usize> {
+    tags.iter().position(|t| *t.name() == *tag)
 }
 
 /// Puts declared tags in their order, in which the arena keeps them.
@@ -73,7 +90,7 @@ impl Named {
             Named::Extra(n) => tags.extra.get(n),
             Named::Leg(n, _) => tags.leg.get(n),
         }
-        .map(|tag| &**tag)
+        .map(Tag::name)
     }
 }
 
@@ -127,6 +144,12 @@ impl<'a> Directory<'a> {
     fn read(self, content: u32, out: &mut Vec<u8>) {
         // SAFETY: a word of the directory names it (the promise of `at`).
         unsafe { self.arena.read(content, out) };
+    }
+
+    /// The same, of which the length is known.
+    fn read_of(self, content: u32, length: usize, out: &mut Vec<u8>) {
+        // SAFETY: as above.
+        unsafe { self.arena.read_of(content, length, out) };
     }
 
     fn length(self, content: u32) -> usize {
@@ -225,19 +248,20 @@ impl<'a> Directory<'a> {
         let (mut extra, mut legs) = self.others()?;
         legs.resize(self.legs(), Values::default());
         let mut words = self.words(EXTRAS);
-        let mut row = |tags: &'static [Box<[u8]>], others: &mut Values| {
+        let mut row = |tags: &'static [Tag], others: &mut Values| {
             let mut values = Values::with_capacity(tags.len() + others.iter().count());
             for (tag, word) in tags.iter().zip(words.by_ref()) {
                 let value = match word.get() {
                     UNSET => continue,
                     CLEARED => Value::Cleared,
                     content => {
-                        let mut value = Vec::with_capacity(self.length(content));
-                        self.read(content, &mut value);
+                        let length = self.length(content);
+                        let mut value = Vec::with_capacity(length);
+                        self.read_of(content, length, &mut value);
                         Value::Set(value)
                     }
                 };
-                values.push(Cow::Borrowed(tag), value);
+                values.push(Cow::Borrowed(tag.name()), value);
             }
             values.append(std::mem::take(others));
             *others = values;
@@ -251,7 +275,7 @@ impl<'a> Directory<'a> {
     pub(super) fn encode(self, out: &mut Vec<u8>) -> bool {
         let Some((other_extra, other_legs)) = self.others() else { return false };
         let mut words = self.words(EXTRAS);
-        let mut row = |tags: &[Box<[u8]>], others: Option<&Values>, out: &mut Vec<u8>| {
+        let mut row = |tags: &[Tag], others: Option<&Values>, out: &mut Vec<u8>| {
             let at = out.len();
             put_count(out, 0);
             let mut count = others.map_or(0, |o| o.iter().count());
@@ -259,13 +283,14 @@ impl<'a> Directory<'a> {
                 match word.get() {
                     UNSET => continue,
                     CLEARED => {
-                        put_tag(out, tag);
+                        out.extend_from_slice(&tag.0);
                         put_cleared(out);
                     }
                     content => {
-                        put_tag(out, tag);
-                        put_len(out, self.length(content));
-                        self.read(content, out);
+                        out.extend_from_slice(&tag.0);
+                        let length = self.length(content);
+                        put_len(out, length);
+                        self.read_of(content, length, out);
                     }
                 }
                 count += 1;
@@ -288,11 +313,11 @@ impl<'a> Directory<'a> {
     pub(super) fn encoded_len(self) -> usize {
         let legs = self.legs();
         let mut words = self.words(EXTRAS);
-        let mut row = |tags: &[Box<[u8]>]| {
+        let mut row = |tags: &[Tag]| {
             let lengths = tags.iter().zip(words.by_ref()).map(|(tag, word)| match word.get() {
                 UNSET => 0,
-                CLEARED => entry_len(tag),
-                content => entry_len(tag) + self.length(content),
+                CLEARED => entry_len(tag.name()),
+                content => entry_len(tag.name()) + self.length(content),
             });
             lengths.sum::<usize>()
         };
@@ -338,6 +363,16 @@ pub(super) struct Built {
 }
 
 impl Built {
+    /// A directory for values of so many legs, of which none is assigned yet. `None` without room.
+    pub(super) fn unset(arena: &Arena, legs: usize, room: Room) -> Option<Built> {
+        let tags = tags();
+        let first = arena.reserve_words(EXTRAS + tags.extra.len() + legs * tags.leg.len(), room)?;
+        // SAFETY: the blocks were just reserved, for so many words.
+        let mut words = unsafe { arena.words(first, LEGS) };
+        words.next()?.replace(legs as u32);
+        Some(Built { first, fresh: Vec::new(), replaced: Vec::new() })
+    }
+
     /// A directory for these values. Values that `old` has too are shared with it. `None` without room.
     pub(super) fn new(arena: &Arena, old: Option<Directory<'_>>, ctx: &Context, room: Room) -> Option<Built> {
         let tags = tags();
@@ -347,10 +382,10 @@ impl Built {
         let mut words = Vec::with_capacity(EXTRAS + tags.extra.len() + ctx.legs.len() * tags.leg.len());
         words.extend([ctx.legs.len() as u32, 0]);
         let mut missing = false;
-        let mut row = |built: &mut Built, words: &mut Vec<u32>, declared: &[Box<[u8]>], values: &Values, in_old: bool| {
+        let mut row = |built: &mut Built, words: &mut Vec<u32>, declared: &[Tag], values: &Values, in_old: bool| {
             for tag in declared {
                 let before = if in_old { old_words.as_mut().and_then(Iterator::next).map_or(UNSET, Content::get) } else { UNSET };
-                let word = match values.value(tag) {
+                let word = match values.value(tag.name()) {
                     Value::Unset => UNSET,
                     Value::Cleared => CLEARED,
                     Value::Set(v) if before > CLEARED && old.is_some_and(|old| old.equals(before, v)) => before,

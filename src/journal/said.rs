@@ -34,11 +34,9 @@ impl Order {
     }
 }
 
-/// A whole state, in two pieces.
-pub(super) fn put_open(out: &mut Vec<u8>, call: u128, order: Order, head: &[u8], rest: &[u8]) {
+/// A whole state, which follows.
+pub(super) fn put_open(out: &mut Vec<u8>, call: u128, order: Order) {
     put_order(out, OP_OPEN, call, order);
-    out.extend_from_slice(head);
-    out.extend_from_slice(rest);
 }
 
 /// `base.monotonic u64 | rest u32 | prefix u32 | suffix u32 | length of head u32 | head | middle`.

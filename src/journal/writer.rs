@@ -135,13 +135,16 @@ impl Writer {
     /// Appends the whole state of a call in progress, see [`super::calls`]; answers with the time by which
     /// a change names it.
     pub fn append_call(&mut self, call: u128, state: &[u8]) -> io::Result<u64> {
-        self.append_state(call, b"", state)
+        self.append_state(call, |out| out.extend_from_slice(state))
     }
 
-    /// [`Writer::append_call`] of a state in two pieces.
-    pub fn append_state(&mut self, call: u128, head: &[u8], rest: &[u8]) -> io::Result<u64> {
+    /// [`Writer::append_call`] of the state that a function appends.
+    pub fn append_state(&mut self, call: u128, state: impl FnOnce(&mut Vec<u8>)) -> io::Result<u64> {
         let order = Order::now(self.dir.boot());
-        self.about_call(|out| put_open(out, call, order, head, rest))?;
+        self.about_call(|out| {
+            put_open(out, call, order);
+            state(out);
+        })?;
         Ok(order.monotonic)
     }
 

@@ -254,15 +254,19 @@ pub fn call_changed(change: &Change<'_>) -> Taken {
 /// Appends a state, or what has changed in it.
 fn keep_state(j: &mut Writer, change: &Change<'_>) -> io::Result<Taken> {
     let (call, parts) = (change.call, change.parts);
-    let mut head = Vec::with_capacity(FACTS);
-    change.facts.encode(&mut head);
     if let Some(base) = change.base.filter(|_| parts.len() >= LARGE) {
         let middle = &parts[base.prefix as usize..parts.len() - base.suffix as usize];
         if middle.len() <= parts.len() / PART {
+            let mut head = Vec::with_capacity(FACTS);
+            change.facts.encode(&mut head);
             return j.append_change(call, base, &head, middle).map(|()| Taken::Change);
         }
     }
-    j.append_state(call, &head, parts).map(Taken::Whole)
+    let state = |out: &mut Vec<u8>| {
+        change.facts.encode(out);
+        out.extend_from_slice(parts);
+    };
+    j.append_state(call, state).map(Taken::Whole)
 }
 
 fn raise(instance: &Instance, record: &Record) {

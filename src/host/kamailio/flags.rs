@@ -50,8 +50,10 @@ thread_local! {
 pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_cell, request: &Message<'_>) {
     let Some(by_flags) = &api.flags else { return };
     let symbols = request.symbols;
+    let is_set = |bit| symbols.has_flag(request.raw, bit);
+    let Some(raised) = by_flags.rules.raised(is_set) else { return };
     let core = request.core();
-    let Some(watched) = by_flags.rules.watch(&core, false, |bit| symbols.has_flag(request.raw, bit)) else { return };
+    let Some(watched) = by_flags.rules.watch(&core, raised, false, is_set) else { return };
     let mut ctx = Context::new(present::arrived(request.raw).unwrap_or_else(Moment::now), false);
     ctx.marked = true;
     ctx.in_dialog = !core.to_tag.is_empty();
@@ -71,14 +73,13 @@ pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_
         say_clipped(key.as_bytes(), &crate::host::shared::CallId(core.callid.clone()));
     }
     let is_invite = core.method == b"INVITE";
-    let is_accounted = by_flags.rules.accounted(|bit| symbols.has_flag(request.raw, bit)).0 != 0;
     watched.keep(&mut ctx);
     ctx.core = core;
     let mut types = EVENTS;
     if is_invite {
         types |= KM_TMCB_ON_FAILURE;
     }
-    if is_invite && by_flags.rules.report_ack && is_accounted {
+    if is_invite && by_flags.rules.report_ack && !raised.accounted.is_empty() {
         types |= KM_TMCB_E2EACK_IN | KM_TMCB_RESPONSE_READY;
     }
     if is_invite || by_flags.has_branches {
@@ -188,12 +189,12 @@ impl At<'_> {
     /// An answer came. Its call may be over before the record is made, and with it the dialog: what that has now is kept
     /// for this case.
     fn keep_dialog(&self, ctx: &SharedContext) -> Result<(), SharedError> {
-        let of = ctx.copy()?;
-        if of.core.method != b"INVITE" {
+        let Some(invite) = ctx.read_head(|head| (head.core.method == b"INVITE").then(|| head.core.clone()))? else { return Ok(()) };
+        let variables = self.extras().variables.iter().zip(&self.by_flags.specs).filter(|(v, _)| is_of_dialog(v));
+        let values: Vec<_> = variables.filter_map(|(v, spec)| Some((&v.key, in_dialog(self.symbols, *spec, &invite)?))).collect();
+        if values.is_empty() {
             return Ok(());
         }
-        let variables = self.extras().variables.iter().zip(&self.by_flags.specs).filter(|(v, _)| is_of_dialog(v));
-        let values: Vec<_> = variables.filter_map(|(v, spec)| Some((&v.key, in_dialog(self.symbols, *spec, &of.core)?))).collect();
         let most = self.config().context_max;
         ctx.update(|c| {
             for (key, value) in &values {
@@ -206,13 +207,14 @@ impl At<'_> {
     fn failed(&self, ctx: &SharedContext) -> Result<(), SharedError> {
         let request = self.event.req;
         FAILED.set((self.t as usize, request as usize));
-        let of = ctx.copy()?;
-        if !Watched::kept(&of).on_failure {
+        let rules = &self.by_flags.rules;
+        // This event is of INVITEs alone.
+        let missed = rules.missed(b"INVITE", |bit| self.symbols.has_flag(request, bit));
+        if missed.is_empty() {
             return Ok(());
         }
-        let rules = &self.by_flags.rules;
-        let missed = rules.missed(&of.core.method, |bit| self.symbols.has_flag(request, bit));
-        if missed.0 == 0 {
+        let of = ctx.copy()?;
+        if !Watched::kept(&of).on_failure {
             return Ok(());
         }
         let mut reply = self.reply(false, self.event.code);
@@ -259,16 +261,19 @@ impl At<'_> {
         }
         let rules = &self.by_flags.rules;
         let is_set = |bit: Bit| self.is_set(bit);
-        let of = ctx.copy()?;
-        let reply = self.reply(of.core.method == b"CANCEL", code);
-        if decide::is_initial_invite(&of) {
+        let (is_call, reply, due) = ctx.read_head(|head| {
+            let reply = self.reply(head.core.method == b"CANCEL", code);
+            let due = rules.on_reply(&head.core, false, &reply, is_set);
+            (decide::is_initial_invite(head), reply, due)
+        })?;
+        if is_call {
             let was_missed = || contexts::was_counted(self.t, Once::Missed);
             tally::flagged(rules, !rules.accounted(is_set).is_empty(), code, was_missed, |what| contexts::is_first(self.t, what));
         }
-        let due = rules.on_reply(&of.core, false, &reply, is_set);
         if due.is_empty() {
             return Ok(());
         }
+        let of = ctx.copy()?;
         let both = Types(due.missed.0 | due.transaction.0);
         let past = Past { at: self, of: &of, branch: self.branch(&of, code) };
         let taken = Taken::read(self.extras(), both, &past);

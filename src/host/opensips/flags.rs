@@ -13,7 +13,7 @@ use super::prepared::ByFlags;
 use super::state::{Api, DIALOGS, Server, message, ready};
 use super::values::Values;
 use crate::accounting::clock::Moment;
-use crate::accounting::context::{Context, Reply};
+use crate::accounting::context::{Context, Head, Reply};
 use crate::accounting::decide::{self, Joined};
 use crate::accounting::extras::Extras;
 use crate::accounting::flags::{self, Due, Taken, Watched};
@@ -43,13 +43,10 @@ fn clipped(key: Option<Vec<u8>>, core: &Core) {
 pub fn on_request_in(server: &'static Server, api: &'static Api, instance: &'static Instance, t: *mut os_cell, req: *mut os_sip_msg) {
     let Some(by_flags) = &api.flags else { return };
     let is_set = |bit| by_flags.symbols.is_set(req, bit);
-    if !by_flags.rules.may_watch(is_set) {
-        return;
-    }
-    let Some(msg) = message(req) else { return };
+    let (Some(raised), Some(msg)) = (by_flags.rules.raised(is_set), message(req)) else { return };
     let core = msg.core();
-    let Some(watched) = by_flags.rules.watch(&core, DIALOGS.get().is_some(), is_set) else { return };
-    if let Err(e) = watch(server, api, instance, by_flags, t, &msg, core, watched) {
+    let Some(watched) = by_flags.rules.watch(&core, raised, DIALOGS.get().is_some(), is_set) else { return };
+    if let Err(e) = watch(server, api, instance, by_flags, t, &msg, core, (watched, raised.accounted)) {
         crate::host::full::FULL.error(format_args!("a request with accounting flags is not accounted: {e}"));
     }
 }
@@ -63,11 +60,10 @@ fn watch(
     t: *mut os_cell,
     msg: &Message<'_>,
     core: Core,
-    watched: Watched,
+    (watched, accounted): (Watched, Types),
 ) -> Result<(), String> {
     let at = Current { server, api, raw: msg.raw };
     let extras = &instance.config.rules.fields.flags;
-    let accounted = by_flags.rules.accounted(|bit| by_flags.symbols.is_set(msg.raw, bit));
     let mut ctx = Context::new(at.arrival(), false);
     ctx.in_dialog = !core.to_tag.is_empty();
     ctx.upstream = instance.config.detect_direction && at.is_upstream();
@@ -252,20 +248,28 @@ impl At<'_> {
 
     /// A reply went out, or all branches failed.
     fn records(&self, ctx: &SharedContext, kind: u32) -> Result<(), SharedError> {
+        let is_first = |what| contexts::is_first(self.api, self.t, what);
         if kind == OS_TMCB_RESPONSE_OUT {
             outcome::note_ringing(ctx, self.event.code)?;
             if !matters(self.instance, self.event.code) {
                 return Ok(());
             }
         }
-        let ctx = ctx.copy()?;
         let reply = reply_of(self.event.rpl, self.event.code);
-        let is_first = |what| contexts::is_first(self.api, self.t, what);
-        if kind == OS_TMCB_RESPONSE_OUT && decide::is_initial_invite(&ctx) {
+        if kind == OS_TMCB_RESPONSE_OUT {
             let rules = &self.by_flags.rules;
-            let was_missed = || contexts::was_counted(self.api, self.t, Once::Missed);
-            tally::flagged(rules, !rules.accounted(|bit| self.is_set(bit)).is_empty(), reply.code, was_missed, is_first);
+            // With a CDR less is due, but that is known only from the values.
+            let most = |head: &Head| rules.on_reply(&head.core, false, &reply, |bit| self.is_set(bit));
+            let (is_call, most) = ctx.read_head(|head| (decide::is_initial_invite(head), most(head)))?;
+            if is_call {
+                let was_missed = || contexts::was_counted(self.api, self.t, Once::Missed);
+                tally::flagged(rules, !rules.accounted(|bit| self.is_set(bit)).is_empty(), reply.code, was_missed, is_first);
+            }
+            if most.is_empty() {
+                return Ok(());
+            }
         }
+        let ctx = ctx.copy()?;
         let all = self.due(kind, &ctx, &reply);
         if all.is_empty() {
             return Ok(());
@@ -429,6 +433,10 @@ pub fn is_watched(t: *mut os_cell, ctx: &SharedContext) -> bool {
 pub fn joined(t: *mut os_cell, kind: u32, event: &Event) -> Option<Joined> {
     let (server, api, instance) = ready()?;
     let by_flags = api.flags.as_ref()?;
+    // No record can come of it.
+    if kind != OS_TMCB_ON_FAILURE && !matters(instance, event.code) {
+        return None;
+    }
     let ctx = watched_of(by_flags, server, api, t)?.copy().ok()?;
     let at = At { server, api, instance, by_flags, t, event };
     let reply = reply_of(event.rpl, event.code);

@@ -1,20 +1,19 @@
 //! Changes of a context, each kept as a whole, or as much of it as must be.
 
-use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use super::error::{CallId, SharedError, not_kept};
 use super::parts::Parts;
-use super::read::arena;
+use super::read::{HEAD, arena};
 use super::reference::SharedContext;
 use super::slot::{FACTS, SPARE, flags_of, store};
 use crate::accounting::clock::Moment;
-use crate::accounting::context::{Context, Facts, Head, Part};
+use crate::accounting::context::{Context, Facts, Head, Part, entry_len};
 use crate::accounting::decide;
 use crate::accounting::record::EndCause;
 use crate::host::arena::{self, Arena, Room};
 use crate::host::pid::locked;
-use crate::host::values::{self, Built, Named, NoLeg};
+use crate::host::values::{self, Built, Directory, Named, NoLeg};
 use crate::stats::{self, Counter};
 
 /// What a change does when there is no memory for it.
@@ -24,11 +23,6 @@ enum Unless {
     Kept,
     /// What has its place already is changed: it happened, whether there is memory or not.
     Happened,
-}
-
-thread_local! {
-    /// Room for a head that is being changed: a process changes one after the other, and their values are alike.
-    static HEAD: Cell<Option<Box<Head>>> = const { Cell::new(None) };
 }
 
 /// Who asks for memory if these were the facts and those are.
@@ -45,7 +39,12 @@ impl SharedContext {
             arena::count_full();
             return Err(SharedError::Full(CallId(ctx.core.callid.clone())));
         };
-        let values = if ctx.legs.is_empty() && ctx.extra.iter().next().is_none() { Ok(None) } else { Built::new(arena, None, ctx, room).map(Some).ok_or(()) };
+        let has_values = ctx.legs.iter().chain([&ctx.extra]).any(|values| values.iter().next().is_some());
+        let values = match (has_values, ctx.legs.len()) {
+            (false, 0) => Ok(None),
+            (false, legs) => Built::unset(arena, legs, room).map(Some).ok_or(()),
+            _ => Built::new(arena, None, ctx, room).map(Some).ok_or(()),
+        };
         shared.store(arena, ctx, (&Facts::default(), &Parts::default()), &Parts::of_head(ctx), values, Unless::Kept)?;
         Ok(shared)
     }
@@ -121,7 +120,9 @@ impl SharedContext {
     fn publish(&self, arena: &Arena, fresh: [Option<u32>; 3], facts: &Facts, before: &Facts) {
         let slot = self.slot();
         if fresh.iter().any(Option::is_some) {
-            self.marked(arena).call[0].store(0, Ordering::Release);
+            let marked = self.marked(arena);
+            marked.call[0].store(0, Ordering::Release);
+            marked.bound.store(0, Ordering::Release);
         }
         for (part, first) in Part::ALL.into_iter().zip(fresh) {
             let Some(first) = first else { continue };
@@ -186,18 +187,20 @@ impl SharedContext {
             Ok(None) => return Ok(None),
             Err(no_leg) => return Ok(Some(Err(no_leg))),
         };
-        let head: usize = [Part::Request, Part::Reply]
-            .into_iter()
-            .map(|part| match slot.parts[part as usize].get() {
-                0 => part.empty_len(),
-                // SAFETY: `publish` put a content there, and the lock is held.
-                first => unsafe { arena.length(first) },
-            })
-            .sum();
-        let Some(fit) = values.fit(word, tag, value, head + values.encoded_len(), most) else { return Ok(Some(Ok(false))) };
+        // What is known of the length does for most values; only for one that may not fit it is counted.
+        let bound = &self.marked(arena).bound;
+        let mut used = bound.load(Ordering::Relaxed) as usize;
+        let mut fit = if used == 0 { None } else { values.fit(word, tag, value, used, most) };
+        if !fit.as_ref().is_some_and(|fit| fit.whole) {
+            used = self.parts_len(arena, values);
+            fit = values.fit(word, tag, value, used, most);
+        }
+        let Some(fit) = fit else { return Ok(Some(Ok(false))) };
         if values.is(word, fit.value) {
             return Ok(Some(Ok(fit.whole)));
         }
+        // Before the value is there: should this process be killed, it is too much, never too little.
+        bound.store((used + entry_len(tag) + fit.value.map_or(0, <[u8]>::len)) as u64, Ordering::Relaxed);
         // Of a call in progress, which the journal has.
         let open = if self.progress().answered { Some(self.facts_now(arena)?).filter(Facts::is_open_call) } else { None };
         if !values.put(word, fit.value, if open.is_some() { Room::CallUp } else { Room::New }) {
@@ -214,6 +217,16 @@ impl SharedContext {
             self.tell(arena, true, &Facts { revision, ..facts }, &parts, None, true)?;
         }
         Ok(Some(Ok(fit.whole)))
+    }
+
+    /// Length of all parts, encoded; for the holder of the lock.
+    fn parts_len(&self, arena: &Arena, values: Directory<'_>) -> usize {
+        let head = [Part::Request, Part::Reply].map(|part| match self.slot().parts[part as usize].get() {
+            0 => part.empty_len(),
+            // SAFETY: `publish` put a content there, and the lock is held.
+            first => unsafe { arena.length(first) },
+        });
+        head.iter().sum::<usize>() + values.encoded_len()
     }
 
     /// Changes the context as somebody wants it; what `f` did is kept only when it could be stored as

@@ -1,9 +1,21 @@
 //! The parts of a context, as bytes.
 
+use std::cell::RefCell;
+
 use crate::accounting::context::{Context, Head, Part};
 
 /// Room for the parts of a common call.
 const PARTS: usize = 768;
+/// More than that is not kept for the next one.
+const KEPT: usize = 65_536;
+
+/// A change has parts before and after it.
+const ROOMS: usize = 2;
+
+thread_local! {
+    /// Room for parts: a process has those of one context after the other.
+    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The first parts of a context, encoded, or all three.
 #[derive(Default)]
@@ -15,7 +27,8 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn none() -> Parts {
-        Parts { bytes: Vec::with_capacity(PARTS), ends: [0; 3] }
+        let free = FREE.try_with(|free| free.borrow_mut().pop()).ok().flatten();
+        Parts { bytes: free.unwrap_or_else(|| Vec::with_capacity(PARTS)), ends: [0; 3] }
     }
 
     /// Those of a head; those of the values do not follow yet.
@@ -45,5 +58,21 @@ impl Parts {
         let i = part as usize;
         let begin = if i == 0 { 0 } else { self.ends[i - 1] };
         &self.bytes[begin..self.ends[i]]
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        if !(PARTS..=KEPT).contains(&self.bytes.capacity()) {
+            return;
+        }
+        // A thread that ends keeps nothing any more.
+        let _ = FREE.try_with(|free| {
+            let mut free = free.borrow_mut();
+            if free.len() < ROOMS {
+                self.bytes.clear();
+                free.push(std::mem::take(&mut self.bytes));
+            }
+        });
     }
 }

@@ -1,5 +1,6 @@
 //! What a context is.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use super::error::{CallId, SharedError};
@@ -13,6 +14,11 @@ use crate::host::arena::{self, Arena};
 use crate::host::pid::locked;
 use crate::host::values::{Directory, Named, NoLeg};
 
+thread_local! {
+    /// Room for a head that is looked at or changed: a process has one after the other, and their values are alike.
+    pub(super) static HEAD: Cell<Option<Box<Head>>> = const { Cell::new(None) };
+}
+
 /// The arena, in which contexts are.
 pub(super) fn arena() -> Result<&'static Arena, SharedError> {
     arena::get().ok_or_else(|| SharedError::Full(CallId::default()))
@@ -25,12 +31,21 @@ impl SharedContext {
         let flags = self.flags();
         let cause = EndCause::from_index((flags >> 8) as u8).ok_or(SharedError::Damaged)?;
         let revision = instants.revision.load(Ordering::Relaxed);
-        let marks = Marks::of_words(self.marked(arena).marks.each_ref().map(|word| word.load(Ordering::Relaxed)));
+        let marks = self.marks_now(arena);
         Ok(Facts {
             attempts: (flags >> ATTEMPTS) as u8,
             rang: rang_of((flags >> RANG) as u32),
             ..Facts::new(flags as u8, revision, marks, load(&instants.answered), (load(&instants.ended), cause))
         })
+    }
+
+    fn marks_now(&self, arena: &Arena) -> Marks {
+        Marks::of_words(self.marked(arena).marks.each_ref().map(|word| word.load(Ordering::Relaxed)))
+    }
+
+    /// What is accounted, as it is at this moment, without the lock: all marks of a backend are in one word.
+    pub fn marks(&self) -> Result<Marks, SharedError> {
+        Ok(self.marks_now(arena()?))
     }
 
     /// The parts of the head; for the holder of the lock.
@@ -96,11 +111,16 @@ impl SharedContext {
     /// Looks at the context, but for the values of the script.
     pub fn read_head<R>(&self, f: impl FnOnce(&Head) -> R) -> Result<R, SharedError> {
         let arena = arena()?;
-        let head = {
+        let mut head = HEAD.take().unwrap_or_default();
+        {
             let _locked = locked(&self.slot().lock);
-            self.head_now(self.facts_now(arena)?, &self.head_parts(arena))?
-        };
-        Ok(f(&head))
+            if !head.become_parts(self.facts_now(arena)?, &self.head_parts(arena).bytes) {
+                return Err(SharedError::Damaged);
+            }
+        }
+        let r = f(&head);
+        HEAD.set(Some(head));
+        Ok(r)
     }
 
     /// Marks, times and flags.

@@ -39,7 +39,7 @@ impl SharedContext {
         unsafe {
             slot.write(new);
             instants.cast::<Instants>().write(Instants { answered: [zero(), zero(), zero()], ended: [zero(), zero(), zero()], revision: zero() });
-            marked.cast::<Marked>().write(Marked { marks: [zero(), zero()], call: [zero(), zero()] });
+            marked.cast::<Marked>().write(Marked { marks: [zero(), zero()], call: [zero(), zero()], bound: zero() });
         }
         Some(SharedContext(slot))
     }
@@ -241,7 +241,8 @@ impl Drop for SharedContext {
         drop(Self::at(slot.call.swap(0, Ordering::AcqRel)));
         let Some(arena) = arena::get() else { return };
         // Nobody follows the call any more.
-        if self.is_counted() && self.facts_now(arena).is_ok_and(|facts| facts.is_open_call()) {
+        let Progress { answered, closed, .. } = self.progress();
+        if answered && !closed && self.is_counted() && self.facts_now(arena).is_ok_and(|facts| facts.is_open_call()) {
             stats::sub(Counter::CallsOpen, 1);
         }
         // SAFETY: the last reference is gone, nobody else knows the blocks.

@@ -37,6 +37,8 @@ pub(super) struct Marked {
     pub marks: [AtomicU64; 2],
     /// [`crate::accounting::context::Change::call`], once it was asked for: it counts if the first word is not 0.
     pub call: [AtomicU64; 2],
+    /// All parts take at most so many bytes, encoded; 0 = not known. For the holder of the lock.
+    pub bound: AtomicU64,
 }
 
 #[repr(C)]

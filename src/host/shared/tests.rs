@@ -78,6 +78,19 @@ fn contexts_are_small_shared_and_freed() {
     drop(request);
     assert_eq!(arena.live_blocks(), blocks);
 
+    // Nothing of a new request is assigned yet, and each value has its place.
+    let unset = Context::new(Moment::default(), true);
+    let new = SharedContext::new(&unset).unwrap();
+    assert_eq!((new.copy(), new.legs()), (Ok(unset.clone()), Ok(1)));
+    // One value takes 23 bytes with its tag, and the other tag alone 21.
+    let most = unset.encoded_len() + 40;
+    assert_eq!(new.set(Named::Leg(0, None), Some(b"sip:a@b"), most), Ok(Ok(true)));
+    assert_eq!(new.set(Named::Leg(0, None), Some(b"sip:c@d"), most), Ok(Ok(true)), "one in the place of the other");
+    assert_eq!(new.set(Named::Leg(1, None), Some(b"sip:a@b"), most), Ok(Ok(false)), "its tag does not fit");
+    assert_eq!(new.read(|c| (c.legs[0].get(b"leg_source") == Some(b"sip:c@d"), c.legs[0].has(b"leg_destination"))), Ok((true, false)));
+    drop(new);
+    assert_eq!(arena.live_blocks(), blocks);
+
     // What another server did with its call is not told and keeps its revision; what this one does
     // is told and gets a new one; from then on this server's journal hears of both.
     static TOLD: AtomicU32 = AtomicU32::new(0);
