@@ -210,7 +210,7 @@ impl SqlSink {
     ) -> Result<Option<(Failure, Option<usize>)>, Failed> {
         let inserted = self.insert_part(groups, part, search, next).await;
         let Err(not) = inserted.map_err(|f| lost(Failure { class: Class::Later, ..f }))? else { return Ok(None) };
-        if not.failure.class == Class::Later && !search.stubborn || matches!(not.failure.class, Class::Schema | Class::Denied) {
+        if not.failure.class == Class::Later && !search.stubborn || not.failure.class.is_of_table() {
             return Err(not.into());
         }
         let asked = self.tells_rows && entries.len() > 1;
