@@ -44,7 +44,7 @@ use crate::journal::{Entry, Payload, Positions, SegmentName, Stamp};
 use failure::Outcome;
 use rows::{Group, Layout};
 use schema::{CURSOR_TABLE, Role, Table};
-use search::Search;
+use search::{SAVEPOINT, Search};
 use seen::{Elsewhere, Seen};
 
 /// Most rows in one INSERT. More make no measurable difference, and SQLite's parser takes time for each row.
@@ -577,7 +577,7 @@ impl SqlSink {
         // A refused row can cost the connection: SQLite may have ended the transaction by itself.
         self.connect().await?;
         let (positions, retired) = work.reached(entries, commit);
-        self.conn()?.begin().await?;
+        self.conn()?.begin(matches!(how, How::Each { .. }).then_some(SAVEPOINT)).await?;
         if self.cursor == Cursor::Table {
             self.move_cursor(&positions, retired).await?;
         }

@@ -108,12 +108,18 @@ impl Session {
     }
 
     /// [`Session::execute`] of a statement that comes again in this transaction, behind a savepoint: that fails by
-    /// itself. What can go out at once does, the savepoint always first.
-    pub async fn execute_behind(&mut self, savepoint: &str, sql: &Arc<str>, values: &[Param]) -> Outcome<Outcome<u64>> {
+    /// itself. What can go out at once does, the savepoint always first, unless it stands there already.
+    pub async fn execute_behind(&mut self, savepoint: Option<&str>, sql: &Arc<str>, values: &[Param]) -> Outcome<Outcome<u64>> {
         let params = typed(values);
+        let save = async {
+            match savepoint {
+                Some(savepoint) => self.run(savepoint).await,
+                None => Ok(()),
+            }
+        };
         let (values, kinds): (Vec<_>, Vec<_>) = params.iter().cloned().unzip();
         let Some(statement) = self.prepared.get(sql) else {
-            let (saved, prepared) = tokio::join!(biased; self.run(savepoint), self.client.prepare_typed(sql, &kinds));
+            let (saved, prepared) = tokio::join!(biased; save, self.client.prepare_typed(sql, &kinds));
             saved?;
             let statement = match prepared {
                 Ok(statement) => statement,
@@ -123,7 +129,7 @@ impl Session {
             self.prepared.insert(sql.clone(), statement);
             return Ok(changed.map_err(Failure::from));
         };
-        let (saved, changed) = tokio::join!(biased; self.run(savepoint), self.client.execute(statement, &values));
+        let (saved, changed) = tokio::join!(biased; save, self.client.execute(statement, &values));
         saved?;
         Ok(changed.map_err(Failure::from))
     }
