@@ -125,11 +125,11 @@ impl Conn {
         }
     }
 
-    /// Begins a transaction that may write.
-    pub async fn begin(&mut self) -> Outcome<()> {
+    /// Begins a transaction that may write; in MySQL with this savepoint.
+    pub async fn begin(&mut self, savepoint: Option<&str>) -> Outcome<()> {
         match self {
             Conn::Sqlite(c) => Ok(insist(async || sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *c).await.map(drop)).await?),
-            Conn::MySql(_) => self.run("BEGIN").await,
+            Conn::MySql(_) => self.run(savepoint.map_or("BEGIN".into(), |savepoint| format!("BEGIN; {savepoint}"))).await,
             Conn::Postgres(session) => session.begin().await,
         }
     }
@@ -209,12 +209,15 @@ impl Conn {
         })
     }
 
-    /// [`Conn::execute_bound`] behind a savepoint; what comes again in a transaction is not read again.
-    pub async fn execute_behind(&mut self, savepoint: &str, sql: Arc<str>, bound: Bound) -> Outcome<Outcome<u64>> {
+    /// [`Conn::execute_bound`] behind a savepoint, unless that stands there already; what comes again in a transaction is
+    /// not read again.
+    pub async fn execute_behind(&mut self, savepoint: Option<&str>, sql: Arc<str>, bound: Bound) -> Outcome<Outcome<u64>> {
         match (self, bound) {
             (Conn::Postgres(session), Bound::Postgres(params)) => session.execute_behind(savepoint, &sql, &params).await,
             (conn, bound) => {
-                conn.run(savepoint).await?;
+                if let Some(savepoint) = savepoint {
+                    conn.run(savepoint).await?;
+                }
                 Ok(conn.execute_bound(sql, bound).await)
             }
         }

@@ -44,7 +44,7 @@ use crate::journal::{Entry, Payload, Positions, SegmentName, Stamp};
 use failure::Outcome;
 use rows::{Group, Layout};
 use schema::{CURSOR_TABLE, Role, Table};
-use search::Search;
+use search::{SAVEPOINT, Search};
 use seen::{Elsewhere, Seen};
 
 /// Most rows in one INSERT. More make no measurable difference, and SQLite's parser takes time for each row.
@@ -554,7 +554,9 @@ impl SqlSink {
                 let reason = format!("table {table} has no partition for a record of {day}; add it: {}", group.partition_advice());
                 Fate::Held(Hold { queue: table.clone(), reason, all: false })
             }
-            Class::Schema | Class::Denied => Fate::Held(Hold { queue: table.clone(), reason: format!("table {table}: {}", failure.text), all: false }),
+            Class::Schema | Class::Changed | Class::Denied => {
+                Fate::Held(Hold { queue: table.clone(), reason: format!("table {table}: {}", failure.text), all: false })
+            }
             Class::Refused | Class::Later => Fate::Refused(format!("table {table} refuses it: {}", failure.text)),
         }
     }
@@ -575,7 +577,7 @@ impl SqlSink {
         // A refused row can cost the connection: SQLite may have ended the transaction by itself.
         self.connect().await?;
         let (positions, retired) = work.reached(entries, commit);
-        self.conn()?.begin().await?;
+        self.conn()?.begin(matches!(how, How::Each { .. }).then_some(SAVEPOINT)).await?;
         if self.cursor == Cursor::Table {
             self.move_cursor(&positions, retired).await?;
         }
@@ -706,11 +708,11 @@ impl SqlSink {
                 self.note_stuck(work.batch).await;
                 return Err(f.into());
             }
-            Failed::Insert(_, f) if f.class == Class::Schema && !work.looked_again => {
+            Failed::Insert(_, f) if matches!(f.class, Class::Schema | Class::Changed) && !work.looked_again => {
                 self.look_again(work, entries.start).await?;
                 work.todo.push((entries, how));
             }
-            Failed::Insert(at, f) if matches!(f.class, Class::Schema | Class::Denied) => {
+            Failed::Insert(at, f) if f.class.is_of_table() => {
                 self.roll_back().await;
                 self.hold_table(work, at, entries.start, &f);
                 work.todo.push((entries, how));

@@ -108,12 +108,18 @@ impl Session {
     }
 
     /// [`Session::execute`] of a statement that comes again in this transaction, behind a savepoint: that fails by
-    /// itself. What can go out at once does, the savepoint always first.
-    pub async fn execute_behind(&mut self, savepoint: &str, sql: &Arc<str>, values: &[Param]) -> Outcome<Outcome<u64>> {
+    /// itself. What can go out at once does, the savepoint always first, unless it stands there already.
+    pub async fn execute_behind(&mut self, savepoint: Option<&str>, sql: &Arc<str>, values: &[Param]) -> Outcome<Outcome<u64>> {
         let params = typed(values);
+        let save = async {
+            match savepoint {
+                Some(savepoint) => self.run(savepoint).await,
+                None => Ok(()),
+            }
+        };
         let (values, kinds): (Vec<_>, Vec<_>) = params.iter().cloned().unzip();
         let Some(statement) = self.prepared.get(sql) else {
-            let (saved, prepared) = tokio::join!(biased; self.run(savepoint), self.client.prepare_typed(sql, &kinds));
+            let (saved, prepared) = tokio::join!(biased; save, self.client.prepare_typed(sql, &kinds));
             saved?;
             let statement = match prepared {
                 Ok(statement) => statement,
@@ -123,7 +129,7 @@ impl Session {
             self.prepared.insert(sql.clone(), statement);
             return Ok(changed.map_err(Failure::from));
         };
-        let (saved, changed) = tokio::join!(biased; self.run(savepoint), self.client.execute(statement, &values));
+        let (saved, changed) = tokio::join!(biased; save, self.client.execute(statement, &values));
         saved?;
         Ok(changed.map_err(Failure::from))
     }
@@ -215,7 +221,7 @@ impl From<tokio_postgres::Error> for Failure {
     fn from(e: tokio_postgres::Error) -> Failure {
         match e.as_db_error() {
             Some(db) => Failure {
-                class: class(db.code().code(), db.constraint().is_none() && db.table().is_some()),
+                class: class(db.code().code(), db.constraint().is_none() && db.table().is_some(), db.where_().is_some()),
                 unique: *db.code() == SqlState::UNIQUE_VIOLATION,
                 text: db.message().into(),
             },
@@ -230,10 +236,13 @@ fn later(text: String) -> Failure {
 }
 
 /// What is of the server's own trouble has to be told from the rest only as far as that saves work, see
-/// `failure::mysql_class`. `table_only`: the server names a table and no constraint.
-fn class(sqlstate: &str, table_only: bool) -> Class {
+/// `failure::mysql_class`. `table_only`: the server names a table and no constraint; `inside`: it happened inside a
+/// function, such as a trigger's.
+fn class(sqlstate: &str, table_only: bool, inside: bool) -> Class {
     match sqlstate {
         "42P01" | "42703" | "3F000" => Class::Schema,
+        // The column has another type by now, or is generated. What a trigger does wrong is that of its row.
+        "42804" | "428C9" if !inside => Class::Changed,
         "42501" => Class::Denied,
         // A check of the table itself is that for a partition; what a trigger raises names no table.
         "23514" if table_only => Class::Partition,
@@ -311,11 +320,12 @@ mod tests {
 
     #[test]
     fn errors_say_whether_to_try_again() {
-        assert_eq!(class("40P01", false), Class::Later);
-        assert_eq!(class("23502", false), Class::Permanent);
-        assert_eq!(class("57P01", false), Class::Later);
-        assert_eq!(class("42703", false), Class::Schema);
-        assert_eq!([false, true].map(|table_only| class("23514", table_only)), [Class::Permanent, Class::Partition]);
-        assert_eq!(["BILL1", "428C9"].map(|code| class(code, false)), [Class::Refused; 2]);
+        assert_eq!(class("40P01", false, false), Class::Later);
+        assert_eq!(class("23502", false, false), Class::Permanent);
+        assert_eq!(class("57P01", false, false), Class::Later);
+        assert_eq!(class("42703", false, false), Class::Schema);
+        assert_eq!(["42804", "428C9"].map(|code| class(code, false, false)), [Class::Changed; 2]);
+        assert_eq!([false, true].map(|table_only| class("23514", table_only, false)), [Class::Permanent, Class::Partition]);
+        assert_eq!(["BILL1", "42804"].map(|code| class(code, false, true)), [Class::Refused; 2]);
     }
 }

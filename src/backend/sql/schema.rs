@@ -757,7 +757,7 @@ pub async fn prepare_sqlite(conn: &mut Conn, db: &Db, fields: &Fields) -> Outcom
     if statements.is_empty() {
         return Ok(());
     }
-    conn.begin().await?;
+    conn.begin(None).await?;
     let made = match conn.run(statements.join("\n")).await {
         Ok(()) => conn.commit().await,
         failed => failed,

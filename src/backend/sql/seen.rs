@@ -127,7 +127,7 @@ impl SqlSink {
     fn trouble(&mut self, f: Failure) -> Trouble {
         match f.class {
             Class::Schema => return Trouble::Stale,
-            Class::Permanent | Class::Denied | Class::Partition | Class::Refused => self.warn_unusable(&f.text),
+            Class::Changed | Class::Permanent | Class::Denied | Class::Partition | Class::Refused => self.warn_unusable(&f.text),
             Class::Later => {}
         }
         f.into()
