@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use once_cell::sync::OnceCell;
 
 use super::arena::{self, Head};
-use super::cluster::{self, Named};
+use super::cluster::{self, Known, Named};
 use super::outcome;
 use super::pid::locked;
 use super::shared::{SharedContext, SharedError};
@@ -88,7 +88,7 @@ fn begins(ctx: &Context) -> (Vec<u8>, Vec<u8>) {
 
 /// Puts open calls back into shared memory; once, before the fork. Returns how many wait.
 pub fn prepare(open: OpenCalls) -> usize {
-    open.ended.into_iter().for_each(cluster::remember);
+    open.ended.into_iter().for_each(|call| cluster::remember(call, Known::Settled));
     let last_seen = open.last_seen.unwrap_or_default();
     let mut by_dialog: HashMap<Vec<u8>, Vec<Waiting>> = HashMap::new();
     let mut calls = Vec::with_capacity(open.calls.len());

@@ -565,12 +565,12 @@ fn new_leg(at: impl AtHand, instance: &Instance) -> Result<(), String> {
 
 /// `do_accounting(types, flags, table)`.
 fn do_accounting(at: impl AtHand, instance: &'static Instance, a: &Arguments<'_>) -> Result<(), String> {
-    mark(at, instance, a.types(0).unwrap_or_default(), a.flags(1).unwrap_or_default(), a.text(2))
+    mark(at, instance, a.types(0).unwrap_or_default(), a.flags(1).unwrap_or_default(), a.text(2)).inspect(|()| at.changed())
 }
 
 /// `drop_accounting(types, flags)`.
 fn drop_accounting(at: impl AtHand, instance: &'static Instance, a: &Arguments<'_>) -> Result<(), String> {
-    drop_marks(at, instance, a.types(0), a.flags(1))
+    drop_marks(at, instance, a.types(0), a.flags(1)).inspect(|()| at.changed())
 }
 
 fn acc_log_request(at: impl AtHand, instance: &'static Instance, a: &Arguments<'_>) -> Result<(), String> {

@@ -165,7 +165,8 @@ fn emit_all(instance: &Instance, records: &[Record], end: Option<&CallEnd>) -> b
         keep(instance, &later, end)
     } else {
         later.iter().for_each(|_| no_room(instance));
-        keep(instance, &[], end.filter(|e| limits.admits(Append::End(e.answered))))
+        let is_noted = keep(instance, &[], end.filter(|e| limits.admits(Append::End(e.answered))));
+        is_noted && later.is_empty()
     }
 }
 

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::message::{Kind, Message, Named};
-use super::nodes::{nodes, send};
-use super::remembered::{is_settled, memory, remember};
+use super::nodes::{MOST, Nodes, nodes, send};
+use super::remembered::{Known, known, memory, remember};
 use crate::host::revival;
 use crate::journal::Dir;
 use crate::worker::{self, Instance};
@@ -14,6 +14,7 @@ pub fn ask() {
     let (Some(nodes), Some(memory)) = (nodes(), memory()) else { return };
     let waiting = revival::waiting();
     if !waiting.is_empty() {
+        memory.asked.store(waiting.len().div_ceil(MOST) as u64, Ordering::Relaxed);
         memory.reached.store(send(nodes, None, Kind::Ask, &waiting).into(), Ordering::Relaxed);
     }
 }
@@ -24,33 +25,41 @@ pub fn heard(instance: &Instance, message: &[u8]) {
         log::warn!("parameter cluster_id: a message of another node cannot be read: let all nodes have the same version of this module");
         return;
     };
-    // A node that only asks has not answered yet.
-    if let (Some(memory), Kind::Settled | Kind::Here) = (memory(), message.kind) {
-        memory.heard.store(1, Ordering::Relaxed);
-    }
     match message.kind {
         Kind::Settled => {
-            for named in message.calls.iter().filter(|named| !is_settled(named.call)) {
-                remember(named.call);
-                revival::settled(named);
-                nodes.close(named);
-                worker::forget(instance, named.call);
+            message.calls.iter().filter(|named| known(named.call) != Some(Known::Settled)).for_each(|named| close(nodes, instance, named, Known::Settled));
+        }
+        Kind::Guessed => {
+            let goes_on = |named: &Named| known(named.call).is_some() || nodes.goes_on(named) || revival::answers_for(named, false);
+            message.calls.iter().filter(|named| !goes_on(named)).for_each(|named| close(nodes, instance, named, Known::Guessed));
+        }
+        Kind::Answered => {
+            if let Some(memory) = memory() {
+                memory.heard.fetch_add(1, Ordering::Relaxed);
             }
         }
         Kind::Here => message.calls.iter().for_each(revival::is_elsewhere),
         Kind::Ask => {
             let ours = instance.journal.as_ref().map_or(0, Dir::id);
-            let (known, unknown): (Vec<_>, Vec<_>) = message.calls.into_iter().partition(|named| is_settled(named.call));
+            let (settled, others): (Vec<_>, Vec<_>) = message.calls.into_iter().partition(|named| known(named.call) == Some(Known::Settled));
+            let (guessed, unknown): (Vec<_>, Vec<_>) = others.into_iter().partition(|named| known(named.call) == Some(Known::Guessed));
             // Where two nodes wait for a call, the one with the greater journal answers for it.
             let here = |named: &Named| nodes.goes_on(named) || revival::answers_for(named, ours > message.journal);
             let here: Vec<_> = unknown.into_iter().filter(here).collect();
-            send(nodes, Some(message.node), Kind::Settled, &known);
-            send(nodes, Some(message.node), Kind::Here, &here);
-            if known.is_empty() && here.is_empty() {
-                // That is an answer, too. One that cannot be sent is asked for again.
-                let nothing = Message { kind: Kind::Settled, node: nodes.node(), journal: ours, calls: Vec::new() };
-                let _ = nodes.send(Some(message.node), &nothing.encode());
+            for (kind, calls) in [(Kind::Settled, settled), (Kind::Guessed, guessed), (Kind::Here, here)] {
+                send(nodes, Some(message.node), kind, &calls);
             }
+            // One that cannot be sent is asked for again.
+            let end = Message { kind: Kind::Answered, node: nodes.node(), journal: ours, calls: Vec::new() };
+            let _ = nodes.send(Some(message.node), &end.encode());
         }
     }
+}
+
+/// Another node has written the CDR of a call: nothing of it is left to do here.
+fn close(nodes: &dyn Nodes, instance: &Instance, named: &Named, how: Known) {
+    remember(named.call, how);
+    revival::settled(named);
+    nodes.close(named);
+    worker::forget(instance, named.call);
 }

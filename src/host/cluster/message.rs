@@ -12,6 +12,14 @@ pub(super) enum Kind {
     Ask = 2,
     /// These go on here, or wait here for what comes of them.
     Here = 3,
+    /// These have CDRs whose ends are not known for sure: who has one of them, or knows its end, lets it go on.
+    Guessed = 4,
+    /// That is all that is known of the calls which were asked for.
+    Answered = 5,
+}
+
+impl Kind {
+    const ALL: [Kind; 5] = [Kind::Settled, Kind::Ask, Kind::Here, Kind::Guessed, Kind::Answered];
 }
 
 const VERSION: u8 = 1;
@@ -57,12 +65,8 @@ impl Message {
         if r.u8()? != VERSION {
             return None;
         }
-        let kind = match r.u8()? {
-            1 => Kind::Settled,
-            2 => Kind::Ask,
-            3 => Kind::Here,
-            _ => return None,
-        };
+        let number = r.u8()?;
+        let kind = Kind::ALL.into_iter().find(|kind| *kind as u8 == number)?;
         let node = r.u32()? as i32;
         let journal = r.u64()?;
         let mut calls = Vec::new();
@@ -81,9 +85,9 @@ mod tests {
     use proptest::prelude::*;
 
     prop_compose! {
-        fn message()(kind in 0usize..3, node in any::<i32>(), journal in any::<u64>(),
+        fn message()(kind in 0..Kind::ALL.len(), node in any::<i32>(), journal in any::<u64>(),
                      calls in proptest::collection::vec((any::<u128>(), proptest::collection::vec(any::<u8>(), 0..256)), 0..5)) -> Message {
-            let kind = [Kind::Settled, Kind::Ask, Kind::Here][kind];
+            let kind = Kind::ALL[kind];
             Message { kind, node, journal, calls: calls.into_iter().map(|(call, dialog)| Named { call, dialog }).collect() }
         }
     }

@@ -3,8 +3,9 @@
 use once_cell::sync::OnceCell;
 
 use super::message::{Kind, Message, Named};
-use super::remembered::{memory, now, remember};
+use super::remembered::{Known, memory, now, remember};
 use crate::accounting::context::CallEnd;
+use crate::accounting::record::EndCause;
 use crate::journal::Dir;
 use crate::worker;
 
@@ -22,7 +23,7 @@ pub trait Nodes: Sync {
     /// asks, later.
     fn send(&self, to: Option<i32>, message: &[u8]) -> bool;
 
-    /// The call goes on in a dialog here.
+    /// The call goes on in a dialog here, or its BYE waits here for a reply.
     fn goes_on(&self, named: &Named) -> bool;
 
     /// Another node has written the CDR of the call, which may still have its dialog here.
@@ -56,16 +57,33 @@ pub(super) fn send(nodes: &dyn Nodes, to: Option<i32>, kind: Kind, calls: &[Name
     sent
 }
 
-/// The call has its CDR, or none is due: the other nodes hear of it.
+/// The call has its CDR, or none is due: the other nodes hear of it. Those that hear it now know of a lifetime that is over,
+/// too; those that were away may have gone on with the call.
 pub fn settled(end: &CallEnd) {
     let Some(nodes) = NODES.get() else { return };
     if end.answered.is_some() {
-        remember(end.call);
+        let cause = end.records.first().and_then(|record| record.end);
+        let known = if matches!(cause, Some(EndCause::Orphan | EndCause::Timeout)) { Known::Guessed } else { Known::Settled };
+        remember(end.call, known);
         let named = Named { call: end.call, dialog: end.dialog.clone() };
         if let Some(memory) = memory() {
-            memory.note_told(&named, now());
+            memory.note_told(&named, known, now());
         }
-        send(*nodes, None, Kind::Settled, &[named]);
+        send(*nodes, None, if cause == Some(EndCause::Orphan) { Kind::Guessed } else { Kind::Settled }, &[named]);
+    }
+}
+
+/// The BYE of a call waits for its reply, and its dialog is gone.
+pub fn ends(call: u128) {
+    if let Some(memory) = memory().filter(|_| is_joined()) {
+        memory.ending.insert(call, 0);
+    }
+}
+
+/// Its wait is over.
+pub fn ended(call: u128) {
+    if let Some(memory) = memory().filter(|_| is_joined()) {
+        memory.ending.remove(call);
     }
 }
 
@@ -88,8 +106,10 @@ pub fn found(node: i32) {
 pub fn tell_returned() {
     let (Some(nodes), Some(memory)) = (NODES.get(), memory()) else { return };
     while let Some((node, since)) = memory.take_back() {
-        let calls = memory.told_since(since.saturating_sub(UNHEARD));
-        if !send(*nodes, Some(node), Kind::Settled, &calls) {
+        let told = memory.told_since(since.saturating_sub(UNHEARD));
+        let of = |how| told.iter().filter(|(_, known)| *known == how).map(|(named, _)| named.clone()).collect::<Vec<_>>();
+        let all = [(Kind::Settled, of(Known::Settled)), (Kind::Guessed, of(Known::Guessed))];
+        if !all.iter().all(|(kind, calls)| send(*nodes, Some(node), *kind, calls)) {
             memory.lost(node, since);
         }
     }

@@ -10,6 +10,8 @@ use crate::accounting::clock::Moment;
 
 /// Calls remembered as settled: 2^20 of them, which is some hours of a busy server.
 const BUCKETS: usize = 1 << 17;
+/// Calls whose BYE waits for its reply at a time: 2^13.
+const ENDING: usize = 1 << 10;
 /// Places of one bucket: the next call in a full one takes the place of another.
 const PLACES: usize = 8;
 /// Calls of which the other nodes were told last: for those that did not hear it.
@@ -24,18 +26,75 @@ const ROUNDS_ALONE: u64 = 1;
 /// a state where the link works in one direction only.
 const ROUNDS_UNANSWERED: u64 = 9;
 
-/// Calls that have their CDRs, in memory that all processes share: zero is no call. Two halves of a key
-/// that do not belong together are no call either, and a call that is not found is asked for again.
+/// How the end of a call is known that has its CDR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Somebody ended it.
+    Settled,
+    /// It is what a node made of a call that it lost, or whose lifetime was over there.
+    Guessed,
+}
+
+/// This bit of a key's upper half, or of an instant, says [`Known::Guessed`].
+const GUESSED: u64 = 1 << 63;
+
+/// A set of calls, each with a bit beside it. Zero is no call. Two halves of a key that do not belong together are no call
+/// either: as many as there are, some may be missed.
+#[repr(C)]
+pub(super) struct Calls<const N: usize> {
+    next: AtomicU64,
+    places: [[[AtomicU64; 2]; PLACES]; N],
+}
+
+impl<const N: usize> Calls<N> {
+    fn bucket(&self, call: u128) -> &[[AtomicU64; 2]; PLACES] {
+        // Keys are hashes.
+        &self.places[call as usize % N]
+    }
+
+    fn find(&self, call: u128) -> Option<&[AtomicU64; 2]> {
+        let [low, high] = halves(call);
+        self.bucket(call).iter().find(|p| p[0].load(Ordering::Relaxed) == low && (p[1].load(Ordering::Relaxed) ^ high) & !GUESSED == 0)
+    }
+
+    /// Puts a call in; in a full bucket it takes the place of another.
+    pub(super) fn insert(&self, call: u128, bit: u64) {
+        let places = self.bucket(call);
+        let free = || places.iter().find(|p| p.iter().all(|half| half.load(Ordering::Relaxed) == 0));
+        let place = self.find(call).or_else(free).unwrap_or_else(|| &places[self.next.fetch_add(1, Ordering::Relaxed) as usize % PLACES]);
+        let [low, high] = halves(call);
+        place[0].store(low, Ordering::Relaxed);
+        place[1].store(high & !GUESSED | bit, Ordering::Relaxed);
+    }
+
+    /// The bit of a call that is in it.
+    fn get(&self, call: u128) -> Option<u64> {
+        self.find(call).map(|p| p[1].load(Ordering::Relaxed) & GUESSED)
+    }
+
+    /// Takes a call out.
+    pub(super) fn remove(&self, call: u128) {
+        if let Some(place) = self.find(call) {
+            place.iter().for_each(|half| half.store(0, Ordering::Relaxed));
+        }
+    }
+}
+
+/// What the nodes know of calls, in memory that all processes share. A call that is not found is asked for again.
 #[repr(C)]
 pub(super) struct Settled {
-    next: AtomicU64,
-    /// Another node has answered since the last round.
+    /// Answers to the last questions since the last round.
     pub(super) heard: AtomicU64,
+    /// Questions in a round: it takes several messages to ask for many calls.
+    pub(super) asked: AtomicU64,
     /// Rounds that went by without.
     silent: AtomicU64,
     /// The last question could be sent.
     pub(super) reached: AtomicU64,
-    calls: [[[AtomicU64; 2]; PLACES]; BUCKETS],
+    /// Calls that have their CDRs.
+    calls: Calls<BUCKETS>,
+    /// Calls whose dialogs are gone, but not the transactions of their BYEs.
+    pub(super) ending: Calls<ENDING>,
     told_next: AtomicU64,
     told: [Told; TOLD],
     away: [Away; AWAY],
@@ -46,7 +105,7 @@ pub(super) struct Settled {
 struct Told {
     /// Its place in the order of all, from 1, or 0: it is just being written.
     number: AtomicU64,
-    /// When, in microseconds of the monotonic clock.
+    /// When, in microseconds of the monotonic clock, with [`GUESSED`].
     at: AtomicU64,
     call: [AtomicU64; 2],
     dialog: [AtomicU64; NAME],
@@ -93,34 +152,30 @@ fn halves(call: u128) -> [u64; 2] {
     [call as u64, (call >> 64) as u64]
 }
 
-fn bucket(memory: &Settled, call: u128) -> &[[AtomicU64; 2]; PLACES] {
-    // Keys are hashes.
-    &memory.calls[call as usize % BUCKETS]
-}
-
-/// The call has its CDR.
-pub fn remember(call: u128) {
+/// The call has its CDR. What is known for sure stays so.
+pub fn remember(call: u128, how: Known) {
     let Some(memory) = SETTLED.get() else { return };
-    if is_settled(call) {
-        return;
-    }
-    let places = bucket(memory, call);
-    let free = places.iter().find(|p| p[0].load(Ordering::Relaxed) == 0 && p[1].load(Ordering::Relaxed) == 0);
-    let place = free.unwrap_or_else(|| &places[memory.next.fetch_add(1, Ordering::Relaxed) as usize % PLACES]);
-    for (half, value) in place.iter().zip(halves(call)) {
-        half.store(value, Ordering::Relaxed);
+    match how {
+        Known::Settled => memory.calls.insert(call, 0),
+        Known::Guessed if known(call).is_none() => memory.calls.insert(call, GUESSED),
+        Known::Guessed => {}
     }
 }
 
-/// Has the call its CDR, as far as this node knows?
-pub fn is_settled(call: u128) -> bool {
-    SETTLED.get().is_some_and(|memory| bucket(memory, call).iter().any(|p| p.each_ref().map(|half| half.load(Ordering::Relaxed)) == halves(call)))
+/// How this node knows that the call has its CDR, if it does.
+pub fn known(call: u128) -> Option<Known> {
+    SETTLED.get()?.calls.get(call).map(|bit| if bit == 0 { Known::Settled } else { Known::Guessed })
+}
+
+/// Waits the BYE of this call for its reply?
+pub fn is_ending(call: u128) -> bool {
+    SETTLED.get().is_some_and(|memory| memory.ending.get(call).is_some())
 }
 
 impl Settled {
     /// See [`super::may_end_orphans`].
     pub(super) fn may_end_orphans(&self) -> bool {
-        if self.heard.swap(0, Ordering::Relaxed) != 0 {
+        if self.heard.swap(0, Ordering::Relaxed) >= self.asked.load(Ordering::Relaxed).max(1) {
             self.silent.store(0, Ordering::Relaxed);
             return true;
         }
@@ -137,27 +192,28 @@ impl Settled {
     }
 
     /// The other nodes were told of a call.
-    pub(super) fn note_told(&self, named: &Named, at: u64) {
+    pub(super) fn note_told(&self, named: &Named, how: Known, at: u64) {
         let Some(name) = packed(&named.dialog) else { return };
         let number = self.told_next.fetch_add(1, Ordering::Relaxed) + 1;
         let place = &self.told[number as usize % TOLD];
         place.number.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
-        place.at.store(at, Ordering::Relaxed);
+        place.at.store(if how == Known::Guessed { at | GUESSED } else { at }, Ordering::Relaxed);
         let words = halves(named.call).into_iter().chain(name);
         place.call.iter().chain(&place.dialog).zip(words).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
         place.number.store(number, Ordering::Release);
     }
 
     /// What was told since, as far as it is remembered.
-    pub(super) fn told_since(&self, since: u64) -> Vec<Named> {
+    pub(super) fn told_since(&self, since: u64) -> Vec<(Named, Known)> {
         let read = |place: &Told| {
             let number = place.number.load(Ordering::Acquire);
             let (at, [low, high]) = (place.at.load(Ordering::Relaxed), place.call.each_ref().map(|w| w.load(Ordering::Relaxed)));
             let name = place.dialog.each_ref().map(|w| w.load(Ordering::Relaxed));
             fence(Ordering::Acquire);
             let is_whole = number != 0 && number == place.number.load(Ordering::Relaxed);
-            (is_whole && at >= since).then(|| Named { call: u128::from(high) << 64 | u128::from(low), dialog: unpacked(name) })
+            let how = if at & GUESSED == 0 { Known::Settled } else { Known::Guessed };
+            (is_whole && at & !GUESSED >= since).then(|| (Named { call: u128::from(high) << 64 | u128::from(low), dialog: unpacked(name) }, how))
         };
         self.told.iter().filter_map(read).collect()
     }
@@ -231,11 +287,12 @@ mod tests {
     fn a_node_that_is_back_is_told_what_it_missed() {
         let memory = memory();
         let named = |n: u128| Named { call: n << 64 | n, dialog: format!("1a2b3c4d.{n:08x}").into_bytes() };
-        let names = |calls: Vec<Named>| calls.into_iter().filter(|n| n.call >> 64 == n.call & u128::from(u64::MAX)).collect::<Vec<_>>();
-        memory.note_told(&named(1), 100);
-        memory.note_told(&named(2), 200);
-        memory.note_told(&Named { call: 3, dialog: vec![b'x'; 200] }, 200);
-        assert_eq!((names(memory.told_since(0)), names(memory.told_since(150))), (vec![named(1), named(2)], vec![named(2)]));
+        let names = |calls: Vec<(Named, Known)>| calls.into_iter().filter(|(n, _)| n.call >> 64 == n.call & u128::from(u64::MAX)).collect::<Vec<_>>();
+        memory.note_told(&named(1), Known::Settled, 100);
+        memory.note_told(&named(2), Known::Guessed, 200);
+        memory.note_told(&Named { call: 3, dialog: vec![b'x'; 200] }, Known::Settled, 200);
+        let (first, second) = ((named(1), Known::Settled), (named(2), Known::Guessed));
+        assert_eq!((names(memory.told_since(0)), names(memory.told_since(150))), (vec![first, second.clone()], vec![second]));
         // Since it was lost first, although it came and went again meanwhile.
         memory.lost(7, 1000);
         assert_eq!(memory.take_back(), None);
@@ -259,6 +316,12 @@ mod tests {
         assert!(memory.may_end_orphans());
         memory.heard.store(1, Ordering::Relaxed);
         assert!(memory.may_end_orphans());
+        // Each of several questions is to be answered.
+        memory.asked.store(2, Ordering::Relaxed);
+        memory.heard.store(1, Ordering::Relaxed);
+        assert!(!memory.may_end_orphans());
+        memory.heard.store(2, Ordering::Relaxed);
+        assert!(memory.may_end_orphans());
         // And away again: each answer counts for one round.
         memory.reached.store(0, Ordering::Relaxed);
         assert_eq!([memory.may_end_orphans(), memory.may_end_orphans()], [false, true]);
@@ -269,10 +332,32 @@ mod tests {
         memory();
         // All in one bucket.
         let call = |n: u128| (n << 64) | 7;
-        (1..=PLACES as u128).for_each(|n| remember(call(n)));
-        assert!((1..=PLACES as u128).all(|n| is_settled(call(n))) && !is_settled(call(99)) && !is_settled(0x17));
-        remember(call(99));
-        assert!(is_settled(call(99)));
-        assert_eq!((1..=PLACES as u128).filter(|n| is_settled(call(*n))).count(), PLACES - 1);
+        (1..=PLACES as u128).for_each(|n| remember(call(n), Known::Settled));
+        assert!((1..=PLACES as u128).all(|n| known(call(n)) == Some(Known::Settled)) && known(call(99)).is_none() && known(0x17).is_none());
+        remember(call(99), Known::Guessed);
+        assert_eq!(known(call(99)), Some(Known::Guessed));
+        assert_eq!((1..=PLACES as u128).filter(|n| known(call(*n)).is_some()).count(), PLACES - 1);
+    }
+
+    #[test]
+    fn what_is_known_for_sure_stays_so() {
+        memory();
+        // The bit is that of a key, too.
+        for call in [(1 << 127) | 8, 8 << 64 | 8] {
+            remember(call, Known::Guessed);
+            assert_eq!(known(call), Some(Known::Guessed));
+            remember(call, Known::Settled);
+            remember(call, Known::Guessed);
+            assert_eq!(known(call), Some(Known::Settled));
+        }
+    }
+
+    #[test]
+    fn a_bye_that_waits_is_known_until_it_is_over() {
+        let memory = memory();
+        memory.ending.insert(77, 0);
+        assert!(is_ending(77) && !is_ending(78));
+        memory.ending.remove(77);
+        assert!(!is_ending(77));
     }
 }

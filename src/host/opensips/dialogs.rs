@@ -14,12 +14,13 @@ use crate::accounting::context::Context;
 use crate::accounting::marks::Types;
 use crate::accounting::record::EndCause;
 use crate::accounting::{decide, stock};
+use crate::host::cluster::{self, Known};
 use crate::host::full::say;
 use crate::host::outcome::write_cdr;
 use crate::host::revival::{self, Claim};
 use crate::host::script::{AtHand, Place};
 use crate::host::shared::{CallId, SharedContext};
-use crate::host::{cluster, full, guard, outcome, proof, script};
+use crate::host::{full, guard, outcome, proof, script};
 use crate::journal::Dir;
 use crate::worker::{self, Instance};
 
@@ -43,6 +44,7 @@ unsafe extern "C" fn on_bye_reply(_t: *mut os_cell, _kind: c_int, params: *mut o
         let Some(event) = (unsafe { Event::of(params) }) else { return };
         if let (200.., Some(ctx)) = (event.code, event.context()) {
             write_cdr(&ctx);
+            waits_no_more(&ctx);
         }
     });
 }
@@ -53,8 +55,20 @@ unsafe extern "C" fn on_bye_gone(param: *mut c_void) {
         // SAFETY: the host hands its reference back (promise 5).
         if let Some(ctx) = unsafe { SharedContext::from_raw(param) } {
             outcome::write_cdr_without_reply(&ctx);
+            waits_no_more(&ctx);
         }
     });
+}
+
+/// The key of a call, for the nodes of a cluster.
+fn key(ctx: &SharedContext) -> Option<u128> {
+    if cluster::is_joined() { ctx.read(Context::call_key).ok() } else { None }
+}
+
+fn waits_no_more(ctx: &SharedContext) {
+    if let Some(call) = key(ctx) {
+        cluster::ended(call);
+    }
 }
 
 /// Ties a call to its dialog: the dialog is made if need be, holds the context, and its events
@@ -144,6 +158,9 @@ fn ended(at: Current, instance: &'static Instance, event: &DialogEvent, ctx: &Sh
     let has_transaction = api.tm.current().is_some();
     let registered = api.tm.register_until(msg, OS_TMCB_RESPONSE_OUT, Some(on_bye_reply), ctx.duplicate(), on_bye_gone);
     let waits = registered.is_ok() && server.symbols.has_processing_context();
+    if let Some(call) = key(ctx).filter(|_| waits) {
+        cluster::ends(call);
+    }
     if !waits {
         write_cdr(ctx);
     } else if !has_transaction {
@@ -220,7 +237,8 @@ fn adopt(ctx: &SharedContext) {
     }
     say("a call of another node could not be kept in the journal", ctx.adopt());
     // Behind that: whoever hears of the end later finds the call.
-    let Some(instance) = worker::instance().filter(|_| ctx.read(|c| c.is_open_call() && cluster::is_settled(c.call_key())).unwrap_or(false)) else {
+    let Some(instance) = worker::instance().filter(|_| ctx.read(|c| c.is_open_call() && cluster::known(c.call_key()) == Some(Known::Settled)).unwrap_or(false))
+    else {
         return;
     };
     say("a call that another node has ended could not be closed", ctx.happen(decide::close).map(|end| worker::forget(instance, end.call)));
