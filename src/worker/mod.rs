@@ -165,8 +165,9 @@ fn emit_all(instance: &Instance, records: &[Record], end: Option<&CallEnd>) -> b
         keep(instance, &later, end)
     } else {
         later.iter().for_each(|_| no_room(instance));
-        let is_noted = keep(instance, &[], end.filter(|e| limits.admits(Append::End(e.answered))));
-        is_noted && later.is_empty()
+        // In a cluster the call stays open: another node has it in its journal, and may ask for it.
+        let is_left = !later.is_empty() && instance.config.cluster_id > 0;
+        keep(instance, &[], end.filter(|e| !is_left && limits.admits(Append::End(e.answered)))) && later.is_empty()
     }
 }
 
