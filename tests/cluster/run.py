@@ -80,8 +80,10 @@ route {{
 		}}
 		if (loose_route()) {{
 			# behind loose_route(): the dialog module has replicated by then
-			if (is_method("INFO"))
+			if (is_method("INFO")) {{
 				$acc_extra(note) = "changed";
+				{inside}
+			}}
 			t_relay();
 		}}
 		exit;
@@ -264,7 +266,7 @@ class Node:
         acc = (ORIGINAL if self.pair.original else OURS).format(module=self.pair.args.module, db=self.pair.db, dir=self.dir, orphan=ORPHAN)
         with open(path, "w") as f:
             f.write(CONFIG.format(sip=self.sip, bin=self.bin, other_sip=other.sip, other_bin=other.reached_at, id=self.number, other_id=other.number,
-                                  dir=self.dir, modules=MODULES, acc=acc, callee=self.pair.callee, lifetime=self.pair.lifetime, dialog=""))
+                                  dir=self.dir, modules=MODULES, acc=acc, callee=self.pair.callee, lifetime=self.pair.lifetime, inside=self.pair.inside, dialog=""))
         with open(os.path.join(self.dir, "log"), "ab") as log:
             self.process = subprocess.Popen([OPENSIPS, "-F", "-m", "128", "-f", path, "-w", self.dir], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                                             start_new_session=True)
@@ -345,7 +347,8 @@ class Node:
 
 
 class Pair:
-    def __init__(self, args, where, lifetime=3600, original=False):
+    def __init__(self, args, where, lifetime=3600, original=False, inside=""):
+        self.inside = inside
         self.args, self.dir, self.lifetime, self.original = args, where, lifetime, original
         self.db, self.callee, self.phones = os.path.join(where, "acc.db"), free_port(), []
         os.makedirs(where)
@@ -390,11 +393,11 @@ class Pair:
         self.phones.append(p)
         return p
 
-    def call(self, bye_to):
+    def call(self, bye_to, hold=HOLD):
         self.sipp("callee", CALLEE, self.callee, "-mp", str(free_port()))
         time.sleep(0.3)
         self.began = time.time()
-        self.caller = self.sipp("caller", caller(bye_to.sip if bye_to else None), free_port(), f"127.0.0.1:{self.a.sip}", "-m", str(CALLS), "-r", "20",
+        self.caller = self.sipp("caller", caller(bye_to.sip if bye_to else None, hold), free_port(), f"127.0.0.1:{self.a.sip}", "-m", str(CALLS), "-r", "20",
                                 "-l", str(CALLS), "-mp", str(free_port()), "-timeout", "60", "-recv_timeout", "20000")
 
     def until(self, seconds):
@@ -421,8 +424,8 @@ class Pair:
         with sqlite3.connect(f"file:{self.db}?mode=ro", uri=True, timeout=10) as db:
             return db.execute("SELECT callid, note, end_cause FROM acc").fetchall()
 
-    def verdict(self, doubles_allowed):
-        """What is wrong, after both nodes had every occasion to write."""
+    def verdict(self, doubles_allowed, ends=None, due=True):
+        """What is wrong, after both nodes had every occasion to write; with `ends`, which causes SQL may have in the end."""
         for node in (self.a, self.b):
             if not node.is_up():
                 node.start()
@@ -436,7 +439,7 @@ class Pair:
         # A BYE that came to a node which had not got its dialog yet ended nothing: the lifetime does, where the tag is.
         self.a.activate()
         # As long as calls may wait for a node that does not answer.
-        answered, end = self.answered(), time.time() + SETTLED + 10 * ORPHAN
+        answered, end = self.answered() if due else set(), time.time() + SETTLED + 10 * ORPHAN
         while time.time() < end and not answered <= {row[0] for row in self.rows()}:
             time.sleep(0.5)
         time.sleep(2)
@@ -457,7 +460,9 @@ class Pair:
         if not doubles_allowed:
             wrong["doubled in the log"] = doubled
         causes = collections.Counter(row[2] for row in self.rows())
-        return len(answered), doubled, dict(causes), {k: v for k, v in wrong.items() if v}
+        wrong["other ends"] = sum(n for cause, n in causes.items() if ends and cause not in ends)
+        wrong["not due"] = 0 if due else len(sql) + len(log)
+        return len(self.answered()), doubled, dict(causes), {k: v for k, v in wrong.items() if v}
 
 
 SITUATIONS = {}
@@ -568,6 +573,32 @@ def the_other_node_hears_and_cannot_answer(p):
     p.b.link.drop_pongs = False
 
 
+@situation(doubles=True, ends={"bye"})
+def a_node_without_a_link_takes_calls_for_lost(p):
+    """The other one goes on with them, and hears of it when the link is back: the real ends take the places in SQL."""
+    p.call(p.a, hold=42)
+    p.until(4)
+    p.a.cut(True)
+    p.b.cut(True)
+    p.b.end(signal.SIGTERM)
+    p.b.start()
+    # The node is alone: it waits twice as long.
+    p.until(8 + 2 * ORPHAN)
+    p.a.cut(False)
+    p.b.cut(False)
+    p.wait_until_linked()
+    p.caller.wait()
+
+
+@situation(inside="drop_accounting();", due=False)
+def accounting_is_dropped_before_the_node_dies(p):
+    p.call(p.b)
+    p.until(4)
+    p.a.end(signal.SIGKILL)
+    p.b.activate()
+    p.caller.wait()
+
+
 def soak(args, where, seed):
     """A round of random moves."""
     r = random.Random(seed)
@@ -676,11 +707,11 @@ def main():
         for name, (play, options) in SITUATIONS.items() if args.seed is None else ():
             if args.only and args.only not in name:
                 continue
-            pair = Pair(args, os.path.join(base, name.replace(" ", "_")), options.get("lifetime", 3600))
+            pair = Pair(args, os.path.join(base, name.replace(" ", "_")), options.get("lifetime", 3600), inside=options.get("inside", ""))
             try:
                 pair.up()
                 play(pair)
-                answered, doubled, causes, wrong = pair.verdict(options.get("doubles", False))
+                answered, doubled, causes, wrong = pair.verdict(options.get("doubles", False), options.get("ends"), options.get("due", True))
                 if answered != CALLS:
                     wrong["not answered"] = CALLS - answered
             finally:
