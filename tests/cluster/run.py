@@ -80,10 +80,8 @@ route {{
 		}}
 		if (loose_route()) {{
 			# behind loose_route(): the dialog module has replicated by then
-			if (is_method("INFO")) {{
-				$acc_extra(note) = "changed";
+			if (is_method("INFO"))
 				{inside}
-			}}
 			t_relay();
 		}}
 		exit;
@@ -347,7 +345,7 @@ class Node:
 
 
 class Pair:
-    def __init__(self, args, where, lifetime=3600, original=False, inside=""):
+    def __init__(self, args, where, lifetime=3600, original=False, inside='$acc_extra(note) = "changed";'):
         self.inside = inside
         self.args, self.dir, self.lifetime, self.original = args, where, lifetime, original
         self.db, self.callee, self.phones = os.path.join(where, "acc.db"), free_port(), []
@@ -707,7 +705,8 @@ def main():
         for name, (play, options) in SITUATIONS.items() if args.seed is None else ():
             if args.only and args.only not in name:
                 continue
-            pair = Pair(args, os.path.join(base, name.replace(" ", "_")), options.get("lifetime", 3600), inside=options.get("inside", ""))
+            changed = {key: options[key] for key in ("lifetime", "inside") if key in options}
+            pair = Pair(args, os.path.join(base, name.replace(" ", "_")), **changed)
             try:
                 pair.up()
                 play(pair)
