@@ -51,6 +51,7 @@ impl Class {
         if names_of(text).eq(["T_reply_code"]) {
             return Class::Code;
         }
+        // The code is no part of another value: nothing but the request is at hand.
         let classes: Vec<Class> = names_of(text).filter(|name| *name != AROUND).map(|name| Class::of_name(name, family)).collect();
         let has = |class| classes.contains(&class);
         if has(Class::Branch) {
@@ -73,7 +74,7 @@ impl Class {
                 None => *n == name,
             })
         };
-        if name == "T_reply_code" || is_in(moment) {
+        if is_in(moment) {
             Class::Moment
         } else if is_in(branch) {
             Class::Branch
@@ -385,7 +386,7 @@ mod tests {
             ("$sht(a=>$ci)", Class::Message, Class::Message),
             ("$sht(a=>b)", Class::Message, Class::Moment),
             ("$(avp(x){s.replace,x,$rU})", Class::Branch, Class::Branch),
-            ("$_s(c$T_reply_code)", Class::Moment, Class::Moment),
+            ("$_s(c$T_reply_code)", Class::Message, Class::Message),
             ("$_s($avp(x)-$fU)", Class::Message, Class::Message),
             ("$_s($rU)", Class::Branch, Class::Branch),
             ("$_s(x)", Class::Message, Class::Message),

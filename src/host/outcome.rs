@@ -11,6 +11,7 @@ use crate::accounting::context::{CallEnd, Context, Reply};
 use crate::accounting::decide::{self, Joined};
 use crate::accounting::marks::Flag;
 use crate::accounting::record::{Backend, EndCause};
+use crate::journal::limit::Append;
 use crate::worker::{self, Instance};
 
 /// All branches failed; the script may try others. `joined` is what message flags add, `is_first` says what the
@@ -147,7 +148,8 @@ pub fn write_cdr(ctx: &SharedContext) {
 pub fn write_cdr_without_reply(ctx: &SharedContext) {
     let Some(instance) = worker::instance() else { return };
     let has_event = || ctx.facts().is_ok_and(|c| c.marks.cdr().any(|b| b == Backend::Evi));
-    if instance.host.process_number() == 0 && ctx.was_in_journal() && has_event() {
+    let is_in_journal = || ctx.was_in_journal() && instance.config.limits.admits(Append::State);
+    if instance.host.process_number() == 0 && is_in_journal() && has_event() {
         return;
     }
     write_cdr(ctx);

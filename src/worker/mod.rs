@@ -104,6 +104,8 @@ pub fn emit(instance: &Instance, records: &[Record]) {
 pub fn emit_end(instance: &Instance, end: &CallEnd) {
     if emit_all(instance, &end.records, Some(end)) {
         instance.host.settled(end);
+    } else {
+        instance.host.unsettled(end);
     }
 }
 
@@ -165,7 +167,7 @@ fn emit_all(instance: &Instance, records: &[Record], end: Option<&CallEnd>) -> b
         keep(instance, &later, end)
     } else {
         later.iter().for_each(|_| no_room(instance));
-        // In a cluster the call stays open: another node has it in its journal, and may ask for it.
+        // In a cluster, where the others have the call in their journals, it stays open in this one.
         let is_left = !later.is_empty() && instance.config.cluster_id > 0;
         keep(instance, &[], end.filter(|e| !is_left && limits.admits(Append::End(e.answered)))) && later.is_empty()
     }

@@ -46,4 +46,9 @@ pub trait Host: Send + Sync {
 
     /// The end of a call is in the journal with all its records: other nodes need not write it.
     fn settled(&self, end: &CallEnd);
+
+    /// It is not: the next start writes the call, and until then no other node may.
+    fn unsettled(&self, end: &CallEnd) {
+        let _ = end;
+    }
 }

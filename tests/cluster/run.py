@@ -574,14 +574,18 @@ def the_other_node_hears_and_cannot_answer(p):
 @situation(doubles=True, ends={"bye"})
 def a_node_without_a_link_takes_calls_for_lost(p):
     """The other one goes on with them, and hears of it when the link is back: the real ends take the places in SQL."""
-    p.call(p.a, hold=42)
+    p.call(p.a, hold=50)
     p.until(4)
     p.a.cut(True)
     p.b.cut(True)
     p.b.end(signal.SIGTERM)
     p.b.start()
     # The node is alone: it waits twice as long.
-    p.until(8 + 2 * ORPHAN)
+    end = time.time() + SETTLED
+    while {row[2] for row in p.rows()} != {"orphan"}:
+        if time.time() > end:
+            raise RuntimeError("B takes no call for lost")
+        time.sleep(0.2)
     p.a.cut(False)
     p.b.cut(False)
     p.wait_until_linked()

@@ -211,7 +211,7 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !condition() {
         if Instant::now() > end {
-            let said = SAID.lock().unwrap();
+            let said = SAID.lock().unwrap().clone();
             panic!("never: {what}; said last: {:#?}", &said[said.len().saturating_sub(20)..]);
         }
         std::thread::sleep(Duration::from_millis(20));

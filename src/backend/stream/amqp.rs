@@ -106,7 +106,8 @@ impl Trouble {
 
     /// A message could not be handed over.
     fn not_sent(&mut self, error: &Error, reason: String) -> Fate {
-        self.is_consequence = matches!(error.kind(), ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidConnectionState(_));
+        let is_state = matches!(error.kind(), ErrorKind::InvalidChannelState(..) | ErrorKind::InvalidConnectionState(_));
+        self.is_consequence = is_state && self.reason.is_none();
         Fate::Retry(self.reason.get_or_insert(reason).clone())
     }
 

@@ -14,7 +14,7 @@ pub fn ask() {
     let (Some(nodes), Some(memory)) = (nodes(), memory()) else { return };
     let waiting = revival::waiting();
     if !waiting.is_empty() {
-        memory.asked.store(waiting.len().div_ceil(MOST) as u64, Ordering::Relaxed);
+        memory.asks(waiting.len().div_ceil(MOST) as u64);
         memory.reached.store(send(nodes, None, Kind::Ask, &waiting).into(), Ordering::Relaxed);
     }
 }

@@ -73,7 +73,8 @@ pub fn settled(end: &CallEnd) {
     }
 }
 
-/// The BYE of a call waits for its reply, and its dialog is gone.
+/// The end of a call is known here, and its dialog is gone, but the CDR is to come: the BYE waits for its reply, or the journal
+/// has no room.
 pub fn ends(call: u128) {
     if let Some(memory) = memory().filter(|_| is_joined()) {
         memory.ending.insert(call, 0);

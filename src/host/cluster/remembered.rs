@@ -83,10 +83,12 @@ impl<const N: usize> Calls<N> {
 /// What the nodes know of calls, in memory that all processes share. A call that is not found is asked for again.
 #[repr(C)]
 pub(super) struct Settled {
-    /// Answers to the last questions since the last round.
+    /// Answers to the last question.
     pub(super) heard: AtomicU64,
-    /// Questions in a round: it takes several messages to ask for many calls.
-    pub(super) asked: AtomicU64,
+    /// Messages that it took: many calls do not fit into one.
+    asked: AtomicU64,
+    /// A question before that, since the last round, was answered.
+    answered: AtomicU64,
     /// Rounds that went by without.
     silent: AtomicU64,
     /// The last question could be sent.
@@ -175,7 +177,8 @@ pub fn is_ending(call: u128) -> bool {
 impl Settled {
     /// See [`super::may_end_orphans`].
     pub(super) fn may_end_orphans(&self) -> bool {
-        if self.heard.swap(0, Ordering::Relaxed) >= self.asked.load(Ordering::Relaxed).max(1) {
+        self.asks(self.asked.load(Ordering::Relaxed));
+        if self.answered.swap(0, Ordering::Relaxed) != 0 {
             self.silent.store(0, Ordering::Relaxed);
             return true;
         }
@@ -189,6 +192,13 @@ impl Settled {
             );
         }
         silent >= ROUNDS_UNANSWERED
+    }
+
+    /// A question of so many messages is about to be sent, several in a round: answers to one before count no more.
+    pub(super) fn asks(&self, messages: u64) {
+        if self.heard.swap(0, Ordering::Relaxed) >= self.asked.swap(messages, Ordering::Relaxed).max(1) {
+            self.answered.store(1, Ordering::Relaxed);
+        }
     }
 
     /// The other nodes were told of a call.
@@ -317,7 +327,7 @@ mod tests {
         memory.heard.store(1, Ordering::Relaxed);
         assert!(memory.may_end_orphans());
         // Each of several questions is to be answered.
-        memory.asked.store(2, Ordering::Relaxed);
+        memory.asks(2);
         memory.heard.store(1, Ordering::Relaxed);
         assert!(!memory.may_end_orphans());
         memory.heard.store(2, Ordering::Relaxed);

@@ -88,13 +88,11 @@ impl At {
         self.values(self.symbols.dummy(), |v| v.class == Class::Moment)
     }
 
-    /// The code of the reply, for variables of this kind; of a reply that is not at hand as the transaction has it.
+    /// The code of the reply, for variables of this kind. The host must not be asked for it by another message: it would
+    /// look for the transaction of that one, and lose the current one.
     fn codes(&self, reply: Option<&Message<'_>>) -> Vec<(&'static str, Option<Vec<u8>>)> {
-        let known = reply.map(|r| r.status().to_string().into_bytes());
-        // In a route for replies the host reads it off the message, and the dummy is none.
-        let is_code = |text: &Vec<u8>| text.len() == 3 && (b'1'..=b'6').contains(&text[0]);
-        let code = |i| known.clone().or_else(|| self.read(i, self.symbols.dummy()).filter(is_code));
-        self.variables().filter(|(_, v)| v.class == Class::Code).map(|(i, v)| (&*v.key, code(i))).collect()
+        let code = reply.map(|r| r.status().to_string().into_bytes());
+        self.variables().filter(|(_, v)| v.class == Class::Code).map(|(_, v)| (&*v.key, code.clone())).collect()
     }
 
     fn keep(&self, c: &mut Context, values: &[(&'static str, Option<Vec<u8>>)]) {
@@ -244,8 +242,7 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
             KM_DLGCB_TERMINATED_CONFIRMED => confirmed(&at, &ctx, event.rpl),
             KM_DLGCB_EXPIRED => expired(&at, &ctx),
             _ => {
-                // The dialog of a BYE without a transaction may go before the routing of that has ended.
-                let result = if present::has_ended(&ctx) { confirmed(&at, &ctx, std::ptr::null_mut()) } else { Ok(()) };
+                let result = removed(&at, &ctx);
                 write_cdr(&ctx);
                 ctx.give_back();
                 result
@@ -320,6 +317,20 @@ fn confirmed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), S
             at.skip(c);
         })?;
         write_cdr(ctx);
+    }
+    Ok(())
+}
+
+/// The dialog goes, while the BYE that ended it is routed still. The host finds no variables of it any more: those that were
+/// read before count.
+fn removed(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
+    if present::has_ended(ctx) && ctx.progress().is_due() {
+        let mut values = at.moments();
+        values.retain(|(_, value)| value.is_some());
+        ctx.happen(|c| {
+            at.keep(c, &values);
+            at.skip(c);
+        })?;
     }
     Ok(())
 }

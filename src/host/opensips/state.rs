@@ -94,6 +94,10 @@ impl Host for OpenSips {
     fn settled(&self, end: &CallEnd) {
         cluster::settled(end);
     }
+
+    fn unsettled(&self, end: &CallEnd) {
+        cluster::ends(end.call);
+    }
 }
 
 /// Announces the events to the host; called in initialisation.
