@@ -232,6 +232,21 @@ impl SqlSink {
         Ok(new)
     }
 
+    /// Which of these calls, by the ids of their CDRs, are over for whoever wrote to the database. An orphan is a guess: the
+    /// call may go on where it was not restarted. What a journal knows itself it does not ask.
+    pub(super) async fn are_over(&mut self, calls: &[(String, usize)]) -> Result<Vec<usize>, Trouble> {
+        let mut over = Vec::new();
+        if calls.is_empty() || self.is_unique().await? != Some(true) {
+            return Ok(over);
+        }
+        for part in calls.chunks(CALLS) {
+            let there = self.there(part).await.map_err(|e| self.trouble(e))?;
+            let is_over = |id: &String| there.get(id).is_some_and(|first| first.cause != EndCause::Orphan.cause());
+            over.extend(part.iter().filter(|(id, _)| is_over(id)).map(|(_, i)| *i));
+        }
+        Ok(over)
+    }
+
     /// Takes the calls of CDRs out again whose rows were refused, in the same transaction: another node's may be taken.
     pub(super) async fn unsee(&mut self, entries: &[&Entry]) -> Result<(), Trouble> {
         let cdr = |entry: &&Entry| match &entry.payload {
