@@ -188,7 +188,8 @@ impl From<Failed> for Trouble {
         match failed {
             Failed::Trouble(trouble) => trouble,
             Failed::Insert(_, f) | Failed::Commit(f) => f.into(),
-            Failed::Slow(..) | Failed::Elsewhere(_) | Failed::Known => Trouble::Outage(format!("db_url: no row was inserted within {} s", SEARCH.as_secs())),
+            Failed::Known => Trouble::Outage("db_url: other servers write CDRs of the same calls all the time".into()),
+            Failed::Slow(..) | Failed::Elsewhere(_) => Trouble::Outage(format!("db_url: no row was inserted within {} s", SEARCH.as_secs())),
         }
     }
 }
@@ -754,6 +755,7 @@ impl SqlSink {
                 self.group_again(work, entries.start).await?;
                 work.todo.push((entries, how));
             }
+            Failed::Known if work.looks > seen::LOOKS => return Err(Failed::Known.into()),
             Failed::Known => {
                 self.roll_back().await;
                 work.looks += 1;

@@ -27,7 +27,7 @@ use crate::journal::{Entry, Payload};
 
 /// So often a transaction looks what is there before it enters its calls: it is given up each time another server has
 /// entered one of them meanwhile.
-const LOOKS: u32 = 5;
+pub(super) const LOOKS: u32 = 5;
 
 /// Most calls in one statement: two values each, far below what any database binds.
 const CALLS: usize = 256;
