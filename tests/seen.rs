@@ -4,9 +4,11 @@
 
 mod common;
 
+use std::ops::Range;
 use std::path::Path;
 
 use acc::accounting::record::{EndCause, Kind};
+use acc::backend::sql::SqlSink;
 use acc::journal::{Dir, SinkId};
 use acc::stats::{self, Counter};
 use common::servers::{PASSWORD, Server, mariadb, postgres};
@@ -19,20 +21,26 @@ struct Node {
     url: String,
     /// Each writer has segments of its own.
     writers: std::cell::Cell<i32>,
+    clustered: bool,
 }
 
 impl Node {
     fn new(url: &str) -> Node {
         let tmp = tempfile::tempdir().unwrap();
         let dir = Dir::open(tmp.path()).unwrap();
-        Node { tmp, dir, url: url.into(), writers: std::cell::Cell::new(0) }
+        Node { tmp, dir, url: url.into(), writers: std::cell::Cell::new(0), clustered: false }
     }
 
     /// CDRs with two legs, so two rows each, for some calls.
-    fn writes(&self, calls: std::ops::Range<usize>, end: EndCause) {
+    fn writes(&self, calls: Range<usize>, end: EndCause) {
+        self.writes_all(&[(calls, end)]);
+    }
+
+    /// The same, one after the other.
+    fn writes_all(&self, ends: &[(Range<usize>, EndCause)]) {
         self.writers.set(self.writers.get() + 1);
         let mut w = writer(&self.dir, self.writers.get());
-        for n in calls {
+        for (n, end) in ends.iter().flat_map(|(calls, end)| calls.clone().map(move |n| (n, *end))) {
             let mut cdr = record(Kind::Cdr, &format!("c-{n}"));
             cdr.end = Some(end);
             cdr.legs = vec![vec![field("leg_src", Some(b"a")), field("leg_dst", Some(b"b"))]; 2];
@@ -41,7 +49,12 @@ impl Node {
     }
 
     fn start(&self) -> Running {
-        Running::start(config(Some(&self.url), self.tmp.path()), &self.dir)
+        let (config, clustered) = (config(Some(&self.url), self.tmp.path()), self.clustered);
+        Running::start_with(&self.dir, move |delivery| {
+            let (db, fields) = (config.db().unwrap().clone(), config.rules.fields.clone());
+            delivery.makers.push((SinkId::Db, Box::new(move || Ok(Box::new(SqlSink::new(&db, &fields)?.in_cluster(clustered))))));
+            delivery.config = config;
+        })
     }
 
     /// Delivers all, and waits for it.
@@ -61,8 +74,7 @@ impl Node {
     }
 }
 
-/// What has to be the same in every database; `sql` answers with a line for each row.
-fn exercise(url: &str, sql: &dyn Fn(&str) -> String, indexes: &dyn Fn() -> usize) {
+fn make_tables(url: &str) {
     let made = accctl_in_zone(&[
         "schema",
         "--apply",
@@ -74,6 +86,11 @@ fn exercise(url: &str, sql: &dyn Fn(&str) -> String, indexes: &dyn Fn() -> usize
         "src->leg_src; dst->leg_dst",
     ]);
     assert!(made.contains("acc_seen"), "{made}");
+}
+
+/// What has to be the same in every database; `sql` answers with a line for each row.
+fn exercise(url: &str, sql: &dyn Fn(&str) -> String, indexes: &dyn Fn() -> usize) {
+    make_tables(url);
     let rows = |calls: &str| sql(&format!("SELECT end_cause, count(*), count(DISTINCT callid) FROM acc WHERE {calls} GROUP BY end_cause ORDER BY 1"));
 
     // B ended the calls; A, cut off meanwhile, comes back with guesses, and with calls of its own.
@@ -113,6 +130,8 @@ fn exercise(url: &str, sql: &dyn Fn(&str) -> String, indexes: &dyn Fn() -> usize
     assert_eq!(rows("callid LIKE 'c-1___'").trim(), "bye\t1000\t500");
     assert!(a.dead().len() >= dead_a && b.dead().is_empty());
 
+    come_back(&a, sql);
+
     // A table that cannot show which rows are whose keeps those it has.
     sql("ALTER TABLE acc DROP COLUMN acc_id");
     a.writes(600..602, EndCause::Orphan);
@@ -138,6 +157,43 @@ fn exercise(url: &str, sql: &dyn Fn(&str) -> String, indexes: &dyn Fn() -> usize
     assert_eq!(rows("callid LIKE 'c-80_'").trim(), "bye\t20\t5", "each server for itself");
 }
 
+/// Calls that have a CDR from this journal have another one from it: they ended, and another node's dialog brought them
+/// back later.
+fn come_back(a: &Node, sql: &dyn Fn(&str) -> String) {
+    use EndCause::*;
+    let rows = |calls: &str| sql(&format!("SELECT end_cause, count(*) FROM acc WHERE callid LIKE '{calls}' GROUP BY end_cause ORDER BY 1")).trim().to_string();
+    let (dead, known) = (a.dead().len(), stats::get(Counter::DbElsewhere));
+    for (calls, ends) in [(2000..2010, [Orphan, Caller]), (2010..2020, [Caller, Timeout]), (2020..2030, [Orphan, Orphan]), (2030..2040, [Caller, Callee])] {
+        for end in ends {
+            a.writes(calls.clone(), end);
+            a.delivers();
+        }
+    }
+    assert_eq!(["c-200_", "c-201_", "c-202_", "c-203_"].map(&rows), ["bye\t20", "bye\t20", "orphan\t20", "bye\t20"]);
+    assert_eq!(a.dead()[dead..], vec![format!("the call already has a CDR, from journal {}", a.journal()); 30]);
+    assert!(stats::get(Counter::DbElsewhere) >= known + 30);
+    // All in one batch, among others.
+    a.writes_all(&[(2100..2110, Orphan), (2110..2120, Callee), (2095..2125, Proxy), (2100..2130, Timeout)]);
+    a.delivers();
+    assert_eq!(["c-209_", "c-210_", "c-211_", "c-212_"].map(&rows), ["proxy\t10", "proxy\t20", "bye\t20", "proxy\t10\ntimeout\t10"]);
+    assert_eq!(a.dead().len(), dead + 30 + 10 + 25);
+    // What was restored without its rows gets them again.
+    sql("DELETE FROM acc WHERE callid LIKE 'c-209_'");
+    a.writes(2095..2100, Proxy);
+    a.delivers();
+    assert_eq!(rows("c-209_"), "proxy\t10");
+    // Of a batch that comes again nothing is written twice, and nothing is dead.
+    sql("ALTER TABLE acc_delivery RENAME TO aside");
+    sql("CREATE VIEW acc_delivery AS SELECT 1 AS something_else");
+    for end in [Caller, Caller] {
+        a.writes(2200..2210, end);
+        a.delivers();
+    }
+    assert_eq!((rows("c-220_"), a.dead().len()), ("bye\t20".into(), dead + 65));
+    sql("DROP VIEW acc_delivery");
+    sql("ALTER TABLE aside RENAME TO acc_delivery");
+}
+
 #[test]
 fn sqlite_has_one_cdr_for_each_call() {
     let tmp = tempfile::tempdir().unwrap();
@@ -145,6 +201,19 @@ fn sqlite_has_one_cdr_for_each_call() {
     exercise(&format!("sqlite://{}", database.display()), &|sql| write_sqlite(&database, sql), &|| {
         write_sqlite(&database, "SELECT count(*) FROM pragma_index_list('acc_seen')").trim().parse().unwrap()
     });
+}
+
+/// Where one journal writes to a file, and its server is a node of a cluster.
+#[test]
+fn a_call_that_comes_back_has_one_cdr_in_a_file_of_its_own() {
+    let tmp = tempfile::tempdir().unwrap();
+    let database = tmp.path().join("acc.db");
+    let url = format!("sqlite://{}", database.display());
+    make_tables(&url);
+    let node = Node::new(&url);
+    node.writes(1..10, EndCause::Caller);
+    node.delivers();
+    come_back(&Node { clustered: true, ..node }, &|sql| write_sqlite(&database, sql));
 }
 
 /// As [`sqlite`], also for what changes the file.

@@ -325,6 +325,12 @@ impl Record {
         call_key(&self.core.callid, &self.core.from_tag, &self.core.to_tag, created)
     }
 
+    /// Identity of the CDR of the call that a start or interim record is of.
+    pub fn id_of_cdr(&self) -> u128 {
+        let moment = |wall| Moment { wall, ..Moment::default() };
+        of_event(Kind::Cdr, &self.core, moment(self.times.map_or(self.time, |t| t.created)), moment(self.time))
+    }
+
     /// The call of an encoded record of a call that goes on; `None` for any other.
     pub fn report_of(encoded: &[u8]) -> Option<Box<Record>> {
         let kind = match encoded {

@@ -273,7 +273,10 @@ fn database_sink(instance: &'static Instance) -> Option<(SinkId, Maker)> {
         Box::new(move || {
             Ok(match database {
                 Some(database) => Box::new(ForeignSink::new(db, database)),
-                None => Box::new(SqlSink::new(db, &instance.config.rules.fields)?.announcing(Some(tables::publish))),
+                None => {
+                    let sink = SqlSink::new(db, &instance.config.rules.fields)?.announcing(Some(tables::publish));
+                    Box::new(sink.in_cluster(instance.config.cluster_id > 0))
+                }
             })
         }),
     ))

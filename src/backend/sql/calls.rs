@@ -59,7 +59,8 @@ impl SqlSink {
                 Payload::Record(record) if ends(record) => Some(Value::Text(rows::call_id(record).into_bytes())),
                 _ => None,
             });
-        let over: Vec<Value> = over.collect();
+        let mut over: Vec<Value> = over.collect();
+        over.extend(self.ended_elsewhere(entries, fates).await?);
         if over.is_empty() {
             return Ok(());
         }
@@ -94,6 +95,23 @@ impl SqlSink {
             }
         }
         Ok(())
+    }
+
+    /// Calls that are up for these entries, but have their CDRs: another server has written them while these waited, or where
+    /// it could not tell this one. Their rows have just been inserted, and nobody has seen them.
+    async fn ended_elsewhere(&mut self, entries: &[Entry], fates: &[Fate]) -> Result<Vec<Value>, Trouble> {
+        let report = |(i, (entry, fate)): (usize, (&Entry, &Fate))| match &entry.payload {
+            Payload::Record(record) if record.kind.is_report() && *fate == Fate::Delivered => Some((format!("{:032x}", record.id_of_cdr()), i)),
+            _ => None,
+        };
+        let up: Vec<_> = entries.iter().zip(fates).enumerate().filter_map(report).collect();
+        let over = self.are_over(&up).await?.into_iter();
+        Ok(over
+            .filter_map(|i| match &entries[i].payload {
+                Payload::Record(record) => Some(Value::Text(rows::call_id(record).into_bytes())),
+                Payload::LogLine(_) => None,
+            })
+            .collect())
     }
 
     /// The table, quoted, if there is one that can hold a call.

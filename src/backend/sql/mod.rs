@@ -111,6 +111,8 @@ pub struct SqlSink {
     journal: String,
     cursor: Cursor,
     seen: Seen,
+    /// The server is a node of a cluster.
+    clustered: bool,
     /// The cursor rows as last committed.
     stored: Positions,
     /// And what the database says of itself.
@@ -163,6 +165,8 @@ enum Failed {
     Slow(Vec<(usize, Failure)>, usize),
     /// The calls of some entries have their CDRs already.
     Elsewhere(Elsewhere),
+    /// So they may have: that is to be looked at first.
+    Known,
     /// Something that no row is to blame for.
     Trouble(Trouble),
 }
@@ -184,6 +188,7 @@ impl From<Failed> for Trouble {
         match failed {
             Failed::Trouble(trouble) => trouble,
             Failed::Insert(_, f) | Failed::Commit(f) => f.into(),
+            Failed::Known => Trouble::Outage("db_url: other servers write CDRs of the same calls all the time".into()),
             Failed::Slow(..) | Failed::Elsewhere(_) => Trouble::Outage(format!("db_url: no row was inserted within {} s", SEARCH.as_secs())),
         }
     }
@@ -205,6 +210,7 @@ impl SqlSink {
             journal: String::new(),
             cursor: Cursor::Unknown,
             seen: Seen::Unknown,
+            clustered: false,
             stored: Positions::new(),
             stamp: None,
             tables: HashMap::new(),
@@ -224,6 +230,14 @@ impl SqlSink {
     #[must_use]
     pub fn announcing(mut self, announce: Option<fn(&[String])>) -> SqlSink {
         self.announce = announce;
+        self
+    }
+
+    /// The server may be a node of a cluster: then a call that has its CDR may come back, with another one of the same
+    /// journal.
+    #[must_use]
+    pub fn in_cluster(mut self, clustered: bool) -> SqlSink {
+        self.clustered = clustered;
         self
     }
 
@@ -607,7 +621,7 @@ impl SqlSink {
     async fn put_rows(&mut self, work: &mut Work<'_>, entries: &Range<usize>, how: How) -> Result<(), Failed> {
         let mut inserted = Ok(());
         if work.taken(entries) > 0 {
-            let sight = self.see(&work.batch[entries.clone()], &work.fates[entries.clone()]).await?;
+            let sight = self.see(&work.batch[entries.clone()], &work.fates[entries.clone()], work.looks).await?;
             if !sight.elsewhere.is_empty() {
                 return Err(Failed::Elsewhere(sight.elsewhere));
             }
@@ -671,7 +685,7 @@ impl SqlSink {
                 Ok(()) => {
                     let known = work.elsewhere.extract_if(|index| entries.contains(index)).count();
                     crate::stats::add(crate::stats::Counter::DbElsewhere, known as u64);
-                    *settled = entries.end;
+                    (*settled, work.looks) = (entries.end, 0);
                 }
                 Err(failed) => self.go_on(failed, &mut work, entries, how).await?,
             }
@@ -694,9 +708,9 @@ impl SqlSink {
         let alone = batch.first().and_then(|e| e.parked.as_ref()).is_some_and(|p| p.queue.is_empty());
         let careful = How::Each { alone, stubborn };
         let expected = stubborn || alone || self.refused.is_some_and(|at| at.elapsed() < CAREFUL);
-        let all: Range<usize> = 0..batch.len();
-        let todo = vec![(all, if expected { careful } else { How::Whole })];
-        Ok(Work { batch, fates, groups, todo, careful, looked_again: false, elsewhere: HashSet::new() })
+        let how = if expected { careful } else { How::Whole };
+        let todo = seen::parts(batch).into_iter().map(|entries| (entries, how)).collect();
+        Ok(Work { batch, fates, groups, todo, careful, looked_again: false, elsewhere: HashSet::new(), looks: 0 })
     }
 
     /// What to do after a failed transaction: what is left of it is to be done again, in another way; or the
@@ -741,6 +755,12 @@ impl SqlSink {
                     work.fates[entries.start + i] = Fate::Dead(reason);
                 }
                 self.group_again(work, entries.start).await?;
+                work.todo.push((entries, how));
+            }
+            Failed::Known if work.looks > seen::LOOKS => return Err(Failed::Known.into()),
+            Failed::Known => {
+                self.roll_back().await;
+                work.looks += 1;
                 work.todo.push((entries, how));
             }
         }
@@ -835,6 +855,8 @@ struct Work<'a> {
     looked_again: bool,
     /// Entries whose calls have their CDRs already; counted when the cursor has passed them.
     elsewhere: HashSet<usize>,
+    /// How often the next transaction was given up because calls had CDRs already.
+    looks: u32,
 }
 
 impl Work<'_> {
