@@ -56,7 +56,7 @@ counters! {
     CallsOpen = "calls_open";
     /// Entry points that panicked and were caught.
     Panics = "panics";
-    /// CDRs not written to SQL because the call has one from another server; also counted as dead.
+    /// CDRs not written to SQL because the call has one, mostly from another server; also counted as dead.
     DbElsewhere = "db_elsewhere";
     /// RADIUS packets sent again because no answer came.
     AaaRetransmits = "aaa_retransmits";

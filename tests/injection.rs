@@ -52,7 +52,8 @@ const CASES: &[Case] = &[
 /// A record with the value in every place that a caller or a called party can write to.
 fn nasty(n: usize, kind: Kind) -> Record {
     let bytes = CASES[n].bytes;
-    let mut r = record(kind, "");
+    // Each is an event of its own.
+    let mut r = record(kind, &n.to_string());
     r.core.callid = [format!("{n}-").as_bytes(), bytes].concat();
     (r.core.from_tag, r.core.to_tag, r.core.reason) = (bytes.to_vec(), bytes.to_vec(), bytes.to_vec());
     r.extras = vec![field("caller_uri", Some(bytes)), field("x_note", Some(bytes))];
