@@ -628,7 +628,7 @@ impl SqlSink {
             inserted = match how {
                 How::Whole => self.insert(&work.groups, work.batch, entries).await,
                 How::Each { alone, stubborn } => {
-                    let mut search = Search::new(self.conn()?.dialect(), alone, stubborn);
+                    let mut search = Search::new(self.conn()?.dialect(), alone, stubborn, work.looked_again);
                     match self.insert_each(&work.groups, work.batch, entries, &mut search).await {
                         Ok(refused) => {
                             self.judge_refused(work, entries, stubborn, refused, &sight.replaced).await?;
@@ -726,7 +726,7 @@ impl SqlSink {
                 self.look_again(work, entries.start).await?;
                 work.todo.push((entries, how));
             }
-            Failed::Insert(at, f) if f.class.is_of_table() => {
+            Failed::Insert(at, f) if f.class.is_of_table() && f.class != Class::Changed => {
                 self.roll_back().await;
                 self.hold_table(work, at, entries.start, &f);
                 work.todo.push((entries, how));

@@ -98,6 +98,8 @@ impl From<NotInserted> for Failed {
 pub(super) struct Search {
     /// Also for codes of the database's own trouble.
     pub stubborn: bool,
+    /// The tables were looked at in this batch: a column that does not fit now is the trouble of a row, or of its trigger.
+    pub looked_again: bool,
     /// Records tried together.
     pub at_once: usize,
     /// Rows that PostgreSQL has inserted, by table.
@@ -108,8 +110,8 @@ pub(super) struct Search {
 
 impl Search {
     /// Some records at once, or each alone.
-    pub fn new(dialect: Dialect, alone: bool, stubborn: bool) -> Search {
-        Search { stubborn, at_once: if alone { 1 } else { at_once(dialect) }, inserted: HashMap::new(), saved: false }
+    pub fn new(dialect: Dialect, alone: bool, stubborn: bool, looked_again: bool) -> Search {
+        Search { stubborn, looked_again, at_once: if alone { 1 } else { at_once(dialect) }, inserted: HashMap::new(), saved: false }
     }
 }
 
@@ -213,7 +215,10 @@ impl SqlSink {
         next: Option<&mut Peekable<I>>,
     ) -> Result<Option<(Failure, Option<usize>)>, Failed> {
         let inserted = self.insert_part(groups, part, search, next).await;
-        let Err(not) = inserted.map_err(|f| lost(Failure { class: Class::Later, ..f }))? else { return Ok(None) };
+        let Err(mut not) = inserted.map_err(|f| lost(Failure { class: Class::Later, ..f }))? else { return Ok(None) };
+        if search.looked_again && not.failure.class == Class::Changed {
+            not.failure.class = Class::Refused;
+        }
         if not.failure.class == Class::Later && !search.stubborn || not.failure.class.is_of_table() {
             return Err(not.into());
         }
