@@ -1,5 +1,7 @@
 //! Memory of a delivery process with the CDRs of a million calls, each with its state in progress.
 
+#[cfg(feature = "nats")]
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -106,6 +108,8 @@ fn streams(journal: &Path) {
     child.watch("a broker that freezes after the first records");
     broker.server.kill();
     broker.server.start_again();
+    let port = broker.server.port;
+    wait_until("its port", || TcpStream::connect(("127.0.0.1", port)).is_ok());
     wait_until("what it has stored", || broker.stored() > 0);
     let there = broker.stored();
     assert!(there < N / 2, "{there} records came before it froze");
