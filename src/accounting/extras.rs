@@ -51,7 +51,7 @@ impl Class {
         if names_of(text).eq(["T_reply_code"]) {
             return Class::Code;
         }
-        // The code is no part of another value: nothing but the request is at hand.
+        // A code inside another variable has no class of its own: it is read with the request.
         let classes: Vec<Class> = names_of(text).filter(|name| *name != AROUND).map(|name| Class::of_name(name, family)).collect();
         let has = |class| classes.contains(&class);
         if has(Class::Branch) {

@@ -16,9 +16,9 @@ use super::wait_until;
 /// Of the user `acc`, with characters that need care in a URL.
 pub const PASSWORD: &str = "s3cr@t:/word";
 
-/// A port of five digits that nobody has, for TCP and UDP, which this process gets again only after 2000 others. It is below those that the
-/// system gives to sockets that do not ask for one (from 32768 on): a server that starts slowly, or again, still finds it
-/// free.
+/// A port of five digits that nobody has, for TCP and UDP, which this process gets again only after 2000 others. It is
+/// below those that the system gives to sockets that do not ask for one (from 32768 on): a server that starts slowly, or
+/// again, still finds it free.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {

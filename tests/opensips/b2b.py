@@ -10,12 +10,13 @@ import argparse
 import glob
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+
+from server import free_ports
 
 LIFETIME = 4
 CONFIG = """\
@@ -61,12 +62,6 @@ route {{
 """
 
 
-def free_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def rows(path):
     try:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as db:
@@ -94,7 +89,7 @@ def main():
         print("skipped: no installed OpenSIPS with b2b_logic (OPENSIPS_PREFIX), or no SIPp")
         return 0
     with tempfile.TemporaryDirectory(prefix="acc-b2b-") as d:
-        port, callee = free_port(), free_port()
+        port, callee = free_ports(1), free_ports(1)
         os.mkdir(f"{d}/journal", 0o700)
         with open(f"{d}/opensips.cfg", "w", encoding="ascii") as f:
             f.write(CONFIG.format(port=port, callee=callee, modules=os.path.dirname(found[0]), module=module, dir=d, lifetime=LIFETIME))

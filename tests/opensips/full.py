@@ -9,20 +9,17 @@ minutes). Each call that was up ends with its one CDR, its own values and end. W
 left of them, and calls with small and huge values are accounted again. Says "skipped" without an installed server."""
 import argparse
 import contextlib
-import glob
 import json
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
-from server import Children, Failed, Installation, Stage, free_ports
+from server import Failed, Installation, Stage, free_ports, perform
 
 CONFIG = """\
 log_level=2
@@ -232,24 +229,7 @@ def main():
     parser.add_argument("--arena", type=int, default=16, metavar="MIB", help="arena_size")
     parser.add_argument("--keep", metavar="DIR", help="leave configuration, log and database there")
     o = parser.parse_args()
-    prefix = os.environ.get("OPENSIPS_PREFIX", "")
-    if not prefix or not glob.glob(f"{prefix}/lib*/opensips/modules/dialog.so"):
-        print("skipped: no installed OpenSIPS with dialog (OPENSIPS_PREFIX)")
-        return 0
-    children = Children()
-    d = o.keep or tempfile.mkdtemp(prefix="acc-full-")
-    os.makedirs(d, exist_ok=True)
-    try:
-        print(f"ok - full memory of contexts, arena_size {o.arena}: {play(o, os.path.realpath(prefix), children, d)}")
-        return 0
-    except Failed as e:
-        with open(f"{d}/log", encoding="utf-8", errors="replace") as log:
-            print(f"not ok - {e}\n{log.read()[-3000:]}")
-        return 1
-    finally:
-        children.close()
-        if not o.keep:
-            shutil.rmtree(d, ignore_errors=True)
+    return perform(f"full memory of contexts, arena_size {o.arena}", play, o, ["dialog"])
 
 
 if __name__ == "__main__":

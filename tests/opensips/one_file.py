@@ -13,14 +13,12 @@ import csv
 import glob
 import json
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 
-from server import Children, Failed, Installation, free_ports
+from server import Failed, Installation, free_ports, perform
 
 SCENARIOS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../soak")
 CONFIG = """\
@@ -125,25 +123,7 @@ def main():
     parser.add_argument("--rate", type=int, default=40, help="calls a second")
     parser.add_argument("--keep", metavar="DIR", help="leave configuration, log and database there")
     o = parser.parse_args()
-    prefix = os.environ.get("OPENSIPS_PREFIX", "")
-    found = [prefix and glob.glob(f"{prefix}/lib*/opensips/modules/{m}.so") for m in ("dialog", "db_sqlite")]
-    if not all(found) or not shutil.which("sipp"):
-        print("skipped: no installed OpenSIPS with dialog and db_sqlite (OPENSIPS_PREFIX), or no SIPp")
-        return 0
-    children = Children()
-    d = o.keep or tempfile.mkdtemp(prefix="acc-one-file-")
-    os.makedirs(d, exist_ok=True)
-    try:
-        print(f"ok - dialogs and records in one file: {play(o, os.path.realpath(prefix), children, d)}")
-        return 0
-    except Failed as e:
-        with open(f"{d}/log", encoding="utf-8", errors="replace") as log:
-            print(f"not ok - {e}\n{log.read()[-3000:]}")
-        return 1
-    finally:
-        children.close()
-        if not o.keep:
-            shutil.rmtree(d, ignore_errors=True)
+    return perform("dialogs and records in one file", play, o, ["dialog", "db_sqlite"], ["sipp"])
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -146,6 +148,30 @@ def free_ports(count, taken=set(), lock=threading.Lock()):
                 continue
             taken |= block
             return first
+
+
+def perform(what, play, o, modules, programs=()):
+    """Runs `play(o, prefix, children, directory)` on an installed server that has these modules, and says what came of it; for
+    scripts of their own. With `o.keep` all stays there."""
+    prefix = os.environ.get("OPENSIPS_PREFIX", "")
+    found = [prefix and glob.glob(f"{prefix}/lib*/opensips/modules/{m}.so") for m in modules] + [shutil.which(p) for p in programs]
+    if not all(found):
+        print(f"skipped: no installed OpenSIPS with {' and '.join(modules)} (OPENSIPS_PREFIX)" + "".join(f", or no {p}" for p in programs))
+        return 0
+    children = Children()
+    d = o.keep or tempfile.mkdtemp(prefix="acc-opensips-")
+    os.makedirs(d, exist_ok=True)
+    try:
+        print(f"ok - {what}: {play(o, os.path.realpath(prefix), children, d)}")
+        return 0
+    except Failed as e:
+        with open(f"{d}/log", encoding="utf-8", errors="replace") as log:
+            print(f"not ok - {e}\n{log.read()[-3000:]}")
+        return 1
+    finally:
+        children.close()
+        if not o.keep:
+            shutil.rmtree(d, ignore_errors=True)
 
 
 class Stage:

@@ -269,8 +269,8 @@ impl SqlSink {
         Ok(())
     }
 
-    /// Makes the index if another journal writes to the database, or a call may come back; whether it is there. Nobody else writes while
-    /// this transaction lasts, and should it be given up, so is the index.
+    /// Makes the index if another journal writes to the database, or a call may come back; whether it is there. Nobody
+    /// else writes while this transaction lasts, and should it be given up, so is the index.
     async fn index_for_others(&mut self) -> Outcome<bool> {
         let journal = text(&self.journal);
         let known = self.cursor == Cursor::Table && !self.clustered;

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::message::{Kind, Message, Named};
 use super::nodes::{MOST, Nodes, nodes, send};
-use super::remembered::{Known, known, memory, remember};
+use super::remembered::{Known, is_ending, known, memory, remember};
 use crate::host::revival;
 use crate::journal::Dir;
 use crate::worker::{self, Instance};
@@ -30,8 +30,8 @@ pub fn heard(instance: &Instance, message: &[u8]) {
             message.calls.iter().filter(|named| known(named.call) != Some(Known::Settled)).for_each(|named| close(nodes, instance, named, Known::Settled));
         }
         Kind::Guessed => {
-            let goes_on = |named: &Named| known(named.call).is_some() || nodes.goes_on(named) || revival::answers_for(named, false);
-            message.calls.iter().filter(|named| !goes_on(named)).for_each(|named| close(nodes, instance, named, Known::Guessed));
+            let stays = |named: &Named| known(named.call).is_some() || goes_on(nodes, named) || revival::answers_for(named, false);
+            message.calls.iter().filter(|named| !stays(named)).for_each(|named| close(nodes, instance, named, Known::Guessed));
         }
         Kind::Answered => {
             if let Some(memory) = memory() {
@@ -44,7 +44,7 @@ pub fn heard(instance: &Instance, message: &[u8]) {
             let (settled, others): (Vec<_>, Vec<_>) = message.calls.into_iter().partition(|named| known(named.call) == Some(Known::Settled));
             let (guessed, unknown): (Vec<_>, Vec<_>) = others.into_iter().partition(|named| known(named.call) == Some(Known::Guessed));
             // Where two nodes wait for a call, the one with the greater journal answers for it.
-            let here = |named: &Named| nodes.goes_on(named) || revival::answers_for(named, ours > message.journal);
+            let here = |named: &Named| goes_on(nodes, named) || revival::answers_for(named, ours > message.journal);
             let here: Vec<_> = unknown.into_iter().filter(here).collect();
             for (kind, calls) in [(Kind::Settled, settled), (Kind::Guessed, guessed), (Kind::Here, here)] {
                 send(nodes, Some(message.node), kind, &calls);
@@ -54,6 +54,11 @@ pub fn heard(instance: &Instance, message: &[u8]) {
             let _ = nodes.send(Some(message.node), &end.encode());
         }
     }
+}
+
+/// The call has a dialog here, or its end is known here and the CDR to come.
+fn goes_on(nodes: &dyn Nodes, named: &Named) -> bool {
+    is_ending(named.call) || nodes.goes_on(named)
 }
 
 /// Another node has written the CDR of a call: nothing of it is left to do here.

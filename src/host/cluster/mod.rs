@@ -17,4 +17,4 @@ mod remembered;
 pub use answers::{ask, heard};
 pub use message::Named;
 pub use nodes::{MOST, Nodes, ended, ends, found, is_joined, join, lost, may_end_orphans, settled, tell_returned};
-pub use remembered::{Known, install, is_ending, known, remember};
+pub use remembered::{Known, install, known, remember};

@@ -23,7 +23,7 @@ pub trait Nodes: Sync {
     /// asks, later.
     fn send(&self, to: Option<i32>, message: &[u8]) -> bool;
 
-    /// The call goes on in a dialog here, or its BYE waits here for a reply.
+    /// The call goes on in a dialog here.
     fn goes_on(&self, named: &Named) -> bool;
 
     /// Another node has written the CDR of the call, which may still have its dialog here.

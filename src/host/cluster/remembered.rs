@@ -95,7 +95,7 @@ pub(super) struct Settled {
     pub(super) reached: AtomicU64,
     /// Calls that have their CDRs.
     calls: Calls<BUCKETS>,
-    /// Calls whose dialogs are gone, but not the transactions of their BYEs.
+    /// Calls whose dialogs are gone and whose CDRs are to come; see [`super::ends`].
     pub(super) ending: Calls<ENDING>,
     told_next: AtomicU64,
     told: [Told; TOLD],
@@ -169,8 +169,8 @@ pub fn known(call: u128) -> Option<Known> {
     SETTLED.get()?.calls.get(call).map(|bit| if bit == 0 { Known::Settled } else { Known::Guessed })
 }
 
-/// Waits the BYE of this call for its reply?
-pub fn is_ending(call: u128) -> bool {
+/// Is the end of this call known here, and its CDR to come?
+pub(super) fn is_ending(call: u128) -> bool {
     SETTLED.get().is_some_and(|memory| memory.ending.get(call).is_some())
 }
 

@@ -129,6 +129,12 @@ impl At {
         Ok(())
     }
 
+    /// What a CDR shows is known, and whether there is to be one.
+    fn take(&self, c: &mut Context, values: &[(&'static str, Option<Vec<u8>>)]) {
+        self.keep(c, values);
+        self.skip(c);
+    }
+
     fn skip(&self, c: &mut Context) {
         dialog_cdr::skip(self.cdrs, c, |name| self.dialogs.fetch(self.dlg, name).is_some());
     }
@@ -273,8 +279,7 @@ fn failed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), Shar
         values.extend(at.values(reply.raw, |v| v.class != Class::Moment && v.class != Class::Code));
     }
     let records = ctx.happen(|c| {
-        at.keep(c, &values);
-        at.skip(c);
+        at.take(c, &values);
         dialog_cdr::failed(&at.instance.config.rules, c)
     })?;
     worker::emit(at.instance, &records);
@@ -295,8 +300,7 @@ fn terminated(at: &At, ctx: &SharedContext, bye: Option<&Message<'_>>, direction
     let now = Moment::now();
     ctx.happen(|c| {
         decide::on_end(c, cause, now);
-        at.keep(c, &values);
-        at.skip(c);
+        at.take(c, &values);
     })?;
     at.set_end(ctx)?;
     match bye {
@@ -312,10 +316,7 @@ fn confirmed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), S
     if ctx.progress().is_due() {
         let mut values = at.moments();
         values.extend(at.codes(message(rpl).filter(|m| is_private(m.raw)).as_ref()));
-        ctx.happen(|c| {
-            at.keep(c, &values);
-            at.skip(c);
-        })?;
+        ctx.happen(|c| at.take(c, &values))?;
         write_cdr(ctx);
     }
     Ok(())
@@ -327,10 +328,7 @@ fn removed(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
     if present::has_ended(ctx) && ctx.progress().is_due() {
         let mut values = at.moments();
         values.retain(|(_, value)| value.is_some());
-        ctx.happen(|c| {
-            at.keep(c, &values);
-            at.skip(c);
-        })?;
+        ctx.happen(|c| at.take(c, &values))?;
     }
     Ok(())
 }
@@ -348,8 +346,7 @@ fn expired(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
     let now = Moment::now();
     ctx.happen(|c| {
         decide::on_end(c, EndCause::Timeout, now);
-        at.keep(c, &values);
-        at.skip(c);
+        at.take(c, &values);
     })?;
     if ctx.progress().answered {
         at.set_end(ctx)?;

@@ -161,7 +161,7 @@ impl Nodes for Clusterer {
     fn goes_on(&self, named: &Named) -> bool {
         let open = |c: &crate::accounting::context::Context| c.is_open_call() && c.call_key() == named.call;
         let Some(dialogs) = DIALOGS.get() else { return false };
-        cluster::is_ending(named.call) || dialogs.with(&named.dialog, |dlg| dialogs.context(dlg)).flatten().is_some_and(|ctx| ctx.read(open).unwrap_or(false))
+        dialogs.with(&named.dialog, |dlg| dialogs.context(dlg)).flatten().is_some_and(|ctx| ctx.read(open).unwrap_or(false))
     }
 
     fn close(&self, named: &Named) {

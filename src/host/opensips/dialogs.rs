@@ -158,12 +158,14 @@ fn ended(at: Current, instance: &'static Instance, event: &DialogEvent, ctx: &Sh
     let has_transaction = api.tm.current().is_some();
     let registered = api.tm.register_until(msg, OS_TMCB_RESPONSE_OUT, Some(on_bye_reply), ctx.duplicate(), on_bye_gone);
     let waits = registered.is_ok() && server.symbols.has_processing_context();
-    if let Some(call) = key(ctx).filter(|_| waits) {
-        cluster::ends(call);
-    }
     if !waits {
         write_cdr(ctx);
-    } else if !has_transaction {
+        return;
+    }
+    if let Some(call) = key(ctx) {
+        cluster::ends(call);
+    }
+    if !has_transaction {
         let raw = server.symbols.processing_get(api.here) as usize;
         BYE.set(Some((raw, false)));
     }
