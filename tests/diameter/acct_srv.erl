@@ -1,4 +1,5 @@
-%% An accounting server of Erlang/OTP: notes Session-Id, number and T of every Accounting-Request, then answers it.
+%% An accounting server of Erlang/OTP: notes Session-Id, number and T of every Accounting-Request, then answers it. One
+%% request after the other, and slowly: who kills it, or its peer, finds requests that are noted and not answered.
 -module(acct_srv).
 -export([main/0, peer_up/3, peer_down/3, pick_peer/4, prepare_request/3, prepare_retransmit/3, handle_answer/4, handle_error/4, handle_request/3]).
 
@@ -14,7 +15,7 @@ main() ->
     receive stop -> ok end.
 
 note(Notes) ->
-    receive {From, Line} -> ok = file:write(Notes, Line), From ! noted, note(Notes) end.
+    receive {From, Line} -> ok = file:write(Notes, Line), timer:sleep(5), From ! noted, note(Notes) end.
 
 peer_up(_, _, S) -> S.
 peer_down(_, _, S) -> S.

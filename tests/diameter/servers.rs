@@ -184,7 +184,7 @@ fn everything_arrives(mut server: Server, copies: impl Fn(&Server) -> Vec<Copy>)
 #[test]
 fn freediameter_loses_nothing_when_it_and_the_delivery_are_killed() {
     // Slow, so that it is killed with requests in hand.
-    if let Some(server) = freediameter("AppServThreads = 1;", &[("ACCT_DELAY_US", "1000")], None) {
+    if let Some(server) = freediameter("AppServThreads = 1;", &[("ACCT_DELAY_US", "5000")], None) {
         everything_arrives(server, of_freediameter);
     }
 }
