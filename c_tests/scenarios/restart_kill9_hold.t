@@ -3,11 +3,17 @@ include base.inc
 host persist off
 modparam orphan_timeout 1
 modparam orphan_cdr "hold"
+route request main {
+  do_accounting("log|evi", "cdr") -> 1
+  do_accounting("db", "cdr|start") -> 1
+  t_relay()
+}
 start
 recv 1 invite
 reply 2 invite 200 totag=bob-1 body
 recv 3 ack inside
 reap
+expect within 5 row "SELECT count(*) FROM acc_calls" "1"
 kill9
 expect within 10 log "*came back with no dialog: its CDR {*} is not written*"
 expect stat orphans_held 1
@@ -16,6 +22,8 @@ expect no log "ACC: *"
 expect row "SELECT count(*) FROM acc" "0"
 expect shell "grep -q 'orphan_cdr=hold.*\"end_cause\":\"orphan\"' {dir}/journal/dead-db.jsonl"
 expect within 10 stat acc_live_blocks 0
+# held, but not up
+expect within 5 row "SELECT count(*) FROM acc_calls" "0"
 # that is the end of it
 restart
 sleep 2500

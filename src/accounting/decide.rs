@@ -362,6 +362,13 @@ pub fn withdraw(rules: &Rules, ctx: &Context, before: Marks, now: Moment) -> Vec
     report(rules, ctx, Kind::Interim, due, now, Some(EndCause::Proxy))
 }
 
+/// A CDR that is kept for a person to decide about: the record that takes its call out of the SQL table of calls that
+/// are up.
+pub fn withheld(rules: &Rules, cdr: &Record) -> Option<Record> {
+    let is_up = cdr.reported && cdr.backend == Backend::Db;
+    is_up.then(|| Record { kind: Kind::Interim, table: rules.table_of(Backend::Db, Kind::Interim, b""), legs: Vec::new(), ..cdr.clone() })
+}
+
 /// Another server writes the CDR: only the end is recorded.
 pub fn close(ctx: &mut Context) -> CallEnd {
     ctx.closed = true;

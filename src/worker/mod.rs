@@ -16,6 +16,7 @@ use once_cell::sync::OnceCell;
 use crate::accounting::clock::Moment;
 use crate::accounting::context::CallEnd;
 use crate::accounting::context::{Change, Taken};
+use crate::accounting::decide;
 use crate::accounting::marks::{Marks, Types};
 use crate::accounting::record::{ACC_ID, Backend, Record, Shape};
 use crate::backend::event::Event;
@@ -140,7 +141,8 @@ pub fn hold(instance: &Instance, end: &CallEnd) {
             Err(e) => lost(instance, sink, &format!("{} cannot be written: {e}", DeadLetters::file_name(sink))),
         }
     }
-    forget(instance, end.call);
+    let over: Vec<_> = end.records.iter().filter_map(|cdr| decide::withheld(&instance.config.rules, cdr)).collect();
+    keep(instance, &for_journal(instance, &over), Some(end));
 }
 
 /// False if the journal could not write a record.
