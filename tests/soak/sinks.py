@@ -47,17 +47,19 @@ def which(*names):
 
 
 class Daemon:
-    """A server of ours behind a relay, in a process group of its own."""
+    """A server of ours behind a relay, if it is to be slowed, in a process group of its own."""
     kind = "tcp"
 
-    def __init__(self, children, directory):
+    def __init__(self, children, directory, relayed=True):
         self.children, self.dir, self.process = children, directory, None
         os.makedirs(directory)
-        self.port, self.front = free_ports(1), free_ports(1)
+        self.port = free_ports(1)
+        self.front = free_ports(1) if relayed else self.port
         self.prepare()
         self.start()
-        self.relay = children.start([sys.executable, os.path.join(HERE, "relay.py"), self.kind, str(self.front),
-                                     str(self.port)], stdin=subprocess.PIPE)
+        if relayed:
+            self.relay = children.start([sys.executable, os.path.join(HERE, "relay.py"), self.kind, str(self.front),
+                                         str(self.port)], stdin=subprocess.PIPE)
         wait_for(type(self).__name__, lambda: self.is_ready() and is_bound(self.kind, self.front))
 
     def start(self):
