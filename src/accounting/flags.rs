@@ -184,6 +184,11 @@ impl FlagRules {
         self.flags.missed.iter().flatten().any(|bit| self.flags.accounting.contains(&Some(*bit)))
     }
 
+    /// A missed record of some backend uses up this flag.
+    pub fn is_missed_flag(&self, bit: Bit) -> bool {
+        self.flags.missed.contains(&Some(bit))
+    }
+
     /// The flags that the missed records of these backends use up.
     pub fn used_up(&self, missed: Types) -> impl Iterator<Item = Bit> {
         missed.iter().filter_map(|b| self.flags.missed[b.index()])

@@ -230,15 +230,18 @@ impl At<'_> {
         Ok(())
     }
 
-    /// While its failure route runs: the copy of the request that the route works on, whose flags count.
+    /// While its failure route runs: the copy of the request that the route works on.
     fn in_failure_route(&self) -> Option<*mut km_sip_msg> {
         let (t, copy) = FAILED.get();
         (t == self.t as usize && self.symbols.runs(KM_FAILURE_ROUTE)).then_some(copy as *mut km_sip_msg)
     }
 
-    /// Is a flag of the request set?
+    /// Is a flag of the request set? While its failure route runs, a missed flag that has made its record is cleared in
+    /// the route's copy alone, so these are read there. The others are what the transaction has: as with Kamailio's own
+    /// module, what the route does to them counts after it, not for a reply that it sends itself.
     fn is_set(&self, bit: Bit) -> bool {
-        self.symbols.has_flag(self.in_failure_route().unwrap_or(self.event.req), bit)
+        let copy = if self.by_flags.rules.is_missed_flag(bit) { self.in_failure_route() } else { None };
+        self.symbols.has_flag(copy.unwrap_or(self.event.req), bit)
     }
 
     /// An answer is about to leave: its ACK may come before [`At::reply_went`] is called.
