@@ -303,10 +303,10 @@ fn terminated(at: &At, ctx: &SharedContext, bye: Option<&Message<'_>>, direction
         at.take(c, &values);
     })?;
     at.set_end(ctx)?;
-    match bye {
-        // Its reply completes the CDR; when it gets no transaction, its end does.
-        Some(bye) => present::ends_call(bye.raw, ctx, at.dlg as usize, at.api.tm.current().is_some()),
-        None => write_cdr(ctx),
+    // Its reply completes the CDR; when a phone's gets no transaction, its end does. The reply of the server's own comes
+    // behind `event_route[dialog:end]`, and if it cannot be sent the dialog goes on.
+    if let Some(bye) = bye {
+        present::ends_call(bye.raw, ctx, at.dlg as usize, at.api.tm.current().is_some());
     }
     Ok(())
 }
@@ -314,8 +314,14 @@ fn terminated(at: &At, ctx: &SharedContext, bye: Option<&Message<'_>>, direction
 /// The BYE has its reply: what was set meanwhile is in the CDR.
 fn confirmed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), SharedError> {
     if ctx.progress().is_due() {
-        let mut values = at.moments();
-        values.extend(at.codes(message(rpl).filter(|m| is_private(m.raw)).as_ref()));
+        let is_own = ctx.copy()?.ended.is_some_and(|(_, cause)| cause == EndCause::Proxy);
+        let values = if is_own {
+            of_dialog_only(at)
+        } else {
+            let mut values = at.moments();
+            values.extend(at.codes(message(rpl).filter(|m| is_private(m.raw)).as_ref()));
+            values
+        };
         ctx.happen(|c| at.take(c, &values))?;
         write_cdr(ctx);
     }
