@@ -34,6 +34,8 @@ function ksr_request_route()
     KSR.acc.acc_log_request("403 by Lua")
     KSR.acc.acc_db_request("403 by Lua", "acc")
     KSR.acc.acc_request("405 log only", "acc")
+    local refused = KSR.acc.acc_log_request("") + KSR.acc.acc_db_request("", "acc") + KSR.acc.acc_request("", "acc") + KSR.acc_radius.request("")
+    KSR.acc.acc_log_request("406 " .. refused)
     KSR.pv.sets("$acc_extra(note)", "set in Lua")
     KSR.acc.do_accounting_flags("log", "failed")
     KSR.setflag(1)
@@ -57,6 +59,8 @@ class kamailio:
         KSR.acc.acc_log_request("403 by Python")
         KSR.acc.acc_db_request("403 by Python", "acc")
         KSR.acc.acc_request("405 log only", "acc")
+        refused = KSR.acc.acc_log_request("") + KSR.acc.acc_db_request("", "acc") + KSR.acc.acc_request("", "acc") + KSR.acc_radius.request("")
+        KSR.acc.acc_log_request("406 " + str(refused))
         KSR.pv.sets("$acc_extra(note)", "set in Python")
         KSR.acc.do_accounting_flags("log", "failed")
         KSR.setflag(1)
@@ -131,6 +135,8 @@ fn expected(language: &str) -> Vec<String> {
     let lines = [
         "request accounted: code=403;reason=by LANG;who=alice".to_string(),
         "request accounted: code=405;reason=log only;who=alice".to_string(),
+        // Of those without a comment none is made, and each says so.
+        "request accounted: code=406;reason=-4;who=alice".to_string(),
         "transaction answered: code=404;reason=Not Found;note=set in LANG".to_string(),
         "transaction answered: code=404;reason=Not Found;who=alice".to_string(),
         "row: 403 by LANG".to_string(),

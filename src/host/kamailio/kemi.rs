@@ -8,7 +8,7 @@ use super::contexts::Current;
 use super::functions;
 use super::symbols::Symbols;
 use crate::accounting::record::Backend;
-use crate::declaration::{self, MOST_ARGUMENTS};
+use crate::declaration::{self, Argument, MOST_ARGUMENTS};
 use crate::host::exported::{name, table};
 use crate::host::script;
 use crate::host::server::Text;
@@ -29,6 +29,16 @@ struct Function {
     name: &'static str,
     texts: usize,
     does: Does,
+}
+
+impl Function {
+    /// The first text is the comment of a record. In the native script the server refuses an empty one at its start.
+    fn has_comment(&self) -> bool {
+        match self.does {
+            Does::Same(name) => declaration::FUNCTIONS.iter().any(|f| f.name == name && matches!(f.arguments.first(), Some((Argument::Comment(_), _)))),
+            Does::RecordToLog | Does::RecordRadius => true,
+        }
+    }
 }
 
 const fn of_acc(name: &'static str, texts: usize, does: Does) -> Function {
@@ -76,6 +86,9 @@ unsafe fn call(i: usize, msg: *mut km_sip_msg, arguments: [*const Text; MOST_ARG
     }
     script::function(f.name, || {
         let (at, instance) = Current::at(msg)?;
+        if f.has_comment() && texts[0].as_ref().is_none_or(|comment| comment.is_empty()) {
+            return Err("the comment must not be empty".into());
+        }
         match f.does {
             Does::Same(name) => {
                 let i = declaration::FUNCTIONS.iter().position(|f| f.name == name).ok_or("there is no such function")?;
