@@ -23,7 +23,8 @@ const CDRS: &str = "DROP TABLE IF EXISTS version, acc, missed_calls, acc_cdrs, t
 CREATE TABLE version (table_name VARCHAR(32) NOT NULL UNIQUE, table_version INT UNSIGNED DEFAULT 0 NOT NULL);
 INSERT INTO version VALUES ('acc', 5), ('missed_calls', 4), ('trunk_cdrs', 2);
 CREATE TABLE trunk_cdrs (id INT UNSIGNED AUTO_INCREMENT PRIMARY KEY NOT NULL, start_time DATETIME NOT NULL, end_time DATETIME NOT NULL,
-    duration DOUBLE NOT NULL DEFAULT 0, customer INT UNSIGNED, carrier INT UNSIGNED, caller VARCHAR(64), hash VARCHAR(64), answer INT UNSIGNED);";
+    duration DOUBLE NOT NULL DEFAULT 0, customer INT UNSIGNED, carrier INT UNSIGNED, caller VARCHAR(64), hash VARCHAR(64), answer INT UNSIGNED,
+    target VARCHAR(64));";
 
 /// A pair of a line without what differs from run to run: times, and the To tag of a reply that the server made itself,
 /// which Kamailio's own module leaves out.
@@ -61,8 +62,8 @@ fn records(acc: &str, more: &[String], calls: &[String], database: &servers::Ser
         let all = log.lines().filter_map(|l| l.find("ACC: ").or_else(|| l.find("start_time=")).map(|at| &l[at..]));
         let mut lines: Vec<_> = all.map(|l| stable(l, l.contains("code=404"))).collect();
         lines.sort();
-        let rows =
-            database.sql("SELECT duration > 0, duration < 60, end_time >= start_time, customer, carrier, caller, hash, answer FROM trunk_cdrs ORDER BY hash;");
+        let rows = database
+            .sql("SELECT duration > 0, duration < 60, end_time >= start_time, customer, carrier, caller, hash, answer, target FROM trunk_cdrs ORDER BY hash;");
         let rows: Vec<_> = rows.lines().map(str::to_string).collect();
         if rows.len() >= CDRS_DUE && lines.len() >= LINES_DUE || begin.elapsed() > Duration::from_secs(30) {
             break (lines, rows);

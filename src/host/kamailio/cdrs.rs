@@ -84,6 +84,11 @@ impl At {
         self.variables().filter(|(_, v)| is_read(v)).map(|(i, v)| (&*v.key, self.read(i, msg))).collect()
     }
 
+    /// Those of the INVITE itself.
+    fn of_invite(&self, msg: &Message<'_>) -> Vec<(&'static str, Option<Vec<u8>>)> {
+        self.values(msg.raw, |v| !v.of_reply && matches!(v.class, Class::Message | Class::Branch))
+    }
+
     fn moments(&self) -> Vec<(&'static str, Option<Vec<u8>>)> {
         self.values(self.symbols.dummy(), |v| v.class == Class::Moment)
     }
@@ -160,18 +165,34 @@ pub fn on_created(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
     let Some(at) = At::new(dlg) else { return };
     let now = Moment::now();
     let mut ctx = dialog_cdr::begin(at.cdrs, msg.core(), now);
-    at.keep(&mut ctx, &at.values(msg.raw, |v| !v.of_reply && matches!(v.class, Class::Message | Class::Branch)));
+    at.keep(&mut ctx, &at.of_invite(msg));
     let made = SharedContext::new(&ctx).and_then(|shared| {
         let name = format!("{:032x}{:x}", ctx.call_key(), shared.address()).into_bytes();
         shared.update_head(|c| c.dialog.clone_from(&name))?;
         at.set_start(now);
         at.set(NAME, &name);
         at.watch(&shared);
-        Ok(())
+        Ok(shared)
+    });
+    let t = present::transaction(msg.raw);
+    let made = made.map(|shared| {
+        if t.is_none() {
+            present::made_cdr(msg.raw, &shared);
+        }
     });
     say("a dialog cannot have its CDR", made);
-    if let Some(t) = present::transaction(msg.raw) {
+    if let Some(t) = t {
         count_reply(at.api, at.instance, t);
+    }
+}
+
+/// The INVITE of a dialog, which is private still, has got its transaction: what its script has changed since it made the
+/// dialog, the target above all, is what the CDR of a call shows that the server itself refuses.
+pub fn on_transaction(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
+    let (Some(ctx), Some(at)) = (present::take_cdr(msg.raw), At::new(dlg)) else { return };
+    let values = at.of_invite(msg);
+    if !values.is_empty() {
+        say("the CDR of a dialog could not be made", ctx.update(|c| at.keep(c, &values)).map(drop));
     }
 }
 

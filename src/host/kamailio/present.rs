@@ -20,6 +20,8 @@ struct Entry {
     contexts: [Option<SharedContext>; 2],
     /// Address of the dialog that was made for it, 0 = none.
     dialog: usize,
+    /// The CDR of that dialog, until the message has a transaction.
+    cdr: Option<SharedContext>,
     /// `acc_load_ctx_from_dlg`: the context that the loaded one replaced.
     replaced: Option<Option<SharedContext>>,
     /// A BYE that ended these calls; whether it has got a transaction, whose reply will then write
@@ -67,7 +69,17 @@ fn begin_in(messages: &mut Vec<Entry>, msg: Name) -> &mut Entry {
     if messages.len() == DEEPEST {
         messages.remove(0);
     }
-    messages.push(Entry { msg, arrived: Moment::now(), contexts: [None, None], dialog: 0, replaced: None, bye: Vec::new(), routed_bye: false, transaction: 0 });
+    messages.push(Entry {
+        msg,
+        arrived: Moment::now(),
+        contexts: [None, None],
+        dialog: 0,
+        cdr: None,
+        replaced: None,
+        bye: Vec::new(),
+        routed_bye: false,
+        transaction: 0,
+    });
     let last = messages.len() - 1;
     &mut messages[last]
 }
@@ -104,6 +116,16 @@ pub fn arrived(msg: *mut km_sip_msg) -> Option<Moment> {
 /// The host made this dialog for the message.
 pub fn made_dialog(msg: *mut km_sip_msg, dialog: usize) {
     change(msg, |e| e.dialog = dialog);
+}
+
+/// That dialog has this CDR.
+pub fn made_cdr(msg: *mut km_sip_msg, cdr: &SharedContext) {
+    change(msg, |e| e.cdr = Some(cdr.duplicate()));
+}
+
+/// The CDR that was made for the message before its transaction, once.
+pub fn take_cdr(msg: *mut km_sip_msg) -> Option<SharedContext> {
+    look(msg, |e| e.cdr.take()).flatten()
 }
 
 /// The transaction that the message has got. The host keeps it at least until the message is done.
