@@ -528,10 +528,38 @@ fn what_a_databases_encoding_lacks_is_escaped() {
     assert_eq!((parked(), place.dead().len()), (0, 0));
 }
 
+/// A row is refused, and then the COMMIT is, for another one. In the meantime the trigger has changed its mind: the row, which
+/// waits apart, goes in from there, and not with the others as well.
+fn refused_before_a_refused_commit(server: &Server) {
+    server.sql(&POSTGRES.create("acc", EXTRAS, ""));
+    server.sql(
+        "CREATE SEQUENCE looks; CREATE FUNCTION moody() RETURNS trigger AS $$ BEGIN IF NEW.callid = 'moody' AND nextval('looks') <= 2 THEN \
+         RAISE EXCEPTION 'not now' USING ERRCODE = 'BILL1'; END IF; RETURN NEW; END $$ LANGUAGE plpgsql; \
+         CREATE TRIGGER moody BEFORE INSERT ON acc FOR EACH ROW EXECUTE FUNCTION moody(); \
+         ALTER TABLE acc ADD UNIQUE (callid) DEFERRABLE INITIALLY DEFERRED",
+    );
+    let mut place = Place::new();
+    place.write(Kind::Cdr, &["a", "moody", "b", "twin"]);
+    // Another call with that Call-ID.
+    let mut other = record(Kind::Cdr, "twin");
+    other.core.from_tag = b"other".to_vec();
+    other.id = 7;
+    place.writer.append_record(SinkId::Db, &other).unwrap();
+    let running = place.start(&(POSTGRES.url)(server.port), |c| c.delivery_give_up = Some(3));
+    wait_until("a dead letter", || !place.dead().is_empty());
+    wait_until("nothing waits apart", || parked() == 0);
+    wait_until("the others", || rows(server, "acc") == ["a", "b", "moody", "twin"]);
+    running.stop();
+    let dead = place.dead();
+    assert!(dead.len() == 1 && dead[0].0 == "twin", "{dead:?}");
+    server.sql("DROP TABLE acc; DELETE FROM acc_seen; DROP FUNCTION moody; DROP SEQUENCE looks");
+}
+
 #[test]
 fn postgresql_takes_the_others() {
     let _alone = alone();
     if let Some(server) = postgres() {
+        refused_before_a_refused_commit(&server);
         // Through a pooler the statements of such a transaction have names, too.
         if let Some(pooler) = pgbouncer(&server) {
             server.sql(POSTGRES.trigger[0]);

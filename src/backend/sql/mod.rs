@@ -739,6 +739,8 @@ impl SqlSink {
             Failed::Commit(f) if matches!(f.class, Class::Later | Class::Denied) => return Err(f.into()),
             Failed::Commit(f) => {
                 self.roll_back().await;
+                // What was found refused waits apart by now: a row that went in after all would be there twice.
+                self.group_again(work, entries.start).await?;
                 self.split(work, entries, how, f)?;
             }
             Failed::Slow(refused, end) => {
