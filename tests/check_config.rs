@@ -119,6 +119,8 @@ fn a_path_that_does_right_is_enough() {
     for (code, from, to) in [
         ("ACC001", "\tt_relay(); # here", "\troute(relay);\n}\nroute[relay] {\n\tif (is_method(\"INVITE|SUBSCRIBE\")) record_route();\n\tt_relay();"),
         ("ACC001", "\tt_relay(); # here", "\troute($var(next));"),
+        ("ACC001", "loadmodule \"rr.so\"", "loadmodule \"rr.so\"\nloadmodule \"script_helper.so\""),
+        ("ACC002", "loadmodule \"rr.so\"", "loadmodule \"rr.so\"\nloadmodule \"script_helper.so\""),
         ("ACC002", "if (has_totag()) {", "if (has_totag()) {\n\t\tif (!match_dialog()) exit;"),
         ("ACC005", "is_method(\"BYE\")", "is_method(\"BYE\") || $rm == \"INVITE\") if (!has_totag()"),
         ("ACC006", "\trecord_route();", "\tif ($rm != \"INVITE\") exit;\n\trecord_route();"),
@@ -150,6 +152,19 @@ fn both_branches_of_what_only_the_server_knows_may_count() {
     assert_eq!(codes(&with("#!ifexp 1 > 2\n\trecord_route();\n#!endif\n\tt_relay();"), &[]), [] as [&str; 0]);
     assert_eq!(codes(&with("#!ifdef SOMETHING\n\trecord_route();\n#!endif\n\tt_relay();"), &[]), ["ACC001"]);
     assert_eq!(codes(&with("#!ifdef SOMETHING\n\trecord_route();\n#!endif\n\tt_relay();"), &["-D", "SOMETHING"]), [] as [&str; 0]);
+}
+
+/// As in the server's own samples, which keep the address of who answered.
+#[test]
+fn the_source_of_a_reply_may_be_meant() {
+    let with = |from: &str| {
+        let text = fixture("ACC001").replace("\tt_relay(); # here", "\trecord_route();\n\tt_on_reply(\"told\");\n\tt_relay();");
+        let text = text.replace("\nroute {", "\nmodparam(\"acc\", \"extra_fields\", \"log: dst\")\nmodparam(\"dialog\", \"db_mode\", 1)\nroute {");
+        format!("{text}\nonreply_route[told] {{\n\t$acc_extra(dst) = {from};\n}}\n")
+    };
+    assert_eq!(codes(&with("$si"), &[]), [] as [&str; 0]);
+    assert!(codes(&with("$si"), &["--strict"]).contains(&"ACC017".to_string()));
+    assert_eq!(codes(&with("$ru"), &[]), ["ACC017"]);
 }
 
 #[test]

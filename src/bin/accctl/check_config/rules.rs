@@ -292,7 +292,8 @@ impl<'a> Rules<'a> {
     /// 001, 002, 024, 025
     fn calls(&mut self) {
         let Some(at) = self.cdr() else { return };
-        if !self.flow.dynamic {
+        // That module records routes and finds the calls of requests by itself, before the script.
+        if !self.flow.dynamic && self.model.module("script_helper").is_none() {
             let relays: Vec<_> = self.relays(&[RouteKind::Request]).into_iter().map(|site| (site.call.at, site.state.only(INITIAL_INVITE))).collect();
             let with_cdr = |may: u64| may & fact::CDR != 0 && may & fact::B2B == 0;
             let mut bad = relays.iter().filter(|(_, state)| with_cdr(state.may()));
@@ -588,7 +589,9 @@ impl<'a> Rules<'a> {
                 && ["si", "sp", "ru", "rU", "rd", "du"].contains(&&**from)
             {
                 let text = format!("${from} in a reply route is that of the reply, or of the last branch, not of the request");
-                self.warn(17, target.at, text, "set the value where the request is handled");
+                let help = "set the value where the request is handled";
+                // Who sent the answer may be what is wanted.
+                if from.starts_with('s') { self.note(17, target.at, text, help) } else { self.warn(17, target.at, text, help) }
             }
         }
         if model.stock && !self.kamailio() {
