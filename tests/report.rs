@@ -200,6 +200,28 @@ fn a_browser_shows_the_page() {
     assert_eq!(look("0").unwrap()["color"], "rgb(88, 166, 232)");
 }
 
+/// Large numbers can be read at a glance, in tiles, tables and beside the plots.
+#[test]
+fn thousands_stand_apart_on_the_page() {
+    let tmp = tempfile::tempdir().unwrap();
+    let (file, stream) = (tmp.path().join("report.html"), tmp.path().join("a.jsonl"));
+    let line = |n: usize| {
+        let time = "2026-11-29T10:00:00.000000Z";
+        let one = json!({
+            "kind": "cdr", "method": "INVITE", "acc_id": format!("{n:032x}"), "callid": format!("c{n}"), "sip_code": 200, "time": time, "setup_ms": 1000,
+            "pdd_ms": 500, "duration_ms": 600_000, "end_cause": "bye", "extra": { "trunk": "north" },
+        });
+        format!("{one}\n")
+    };
+    std::fs::write(&stream, (0..2500).map(line).collect::<String>()).unwrap();
+    let out = accctl(&["report", "--html", file.to_str().unwrap(), "--by", "trunk", "--stream", stream.to_str().unwrap()]);
+    assert!(out.status.success(), "{out:?}");
+    let page = std::fs::read_to_string(&file).unwrap();
+    for part in ["<dd>2\u{202f}500</dd>", "<td>2\u{202f}500</td>", "<td>25\u{202f}000.0</td>", "\n1\u{202f}000\n"] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+}
+
 #[test]
 fn mariadb_is_reported() {
     let Some(server) = servers::mariadb() else { return skip("MariaDB") };

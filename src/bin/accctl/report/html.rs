@@ -102,7 +102,7 @@ fn groups(report: &Report, o: &ReportOptions) -> Markup {
                 tr {
                     td { (name) } td { (grouped(f.attempts)) } (bar(f.attempts, longest)) td { (grouped(f.answered)) }
                     td { (percent(rates.map(|r| r.0))) } td { (percent(rates.map(|r| r.1))) }
-                    td { (format!("{:.1}", f.duration_ms as f64 / 60_000.0)) } td { (f.mean_ms().map_or("-".into(), clock)) }
+                    td { (minutes(f.duration_ms)) } td { (f.mean_ms().map_or("-".into(), clock)) }
                 }
             }
         } }
@@ -124,6 +124,12 @@ fn grouped(n: u64) -> String {
         out.push(digit);
     }
     out
+}
+
+/// Minutes with one decimal.
+fn minutes(ms: i64) -> String {
+    let tenths = (u64::try_from(ms).unwrap_or(0) + 3000) / 6000;
+    format!("{}.{}", grouped(tenths / 10), tenths % 10)
 }
 
 fn counts<T>(title: &str, counts: &[(T, u64)], name: impl Fn(&T) -> String) -> Markup {
@@ -197,7 +203,15 @@ where
     let drawn = || -> Result<(), DrawingAreaErrorKind<io::Error>> {
         let area = SVGBackend::with_string(&mut out, SIZE).into_drawing_area();
         let mut chart = ChartBuilder::on(&area).margin(8).x_label_area_size(24).y_label_area_size(52).build_cartesian_2d(x, 0..most + most.div_ceil(10))?;
-        chart.configure_mesh().disable_x_mesh().max_light_lines(1).x_labels(labels).y_labels(6).x_label_formatter(label).draw()?;
+        chart
+            .configure_mesh()
+            .disable_x_mesh()
+            .max_light_lines(1)
+            .x_labels(labels)
+            .y_labels(6)
+            .x_label_formatter(label)
+            .y_label_formatter(&|n| grouped(*n))
+            .draw()?;
         draw(&mut chart)?;
         area.present()
     };
