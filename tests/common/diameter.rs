@@ -2,8 +2,11 @@
 //! in a file.
 #![forbid(unsafe_code)]
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+use acc::backend::diameter::codec::{self, RETRANSMITTED};
 
 use super::servers::free_port;
 use super::{skip, wait_until};
@@ -65,6 +68,54 @@ impl Server {
     pub fn line(&self) -> String {
         peer(self.port)
     }
+}
+
+/// A request as freeDiameter noted it.
+pub struct Noted {
+    pub flags: u8,
+    pub avps: HashMap<u32, Vec<u8>>,
+}
+
+impl Noted {
+    pub fn of(line: &str) -> Option<Noted> {
+        let bytes: Option<Vec<u8>> = (0..line.len() / 2).map(|i| u8::from_str_radix(&line[2 * i..2 * i + 2], 16).ok()).collect();
+        let bytes = bytes?;
+        let (header, avps) = codec::decode(&bytes).ok()?;
+        let avps = avps.flatten().map(|a| (a.attribute.code, a.value.to_vec())).collect();
+        Some(Noted { flags: header.flags, avps })
+    }
+
+    pub fn number(&self, code: u32) -> Option<u32> {
+        self.avps.get(&code).map(|v| u32::from_be_bytes(v[..].try_into().unwrap()))
+    }
+
+    pub fn text(&self, code: u32) -> String {
+        String::from_utf8(self.avps[&code].clone()).unwrap()
+    }
+}
+
+/// A request that a server took: which record, and whether it is a repetition.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Session-Id and number.
+    pub name: (String, u32),
+    /// Accounting-Record-Type.
+    pub kind: u32,
+    /// The T flag.
+    pub repeats: bool,
+}
+
+/// What freeDiameter took, in its order.
+pub fn of_freediameter(server: &Server) -> Vec<Taken> {
+    let noted = server.lines().into_iter().filter_map(|l| Noted::of(&l));
+    noted.map(|n| Taken { name: (n.text(263), n.number(485).unwrap()), kind: n.number(480).unwrap(), repeats: n.flags & RETRANSMITTED != 0 }).collect()
+}
+
+/// What Erlang/OTP took, in its order.
+pub fn of_otp(server: &Server) -> Vec<Taken> {
+    let lines = server.lines();
+    let words = lines.iter().map(|l| l.split(' ').collect::<Vec<_>>()).filter(|w| w.len() == 5);
+    words.map(|w| Taken { name: (w[0].to_owned(), w[1].parse().unwrap()), kind: w[4].parse().unwrap(), repeats: w[2] == "true" }).collect()
 }
 
 /// The line of a server at a port, in a file with peers.

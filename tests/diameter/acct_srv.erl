@@ -1,4 +1,4 @@
-%% An accounting server of Erlang/OTP: notes Session-Id, number and T of every Accounting-Request, then answers it. One
+%% An accounting server of Erlang/OTP: notes Session-Id, number, T and type of every Accounting-Request, then answers it. One
 %% request after the other, and slowly: who kills it, or its peer, finds requests that are noted and not answered.
 -module(acct_srv).
 -export([main/0, peer_up/3, peer_down/3, pick_peer/4, prepare_request/3, prepare_retransmit/3, handle_answer/4, handle_error/4, handle_request/3]).
@@ -30,7 +30,7 @@ handle_request(P, _, {_, Caps}) ->
     #{'Session-Id' := Id, 'Accounting-Record-Type' := Type, 'Accounting-Record-Number' := Number} = G,
     {Host, _} = element(2, Caps), {Realm, _} = element(3, Caps),
     Code = case Errors of [] -> 2001; [{C, _} | _] -> C; [C | _] -> C end,
-    notes ! {self(), io_lib:format("~s ~p ~p ~p~n", [Id, Number, element(11, Header), Code])},
+    notes ! {self(), io_lib:format("~s ~p ~p ~p ~p~n", [Id, Number, element(11, Header), Code, Type])},
     receive noted -> ok end,
     {reply, ['ACA' | #{'Session-Id' => Id, 'Result-Code' => Code, 'Origin-Host' => Host, 'Origin-Realm' => Realm,
         'Accounting-Record-Type' => Type, 'Accounting-Record-Number' => Number}]}.

@@ -1,54 +1,16 @@
 //! Real servers: freeDiameter with an extension that answers, and the one of Erlang/OTP.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use acc::backend::diameter::codec::{self, RETRANSMITTED};
+use acc::backend::diameter::codec::RETRANSMITTED;
 use acc::declaration::SinkId;
 use acc::journal::Dir;
 
-use super::common::diameter::{EXTENSIONS, Server, freediameter, otp};
+use super::common::diameter::{EXTENSIONS, Noted, Server, Taken, freediameter, of_freediameter, of_otp, otp};
 use super::common::{accctl_command, wait_until, writer};
 use super::*;
-
-/// A request as freeDiameter noted it.
-struct Noted {
-    flags: u8,
-    avps: HashMap<u32, Vec<u8>>,
-}
-
-impl Noted {
-    fn of(line: &str) -> Option<Noted> {
-        let bytes: Option<Vec<u8>> = (0..line.len() / 2).map(|i| u8::from_str_radix(&line[2 * i..2 * i + 2], 16).ok()).collect();
-        let bytes = bytes?;
-        let (header, avps) = codec::decode(&bytes).ok()?;
-        let avps = avps.flatten().map(|a| (a.attribute.code, a.value.to_vec())).collect();
-        Some(Noted { flags: header.flags, avps })
-    }
-
-    fn number(&self, code: u32) -> Option<u32> {
-        self.avps.get(&code).map(|v| u32::from_be_bytes(v[..].try_into().unwrap()))
-    }
-
-    fn text(&self, code: u32) -> String {
-        String::from_utf8(self.avps[&code].clone()).unwrap()
-    }
-}
-
-/// One request: its Session-Id and number, and whether it is a repetition.
-type Copy = ((String, u32), bool);
-
-fn of_freediameter(server: &Server) -> Vec<Copy> {
-    let noted = server.lines().into_iter().filter_map(|l| Noted::of(&l));
-    noted.map(|n| ((n.text(263), n.number(485).unwrap()), n.flags & RETRANSMITTED != 0)).collect()
-}
-
-fn of_otp(server: &Server) -> Vec<Copy> {
-    let lines = server.lines();
-    let words = lines.iter().map(|l| l.split(' ').collect::<Vec<_>>());
-    words.filter(|w| w.len() == 4).map(|w| ((w[0].to_owned(), w[1].parse().unwrap()), w[2] == "true")).collect()
-}
 
 /// Integers were all 0 with the original.
 #[tokio::test]
@@ -134,7 +96,7 @@ const KILLS: [(usize, bool, bool); 6] = [(100, true, false), (250, false, true),
 
 /// Kills server and delivery while records are delivered, then lets them finish; every record is there, and what is there
 /// twice says so.
-fn everything_arrives(mut server: Server, copies: impl Fn(&Server) -> Vec<Copy>) {
+fn everything_arrives(mut server: Server, copies: impl Fn(&Server) -> Vec<Taken>) {
     const RECORDS: usize = 1000;
     let tmp = journal(&server, SinkId::Aaa, RECORDS, |_, _| {});
     let mut said = String::new();
@@ -169,10 +131,10 @@ fn everything_arrives(mut server: Server, copies: impl Fn(&Server) -> Vec<Copy>)
     let mut seen = HashSet::new();
     let all = copies(&server);
     let mut doubled = 0;
-    for (name, repeats) in &all {
-        if !seen.insert(name.clone()) {
+    for copy in &all {
+        if !seen.insert(copy.name.clone()) {
             doubled += 1;
-            assert!(repeats, "{name:?} came again without T");
+            assert!(copy.repeats, "{copy:?} came again without T");
         }
     }
     let due: HashSet<_> = (0..RECORDS).map(|n| (format!("{:032x}", record(n).id), 0)).collect();

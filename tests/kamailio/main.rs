@@ -9,6 +9,7 @@ mod cluster;
 #[path = "../common/mod.rs"]
 mod common;
 mod convert;
+mod diameter;
 #[path = "../diameter/fake.rs"]
 #[allow(dead_code, reason = "some of it is for other tests")]
 mod fake;
