@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo bench                     everything
-//! cargo bench -- worker sql       some of: worker, sql, refused, radius, diameter, stream, memory
+//! cargo bench -- worker sql       some of: worker, sql, refused, radius, diameter, stream, memory, up
 //! ```
 //!
 //! `scripts/bench` adds instruction counts, for which it runs `--count WHAT N` under callgrind.
@@ -89,9 +89,10 @@ fn main() {
     match words[..] {
         ["--count", what, n] => return worker::count(what, n.parse().unwrap()),
         ["--deliver", journal, url] => return memory::deliver(journal.as_ref(), url),
+        ["--up", journal, url, flags] => return memory::deliver_up(journal.as_ref(), url, flags),
         _ => {}
     }
-    let all: [(&str, fn()); 7] = [
+    let all: [(&str, fn()); 8] = [
         ("worker", worker::run),
         ("sql", sql::run),
         ("refused", sql::run_refused),
@@ -99,6 +100,7 @@ fn main() {
         ("diameter", diameter::run),
         ("stream", stream::run),
         ("memory", memory::run),
+        ("up", memory::run_up),
     ];
     for (name, run) in all {
         if words.is_empty() || words.contains(&name) {
