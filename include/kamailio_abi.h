@@ -333,6 +333,28 @@ typedef int km_dlg_manage_fn(km_sip_msg *, char *, char *);
 typedef int km_is_direction_fn(km_sip_msg *, int direction); /* 0: yes */
 #define KM_RR_FLOW_UPSTREAM 2
 
+/* ---- acc ------------------------------------------------------------------------------------------------------ */
+
+/* The table that other modules have filled by bind_acc (a function without parameters, no script calls it). The first three
+ * make a record at once: 1, or -1. The rest is for accounting engines of other modules, of which we know nothing (void); the
+ * last four are null where the server writes no CDRs. */
+typedef struct km_acc_api {
+	int (*acc_log_request)(km_sip_msg *, km_str *comment);
+	int (*acc_db_request)(km_sip_msg *, km_str *comment, km_str *table);
+	int (*acc_request)(km_sip_msg *, km_str *comment, km_str *table);
+	void *(*get_leg_info)(void);
+	int (*get_core_attrs)(km_sip_msg *, km_str *texts, int *numbers, char *types); /* how many; the next two as well */
+	int (*get_extra_attrs)(void *extra, km_sip_msg *, km_str *texts, int *numbers, char *types);
+	int (*get_leg_attrs)(void *legs, km_sip_msg *, km_str *texts, int *numbers, char *types, int is_first);
+	void *(*parse_extra)(char *list); /* NULL: failed */
+	int (*register_engine)(void *engine); /* below 0: failed */
+	int (*exec)(km_sip_msg *, void *engine, void *comment);
+	int (*get_core_cdr_attrs)(km_dlg_cell *, km_str *texts, int *numbers, char *types);
+	int (*get_extra_dlg_attrs)(void *extra, km_dlg_cell *, km_str *texts, int *numbers, char *types, const void *binds);
+	int (*register_cdr_engine)(void *engine); /* below 0: failed */
+	int (*exec_cdr)(km_dlg_cell *, km_sip_msg *, void *engine, void *comment);
+} km_acc_api;
+
 /* ---- databases ------------------------------------------------------------------------------------------------ */
 
 /* The functions of a database module and their values have the types of database_abi.h (os_db_...). They stand at these

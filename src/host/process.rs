@@ -149,6 +149,11 @@ pub fn set_param(i: usize, read: impl FnOnce(&Param) -> Result<RawValue, ConfigE
     })
 }
 
+/// A parameter that is a number, as the lines so far set it.
+pub fn number(name: &'static str) -> Option<i32> {
+    DRAFT.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.int(name)
+}
+
 /// The text of a parameter.
 ///
 /// # Safety

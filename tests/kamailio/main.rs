@@ -3,6 +3,7 @@
 //! where kamailio, sipp or sqlite3 is not installed.
 #![allow(clippy::print_stderr, reason = "a test that cannot run here says 'skipped'")]
 
+mod bind;
 mod burst;
 mod calls;
 mod cluster;

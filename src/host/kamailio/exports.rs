@@ -6,7 +6,7 @@ use std::ptr;
 use super::abi::*;
 use super::load::Export;
 use super::state::server;
-use super::{companion, functions, kemi, load, rpc, variables};
+use super::{bind, companion, functions, kemi, load, rpc, variables};
 use crate::declaration::{COMMANDS, PARAMS, ParamType, VARIABLES};
 use crate::host::exported::{name, table};
 use crate::host::server::numbered::numbered;
@@ -25,7 +25,7 @@ pub fn fill() -> Export {
     let exports = km_module_exports {
         name: c"acc".as_ptr(),
         dlflags: 0,
-        cmds: table(functions::exports().chain([companion::export()])),
+        cmds: table(functions::exports().chain([companion::export(), bind::export()])),
         params: table(parameters()),
         rpc_methods: table(COMMANDS.iter().zip(rpc::entries()).map(|(c, function)| km_rpc_export {
             name: name(c.rpc),

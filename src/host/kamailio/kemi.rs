@@ -2,6 +2,7 @@
 //! function has one number of parameters, and they are values: no variable is looked for in them.
 
 use std::ffi::c_int;
+use std::ptr;
 
 use super::abi::*;
 use super::contexts::Current;
@@ -10,6 +11,7 @@ use super::symbols::Symbols;
 use crate::accounting::record::Backend;
 use crate::declaration::{self, Argument, MOST_ARGUMENTS};
 use crate::host::exported::{name, table};
+use crate::host::process::FAILED;
 use crate::host::script;
 use crate::host::server::Text;
 use crate::host::server::numbered::numbered;
@@ -71,14 +73,25 @@ type Entry = unsafe extern "C" fn(*mut km_sip_msg, *const Text, *const Text, *co
 
 unsafe extern "C" fn entry<const I: usize>(msg: *mut km_sip_msg, a: *const Text, b: *const Text, c: *const Text) -> c_int {
     // SAFETY: the host's arguments.
-    unsafe { call(I, msg, [a, b, c]) }
+    unsafe { call(&FUNCTIONS[I], msg, [a, b, c]) }
+}
+
+/// The function of `acc` with this name, for other modules.
+///
+/// # Safety
+/// The first arguments are the texts of the function, or null, through the call.
+pub unsafe fn of_acc_by_name(name: &'static str, msg: *mut km_sip_msg, [a, b]: [*mut Text; 2]) -> c_int {
+    match FUNCTIONS.iter().find(|f| f.module == "acc" && f.name == name) {
+        // SAFETY: the caller's promise.
+        Some(f) => unsafe { call(f, msg, [a.cast_const(), b.cast_const(), ptr::null()]) },
+        None => FAILED,
+    }
 }
 
 /// # Safety
-/// The first arguments are the texts that the host passes to `FUNCTIONS[i]`.
+/// The first arguments are the texts that the host passes to the function.
 #[inline(never)]
-unsafe fn call(i: usize, msg: *mut km_sip_msg, arguments: [*const Text; MOST_ARGUMENTS]) -> c_int {
-    let f = &FUNCTIONS[i];
+unsafe fn call(f: &'static Function, msg: *mut km_sip_msg, arguments: [*const Text; MOST_ARGUMENTS]) -> c_int {
     let mut texts = [const { None }; MOST_ARGUMENTS];
     for (text, p) in texts.iter_mut().zip(arguments).take(f.texts) {
         // SAFETY: the host passed so many texts, which it keeps through the call (promise 9).

@@ -5,6 +5,7 @@ mod api;
 mod arguments;
 mod at_hand;
 mod attached;
+mod bind;
 mod cdrs;
 mod companion;
 mod contexts;
