@@ -60,7 +60,9 @@ impl Deliverer {
 
     fn with(args: &[&str]) -> Deliverer {
         let me = std::env::current_exe().unwrap();
-        Deliverer(Command::new(me).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
+        let threshold = acc::delivery::HEAP_THRESHOLD.to_string();
+        let set = ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"].map(|name| (name, &threshold));
+        Deliverer(Command::new(me).args(args).envs(set).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
     /// The next line that it says.
@@ -137,7 +139,7 @@ pub fn deliver_up(journal: &Path, url: &str, flags: &str) {
             method: b"INVITE".into(),
             from_tag: b"gK0c9d8f2a".into(),
             to_tag: b"as58f4d0e1".into(),
-            callid: format!("{n:08x}-4f0a4f6d9f7b@192.0.2.17").into_bytes().into(),
+            callid: format!("{n:08x}-4f0a4f6d9f7b@192.0.2.17").into_bytes(),
             code: b"200".into(),
             reason: b"OK".into(),
         };

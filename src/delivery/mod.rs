@@ -56,6 +56,10 @@ const SECOND: Duration = Duration::from_secs(1);
 /// How long [`run`] goes on delivering after it was told to stop. Hosts kill children that take
 /// much longer; what is left waits in the journal for the next start.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Bytes from which an allocation is a mapping of its own, and free bytes that go back to the system, in the delivery process.
+/// They are the C library's own values, which otherwise grow with what is freed: with 100 000 calls up, and interim records
+/// in SQLite, the process then kept 29.6 MB instead of 21.5.
+pub const HEAP_THRESHOLD: i32 = 128 << 10;
 /// Size of such a segment: they hold only calls in progress.
 const CARRY_SEGMENT: u64 = 4 << 20;
 /// Every sink has seen the end of a segment.

@@ -249,6 +249,10 @@ fn deliver_once(instance: &'static Instance, dir: &Dir) {
     STOP.store(false, Ordering::Relaxed);
     let _ = WAKE_FD.set(instance.wake.as_raw_fd());
     supervisor::on_terminate(on_terminate);
+    for threshold in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD] {
+        // SAFETY: sets a number of the C library's allocator, in a process of our own that has one thread so far.
+        unsafe { libc::mallopt(threshold, delivery::HEAP_THRESHOLD) };
+    }
     let delivery = Delivery {
         wake: instance.wake.try_clone().ok(),
         stop: Arc::clone(&STOP),
