@@ -36,6 +36,17 @@ def stop(process):
         process.wait()
 
 
+def exact_time(process):
+    """Seconds of the threads that a process has, to the ns, where the kernel says it: a tick is the time of several calls."""
+    used = 0
+    for task in (process / "task").iterdir():
+        try:
+            used += int((task / "schedstat").read_text().split()[0])
+        except OSError:
+            continue
+    return used / 1e9
+
+
 def processor_time(session):
     """Seconds of all processes of a session by their names; those of children that have ended count for their parents."""
     used = collections.Counter()
@@ -46,9 +57,7 @@ def processor_time(session):
             if int(fields[3]) != session:
                 continue
             itself, ended = (sum(map(int, fields[i:i + 2])) * TICK for i in (11, 13))
-            # The same in ns, of the threads that there are, where the kernel says it: a tick is the time of several calls.
-            exact = [int((task / "schedstat").read_text().split()[0]) for task in (process / "task").iterdir()]
-            used[name] += max(itself, sum(exact) / 1e9) + ended
+            used[name] += max(itself, exact_time(process)) + ended
         except OSError:
             continue
     return used

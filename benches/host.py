@@ -409,7 +409,7 @@ class Search:
         self.rate, self.good, self.bad, self.best, self.limit, self.tries = rate, 0, None, None, "", 0
 
     def is_over(self):
-        return bool(self.limit) or (self.bad is not None and self.bad <= max(self.good * APART, 5))
+        return bool(self.limit) or (self.bad is not None and self.bad <= max(self.good * APART, self.good + 1, 5))
 
     def tell(self, run, seconds):
         """What came of the rate; whether it was good."""

@@ -190,7 +190,7 @@ impl Server {
         let (program, modules) = match host {
             Host::Kamailio => (PathBuf::from("/usr/sbin/kamailio"), PathBuf::from("/usr/lib/x86_64-linux-gnu/kamailio/modules")),
             Host::OpenSips => {
-                let prefix = PathBuf::from(std::env::var_os("OPENSIPS_PREFIX")?);
+                let prefix = PathBuf::from(std::env::var_os("OPENSIPS_PREFIX").filter(|prefix| !prefix.is_empty())?);
                 let lib = ["lib64", "lib"].map(|lib| prefix.join(lib).join("opensips/modules")).into_iter().find(|path| path.is_dir());
                 (prefix.join("sbin/opensips"), lib.expect("modules of OpenSIPS under OPENSIPS_PREFIX"))
             }

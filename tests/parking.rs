@@ -547,9 +547,10 @@ fn refused_before_a_refused_commit(server: &Server) {
     place.writer.append_record(SinkId::Db, &other).unwrap();
     let running = place.start(&(POSTGRES.url)(server.port), |c| c.delivery_give_up = Some(3));
     wait_until("a dead letter", || !place.dead().is_empty());
-    wait_until("nothing waits apart", || parked() == 0);
-    wait_until("the others", || rows(server, "acc") == ["a", "b", "moody", "twin"]);
+    wait_until("all are settled", || stats::Snapshot::take().get(SinkId::Db.counters().pending) == 0 && parked() == 0);
+    adds_up();
     running.stop();
+    assert_eq!(rows(server, "acc"), ["a", "b", "moody", "twin"]);
     let dead = place.dead();
     assert!(dead.len() == 1 && dead[0].0 == "twin", "{dead:?}");
     server.sql("DROP TABLE acc; DELETE FROM acc_seen; DROP FUNCTION moody; DROP SEQUENCE looks");

@@ -366,7 +366,7 @@ pub fn withdraw(rules: &Rules, ctx: &Context, before: Marks, now: Moment) -> Vec
 /// are up.
 pub fn withheld(rules: &Rules, cdr: &Record) -> Option<Record> {
     let is_up = cdr.reported && cdr.backend == Backend::Db;
-    is_up.then(|| Record { kind: Kind::Interim, table: rules.table_of(Backend::Db, Kind::Interim, b""), legs: Vec::new(), ..cdr.clone() })
+    is_up.then(|| Record { kind: Kind::Interim, table: rules.table_of(Backend::Db, Kind::Interim, b""), extras: Vec::new(), legs: Vec::new(), ..cdr.clone() })
 }
 
 /// Another server writes the CDR: only the end is recorded.

@@ -60,7 +60,7 @@ fn kamailio() -> Option<Host> {
 }
 
 fn opensips() -> Option<Host> {
-    let prefix = PathBuf::from(std::env::var_os("OPENSIPS_PREFIX")?);
+    let prefix = PathBuf::from(std::env::var_os("OPENSIPS_PREFIX").filter(|prefix| !prefix.is_empty())?);
     let modules = ["lib64", "lib"].map(|lib| prefix.join(lib).join("opensips/modules")).into_iter().find(|path| path.is_dir())?;
     Some(Host::OpenSips(prefix.join("sbin/opensips"), modules))
 }

@@ -49,7 +49,7 @@ const KILLS: [Kill; 9] = [
     Kill { at: 0, kind: INTERIM, taken: 14, servers: &[0], delivery: false },
     Kill { at: 1, kind: INTERIM, taken: 26, servers: &[1], delivery: false },
     Kill { at: 0, kind: INTERIM, taken: 45, servers: &[0], delivery: true },
-    Kill { at: 1, kind: INTERIM, taken: 48, servers: &[1], delivery: true },
+    Kill { at: 1, kind: INTERIM, taken: 40, servers: &[1], delivery: true },
     Kill { at: 0, kind: STOP, taken: 5, servers: &[0], delivery: true },
     Kill { at: 1, kind: STOP, taken: 10, servers: &[1], delivery: true },
 ];

@@ -710,7 +710,7 @@ impl SqlSink {
         let expected = stubborn || alone || self.refused.is_some_and(|at| at.elapsed() < CAREFUL);
         let how = if expected { careful } else { How::Whole };
         let todo = seen::parts(batch).into_iter().map(|entries| (entries, how)).collect();
-        Ok(Work { batch, fates, groups, todo, careful, looked_again: false, elsewhere: HashSet::new(), looks: 0 })
+        Ok(Work { batch, fates, groups, todo, careful, looked_again: false, aside: HashSet::new(), elsewhere: HashSet::new(), looks: 0 })
     }
 
     /// What to do after a failed transaction: what is left of it is to be done again, in another way; or the
@@ -786,8 +786,13 @@ impl SqlSink {
         self.roll_back().await;
         work.looked_again = true;
         self.tables.clear();
-        work.fates[start..].fill(Fate::Delivered);
-        work.elsewhere.retain(|index| *index < start);
+        for (index, fate) in work.fates.iter_mut().enumerate().skip(start) {
+            // What a refused COMMIT has left aside stays there.
+            if !work.aside.contains(&index) {
+                *fate = Fate::Delivered;
+            }
+        }
+        work.elsewhere.retain(|index| *index < start || work.aside.contains(index));
         self.group_again(work, start).await
     }
 
@@ -855,6 +860,8 @@ struct Work<'a> {
     careful: How,
     /// A table that did not fit was looked at again already.
     looked_again: bool,
+    /// Entries that were kept aside, whatever became of the transaction.
+    aside: HashSet<usize>,
     /// Entries whose calls have their CDRs already; counted when the cursor has passed them.
     elsewhere: HashSet<usize>,
     /// How often the next transaction was given up because calls had CDRs already.
@@ -899,8 +906,12 @@ impl Work<'_> {
 
     /// Keeps those that are not delivered, before the cursor passes them.
     fn set_aside(&mut self, entries: &Range<usize>, aside: &mut Aside) -> Result<(), Trouble> {
-        for (entry, fate) in self.batch[entries.clone()].iter().zip(&mut self.fates[entries.clone()]) {
-            aside.take(entry, fate).map_err(Trouble::Outage)?;
+        for index in entries.clone() {
+            let fate = &mut self.fates[index];
+            aside.take(&self.batch[index], fate).map_err(Trouble::Outage)?;
+            if matches!(fate, Fate::Dead(_) | Fate::Refused(_) | Fate::Held(_)) {
+                self.aside.insert(index);
+            }
         }
         aside.sync().map_err(Trouble::Outage)
     }
