@@ -144,10 +144,12 @@ pub fn write_cdr(ctx: &SharedContext) {
 }
 
 /// Writes the CDR of a call whose BYE has no reply, as its transaction is gone. At the end of the server, in its main
-/// process, nobody takes an event any more: a call with one is left to the next start, as after a crash.
+/// process, nobody takes an event or what is in a queue any more: a call with either is left to the next start, as after a crash.
 pub fn write_cdr_without_reply(ctx: &SharedContext) {
     let Some(instance) = worker::instance() else { return };
-    let has_event = || ctx.facts().is_ok_and(|c| c.marks.cdr().any(|b| b == Backend::Evi));
+    let has_queue = instance.config.stock.json.as_ref().is_some_and(|json| json.cdrs.queue.is_some());
+    let is_taken_here = |b| b == Backend::Evi || b == Backend::Json && has_queue;
+    let has_event = || ctx.facts().is_ok_and(|c| c.marks.cdr().any(is_taken_here));
     let is_in_journal = || ctx.was_in_journal() && instance.config.limits.admits(Append::State);
     if instance.host.process_number() == 0 && is_in_journal() && has_event() {
         return;

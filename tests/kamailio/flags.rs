@@ -140,6 +140,13 @@ pub fn play(port: u16, users: &[String], at_a_time: usize) {
         heard = Instant::now();
         let reply = String::from_utf8_lossy(&buffer[..n]).into_owned();
         let (call, cseq, to) = (header(&reply, "Call-ID").to_string(), header(&reply, "CSeq"), header(&reply, "To").to_string());
+        if reply.starts_with("BYE") {
+            // The server hangs up.
+            let copied = ["Via", "From", "To", "Call-ID", "CSeq"].map(|name| all(&reply, name).join("\r\n")).join("\r\n");
+            send(format!("SIP/2.0 200 OK\r\n{copied}\r\nContent-Length: 0\r\n\r\n"));
+            open.remove(&call);
+            continue;
+        }
         if reply.starts_with("SIP/2.0 1") || !open.contains_key(&call) {
             continue;
         }

@@ -41,8 +41,8 @@ fn stable(line: &str, is_own_reply: bool) -> String {
     pairs.collect::<Vec<_>>().join(separator)
 }
 
-/// Plays the calls with this file as acc.so: the lines of the log, sorted, and the CDRs.
-fn records(acc: &str, more: &[String], calls: &[String], database: &servers::Server) -> (Vec<String>, Vec<String>) {
+/// Plays the calls with this file as acc.so: the lines of the log, sorted, and the CDRs, when there are so many.
+fn records(acc: &str, more: &[String], calls: &[String], database: &servers::Server, due: (usize, usize)) -> (Vec<String>, Vec<String>) {
     database.sql(CDRS);
     let dir = tempfile::tempdir().unwrap();
     let (server, callee) = (port(), Callee::start());
@@ -65,7 +65,7 @@ fn records(acc: &str, more: &[String], calls: &[String], database: &servers::Ser
         let rows = database
             .sql("SELECT duration > 0, duration < 60, end_time >= start_time, customer, carrier, caller, hash, answer, target FROM trunk_cdrs ORDER BY hash;");
         let rows: Vec<_> = rows.lines().map(str::to_string).collect();
-        if rows.len() >= CDRS_DUE && lines.len() >= LINES_DUE || begin.elapsed() > Duration::from_secs(30) {
+        if lines.len() >= due.0 && rows.len() >= due.1 || begin.elapsed() > Duration::from_secs(30) {
             break (lines, rows);
         }
         std::thread::sleep(Duration::from_millis(200));
@@ -84,13 +84,10 @@ fn a_trunk_has_the_same_records_as_before() {
     }
     let Some(database) = servers::mariadb() else { return };
     let calls: Vec<_> = (0..CALLS).map(|n| format!("{}{n}x", ["a", "b", "a", "l", "n", "e", "d"][n % 7])).collect();
-    let mut own = records("acc.so", &[], &calls, &database);
+    let own = records("acc.so", &[], &calls, &database, (LINES_DUE, CDRS_DUE));
     let dir = tempfile::tempdir().unwrap();
     let journal = define("JOURNAL", dir.path().join("journal").display());
-    let ours = records(&module().display().to_string(), &[journal], &calls, &database);
-    // Behind event_route[dialog:start] Kamailio's own module does not always find the dialog of the answer.
-    let whole = |l: &String| ours.0.iter().find(|o| l.ends_with("hash=") && o.starts_with(l.as_str())).unwrap_or(l).clone();
-    own.0 = own.0.iter().map(whole).collect();
+    let ours = records(&module().display().to_string(), &[journal], &calls, &database, (LINES_DUE, CDRS_DUE));
     let differ = |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect::<Vec<_>>();
     assert_eq!((differ(&own.0, &ours.0), differ(&ours.0, &own.0)), (Vec::new(), Vec::new()));
     assert_eq!((own.0.len(), &own.1), (ours.0.len(), &ours.1));
@@ -99,4 +96,20 @@ fn a_trunk_has_the_same_records_as_before() {
         [count("transaction answered"), count("request acknowledged"), count("call missed"), count("start_time="), ours.1.len()],
         [TRANSACTIONS, ANSWERED, 12, CDRS_DUE, CDRS_DUE]
     );
+}
+
+/// Kamailio says no more of such an end than that a BYE has its reply. Its own module writes a CDR without a duration.
+#[test]
+fn a_call_that_the_server_ends_at_one_phone_has_its_cdr() {
+    if skipped() || !Path::new(MYSQL).exists() {
+        eprintln!("skipped: Kamailio's MySQL module is not installed");
+        return;
+    }
+    let Some(database) = servers::mariadb() else { return };
+    let calls: Vec<_> = (0..4).map(|n| format!("o{n}x")).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let journal = define("JOURNAL", dir.path().join("journal").display());
+    let (lines, rows) = records(&module().display().to_string(), &[journal], &calls, &database, (12, 4));
+    assert_eq!((lines.len(), rows.len()), (12, 4), "{lines:?}");
+    assert!(rows.iter().all(|row| row.starts_with("1\t1\t1\t7\t12\tcaller\t")), "{rows:?}");
 }

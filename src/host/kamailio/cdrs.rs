@@ -22,7 +22,7 @@ use crate::accounting::record::EndCause;
 use crate::accounting::rules::DialogCdrs;
 use crate::accounting::{decide, dialog_cdr};
 use crate::host::full::say;
-use crate::host::outcome::write_cdr;
+use crate::host::outcome::{write_cdr, write_cdr_without_reply};
 use crate::host::revival::{self, Claim};
 use crate::host::shared::{SharedContext, SharedError};
 use crate::host::{guard, tally};
@@ -270,7 +270,7 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
             KM_DLGCB_EXPIRED => expired(&at, &ctx),
             _ => {
                 let result = removed(&at, &ctx);
-                write_cdr(&ctx);
+                write_cdr_without_reply(&ctx);
                 ctx.give_back();
                 result
             }
@@ -307,6 +307,14 @@ fn failed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), Shar
     Ok(())
 }
 
+/// The call ends. When the server's own BYE could not be sent the dialog went on: the later end counts.
+fn ends(c: &mut Context, cause: EndCause, now: Moment) {
+    if !c.closed && matches!(c.ended, Some((_, EndCause::Proxy))) {
+        c.ended = None;
+    }
+    decide::on_end(c, cause, now);
+}
+
 /// A BYE, which is private, or the server's own.
 fn terminated(at: &At, ctx: &SharedContext, bye: Option<&Message<'_>>, direction: u32) -> Result<(), SharedError> {
     let cause = match direction {
@@ -320,7 +328,7 @@ fn terminated(at: &At, ctx: &SharedContext, bye: Option<&Message<'_>>, direction
     };
     let now = Moment::now();
     ctx.happen(|c| {
-        decide::on_end(c, cause, now);
+        ends(c, cause, now);
         at.take(c, &values);
     })?;
     at.set_end(ctx)?;
@@ -334,6 +342,13 @@ fn terminated(at: &At, ctx: &SharedContext, bye: Option<&Message<'_>>, direction
 
 /// The BYE has its reply: what was set meanwhile is in the CDR.
 fn confirmed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), SharedError> {
+    let progress = ctx.progress();
+    if progress.answered && !progress.ended && !progress.closed {
+        // A BYE of the server's own to one of the phones alone: the host says no more of it than this.
+        let now = Moment::now();
+        ctx.happen_head(|c| decide::on_end(c, EndCause::Proxy, now))?;
+        at.set_end(ctx)?;
+    }
     if ctx.progress().is_due() {
         let is_own = ctx.copy()?.ended.is_some_and(|(_, cause)| cause == EndCause::Proxy);
         let values = if is_own {
@@ -349,11 +364,11 @@ fn confirmed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), S
     Ok(())
 }
 
-/// The dialog goes, while the BYE that ended it is routed still. The host finds no variables of it any more: those that were
-/// read before count.
+/// The dialog goes, while the BYE that ended it is routed still, or has no reply. The host finds no variables of it any more:
+/// those that were read before count.
 fn removed(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
-    if present::has_ended(ctx) && ctx.progress().is_due() {
-        let mut values = at.moments();
+    if ctx.progress().is_due() {
+        let mut values = if present::has_ended(ctx) { at.moments() } else { Vec::new() };
         values.retain(|(_, value)| value.is_some());
         ctx.happen(|c| at.take(c, &values))?;
     }
@@ -372,7 +387,7 @@ fn expired(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
     let values = of_dialog_only(at);
     let now = Moment::now();
     ctx.happen(|c| {
-        decide::on_end(c, EndCause::Timeout, now);
+        ends(c, EndCause::Timeout, now);
         at.take(c, &values);
     })?;
     if ctx.progress().answered {
