@@ -35,7 +35,7 @@ sys.path += [str(ROOT / d) for d in ("tests/opensips", "tests/soak")]
 
 from calls import listed, processor_time, sipp, stop                                    # noqa: E402
 from hosts import descendants, name_of                                                  # noqa: E402
-from server import Children, Failed, Installation, Listener, free_ports                 # noqa: E402
+from server import PROXY, Children, Failed, Installation, Listener, free_ports                 # noqa: E402
 from sinks import FreeRadius, MariaDb, Postgres, Syslog, is_bound, wait_for, which      # noqa: E402
 
 HOLD = 100      # ms from the answer to the BYE
@@ -51,15 +51,7 @@ stderror_enabled={stderror}
 syslog_enabled={syslog}
 udp_workers={workers}
 timer_workers=1
-auto_aliases=no
-socket=udp:127.0.0.1:{port}
-mpath="{modules}/"
-loadmodule "proto_udp.so"
-loadmodule "signaling.so"
-loadmodule "sl.so"
-loadmodule "tm.so"
-loadmodule "rr.so"
-loadmodule "sipmsgops.so"
+""" + PROXY + """\
 loadmodule "dialog.so"
 {accounting}
 route {{

@@ -60,7 +60,8 @@ impl Deliverer {
 
     fn with(args: &[&str]) -> Deliverer {
         let me = std::env::current_exe().unwrap();
-        let threshold = acc::delivery::HEAP_THRESHOLD.to_string();
+        // As the module sets them in its delivery process.
+        let threshold = delivery::HEAP_THRESHOLD.to_string();
         let set = ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"].map(|name| (name, &threshold));
         Deliverer(Command::new(me).args(args).envs(set).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap())
     }

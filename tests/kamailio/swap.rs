@@ -76,18 +76,28 @@ fn records(acc: &str, more: &[String], calls: &[String], database: &servers::Ser
     (lines, rows)
 }
 
-#[test]
-fn a_trunk_has_the_same_records_as_before() {
+/// The database, where everything is installed.
+fn database() -> Option<servers::Server> {
     if skipped() || !Path::new(MYSQL).exists() {
         eprintln!("skipped: Kamailio's MySQL module is not installed");
-        return;
+        return None;
     }
-    let Some(database) = servers::mariadb() else { return };
-    let calls: Vec<_> = (0..CALLS).map(|n| format!("{}{n}x", ["a", "b", "a", "l", "n", "e", "d"][n % 7])).collect();
-    let own = records("acc.so", &[], &calls, &database, (LINES_DUE, CDRS_DUE));
+    servers::mariadb()
+}
+
+/// [`records`] with this module.
+fn our_records(calls: &[String], database: &servers::Server, due: (usize, usize)) -> (Vec<String>, Vec<String>) {
     let dir = tempfile::tempdir().unwrap();
     let journal = define("JOURNAL", dir.path().join("journal").display());
-    let ours = records(&module().display().to_string(), &[journal], &calls, &database, (LINES_DUE, CDRS_DUE));
+    records(&module().display().to_string(), &[journal], calls, database, due)
+}
+
+#[test]
+fn a_trunk_has_the_same_records_as_before() {
+    let Some(database) = database() else { return };
+    let calls: Vec<_> = (0..CALLS).map(|n| format!("{}{n}x", ["a", "b", "a", "l", "n", "e", "d"][n % 7])).collect();
+    let own = records("acc.so", &[], &calls, &database, (LINES_DUE, CDRS_DUE));
+    let ours = our_records(&calls, &database, (LINES_DUE, CDRS_DUE));
     let differ = |a: &[String], b: &[String]| a.iter().filter(|l| !b.contains(l)).cloned().collect::<Vec<_>>();
     assert_eq!((differ(&own.0, &ours.0), differ(&ours.0, &own.0)), (Vec::new(), Vec::new()));
     assert_eq!((own.0.len(), &own.1), (ours.0.len(), &ours.1));
@@ -101,15 +111,9 @@ fn a_trunk_has_the_same_records_as_before() {
 /// Kamailio says no more of such an end than that a BYE has its reply. Its own module writes a CDR without a duration.
 #[test]
 fn a_call_that_the_server_ends_at_one_phone_has_its_cdr() {
-    if skipped() || !Path::new(MYSQL).exists() {
-        eprintln!("skipped: Kamailio's MySQL module is not installed");
-        return;
-    }
-    let Some(database) = servers::mariadb() else { return };
+    let Some(database) = database() else { return };
     let calls: Vec<_> = (0..4).map(|n| format!("o{n}x")).collect();
-    let dir = tempfile::tempdir().unwrap();
-    let journal = define("JOURNAL", dir.path().join("journal").display());
-    let (lines, rows) = records(&module().display().to_string(), &[journal], &calls, &database, (12, 4));
+    let (lines, rows) = our_records(&calls, &database, (12, 4));
     assert_eq!((lines.len(), rows.len()), (12, 4), "{lines:?}");
     assert!(rows.iter().all(|row| row.starts_with("1\t1\t1\t7\t12\tcaller\t")), "{rows:?}");
 }

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 
-from server import free_ports
+from server import PROXY, free_ports
 
 LIFETIME = 4
 CONFIG = """\
@@ -24,15 +24,7 @@ log_level=3
 stderror_enabled=yes
 syslog_enabled=no
 udp_workers=3
-auto_aliases=no
-socket=udp:127.0.0.1:{port}
-mpath="{modules}/"
-loadmodule "proto_udp.so"
-loadmodule "signaling.so"
-loadmodule "sl.so"
-loadmodule "tm.so"
-loadmodule "rr.so"
-loadmodule "sipmsgops.so"
+""" + PROXY + """\
 loadmodule "b2b_entities.so"
 loadmodule "b2b_logic.so"
 loadmodule "dialog.so"

@@ -19,24 +19,16 @@ import sys
 import threading
 import time
 
-from server import Failed, Installation, Stage, free_ports, perform
+from server import PROXY, Failed, Installation, Stage, free_ports, perform
 
 CONFIG = """\
 log_level=2
 stderror_enabled=yes
 syslog_enabled=no
 udp_workers=4
-auto_aliases=no
-socket=udp:127.0.0.1:{port}
-mpath="{modules}/"
-loadmodule "proto_udp.so"
-loadmodule "signaling.so"
-loadmodule "sl.so"
-loadmodule "tm.so"
+""" + PROXY + """\
 # The stranger's requests stay until the memory is full.
 modparam("tm", "fr_timeout", {patience})
-loadmodule "rr.so"
-loadmodule "sipmsgops.so"
 loadmodule "mi_fifo.so"
 modparam("mi_fifo", "fifo_name", "{dir}/fifo")
 modparam("mi_fifo", "reply_dir", "{dir}/")

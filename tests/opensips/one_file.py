@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 
-from server import Failed, Installation, free_ports, perform
+from server import PROXY, Failed, Installation, free_ports, perform
 
 SCENARIOS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../soak")
 CONFIG = """\
@@ -26,15 +26,7 @@ log_level=3
 stderror_enabled=yes
 syslog_enabled=no
 udp_workers=3
-auto_aliases=no
-socket=udp:127.0.0.1:{port}
-mpath="{modules}/"
-loadmodule "proto_udp.so"
-loadmodule "signaling.so"
-loadmodule "sl.so"
-loadmodule "tm.so"
-loadmodule "rr.so"
-loadmodule "sipmsgops.so"
+""" + PROXY + """\
 loadmodule "db_sqlite.so"
 loadmodule "dialog.so"
 modparam("dialog", "db_url", "sqlite://{dir}/all.sqlite")

@@ -60,6 +60,18 @@ class Children:
 
 
 # the server's own modules for SQL, by the scheme of db_url
+# Of a configuration: a socket, and the modules of every proxy.
+PROXY = """\
+auto_aliases=no
+socket=udp:127.0.0.1:{port}
+mpath="{modules}/"
+loadmodule "proto_udp.so"
+loadmodule "signaling.so"
+loadmodule "sl.so"
+loadmodule "tm.so"
+loadmodule "rr.so"
+loadmodule "sipmsgops.so"
+"""
 DATABASES = {"text": ["db_text"], "flatstore": ["db_flatstore"], "virtual": ["db_text", "db_virtual"]}
 
 

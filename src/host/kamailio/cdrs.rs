@@ -350,7 +350,7 @@ fn confirmed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), S
         at.set_end(ctx)?;
     }
     if ctx.progress().is_due() {
-        let is_own = ctx.copy()?.ended.is_some_and(|(_, cause)| cause == EndCause::Proxy);
+        let is_own = ctx.facts()?.ended.is_some_and(|(_, cause)| cause == EndCause::Proxy);
         let values = if is_own {
             of_dialog_only(at)
         } else {
