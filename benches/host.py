@@ -87,6 +87,8 @@ ATTRIBUTE Acct-Session-Id 44 string
 ATTRIBUTE Event-Timestamp 55 date
 """
 
+AWAKE = "import os\nos.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\nwhile True: pass"
+
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
@@ -458,6 +460,7 @@ def arguments():
     ap.add_argument("--rate", type=int, default=300, metavar="N", help="calls a second; with --highest the first ones (300)")
     ap.add_argument("--seconds", type=float, default=5, metavar="S", help="for which calls begin (5)")
     ap.add_argument("--workers", type=int, default=2, metavar="N", help="of the server (2)")
+    ap.add_argument("--awake", action="store_true", help="a loop on each processor, which gives way to all else, keeps them from sleeping between messages, as on a busy server")
     ap.add_argument("--module", metavar="FILE", help="acc.so to measure; otherwise it is built")
     ap.add_argument("destinations", nargs="*", metavar="DESTINATION",
                     help=f"of {', '.join(DESTINATIONS)}; all without any, with --highest {', '.join(HIGHEST)}")
@@ -481,8 +484,12 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     try:
         bench = Bench(o, directory, children)
+        if o.awake:
+            for _ in range(os.cpu_count()):
+                children.start([sys.executable, "-c", AWAKE])
         load = os.getloadavg()[0]
         how = f"from {o.rate} calls a second" if o.highest else f"{o.rate} calls a second, {o.rounds} round{'s' * (o.rounds > 1)}"
+        how += ", processors kept awake" if o.awake else ""
         print(f"{machine()}, load {load:.1f}; OpenSIPS {'.'.join(map(str, bench.server.version))}, {o.workers} workers, {how}, {o.seconds:g} s each", flush=True)
         ours = (highest if o.highest else cpu)(bench, o)
         for name, why in bench.lacking.items():

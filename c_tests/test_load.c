@@ -30,6 +30,7 @@ static const struct {
 	{"3.6.9", false, true, true, true, "names and indices of variables in this server", "variables"},
 	{"3.6.9", false, true, true, true, "values of variables in this server", "values"},
 	{"3.6.9", true, true, true, true, "management commands of this server", "commands"},
+	{"3.6.9", false, true, true, true, "parameters of events in this server", "event_params"},
 	{"3.6.8", true, true, true, false, "", ""},
 	{"3.6.8", true, true, false, true, "", ""},
 	{"3.6.8", false, false, true, false, "tm", ""},

@@ -43,7 +43,6 @@ typedef struct os_trans_export os_trans_export;
 typedef struct os_mi_export os_mi_export; /* see OS_MI_EXPORT_* */
 typedef struct os_sr_module_dep os_sr_module_dep;
 typedef struct os_stat_var os_stat_var;
-typedef struct os_evi_params os_evi_params; /* a list that the server makes, fills and frees */
 
 typedef struct os_str_const {
 	const char *s;
@@ -55,6 +54,21 @@ typedef union os_int_str {
 	int n;
 	os_str s;
 } os_int_str;
+
+/* a parameter of an event */
+typedef struct os_evi_param {
+	int flags; /* OS_EVI_INT_VAL or OS_EVI_STR_VAL */
+	os_int_str val;
+	os_str name;
+	struct os_evi_param *next;
+} os_evi_param;
+
+/* the parameters of an event; the server frees only a list of evi_get_params() */
+typedef struct os_evi_params {
+	int flags;
+	os_evi_param *first;
+	os_evi_param *last;
+} os_evi_params;
 
 typedef unsigned int os_modparam;    /* OS_STR_PARAM, OS_INT_PARAM, OS_USE_FUNC_PARAM */
 typedef int os_event_id;             /* of evi_publish_event(); OS_EVI_ERROR */

@@ -637,30 +637,24 @@ int evi_probe_event(os_event_id id)
 	return 0;
 }
 
-struct evi_param {
-	int flags;
-	os_int_str val;
-	os_str name;
-	struct evi_param *next;
-};
-
-struct os_evi_params {
-	bool raised; /* who raises it gives it away */
-	struct evi_param *first, *last;
-};
+#define FREE_LIST (1 << 30) /* of evi_get_params() */
+#define RAISED (1 << 29)    /* who raises such a list gives it away */
 
 os_evi_params *evi_get_params(void)
 {
-	return calloc(1, sizeof(os_evi_params));
+	os_evi_params *list = calloc(1, sizeof *list);
+
+	list->flags = FREE_LIST;
+	return list;
 }
 
 int evi_param_add(os_evi_params *list, const os_str *name, const void *value, int flags)
 {
-	struct evi_param *p = calloc(1, sizeof *p);
+	os_evi_param *p = calloc(1, sizeof *p);
 
-	if (list->raised)
+	if (list->flags & RAISED)
 		host_abort("a parameter for an event that was raised");
-	*p = (struct evi_param){.flags = flags, .name = *name};
+	*p = (os_evi_param){.flags = flags, .name = *name};
 	if (flags & OS_EVI_INT_VAL)
 		p->val.n = *(const int *)value;
 	else if (flags & OS_EVI_STR_VAL)
@@ -672,12 +666,14 @@ int evi_param_add(os_evi_params *list, const os_str *name, const void *value, in
 	else
 		list->first = p;
 	list->last = p;
+	if (odd("event_params")) /* the name before the value */
+		memmove(&p->val, &(struct { os_str name; os_int_str val; }){p->name, p->val}, sizeof p->name + sizeof p->val);
 	return 0;
 }
 
 void evi_free_params(os_evi_params *list)
 {
-	for (struct evi_param *p = list ? list->first : NULL, *next; p; p = next) {
+	for (os_evi_param *p = list ? list->first : NULL, *next; p; p = next) {
 		next = p->next;
 		free(p);
 	}
@@ -688,12 +684,14 @@ static int raise_event(os_event_id id, os_evi_params *params);
 
 int evi_raise_event(os_event_id id, os_evi_params *params)
 {
+	bool given = params && params->flags & FREE_LIST;
 	int rc;
 
-	if (params)
-		params->raised = true;
+	if (given)
+		params->flags |= RAISED;
 	rc = raise_event(id, params);
-	evi_free_params(params);
+	if (given)
+		evi_free_params(params);
 	return rc;
 }
 
@@ -707,7 +705,7 @@ static int raise_event(os_event_id id, os_evi_params *params)
 		return -1;
 	}
 	n = (size_t)snprintf(line, sizeof line, "%s", event_name[id]);
-	for (struct evi_param *p = params ? params->first : NULL; p && n < sizeof line - 512; p = p->next) {
+	for (os_evi_param *p = params ? params->first : NULL; p && n < sizeof line - 512; p = p->next) {
 		n += (size_t)snprintf(line + n, sizeof line - n, " %.*s=", STR_FMT(p->name));
 		if (p->flags & OS_EVI_INT_VAL) {
 			n += (size_t)snprintf(line + n, sizeof line - n, "%d", p->val.n);

@@ -9,7 +9,7 @@ use super::message;
 use super::prepared::{ByFlags, Variables};
 use super::state::{API, Api, DIALOGS, OpenSips, SERVER, Server, publish_events, server};
 use super::symbols::{self, Symbols};
-use super::{dialogs, management, processes, transactions, versions};
+use super::{dialogs, management, processes, raised, transactions, versions};
 use crate::accounting::extras::Family;
 use crate::backend::sql;
 use crate::declaration::Hosts;
@@ -150,6 +150,7 @@ fn initialise() -> Result<(), String> {
     let server = server().ok_or("the server is not supported")?;
     let symbols = &server.symbols;
     message::prove_variables(symbols)?;
+    raised::prove_params(symbols)?;
     management::offer(symbols);
     let places = Places {
         use_table: offset_of!(os_db_func, use_table),

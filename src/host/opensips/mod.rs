@@ -15,6 +15,7 @@ mod management;
 mod message;
 mod prepared;
 mod processes;
+mod raised;
 mod state;
 mod symbols;
 mod transactions;

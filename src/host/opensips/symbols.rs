@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_ushort, c_void};
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use super::abi::*;
+use super::raised::Params;
 use crate::backend::event::EventValue;
 use crate::host::database::BindMod;
 use crate::host::proof;
@@ -268,30 +269,12 @@ impl Symbols {
         }
     }
 
-    /// Raises an event. The host makes the list of parameters itself, and frees it when it is raised.
+    /// Raises an event.
     pub fn raise(&self, event: os_event_id, params: &[(&str, EventValue<'_>)]) -> bool {
-        // SAFETY: the host's own list; names and values live until the event is raised (promise 8).
-        unsafe {
-            let list = (self.evi_get_params)();
-            if list.is_null() {
-                return false;
-            }
-            for (name, value) in params {
-                let name = Text::borrow(name.as_bytes());
-                let rc = match value {
-                    EventValue::Int(n) => (self.evi_param_add)(list, &raw const name, (&raw const *n).cast(), OS_EVI_INT_VAL as c_int),
-                    EventValue::Text(text) => {
-                        let text = text.map_or_else(Text::default, Text::borrow);
-                        (self.evi_param_add)(list, &raw const name, (&raw const text).cast(), OS_EVI_STR_VAL as c_int)
-                    }
-                };
-                if rc < 0 {
-                    (self.evi_free_params)(list);
-                    return false;
-                }
-            }
-            (self.evi_raise_event)(event, list) == 0
-        }
+        let mut params = Params::new(params);
+        let mut head = params.head();
+        // SAFETY: the list is as the host's own, and lives, with names and values, until the event is raised (promise 8).
+        unsafe { (self.evi_raise_event)(event, &raw mut head) == 0 }
     }
 
     /// The place of our pointer in the present processing context; null when there is none. It need
