@@ -556,11 +556,43 @@ fn refused_before_a_refused_commit(server: &Server) {
     server.sql("DROP TABLE acc; DELETE FROM acc_seen; DROP FUNCTION moody; DROP SEQUENCE looks");
 }
 
+/// An interim record is refused, and then the COMMIT is, for a CDR: it is left out of each transaction that follows, and
+/// counted once.
+fn an_interim_record_before_a_refused_commit(server: &Server) {
+    server.sql(&POSTGRES.create("acc", EXTRAS, ""));
+    server.sql(
+        "CREATE TABLE acc_calls (call_id VARCHAR(32) PRIMARY KEY, node VARCHAR(64), callid VARCHAR(64), from_tag VARCHAR(64), to_tag VARCHAR(64), \
+         time TIMESTAMP, updated TIMESTAMP, duration INT, caller_uri VARCHAR(64), x_note VARCHAR(64)); \
+         CREATE FUNCTION full_house() RETURNS trigger AS $$ BEGIN RAISE EXCEPTION 'no more' USING ERRCODE = 'BILL1'; END $$ LANGUAGE plpgsql; \
+         CREATE TRIGGER full_house BEFORE INSERT ON acc_calls FOR EACH ROW EXECUTE FUNCTION full_house(); \
+         ALTER TABLE acc ADD UNIQUE (callid) DEFERRABLE INITIALLY DEFERRED",
+    );
+    let mut place = Place::new();
+    place.write(Kind::Cdr, &["a"]);
+    place.write(Kind::Interim, &["up"]);
+    place.write(Kind::Cdr, &["b", "twin"]);
+    // Another call with that Call-ID.
+    let mut other = record(Kind::Cdr, "twin");
+    other.core.from_tag = b"other".to_vec();
+    other.id = 7;
+    place.writer.append_record(SinkId::Db, &other).unwrap();
+    let superseded = stats::get(Counter::InterimSuperseded);
+    let running = place.start(&(POSTGRES.url)(server.port), |_| {});
+    wait_until("a dead letter", || !place.dead().is_empty());
+    wait_until("all are settled", || stats::Snapshot::take().get(SinkId::Db.counters().pending) == 0 && parked() == 0);
+    adds_up();
+    running.stop();
+    assert_eq!((rows(server, "acc"), rows(server, "acc_calls")), (["a", "b", "twin"].map(String::from).to_vec(), Vec::new()));
+    assert_eq!(stats::get(Counter::InterimSuperseded) - superseded, 1);
+    server.sql("DROP TABLE acc, acc_calls; DELETE FROM acc_seen; DROP FUNCTION full_house");
+}
+
 #[test]
 fn postgresql_takes_the_others() {
     let _alone = alone();
     if let Some(server) = postgres() {
         refused_before_a_refused_commit(&server);
+        an_interim_record_before_a_refused_commit(&server);
         // Through a pooler the statements of such a transaction have names, too.
         if let Some(pooler) = pgbouncer(&server) {
             server.sql(POSTGRES.trigger[0]);

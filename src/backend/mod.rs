@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use crate::declaration::{SinkId, destinations};
 use crate::journal::{DeadLetters, Entry, Parking, Positions, SegmentName, Stamp};
-use crate::stats::{self, Counter};
 
 pub use destinations::{Destinations, Maker, Read, Settings};
 pub use one_by_one::{Offer, OneByOne, RecordSender, SENDER_BATCH, one_by_one};
@@ -46,6 +45,8 @@ pub enum Fate {
     /// Its table takes no rows (or it was not comparable with others) until something is repaired: it waits, as
     /// long as that takes.
     Held(Hold),
+    /// It is an interim record, and was refused or held for this reason: it is left out, as the next one says more.
+    Superseded(String),
     /// The sink does not know yet: it wants the entry again with the next ones.
     UnderWay,
     /// The sink accepts nothing at the moment, for this reason: try again later.
@@ -84,8 +85,6 @@ pub struct Aside {
     pub parking: Parking,
     /// An entry is given up after being refused this often (parameter `delivery_give_up`); `None`: never.
     pub give_up: Option<u32>,
-    /// How many interim records were refused, and why the last one was.
-    pub refused_interims: Option<(u64, String)>,
 }
 
 impl Aside {
@@ -98,11 +97,8 @@ impl Aside {
         if let Fate::Refused(reason) | Fate::Held(Hold { reason, .. }) = fate
             && entry.is_interim()
         {
-            // It does not wait apart: the next one says more.
-            let count = self.refused_interims.as_ref().map_or(0, |(count, _)| *count);
-            self.refused_interims = Some((count + 1, std::mem::take(reason)));
-            stats::add(Counter::InterimSuperseded, 1);
-            *fate = Fate::Delivered;
+            // Whoever is told counts it: a transaction may be done again.
+            *fate = Fate::Superseded(std::mem::take(reason));
             return Ok(());
         }
         let offers = entry.parked.as_ref().map_or(0, |p| p.offers);
@@ -115,7 +111,7 @@ impl Aside {
             Fate::Dead(reason) => return self.bury(entry, reason),
             Fate::Refused(reason) => self.parking.put(entry, &"".into(), offers + 1, reason),
             Fate::Held(hold) => self.parking.put(entry, &hold.queue, offers, &hold.reason),
-            Fate::Delivered | Fate::UnderWay | Fate::Retry(_) => return Ok(()),
+            Fate::Delivered | Fate::Superseded(_) | Fate::UnderWay | Fate::Retry(_) => return Ok(()),
         };
         // The journal's largest entry leaves no room for the head of a copy.
         if copied.as_ref().is_err_and(|e| e.kind() == std::io::ErrorKind::InvalidInput)

@@ -178,7 +178,7 @@ impl Runner {
             retry_max,
             once,
             outage: Outage::default(),
-            aside: Aside { dead: DeadLetters::new(dir, id), parking, give_up: config.delivery_give_up, refused_interims: None },
+            aside: Aside { dead: DeadLetters::new(dir, id), parking, give_up: config.delivery_give_up },
             under_way: Vec::new(),
             almost_ended: Vec::new(),
             written: None,
@@ -699,7 +699,7 @@ impl Runner {
     fn take_fates(&mut self, entries: Vec<Entry>, fates: Vec<Fate>) -> Fates {
         let mut left = Vec::new();
         let mut why = None;
-        let (mut delivered, mut dead) = (0, 0);
+        let (mut delivered, mut dead, mut superseded) = (0, 0, 0);
         for (entry, fate) in entries.into_iter().zip(fates) {
             match fate {
                 Fate::Delivered => {
@@ -715,6 +715,13 @@ impl Runner {
                     self.refused.reason = reason;
                 }
                 Fate::Held(hold) => self.is_held(hold.queue, hold.reason),
+                Fate::Superseded(reason) => {
+                    self.leaves(&entry);
+                    delivered += 1;
+                    superseded += 1;
+                    self.refused.count += 1;
+                    self.refused.reason = reason;
+                }
                 Fate::UnderWay => self.under_way.push(entry),
                 Fate::Retry(reason) => {
                     why.get_or_insert(reason);
@@ -722,15 +729,12 @@ impl Runner {
                 }
             }
         }
-        if let Some((count, reason)) = self.aside.refused_interims.take() {
-            self.refused.count += count;
-            self.refused.reason = reason;
-        }
         for (call, seconds) in self.sink.intervals() {
             self.calls.borrow_mut().set_interval(call, seconds);
         }
         stats::add(self.id.delivered(), delivered);
         stats::add(self.id.dead(), dead);
+        stats::add(Counter::InterimSuperseded, superseded);
         if dead > 0 {
             log::error!("{dead} entries for {} can never be delivered: see {} in journal_dir", self.id.name(), DeadLetters::file_name(self.id));
         }

@@ -464,7 +464,7 @@ impl RadiusClient {
         let comes_again = match fate {
             Fate::Retry(_) => true,
             Fate::Refused(_) | Fate::Held(_) => self.options.retry.is_some(),
-            Fate::Delivered | Fate::Dead(_) | Fate::UnderWay => false,
+            Fate::Delivered | Fate::Superseded(_) | Fate::Dead(_) | Fate::UnderWay => false,
         };
         if !comes_again {
             self.unanswered.remove(&flight.key);

@@ -330,7 +330,7 @@ mod tests {
         fn of(database: Database) -> Setup {
             let tmp = tempfile::tempdir().unwrap();
             let (dir, sink) = (Dir::open(tmp.path()).unwrap(), crate::journal::SinkId::Db);
-            let aside = Aside { dead: DeadLetters::new(&dir, sink), parking: Parking::new(&dir, sink, 1 << 20), give_up: None, refused_interims: None };
+            let aside = Aside { dead: DeadLetters::new(&dir, sink), parking: Parking::new(&dir, sink, 1 << 20), give_up: None };
             let mut draft = crate::params::Draft::default();
             draft.set("db_url", crate::params::RawValue::Str("text:x".into())).unwrap();
             let config = draft.finish(None).unwrap();
