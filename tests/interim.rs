@@ -17,6 +17,7 @@ use acc::accounting::decide;
 use acc::accounting::marks::{DropMode, Flags, Marks, Types};
 use acc::accounting::record::{Backend, Core, EndCause, Record};
 use acc::accounting::rules::Rules;
+use acc::backend::sql::Db;
 use acc::config::Config;
 use acc::delivery::Delivery;
 use acc::journal::calls::INTERIM_RANK;
@@ -360,31 +361,41 @@ fn the_table_has_just_the_calls_that_are_up_in_postgresql() {
 }
 
 /// Another server has written the CDRs of calls that this one has start and interim records of: it was down meanwhile, or
-/// nobody could tell it. The table has none of these calls; but it has those that another server took for lost.
+/// nobody could tell it. The table has none of these calls; but it has those that another server took for lost, whether it
+/// has written their CDRs or kept them for a person to decide.
 fn elsewhere(url: &str, ask: &dyn Fn(&str) -> String) {
     let journals = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let dirs = journals.each_ref().map(|tmp| Dir::open(tmp.path()).unwrap());
     let rules = config(Some(url), journals[0].path()).rules;
     let mut rank = 0;
-    let mut deliver = |dir: &Dir, records: &[Record]| {
+    let mut deliver = |server: usize, records: &[Record]| {
         rank += 1;
+        let dir = &dirs[server];
         append(&mut writer(dir, rank), records);
-        let running = run(configured(config(Some(url), dir.path())), dir);
+        let mut config = configured(config(Some(url), dir.path()));
+        let db = config.db().unwrap().clone();
+        config.destinations.set(SinkId::Db, Db { node: format!("proxy{server}").into(), ..db });
+        let running = run(config, dir);
         wait_until("the end of the delivery", || segments(dir.path()) == 0);
         running.stop();
         ask("SELECT callid FROM acc_calls ORDER BY callid").split_whitespace().map(String::from).collect::<Vec<_>>()
     };
     let calls: Vec<_> = (5000..5008).map(|n| answered(n, "db")).collect();
-    assert_eq!(deliver(&dirs[0], &decide::start(&rules, &calls[0])), ["call-5000"]);
+    assert_eq!(deliver(0, &decide::start(&rules, &calls[0])), ["call-5000"]);
     let cdrs = calls.iter().enumerate().flat_map(|(n, ctx)| {
         let mut ctx = ctx.clone();
         decide::on_end(&mut ctx, if n < 6 { EndCause::Caller } else { EndCause::Orphan }, clock());
         decide::cdr(&rules, &mut ctx).unwrap().records
     });
-    assert!(deliver(&dirs[1], &cdrs.collect::<Vec<_>>()).is_empty());
+    let cdrs: Vec<_> = cdrs.collect();
+    assert!(deliver(1, &cdrs).is_empty());
     let later = Moment { mono: clock().mono + 60_000_000, ..clock() };
     let up = |(n, ctx)| if n % 2 == 0 { decide::start(&rules, ctx) } else { decide::interim(&rules, ctx, Types::ALL, later) };
-    assert_eq!(deliver(&dirs[0], &calls.iter().enumerate().flat_map(up).collect::<Vec<_>>()), ["call-5006", "call-5007"]);
+    assert_eq!(deliver(0, &calls.iter().enumerate().flat_map(up).collect::<Vec<_>>()), ["call-5006", "call-5007"]);
+    // Kept back by the server that reports the call no more, and by the one that does.
+    let withheld: Vec<_> = cdrs[6..].iter().filter_map(|cdr| decide::withheld(&rules, cdr)).collect();
+    assert_eq!(deliver(1, &withheld), ["call-5006", "call-5007"]);
+    assert_eq!(deliver(0, &withheld[..1]), ["call-5007"]);
     ask("DELETE FROM acc_calls");
     ask("DELETE FROM acc");
 }

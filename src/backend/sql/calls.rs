@@ -8,7 +8,7 @@ use super::conn::Dialect;
 use super::failure::{Class, Outcome};
 use super::value::Value;
 use super::{SqlSink, Trouble, rows, schema};
-use crate::accounting::record::{Kind, Record};
+use crate::accounting::record::{EndCause, Kind, Record};
 use crate::backend::Fate;
 use crate::journal::{Entry, Payload};
 
@@ -22,6 +22,11 @@ fn ends(record: &Record) -> bool {
         Kind::Interim => record.end.is_some(),
         _ => false,
     }
+}
+
+/// Its end is unknown, and a person decides about its CDR: another server may have the call.
+fn is_withheld(record: &Record) -> bool {
+    record.kind == Kind::Interim && record.end == Some(EndCause::Orphan)
 }
 
 /// Entries of calls that another one of the batch says more about: a statement may name a row only once.
@@ -54,18 +59,29 @@ impl SqlSink {
     /// Takes the calls out of the table whose CDRs are among these entries, in the transaction of their rows. Such a call
     /// is over whatever becomes of its CDR, unless that comes again.
     pub(super) async fn remove_calls(&mut self, entries: &[Entry], fates: &[Fate]) -> Result<(), Trouble> {
-        let over =
-            entries.iter().zip(fates).filter(|(_, fate)| !matches!(fate, Fate::Retry(_) | Fate::UnderWay)).filter_map(|(entry, _)| match &entry.payload {
-                Payload::Record(record) if ends(record) => Some(Value::Text(rows::call_id(record).into_bytes())),
-                _ => None,
-            });
-        let mut over: Vec<Value> = over.collect();
+        let (mut over, mut withheld) = (Vec::new(), Vec::new());
+        for (entry, fate) in entries.iter().zip(fates) {
+            if let (Payload::Record(record), false) = (&entry.payload, matches!(fate, Fate::Retry(_) | Fate::UnderWay))
+                && ends(record)
+            {
+                let calls = if is_withheld(record) { &mut withheld } else { &mut over };
+                calls.push(Value::Text(rows::call_id(record).into_bytes()));
+            }
+        }
         over.extend(self.ended_elsewhere(entries, fates).await?);
-        if over.is_empty() {
+        self.remove(&over, None).await?;
+        // Whoever has reported such a call since then has it.
+        let node = Value::Text(self.db.node.as_bytes().to_vec());
+        self.remove(&withheld, Some(&node)).await
+    }
+
+    /// Takes calls out of the table; of some `node`, only those that it reported last.
+    async fn remove(&mut self, calls: &[Value], node: Option<&Value>) -> Result<(), Trouble> {
+        if calls.is_empty() {
             return Ok(());
         }
         let Some(table) = self.table_of_calls().await? else { return Ok(()) };
-        for part in over.chunks(AT_ONCE) {
+        for part in calls.chunks(AT_ONCE) {
             let conn = self.conn()?;
             let dialect = conn.dialect();
             let place = |n: usize| match dialect {
@@ -74,13 +90,15 @@ impl SqlSink {
                 Dialect::Postgres => format!("${n}"),
             };
             let places: Vec<_> = (1..=part.len()).map(place).collect();
-            let delete = format!("DELETE FROM {table} WHERE call_id IN ({})", places.join(", "));
+            let of_node = node.map_or_else(String::new, |_| format!(" AND node = {}", place(part.len() + 1)));
+            let delete = format!("DELETE FROM {table} WHERE call_id IN ({}){of_node}", places.join(", "));
+            let values: Vec<_> = part.iter().chain(node).cloned().collect();
             // What PostgreSQL refuses would end the transaction of the CDRs.
             let guarded = dialect == Dialect::Postgres;
             if guarded {
                 conn.execute("SAVEPOINT acc_up".into(), &[]).await?;
             }
-            match conn.execute(delete.into(), part).await {
+            match conn.execute(delete.into(), &values).await {
                 Ok(_) => {}
                 Err(e) if e.class == Class::Later => return Err(e.into()),
                 Err(e) => {
