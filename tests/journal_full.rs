@@ -9,7 +9,7 @@ mod common;
 
 use acc::accounting::record::Kind;
 use acc::journal::limit::{Append, Limits, WhenFull};
-use acc::journal::{Dir, Item, JournalSync, Payload, SinkId, Writer};
+use acc::journal::{Dir, End, Item, JournalSync, Payload, SinkId, Writer};
 use acc::stats::{self, Counter, Snapshot};
 use common::*;
 
@@ -63,7 +63,7 @@ fn writer_under_a_limit() {
     assert!((1..100).contains(&kept), "{kept}");
     assert_eq!(lengths(&dir).len(), want.len() + kept);
     // With the end of a call, it is all or nothing.
-    assert_eq!(w.append_all(records, Some(1)).unwrap_err().kept, 0);
+    assert_eq!(w.append_all(records, Some(End::seen(1))).unwrap_err().kept, 0);
     assert_eq!(lengths(&dir).len(), want.len() + kept);
     assert_eq!(stats::get(SinkId::Db.accepted()), kept as u64);
 }

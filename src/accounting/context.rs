@@ -791,6 +791,13 @@ pub struct CallEnd {
     pub records: Vec<Record>,
 }
 
+impl CallEnd {
+    /// Nobody saw this end: a server has lost the call, or its lifetime is over there. Elsewhere it may go on.
+    pub fn is_guess(&self) -> bool {
+        matches!(self.records.first().and_then(|record| record.end), Some(EndCause::Orphan | EndCause::Timeout))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

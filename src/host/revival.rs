@@ -88,7 +88,9 @@ fn begins(ctx: &Context) -> (Vec<u8>, Vec<u8>) {
 
 /// Puts open calls back into shared memory; once, before the fork. Returns how many wait.
 pub fn prepare(open: OpenCalls) -> usize {
-    open.ended.into_iter().for_each(|call| cluster::remember(call, Known::Settled));
+    for (call, guessed) in open.ended {
+        cluster::remember(call, if guessed { Known::Guessed } else { Known::Settled });
+    }
     let last_seen = open.last_seen.unwrap_or_default();
     let mut by_dialog: HashMap<Vec<u8>, Vec<Waiting>> = HashMap::new();
     let mut calls = Vec::with_capacity(open.calls.len());

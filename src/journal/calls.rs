@@ -12,7 +12,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 
-use super::said::{Changed, Order, Said, read_payload};
+use super::said::{Changed, End, Order, Said, read_payload};
 use super::{Dir, Frame, Item, KIND_CALL, KIND_PARKED, KIND_RECORD, Parked, Reader, Segment, SegmentName, Writer};
 use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::context::{Context, Facts};
@@ -29,8 +29,8 @@ pub const INTERIM_RANK: i32 = -4;
 pub struct OpenCalls {
     /// Last state of each open call, by its key.
     pub calls: HashMap<u128, Vec<u8>>,
-    /// Calls whose end is still there.
-    pub ended: HashSet<u128>,
+    /// Calls whose end is still there, and whether nobody saw it: see [`End::guessed`].
+    pub ended: HashMap<u128, bool>,
     /// The server was alive then: when the last state was written, or the last sign of life of its delivery
     /// process, by their order; the time of day may have been set back since, and is never later than now.
     pub last_seen: Option<Moment>,
@@ -102,7 +102,7 @@ fn scan_with(
     mut read: impl FnMut(SegmentName, u64) -> io::Result<Reader>,
 ) -> io::Result<OpenCalls> {
     let mut open: HashMap<u128, LastState> = HashMap::new();
-    let mut closed = HashSet::new();
+    let mut closed: HashMap<u128, bool> = HashMap::new();
     let alive = dir.last_alive();
     let mut last_seen = LastSeen::default();
     if let Some((start, m)) = alive {
@@ -137,8 +137,8 @@ fn scan_with(
                     Said::Open(call, order, state) => (&mut open.entry(call).or_default().whole, order, state),
                     Said::Changed(call, order, change) => (&mut open.entry(call).or_default().change, order, change),
                     // An end is final, wherever it is.
-                    Said::Closed(call) => {
-                        closed.insert(call);
+                    Said::Closed(End { call, guessed }) => {
+                        *closed.entry(call).or_insert(true) &= guessed;
                         return;
                     }
                 };
@@ -156,7 +156,7 @@ fn scan_with(
         if all_there && list()?.iter().all(same) {
             // A state that went with its segment, and was not carried, is one of a call that ended.
             let is_there = |name: &SegmentName| read_to.get(name).is_some_and(|(seen, _)| *seen == look);
-            let calls = open.into_iter().filter(|(call, _)| !closed.contains(call));
+            let calls = open.into_iter().filter(|(call, _)| !closed.contains_key(call));
             let calls = calls.filter_map(|(call, last)| Some((call, last.state(is_there)?))).collect();
             return Ok(OpenCalls { calls, ended: closed, last_seen: last_seen.moment(alive) });
         }
@@ -330,6 +330,7 @@ impl Tracker {
     pub fn release(&mut self, gone: SegmentName, writer: &mut Writer) -> io::Result<bool> {
         let known_to = self.positions.get(&gone).copied().unwrap_or(0);
         let mut here: HashMap<u128, Frames> = HashMap::new();
+        let mut seen = HashSet::new();
         // Of each call without an end the last whole state here, and the last change: what that belongs to
         // may stand elsewhere.
         let mut states: HashMap<u128, [Option<(Order, u64)>; 2]> = HashMap::new();
@@ -346,6 +347,9 @@ impl Tracker {
             };
             let call = said.call();
             here.entry(call).or_default().count(&said);
+            if let Said::Closed(End { guessed: false, .. }) = said {
+                seen.insert(call);
+            }
             let Some(order) = said.order() else { return };
             let open = self.frames.get(&short(call)).is_none_or(|all| all.closed == 0);
             if open {
@@ -366,7 +370,7 @@ impl Tracker {
             let all = self.frames.get(&short(*call)).copied().unwrap_or_default();
             // States of the call are in other segments: the end must stay as long as they do.
             if all.closed > 0 && all.closed == here.closed && (all.opened > here.opened || self.unseen) {
-                writer.append_end(*call, &[])?;
+                writer.append_closed(End { call: *call, guessed: !seen.contains(call) })?;
                 carried = true;
             }
         }
@@ -415,7 +419,7 @@ fn heard(segment: SegmentName, frame: &Frame<'_>, said: &Said<'_>) -> Option<Hea
     let (call, order, head, is_change) = match said {
         Said::Open(call, order, state) => (*call, *order, *state, false),
         Said::Changed(call, order, payload) => (*call, *order, Changed::read(payload)?.head, true),
-        Said::Closed(call) => return Some(Heard::Over(*call)),
+        Said::Closed(end) => return Some(Heard::Over(end.call)),
     };
     let (facts, _) = Facts::decode(head)?;
     let at = Standing { rank: segment.rank, pid: segment.pid, seq: segment.seq, offset: u32::try_from(frame.offset).ok()?, monotonic: order.monotonic };
@@ -681,6 +685,31 @@ mod tests {
                 assert_eq!(open(&dir), want, "{order:?} after {i}");
             }
         }
+    }
+
+    /// An end that nobody saw is known as one wherever it is carried to, until somebody has seen one.
+    #[test]
+    fn a_guessed_end_stays_one() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(tmp.path()).unwrap();
+        let (mut states, mut ends) = (writer(&dir, 1), writer(&dir, 2));
+        for call in [1, 2, 3] {
+            states.append_call(call, b"state").unwrap();
+        }
+        let guess = |call| End { call, guessed: true };
+        ends.append_closed(guess(1)).unwrap();
+        ends.append_end(2, &[]).unwrap();
+        ends.append_closed(guess(3)).unwrap();
+        ends.append_end(3, &[]).unwrap();
+        let want = HashMap::from([(1, true), (2, false), (3, false)]);
+        assert_eq!(scan(&dir).unwrap().ended, want);
+        let gone = dir.segments().unwrap()[1].name;
+        let mut tracker = Tracker::new(&dir);
+        tracker.follow(&dir.segments().unwrap(), |_| {});
+        assert!(tracker.release(gone, &mut writer(&dir, 9)).unwrap());
+        dir.remove(gone).unwrap();
+        let open = scan(&dir).unwrap();
+        assert_eq!((open.ended, open.calls.len()), (want, 0));
     }
 
     /// Whole states and changes of them, by three workers, while segments go in any order.

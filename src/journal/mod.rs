@@ -49,5 +49,6 @@ pub use frame::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_PARKED, KIND_RECORD};
 pub use kept::Kept;
 pub use parking::Parking;
 pub use reader::{Frame, Item, Reader};
+pub use said::End;
 pub use segment::{REQUEUE_RANK, Segment, SegmentName};
 pub use writer::{AppendError, JournalSync, Writer};

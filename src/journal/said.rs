@@ -1,7 +1,8 @@
 //! What frames say about calls in progress, see [`super::calls`].
 //!
 //! A frame of kind [`super::KIND_CALL`] has the payload `op u8 | call u128`, and for a state also
-//! `start u64 | monotonic u64`, then a whole state or a change, see [`put_changed`].
+//! `start u64 | monotonic u64`, then a whole state or a change, see [`put_changed`]. Behind an end that nobody saw stands one
+//! byte more, which is 1.
 #![forbid(unsafe_code)]
 
 use rustix::time::{ClockId, clock_gettime};
@@ -87,9 +88,28 @@ fn put_order(out: &mut Vec<u8>, op: u8, call: u128, order: Order) {
     out.extend_from_slice(&order.monotonic.to_le_bytes());
 }
 
-pub(super) fn put_closed(out: &mut Vec<u8>, call: u128) {
+/// The end of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Its key.
+    pub call: u128,
+    /// Nobody saw it, see [`CallEnd::is_guess`](crate::accounting::context::CallEnd::is_guess).
+    pub guessed: bool,
+}
+
+impl End {
+    /// One that somebody saw.
+    pub const fn seen(call: u128) -> End {
+        End { call, guessed: false }
+    }
+}
+
+pub(super) fn put_closed(out: &mut Vec<u8>, end: End) {
     out.push(OP_CLOSED);
-    out.extend_from_slice(&call.to_le_bytes());
+    out.extend_from_slice(&end.call.to_le_bytes());
+    if end.guessed {
+        out.push(1);
+    }
 }
 
 /// What a frame says about a call.
@@ -98,13 +118,13 @@ pub(super) enum Said<'a> {
     Open(u128, Order, &'a [u8]),
     /// A change, to be read by [`Changed::read`].
     Changed(u128, Order, &'a [u8]),
-    Closed(u128),
+    Closed(End),
 }
 
 impl Said<'_> {
     pub const fn call(&self) -> u128 {
         match self {
-            Said::Open(call, ..) | Said::Changed(call, ..) | Said::Closed(call) => *call,
+            Said::Open(call, ..) | Said::Changed(call, ..) | Said::Closed(End { call, .. }) => *call,
         }
     }
 
@@ -128,7 +148,7 @@ pub(super) fn read_payload(payload: &[u8]) -> Option<Said<'_>> {
             let order = Order { start: u64::from_le_bytes(*start), monotonic: u64::from_le_bytes(*monotonic) };
             Some(if *op == OP_OPEN { Said::Open(call, order, state) } else { Said::Changed(call, order, state) })
         }
-        OP_CLOSED => Some(Said::Closed(call)),
+        OP_CLOSED => Some(Said::Closed(End { call, guessed: rest.first() == Some(&1) })),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
 
-use super::said::{NO_SINK, Order, put_changed, put_closed, put_open};
+use super::said::{End, NO_SINK, Order, put_changed, put_closed, put_open};
 use super::segment::SEGMENT_LARGEST;
 use super::{Dir, FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_PARKED, KIND_RECORD, SegmentName, frame};
 use crate::accounting::clock::Moment;
@@ -172,20 +172,25 @@ impl Writer {
         Ok(self.write([], true)?)
     }
 
-    /// Appends the records of a call's end and the end itself, all or nothing.
+    /// Appends the end of a call.
+    pub fn append_closed(&mut self, end: End) -> io::Result<()> {
+        self.about_call(|out| put_closed(out, end))
+    }
+
+    /// Appends the records of a call's end, which was seen, and the end itself, all or nothing.
     pub fn append_end(&mut self, call: u128, records: &[(SinkId, Record)]) -> io::Result<()> {
-        Ok(self.append_all(records.iter().map(|(sink, record)| (*sink, record)), Some(call))?)
+        Ok(self.append_all(records.iter().map(|(sink, record)| (*sink, record)), Some(End::seen(call)))?)
     }
 
     /// Appends records in one write; with the end of a call, if they are its last, all or nothing.
     /// Only a disk that does not even let them be taken back keeps some of these.
-    pub fn append_all<'a>(&mut self, records: impl Iterator<Item = (SinkId, &'a Record)> + Clone, end: Option<u128>) -> Result<(), AppendError> {
+    pub fn append_all<'a>(&mut self, records: impl Iterator<Item = (SinkId, &'a Record)> + Clone, end: Option<End>) -> Result<(), AppendError> {
         self.buffer.clear();
         for (sink, record) in records.clone() {
             self.frame(sink as u8, KIND_RECORD, |out| record.encode(out))?;
         }
-        if let Some(call) = end {
-            self.frame(NO_SINK, KIND_CALL, |out| put_closed(out, call))?;
+        if let Some(end) = end {
+            self.frame(NO_SINK, KIND_CALL, |out| put_closed(out, end))?;
         }
         self.write(records.map(|(sink, _)| sink), end.is_some())
     }

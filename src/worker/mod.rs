@@ -26,7 +26,7 @@ use crate::backend::{event, json, log as line};
 use crate::config::Config;
 use crate::declaration::By;
 use crate::journal::limit::Append;
-use crate::journal::{DeadLetters, Dir, Entry, Payload, SegmentName, SinkId, Writer};
+use crate::journal::{DeadLetters, Dir, End, Entry, Payload, SegmentName, SinkId, Writer};
 use crate::stats::{self, Counter, Snapshot};
 use crate::worker::port::{Host, LogSettings};
 
@@ -111,8 +111,8 @@ pub fn emit_end(instance: &Instance, end: &CallEnd) {
 }
 
 /// The end of a call whose CDR another server has written: there is nothing to write here.
-pub fn forget(instance: &Instance, call: u128) {
-    if let Some(Err(e)) = append(instance, |j| j.append_end(call, &[])) {
+pub fn forget(instance: &Instance, end: End) {
+    if let Some(Err(e)) = append(instance, |j| j.append_closed(end)) {
         log::error!(
             "the end of a call could not be written to the journal in {}: the next start will treat the call as cut off: {e}",
             instance.config.journal_dir.display()
@@ -186,7 +186,7 @@ fn keep(instance: &Instance, later: &[(SinkId, &Record)], end: Option<&CallEnd>)
     if n == 0 && end.is_none() {
         return true;
     }
-    match append(instance, |j| j.append_all(later.iter().copied(), end.map(|e| e.call))) {
+    match append(instance, |j| j.append_all(later.iter().copied(), end.map(|e| End { call: e.call, guessed: e.is_guess() }))) {
         Some(Ok(())) => {
             if n > 0 {
                 wake(instance);
@@ -243,7 +243,7 @@ pub fn call_changed(change: &Change<'_>) -> Taken {
         if !limits.admits(Append::End(now.answered)) {
             return Taken::Nothing;
         }
-        append(instance, |j| j.append_end(change.call, &[]).map(|()| Taken::Nothing))
+        append(instance, |j| j.append_closed(End::seen(change.call)).map(|()| Taken::Nothing))
     } else {
         return Taken::Nothing;
     };

@@ -592,6 +592,30 @@ def a_node_without_a_link_takes_calls_for_lost(p):
     p.caller.wait()
 
 
+@situation(doubles=True, ends={"bye"})
+def a_node_that_took_calls_for_lost_starts_once_more(p):
+    """What it then remembers of its own guesses ends no call that the other node brings: the BYE comes to it."""
+    p.call(p.b, hold=50)
+    p.until(4)
+    p.a.cut(True)
+    p.b.cut(True)
+    p.b.end(signal.SIGTERM)
+    p.b.start()
+    end = time.time() + SETTLED
+    while {row[2] for row in p.rows()} != {"orphan"}:
+        if time.time() > end:
+            raise RuntimeError("B takes no call for lost")
+        time.sleep(0.2)
+    # Its journal still has these ends then.
+    p.b.end(signal.SIGKILL)
+    p.b.start()
+    p.a.cut(False)
+    p.b.cut(False)
+    p.wait_until_linked()
+    p.b.activate()
+    p.caller.wait()
+
+
 @situation(inside="drop_accounting();", due=False)
 def accounting_is_dropped_before_the_node_dies(p):
     p.call(p.b)

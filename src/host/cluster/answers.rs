@@ -6,7 +6,7 @@ use super::message::{Kind, Message, Named};
 use super::nodes::{MOST, Nodes, nodes, send};
 use super::remembered::{Known, is_ending, known, memory, remember};
 use crate::host::revival;
-use crate::journal::Dir;
+use crate::journal::{Dir, End};
 use crate::worker::{self, Instance};
 
 /// Asks for the calls that wait for their dialogs.
@@ -66,5 +66,5 @@ fn close(nodes: &dyn Nodes, instance: &Instance, named: &Named, how: Known) {
     remember(named.call, how);
     revival::settled(named);
     nodes.close(named);
-    worker::forget(instance, named.call);
+    worker::forget(instance, End { call: named.call, guessed: how == Known::Guessed });
 }

@@ -21,7 +21,7 @@ use crate::host::revival::{self, Claim};
 use crate::host::script::{AtHand, Place};
 use crate::host::shared::{CallId, SharedContext};
 use crate::host::{full, guard, outcome, proof, script};
-use crate::journal::Dir;
+use crate::journal::{Dir, End};
 use crate::worker::{self, Instance};
 
 /// The dialog module's end reason of a dialog whose lifetime ran out.
@@ -181,7 +181,7 @@ fn gone(server: &Server, instance: &Instance, ctx: &SharedContext) {
     let p = ctx.progress();
     let is_open = p.answered && !p.ended && !p.closed;
     if is_open && ctx.was_in_journal() && server.symbols.export(c"load_clusterer").is_some() {
-        say("a call that ended on another node could not be closed", ctx.happen(decide::close).map(|end| worker::forget(instance, end.call)));
+        say("a call that ended on another node could not be closed", ctx.happen(decide::close).map(|end| worker::forget(instance, End::seen(end.call))));
     }
 }
 
@@ -243,7 +243,7 @@ fn adopt(ctx: &SharedContext) {
     else {
         return;
     };
-    say("a call that another node has ended could not be closed", ctx.happen(decide::close).map(|end| worker::forget(instance, end.call)));
+    say("a call that another node has ended could not be closed", ctx.happen(decide::close).map(|end| worker::forget(instance, End::seen(end.call))));
 }
 
 /// The script changed a value. In a call that goes on the other nodes are to know it, and the host may
