@@ -140,12 +140,12 @@ def got(code, of, more="", then=""):
     return f'<recv response="{code}" response_txn="{of}"{more}>{then}</recv>'
 
 
-def caller(bye_to, hold=HOLD):
-    """A call that says when it was answered, changes its value, and hangs up at the node `bye_to`, or never."""
+def caller(bye_to, hold=HOLD, change=1):
+    """A call that says when it was answered, changes its value after `change` seconds, and hangs up at the node `bye_to`, or never."""
     steps = [send("INVITE", 1, inside=False), got(100, "invite", ' optional="true"'), got(180, "invite", ' optional="true"'),
              got(200, "invite", ' rrs="true"', '<action><log message="answered [call_id]"/></action>'),
-             send("ACK", 1, retrans=False), '<pause milliseconds="1000"/>', send("INFO", 2), got(200, "info"),
-             f'<pause milliseconds="{(hold - 1) * 1000}"/>']
+             send("ACK", 1, retrans=False), f'<pause milliseconds="{change * 1000}"/>', send("INFO", 2), got(200, "info"),
+             f'<pause milliseconds="{(hold - change) * 1000}"/>']
     if bye_to:
         steps += [f'<nop><action><setdest host="127.0.0.1" port="{bye_to}" protocol="UDP"/></action></nop>', send("BYE", 3),
                   got(200, "bye", ' timeout="8000"')]
@@ -391,11 +391,11 @@ class Pair:
         self.phones.append(p)
         return p
 
-    def call(self, bye_to, hold=HOLD):
+    def call(self, bye_to, hold=HOLD, change=1):
         self.sipp("callee", CALLEE, self.callee, "-mp", str(free_port()))
         time.sleep(0.3)
         self.began = time.time()
-        self.caller = self.sipp("caller", caller(bye_to.sip if bye_to else None, hold), free_port(), f"127.0.0.1:{self.a.sip}", "-m", str(CALLS), "-r", "20",
+        self.caller = self.sipp("caller", caller(bye_to.sip if bye_to else None, hold, change), free_port(), f"127.0.0.1:{self.a.sip}", "-m", str(CALLS), "-r", "20",
                                 "-l", str(CALLS), "-mp", str(free_port()), "-timeout", "60", "-recv_timeout", "20000")
 
     def until(self, seconds):
@@ -614,6 +614,24 @@ def a_node_that_took_calls_for_lost_starts_once_more(p):
     p.wait_until_linked()
     p.b.activate()
     p.caller.wait()
+
+
+@situation()
+def values_are_set_while_the_link_is_cut(p):
+    """The other node has them some seconds after the link is back, although no request comes inside the calls."""
+    p.call(p.b, hold=30, change=6)
+    p.until(4)
+    p.a.cut(True)
+    p.b.cut(True)
+    p.until(9)
+    p.a.cut(False)
+    p.b.cut(False)
+    p.wait_until_linked()
+    time.sleep(10)
+    p.a.end(signal.SIGKILL)
+    p.b.activate()
+    p.caller.wait()
+    p.a.start()
 
 
 @situation(inside="drop_accounting();", due=False)

@@ -503,6 +503,8 @@ impl Nodes for Cluster {
     }
 
     fn close(&self, _named: &Named) {}
+
+    fn tell_again(&self, _named: &Named) {}
 }
 
 /// Not a test of its own: a worker that hands over two records, and two with the end of a call. Without the environment it has

@@ -16,5 +16,5 @@ mod remembered;
 
 pub use answers::{ask, heard};
 pub use message::Named;
-pub use nodes::{MOST, Nodes, ended, ends, found, is_joined, join, lost, may_end_orphans, settled, tell_returned};
+pub use nodes::{MOST, Nodes, changed, ended, ends, found, is_joined, join, lost, may_end_orphans, settled, tell_returned};
 pub use remembered::{Known, install, known, remember};

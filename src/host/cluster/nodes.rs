@@ -11,6 +11,10 @@ use crate::worker;
 
 /// What was said so long before a node was found to be away may not have come there, in microseconds.
 const UNHEARD: u64 = 60_000_000;
+/// So long after a node is back it is told of new values, in microseconds: the host sends it the dialogs that it lacks first.
+const SYNCED: u64 = 5_000_000;
+/// Most changes in a second that nodes are told of again: each is a packet of its own.
+const AGAIN: u64 = 500;
 /// Most calls in one message, so that it fits in any of the host's packets.
 pub const MOST: usize = 256;
 
@@ -28,6 +32,9 @@ pub trait Nodes: Sync {
 
     /// Another node has written the CDR of the call, which may still have its dialog here.
     fn close(&self, named: &Named);
+
+    /// Sends the values of the call to all others once more, if it goes on here.
+    fn tell_again(&self, named: &Named);
 }
 
 static NODES: OnceCell<&'static dyn Nodes> = OnceCell::new();
@@ -88,6 +95,13 @@ pub fn ended(call: u128) {
     }
 }
 
+/// The script has changed values of a call that goes on: who cannot be reached hears of them later.
+pub fn changed(named: &Named) {
+    if let Some(memory) = memory().filter(|_| is_joined()) {
+        memory.note_changed(named, now());
+    }
+}
+
 /// The host cannot reach a node any more.
 pub fn lost(node: i32) {
     if let Some(memory) = memory() {
@@ -102,7 +116,7 @@ pub fn found(node: i32) {
     }
 }
 
-/// Tells the nodes that are back what was settled while they were away. Not when that is found: the host
+/// Tells the nodes that are back what was settled and changed while they were away. Not when that is found: the host
 /// has its locks then.
 pub fn tell_returned() {
     let (Some(nodes), Some(memory)) = (NODES.get(), memory()) else { return };
@@ -110,10 +124,13 @@ pub fn tell_returned() {
         let told = memory.told_since(since.saturating_sub(UNHEARD));
         let of = |how| told.iter().filter(|(_, known)| *known == how).map(|(named, _)| named.clone()).collect::<Vec<_>>();
         let all = [(Kind::Settled, of(Known::Settled)), (Kind::Guessed, of(Known::Guessed))];
-        if !all.iter().all(|(kind, calls)| send(*nodes, Some(node), *kind, calls)) {
+        if all.iter().all(|(kind, calls)| send(*nodes, Some(node), *kind, calls)) {
+            memory.tell_changed_since(since.saturating_sub(UNHEARD), now() + SYNCED);
+        } else {
             memory.lost(node, since);
         }
     }
+    memory.take_changed(AGAIN, now()).iter().for_each(|named| nodes.tell_again(named));
 }
 
 /// May calls that nobody knows of end now? While no other node has answered, one more round is waited

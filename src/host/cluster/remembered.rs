@@ -1,5 +1,6 @@
 //! Which calls have their CDRs, and of which the other nodes were told, in memory that all processes share.
 
+use std::collections::HashSet;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
@@ -14,7 +15,7 @@ const BUCKETS: usize = 1 << 17;
 const ENDING: usize = 1 << 10;
 /// Places of one bucket: the next call in a full one takes the place of another.
 const PLACES: usize = 8;
-/// Calls of which the other nodes were told last: for those that did not hear it.
+/// Calls of which the other nodes were told last, and calls whose values were changed last: for those that did not hear it.
 const TOLD: usize = 1 << 16;
 /// Words for the name of a dialog, which is 17 bytes at most, behind its length.
 const NAME: usize = 3;
@@ -97,15 +98,30 @@ pub(super) struct Settled {
     calls: Calls<BUCKETS>,
     /// Calls whose dialogs are gone and whose CDRs are to come; see [`super::ends`].
     pub(super) ending: Calls<ENDING>,
-    told_next: AtomicU64,
-    told: [Told; TOLD],
+    /// Calls that were settled.
+    told: Ring,
+    /// Calls that go on and whose values were changed.
+    changed: Ring,
+    /// Number of the first of these that nodes are to be told of again; 0 = none.
+    again: AtomicU64,
+    /// From this instant on, as [`Told::at`].
+    again_from: AtomicU64,
     away: [Away; AWAY],
+}
+
+/// The last calls of which the other nodes were told.
+#[repr(C)]
+struct Ring {
+    /// How many there were.
+    count: AtomicU64,
+    /// The one with the number n is in the place n % TOLD.
+    places: [Told; TOLD],
 }
 
 /// A call of which the other nodes were told.
 #[repr(C)]
 struct Told {
-    /// Its place in the order of all, from 1, or 0: it is just being written.
+    /// Its number in the order of all, from 1, or 0: it is just being written.
     number: AtomicU64,
     /// When, in microseconds of the monotonic clock, with [`GUESSED`].
     at: AtomicU64,
@@ -203,29 +219,41 @@ impl Settled {
 
     /// The other nodes were told of a call.
     pub(super) fn note_told(&self, named: &Named, how: Known, at: u64) {
-        let Some(name) = packed(&named.dialog) else { return };
-        let number = self.told_next.fetch_add(1, Ordering::Relaxed) + 1;
-        let place = &self.told[number as usize % TOLD];
-        place.number.store(0, Ordering::Relaxed);
-        fence(Ordering::Release);
-        place.at.store(if how == Known::Guessed { at | GUESSED } else { at }, Ordering::Relaxed);
-        let words = halves(named.call).into_iter().chain(name);
-        place.call.iter().chain(&place.dialog).zip(words).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
-        place.number.store(number, Ordering::Release);
+        self.told.note(named, how, at);
     }
 
     /// What was told since, as far as it is remembered.
     pub(super) fn told_since(&self, since: u64) -> Vec<(Named, Known)> {
-        let read = |place: &Told| {
-            let number = place.number.load(Ordering::Acquire);
-            let (at, [low, high]) = (place.at.load(Ordering::Relaxed), place.call.each_ref().map(|w| w.load(Ordering::Relaxed)));
-            let name = place.dialog.each_ref().map(|w| w.load(Ordering::Relaxed));
-            fence(Ordering::Acquire);
-            let is_whole = number != 0 && number == place.number.load(Ordering::Relaxed);
-            let how = if at & GUESSED == 0 { Known::Settled } else { Known::Guessed };
-            (is_whole && at & !GUESSED >= since).then(|| (Named { call: u128::from(high) << 64 | u128::from(low), dialog: unpacked(name) }, how))
-        };
-        self.told.iter().filter_map(read).collect()
+        self.told.places.iter().filter_map(Told::read).filter(|told| told.at >= since).map(|told| (told.named, told.how)).collect()
+    }
+
+    /// The other nodes were told of new values of a call.
+    pub(super) fn note_changed(&self, named: &Named, at: u64) {
+        self.changed.note(named, Known::Settled, at);
+    }
+
+    /// Nodes are to be told again of the values that were changed since, but not before the instant `from`.
+    pub(super) fn tell_changed_since(&self, since: u64, from: u64) {
+        let told = self.changed.places.iter().filter_map(Told::read).filter(|told| told.at >= since);
+        let again = told.map(|told| told.number).chain(Some(self.again.load(Ordering::Relaxed)).filter(|n| *n != 0)).min();
+        self.again_from.store(from, Ordering::Relaxed);
+        self.again.store(again.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// The next of these calls, out of at most so many changes.
+    pub(super) fn take_changed(&self, most: u64, now: u64) -> Vec<Named> {
+        let again = self.again.load(Ordering::Relaxed);
+        if again == 0 || now < self.again_from.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let last = self.changed.count.load(Ordering::Relaxed);
+        // Later ones are in the places of the others.
+        let first = again.max((last + 1).saturating_sub(TOLD as u64));
+        let next = (first + most).min(last + 1);
+        self.again.store(if next > last { 0 } else { next }, Ordering::Relaxed);
+        let mut calls = HashSet::new();
+        let of_number = |n: u64| self.changed.places[n as usize % TOLD].read().filter(|told| told.number == n);
+        (first..next).filter_map(of_number).map(|told| told.named).filter(|named| calls.insert(named.call)).collect()
     }
 
     /// A node cannot be reached any more.
@@ -262,6 +290,42 @@ impl Settled {
             let since = away.since.swap(0, Ordering::AcqRel);
             ((away.node.swap(0, Ordering::AcqRel) as u32).wrapping_sub(1) as i32, since)
         })
+    }
+}
+
+impl Ring {
+    fn note(&self, named: &Named, how: Known, at: u64) {
+        let Some(name) = packed(&named.dialog) else { return };
+        let number = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        let place = &self.places[number as usize % TOLD];
+        place.number.store(0, Ordering::Relaxed);
+        fence(Ordering::Release);
+        place.at.store(if how == Known::Guessed { at | GUESSED } else { at }, Ordering::Relaxed);
+        let words = halves(named.call).into_iter().chain(name);
+        place.call.iter().chain(&place.dialog).zip(words).for_each(|(word, value)| word.store(value, Ordering::Relaxed));
+        place.number.store(number, Ordering::Release);
+    }
+}
+
+/// What stands in a [`Told`].
+struct Read {
+    number: u64,
+    at: u64,
+    named: Named,
+    how: Known,
+}
+
+impl Told {
+    /// `None` while it is written, or if nothing was.
+    fn read(&self) -> Option<Read> {
+        let number = self.number.load(Ordering::Acquire);
+        let (at, [low, high]) = (self.at.load(Ordering::Relaxed), self.call.each_ref().map(|w| w.load(Ordering::Relaxed)));
+        let name = self.dialog.each_ref().map(|w| w.load(Ordering::Relaxed));
+        fence(Ordering::Acquire);
+        let is_whole = number != 0 && number == self.number.load(Ordering::Relaxed);
+        let how = if at & GUESSED == 0 { Known::Settled } else { Known::Guessed };
+        let named = || Named { call: u128::from(high) << 64 | u128::from(low), dialog: unpacked(name) };
+        is_whole.then(|| Read { number, at: at & !GUESSED, named: named(), how })
     }
 }
 
@@ -314,6 +378,34 @@ mod tests {
         // Never lost: since the start. Node 0 is one, too.
         memory.found(0);
         assert_eq!((memory.take_back(), memory.take_back()), (Some((0, 0)), None));
+    }
+
+    #[test]
+    fn a_node_that_is_back_hears_of_new_values_some_at_a_time() {
+        let memory = fresh().unwrap();
+        let named = |n: u128| Named { call: n << 64 | n, dialog: format!("1a2b3c4d.{n:08x}").into_bytes() };
+        let take = |most| memory.take_changed(most, 1000).into_iter().map(|n| n.call as u64).collect::<Vec<_>>();
+        memory.tell_changed_since(0, 0);
+        assert!(take(9).is_empty());
+        for (n, at) in [(1, 100), (2, 200), (3, 300), (2, 400), (4, 500), (4, 600)] {
+            memory.note_changed(&named(n), at);
+        }
+        assert!(take(9).is_empty());
+        memory.tell_changed_since(200, 1001);
+        assert!(take(9).is_empty());
+        memory.tell_changed_since(200, 1000);
+        assert_eq!([take(2), take(2), take(2), take(2)], [vec![2, 3], vec![2, 4], vec![4], vec![]]);
+        memory.tell_changed_since(500, 0);
+        // What changes meanwhile goes to all who are there. Another node was away for longer.
+        memory.note_changed(&named(5), 700);
+        memory.tell_changed_since(400, 0);
+        memory.tell_changed_since(600, 0);
+        assert_eq!([take(9), take(9)], [vec![2, 4, 5], vec![]]);
+        // More than it can remember: the last ones.
+        memory.tell_changed_since(100, 0);
+        (0..TOLD as u128).for_each(|n| memory.note_changed(&named(n + 10), 800));
+        let all = take(2 * TOLD as u64);
+        assert_eq!((all.len(), all[0], all.last().copied()), (TOLD, 10, Some(TOLD as u64 + 9)));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use once_cell::sync::OnceCell;
 
 use super::abi::*;
+use super::dialogs;
 use super::state::DIALOGS;
 use super::symbols::Symbols;
 use crate::accounting::decide;
@@ -171,5 +172,9 @@ impl Nodes for Clusterer {
         {
             full::say("a call that another node has ended could not be closed", ctx.happen(decide::close).map(drop));
         }
+    }
+
+    fn tell_again(&self, named: &Named) {
+        dialogs::tell_again(named);
     }
 }

@@ -14,7 +14,7 @@ use crate::accounting::context::Context;
 use crate::accounting::marks::Types;
 use crate::accounting::record::EndCause;
 use crate::accounting::{decide, stock};
-use crate::host::cluster::{self, Known};
+use crate::host::cluster::{self, Known, Named};
 use crate::host::full::say;
 use crate::host::outcome::write_cdr;
 use crate::host::revival::{self, Claim};
@@ -194,9 +194,14 @@ fn our_journal() -> u64 {
 /// journal that has the call, 0 = none, and the context. A state that is not newer stays away: the
 /// host would replicate it to where a newer one is.
 fn persist(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
+    persist_newer(dlg, ctx, |kept, ours| ours > kept);
+}
+
+/// [`persist`], if the state that the dialog has and ours, by their revisions, are `worth` it.
+fn persist_newer(dlg: *mut os_dlg_cell, ctx: &SharedContext, worth: impl FnOnce(u64, u64) -> bool) {
     let Some(dialogs) = DIALOGS.get() else { return };
     let kept = dialogs.fetch(dlg, STATE).and_then(|v| Context::revision_of(v.get(size_of::<u64>()..)?));
-    if kept.is_some_and(|kept| ctx.revision().is_ok_and(|ours| ours <= kept)) {
+    if kept.is_some_and(|kept| ctx.revision().is_ok_and(|ours| !worth(kept, ours))) {
         return;
     }
     let journal = if ctx.was_in_journal() { our_journal() } else { 0 };
@@ -272,12 +277,28 @@ pub fn changed(at: Current) {
 pub fn tell_cluster() {
     for ctx in CHANGED.take() {
         let name = ctx.read_head(|c| c.ended.is_none().then(|| c.dialog.clone()));
-        if let (Ok(Some(name)), Some(dialogs)) = (name, DIALOGS.get()) {
+        if let (Ok(Some(dialog)), Some(dialogs)) = (name, DIALOGS.get()) {
             // Of two dialogs with one name this may be the other.
             let is_ours = |dlg| dialogs.context(dlg).is_some_and(|c| c.same(&ctx));
-            dialogs.with(&name, |dlg| is_ours(dlg).then(|| persist(dlg, &ctx)));
+            dialogs.with(&dialog, |dlg| is_ours(dlg).then(|| persist(dlg, &ctx)));
+            if let Some(call) = key(&ctx) {
+                cluster::changed(&Named { call, dialog });
+            }
         }
     }
+}
+
+/// The values of a call once more, for nodes that could not be reached when they were set: the host sends such a node the
+/// dialogs that it lacks, and nothing of those that it has.
+pub fn tell_again(named: &Named) {
+    let Some(dialogs) = DIALOGS.get() else { return };
+    let goes_on = |ctx: &SharedContext| ctx.read(|c| c.is_open_call() && c.ended.is_none() && c.call_key() == named.call).unwrap_or(false);
+    dialogs.with(&named.dialog, |dlg| {
+        if let Some(ctx) = dialogs.context(dlg).filter(goes_on) {
+            // Unless another node has told of later ones.
+            persist_newer(dlg, &ctx, |kept, ours| ours >= kept);
+        }
+    });
 }
 
 /// From here on dialogs are restored by other nodes of the cluster only.
