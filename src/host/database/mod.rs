@@ -92,6 +92,20 @@ fn text(bytes: &[u8]) -> Text {
     Text::borrow(if bytes.is_empty() { &b"\0"[..0] } else { bytes })
 }
 
+/// Names of tables and columns, as the server's own come: each is terminated, and modules such as Kamailio's db_flatstore look for
+/// that instead of at the length.
+struct Names(Vec<u8>);
+
+impl Names {
+    fn new<'a>(names: impl Iterator<Item = &'a str>) -> Names {
+        Names(names.flat_map(|name| name.bytes().chain([0])).collect())
+    }
+
+    fn texts(&self) -> Vec<Text> {
+        self.0.split_inclusive(|b| *b == 0).map(|name| Text::borrow(&name[..name.len() - 1])).collect()
+    }
+}
+
 fn value(v: &HostValue) -> os_db_val {
     let mut out = os_db_val { type_: OS_DB_STR, ..Default::default() };
     match v {
@@ -122,12 +136,13 @@ impl HostDatabase for Connection {
         if self.handle.is_null() || columns.len() != values.len() {
             return false;
         }
-        let table = Text::borrow(table.as_bytes());
-        let mut names: Vec<Text> = columns.iter().map(|c| Text::borrow(c.as_bytes())).collect();
-        let keys: Vec<*mut Text> = names.iter_mut().map(|n| &raw mut *n).collect();
+        let names = Names::new(columns.iter().map(|c| &**c).chain([table]));
+        let mut texts = names.texts();
+        let Some(table) = texts.pop().filter(|_| texts.len() == columns.len()) else { return false };
+        let keys: Vec<*mut Text> = texts.iter_mut().map(|n| &raw mut *n).collect();
         let values: Vec<os_db_val> = values.iter().map(value).collect();
-        // SAFETY: the connection is open; the module reads names and values during the call, and
-        // looks at the table's name only until it is given another one, which every insert does
+        // SAFETY: the connection is open; the module reads names, which are terminated, and values during the
+        // call, and looks at the table's name only until it is given another one, which every insert does
         // first (promise 11).
         unsafe {
             (self.module.functions.use_table)(self.handle, &raw const table) >= 0
@@ -149,5 +164,20 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.disconnect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_terminated() {
+        let names = Names::new(["acc", "missed_calls"].into_iter());
+        let texts = names.texts();
+        assert_eq!(texts.iter().map(|t| t.len).collect::<Vec<_>>(), [3, 12]);
+        // SAFETY: the bytes are those of `names`, which is alive.
+        let read = |t: &Text| unsafe { CStr::from_ptr(t.s.cast()).to_bytes().to_vec() };
+        assert_eq!(texts.iter().map(read).collect::<Vec<_>>(), [&b"acc"[..], b"missed_calls"]);
     }
 }
