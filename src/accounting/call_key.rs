@@ -23,6 +23,13 @@ pub fn call_key(callid: &[u8], from_tag: &[u8], to_tag: &[u8], arrived: Wall) ->
     begun(callid, from_tag, to_tag, arrived).finish()
 }
 
+/// What stands for a dialog's name in the journal, of a call that is over.
+pub fn dialog_key(name: &[u8]) -> u128 {
+    let mut id = Identity::new();
+    id.eat(name);
+    id.finish()
+}
+
 /// A call may have a CDR of its own and one of its dialog.
 pub(crate) fn finished(mut id: Identity, is_of_dialog: bool) -> u128 {
     if is_of_dialog {

@@ -12,6 +12,7 @@ use super::cluster::{self, Known, Named};
 use super::outcome;
 use super::pid::locked;
 use super::shared::{SharedContext, SharedError};
+use crate::accounting::call_key::dialog_key;
 use crate::accounting::clock::Moment;
 use crate::accounting::context::CallEnd;
 use crate::accounting::context::Context;
@@ -37,6 +38,8 @@ struct Revived {
     /// By the host's name of the dialog, of which two nodes of a cluster may give the same to two; filled
     /// before the fork.
     by_dialog: HashMap<Vec<u8>, Vec<Waiting>>,
+    /// Keys of the names of dialogs that the host may restore although their calls were over before this start.
+    over: HashSet<u128>,
     /// The server was alive then.
     last_seen: Moment,
 }
@@ -120,7 +123,7 @@ pub fn prepare(open: OpenCalls) -> usize {
         }
     }
     let waiting = by_dialog.values().map(Vec::len).sum();
-    let _ = REVIVED.set(Revived { by_dialog, last_seen });
+    let _ = REVIVED.set(Revived { by_dialog, over: open.dialogs, last_seen });
     waiting
 }
 
@@ -134,7 +137,25 @@ pub enum Claim {
 
 /// A restored dialog, which may have a `state` of its call, asks for it; `None` when it is not known.
 pub fn claim(dialog: &[u8], state: Option<&Context>) -> Option<Claim> {
-    let waiting = REVIVED.get()?.of_dialog(dialog).iter().find(|w| w.may_be(state))?;
+    let claim = known(dialog, state)?;
+    if matches!(claim, Claim::Over) {
+        stays_over(dialog);
+    }
+    Some(claim)
+}
+
+/// The host has a dialog whose call is over. Nothing ends it but its lifetime: the next start may find it again.
+fn stays_over(dialog: &[u8]) {
+    if let Some(instance) = worker::instance().filter(|i| i.host.restores_dialogs()) {
+        worker::restored_over(instance, dialog);
+    }
+}
+
+fn known(dialog: &[u8], state: Option<&Context>) -> Option<Claim> {
+    let revived = REVIVED.get()?;
+    let Some(waiting) = revived.of_dialog(dialog).iter().find(|w| w.may_be(state)) else {
+        return revived.over.contains(&dialog_key(dialog)).then_some(Claim::Over);
+    };
     let Some(ctx) = waiting.context() else { return Some(Claim::Over) };
     ctx.claim();
     if ctx.progress().closed {
@@ -191,7 +212,7 @@ pub fn end_orphans() {
         return;
     }
     let mut all = true;
-    for waiting in revived.all() {
+    for (dialog, waiting) in revived.by_dialog.iter().flat_map(|(dialog, calls)| calls.iter().map(move |w| (dialog, w))) {
         let Some(ctx) = waiting.context() else { return };
         let claimed = ctx.is_claimed();
         if !claimed && ctx.take_elsewhere() {
@@ -206,6 +227,9 @@ pub fn end_orphans() {
                     log::warn!("a call in progress at the last end of the server came back with no dialog: its CDR ends when the server was last seen alive");
                 }
                 outcome::finish_call(instance, &ctx, Some(end));
+                if claimed {
+                    stays_over(dialog);
+                }
             }
             Ok(None) => {}
             Err(e) => {
@@ -269,7 +293,7 @@ mod tests {
 
         let dialog = b"1a2b.3c4d".to_vec();
         let of = |c: &Context| Waiting { call: c.call_key(), raw: 0, ended: false };
-        let revived = Revived { by_dialog: HashMap::from([(dialog.clone(), vec![of(&ours), of(&other)])]), last_seen: Moment::default() };
+        let revived = Revived { by_dialog: HashMap::from([(dialog.clone(), vec![of(&ours), of(&other)])]), over: HashSet::new(), last_seen: Moment::default() };
         for call in [ours.call_key(), other.call_key()] {
             assert_eq!(revived.get(&Named { call, dialog: dialog.clone() }).map(|w| w.call), Some(call));
         }

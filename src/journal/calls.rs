@@ -31,6 +31,8 @@ pub struct OpenCalls {
     pub calls: HashMap<u128, Vec<u8>>,
     /// Calls whose end is still there, and whether nobody saw it: see [`End::guessed`].
     pub ended: HashMap<u128, bool>,
+    /// [`dialog_key`](crate::accounting::call_key::dialog_key) of each dialog that may come back, although its call is over.
+    pub dialogs: HashSet<u128>,
     /// The server was alive then: when the last state was written, or the last sign of life of its delivery
     /// process, by their order; the time of day may have been set back since, and is never later than now.
     pub last_seen: Option<Moment>,
@@ -102,7 +104,7 @@ fn scan_with(
     mut read: impl FnMut(SegmentName, u64) -> io::Result<Reader>,
 ) -> io::Result<OpenCalls> {
     let mut open: HashMap<u128, LastState> = HashMap::new();
-    let mut closed: HashMap<u128, bool> = HashMap::new();
+    let (mut closed, mut dialogs): (HashMap<u128, bool>, _) = (HashMap::new(), HashSet::new());
     let alive = dir.last_alive();
     let mut last_seen = LastSeen::default();
     if let Some((start, m)) = alive {
@@ -137,8 +139,9 @@ fn scan_with(
                     Said::Open(call, order, state) => (&mut open.entry(call).or_default().whole, order, state),
                     Said::Changed(call, order, change) => (&mut open.entry(call).or_default().change, order, change),
                     // An end is final, wherever it is.
-                    Said::Closed(End { call, guessed }) => {
+                    Said::Closed(End { call, guessed, dialog }, _) => {
                         *closed.entry(call).or_insert(true) &= guessed;
+                        dialogs.extend(dialog);
                         return;
                     }
                 };
@@ -158,7 +161,7 @@ fn scan_with(
             let is_there = |name: &SegmentName| read_to.get(name).is_some_and(|(seen, _)| *seen == look);
             let calls = open.into_iter().filter(|(call, _)| !closed.contains_key(call));
             let calls = calls.filter_map(|(call, last)| Some((call, last.state(is_there)?))).collect();
-            return Ok(OpenCalls { calls, ended: closed, last_seen: last_seen.moment(alive) });
+            return Ok(OpenCalls { calls, ended: closed, dialogs, last_seen: last_seen.moment(alive) });
         }
     }
     Err(io::Error::other("segments are removed faster than they can be read"))
@@ -220,7 +223,7 @@ impl Latest {
             let Ok(Item::Frame(frame)) = reader.read() else { return None };
             match read_payload(frame.payload)? {
                 Said::Open(_, order, bytes) | Said::Changed(_, order, bytes) => Some((order, segment, bytes.to_vec())),
-                Said::Closed(_) => None,
+                Said::Closed(..) => None,
             }
         };
         let last = LastState { whole: Some(read(self.whole)?), change: read(self.change) };
@@ -239,7 +242,30 @@ impl Frames {
     fn count(&mut self, said: &Said<'_>) {
         match said {
             Said::Open(..) | Said::Changed(..) => self.opened += 1,
-            Said::Closed(_) => self.closed += 1,
+            Said::Closed(..) => self.closed += 1,
+        }
+    }
+}
+
+/// What is in a segment of carried over calls.
+#[derive(Default)]
+struct Carried {
+    /// Short key and length of each state.
+    states: Vec<(u64, u64)>,
+    /// Bytes of ends that are remembered for some time, and when the last of these was.
+    ends: (u64, Order),
+    /// Bytes of ends that are remembered throughout the start of the segment.
+    lasting: u64,
+}
+
+impl Carried {
+    fn add(&mut self, said: &Said<'_>, length: u64, start: u64) {
+        match said {
+            Said::Closed(_, None) => {}
+            Said::Closed(_, Some(order)) if *order == Order::throughout(start) => self.lasting += length,
+            Said::Closed(_, Some(order)) if order.monotonic == u64::MAX => {}
+            Said::Closed(_, Some(order)) => self.ends = (self.ends.0 + length, self.ends.1.max(*order)),
+            Said::Open(..) | Said::Changed(..) => self.states.push((short(said.call()), length)),
         }
     }
 }
@@ -254,8 +280,8 @@ pub struct Tracker {
     positions: BTreeMap<SegmentName, u64>,
     /// Frames of every call, by [`short`] key.
     frames: HashMap<u64, Frames>,
-    /// Short key and length of each state in the segments of carried over calls.
-    carried: BTreeMap<SegmentName, Vec<(u64, u64)>>,
+    /// What is in the segments of carried over calls.
+    carried: BTreeMap<SegmentName, Carried>,
     /// A segment could not be read: what it says about calls is unknown, so every end is still needed.
     unseen: bool,
 }
@@ -311,8 +337,8 @@ impl Tracker {
                 {
                     hear(heard);
                 }
-                if segment.name.rank == CARRY_RANK && said.order().is_some() {
-                    carried.entry(segment.name).or_default().push((short(said.call()), f.end - f.offset));
+                if segment.name.rank == CARRY_RANK {
+                    carried.entry(segment.name).or_default().add(&said, f.end - f.offset, segment.name.boot);
                 }
             });
             // Also after an error: nothing may be counted twice.
@@ -334,6 +360,9 @@ impl Tracker {
         // Of each call without an end the last whole state here, and the last change: what that belongs to
         // may stand elsewhere.
         let mut states: HashMap<u128, [Option<(Order, u64)>; 2]> = HashMap::new();
+        // Of each call whose dialog may come back its end.
+        let mut remembered: HashMap<u128, ((bool, Order), u64)> = HashMap::new();
+        let alive = self.dir.last_alive();
         each_of_call(&mut self.dir.read(gone, 0)?, |f, said| {
             if f.end > known_to {
                 return;
@@ -347,8 +376,16 @@ impl Tracker {
             };
             let call = said.call();
             here.entry(call).or_default().count(&said);
-            if let Said::Closed(End { guessed: false, .. }) = said {
-                seen.insert(call);
+            if let Said::Closed(end, order) = said {
+                if !end.guessed {
+                    seen.insert(call);
+                }
+                // One that was seen before one that was not.
+                if let Some(order) = order.filter(|order| order.is_remembered(alive)).map(|order| (!end.guessed, order))
+                    && remembered.get(&call).is_none_or(|(known, _)| *known <= order)
+                {
+                    remembered.insert(call, (order, f.offset));
+                }
             }
             let Some(order) = said.order() else { return };
             let open = self.frames.get(&short(call)).is_none_or(|all| all.closed == 0);
@@ -368,9 +405,15 @@ impl Tracker {
         }
         for (call, here) in &here {
             let all = self.frames.get(&short(*call)).copied().unwrap_or_default();
-            // States of the call are in other segments: the end must stay as long as they do.
-            if all.closed > 0 && all.closed == here.closed && (all.opened > here.opened || self.unseen) {
-                writer.append_closed(End { call: *call, guessed: !seen.contains(call) })?;
+            if all.closed == 0 || all.closed != here.closed {
+                continue;
+            }
+            if let Some((_, offset)) = remembered.get(call) {
+                self.copy(gone, *offset, writer)?;
+                carried = true;
+            } else if all.opened > here.opened || self.unseen {
+                // States of the call are in other segments: the end must stay as long as they do.
+                writer.append_closed(End { call: *call, guessed: !seen.contains(call), dialog: None })?;
                 carried = true;
             }
         }
@@ -401,8 +444,11 @@ impl Tracker {
             // The ends in it, too.
             return u64::MAX;
         }
-        let states = self.carried.get(&name).into_iter().flatten();
-        states.filter(|(call, _)| self.frames.get(call).is_some_and(|all| all.closed == 0)).map(|(_, length)| length).sum()
+        let Some(carried) = self.carried.get(&name) else { return 0 };
+        let states = carried.states.iter().filter(|(call, _)| self.frames.get(call).is_some_and(|all| all.closed == 0));
+        let alive = self.dir.last_alive();
+        let bytes = |(bytes, order): (u64, Order)| if bytes > 0 && order.is_remembered(alive) { bytes } else { 0 };
+        states.map(|(_, length)| length).sum::<u64>() + bytes(carried.ends) + bytes((carried.lasting, Order::throughout(name.boot)))
     }
 
     /// The state keeps its order: a newer one may be elsewhere, or be appended at this moment.
@@ -419,7 +465,7 @@ fn heard(segment: SegmentName, frame: &Frame<'_>, said: &Said<'_>) -> Option<Hea
     let (call, order, head, is_change) = match said {
         Said::Open(call, order, state) => (*call, *order, *state, false),
         Said::Changed(call, order, payload) => (*call, *order, Changed::read(payload)?.head, true),
-        Said::Closed(end) => return Some(Heard::Over(end.call)),
+        Said::Closed(end, _) => return Some(Heard::Over(end.call)),
     };
     let (facts, _) = Facts::decode(head)?;
     let at = Standing { rank: segment.rank, pid: segment.pid, seq: segment.seq, offset: u32::try_from(frame.offset).ok()?, monotonic: order.monotonic };
@@ -466,6 +512,7 @@ fn each_call(reader: &mut Reader, mut f: impl FnMut(&Frame<'_>, Said<'_>)) -> io
 mod tests {
     use super::*;
     use crate::accounting::context::Base;
+    use crate::journal::said::REMEMBERED;
     use crate::journal::{JournalSync, REQUEUE_RANK, SinkId, frame};
 
     fn writer(dir: &Dir, pid: u32) -> Writer {
@@ -696,7 +743,7 @@ mod tests {
         for call in [1, 2, 3] {
             states.append_call(call, b"state").unwrap();
         }
-        let guess = |call| End { call, guessed: true };
+        let guess = |call| End { guessed: true, ..End::seen(call) };
         ends.append_closed(guess(1)).unwrap();
         ends.append_end(2, &[]).unwrap();
         ends.append_closed(guess(3)).unwrap();
@@ -773,6 +820,69 @@ mod tests {
             let _ = Changed::read(&bytes).map(|c| c.of(&whole));
             let _ = read_payload(&bytes);
         }
+    }
+
+    /// The host may restore a dialog although its call is over: the next start has to know, whichever segments went meanwhile.
+    #[test]
+    fn the_end_of_a_call_is_remembered_while_its_dialog_may_come_back() {
+        let tmp = tempfile::tempdir().unwrap();
+        let remembered = |dir: &Dir| {
+            let mut dialogs: Vec<_> = scan(dir).unwrap().dialogs.into_iter().collect();
+            dialogs.sort();
+            dialogs
+        };
+        // Every segment goes, and what is needed of it into those of one more writer. Returns how much of that is needed.
+        let go = |dir: &Dir, pid: u32| {
+            let mut carry = Writer::new(dir, CARRY_RANK, pid, JournalSync::Os, 1 << 20);
+            let mut tracker = Tracker::new(dir);
+            for name in dir.segments().unwrap().iter().map(|s| s.name) {
+                tracker.follow(&dir.segments().unwrap(), |_| {});
+                tracker.release(name, &mut carry).unwrap();
+                dir.remove(name).unwrap();
+            }
+            tracker.follow(&dir.segments().unwrap(), |_| {});
+            dir.segments().unwrap().iter().map(|s| tracker.needed(s.name)).sum::<u64>()
+        };
+        let alive = |dir: &Dir, later: u64| {
+            let now = Moment::now();
+            let line = format!("{:016x} {:016x} {:016x} {:016x}\n", dir.boot(), now.mono as u64 + later, now.wall.0, now.boot);
+            std::fs::write(tmp.path().join("lock"), line).unwrap();
+        };
+
+        let dir = Dir::open(tmp.path()).unwrap();
+        let mut w = writer(&dir, 1);
+        w.append_call(1, b"state").unwrap();
+        w.append_all(std::iter::empty(), Some(End { dialog: Some(11), ..End::seen(1) })).unwrap();
+        w.append_end(2, &[]).unwrap();
+        w.append_restored_over(13).unwrap();
+        w.append_all(std::iter::empty(), Some(End { call: 4, guessed: true, dialog: Some(14) })).unwrap();
+        drop(w);
+        assert_eq!(remembered(&dir), [11, 13, 14]);
+        // Nobody knows when the server was last alive, then a moment ago, and so long ago that the dialog is gone.
+        assert!(go(&dir, 1) > 0);
+        assert_eq!(remembered(&dir), [11, 13, 14]);
+        alive(&dir, REMEMBERED / 2);
+        let needed = go(&dir, 2);
+        assert_eq!(remembered(&dir), [11, 13, 14]);
+        // Nobody saw this end, wherever it stands now.
+        let ended = scan(&dir).unwrap().ended;
+        assert_eq!([1, 4].map(|call| ended.get(&call).copied()), [Some(false), Some(true)]);
+        alive(&dir, REMEMBERED + 1);
+        assert!((1..needed).contains(&go(&dir, 3)));
+        assert_eq!(remembered(&dir), [13]);
+        assert!(open(&dir).is_empty());
+
+        // A tool delivers between two starts.
+        drop(dir);
+        let tool = Dir::open(tmp.path()).unwrap();
+        go(&tool, 4);
+        assert_eq!(remembered(&tool), [13]);
+        // The next start finds it, and forgets it unless that dialog is still there.
+        drop(tool);
+        let next = Dir::open(tmp.path()).unwrap();
+        assert_eq!(remembered(&next), [13]);
+        next.still_alive().unwrap();
+        assert_eq!((go(&next, 5), remembered(&next).len(), next.segments().unwrap().len()), (0, 0, 0));
     }
 
     /// A worker changes a call while its segment is removed: the change must be kept.

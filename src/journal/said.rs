@@ -1,16 +1,23 @@
 //! What frames say about calls in progress, see [`super::calls`].
 //!
 //! A frame of kind [`super::KIND_CALL`] has the payload `op u8 | call u128`, and for a state also
-//! `start u64 | monotonic u64`, then a whole state or a change, see [`put_changed`]. Behind an end that nobody saw stands one
-//! byte more, which is 1.
+//! `start u64 | monotonic u64`, then a whole state or a change, see [`put_changed`]. For the end of a call whose
+//! dialog the host may restore all the same it is `start u64 | monotonic u64 | dialog u128`. Behind an end that nobody saw
+//! stands one byte more, which is 1.
 #![forbid(unsafe_code)]
 
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::accounting::clock::Moment;
 use crate::accounting::context::Base;
 
 /// Used in place of a sink number: no sink reads such frames.
 pub(super) const NO_SINK: u8 = u8::MAX;
+
+/// So long behind its end a call may leave its dialog in the host's database, in microseconds. Kamailio takes the row out
+/// when the transaction of the BYE goes, which is 35 s after a BYE without an answer, and drops what is left of
+/// a dialog 300 s after its end (its parameter `end_timeout`), at the next of its looks, which are 90 s apart.
+pub(super) const REMEMBERED: u64 = 600_000_000;
 
 const OP_OPEN: u8 = 1;
 const OP_CLOSED: u8 = 2;
@@ -28,6 +35,17 @@ pub(super) struct Order {
 }
 
 impl Order {
+    /// Until the server is started again.
+    pub(super) const fn throughout(start: u64) -> Order {
+        Order { start, monotonic: u64::MAX }
+    }
+
+    /// Must an end of that time be known at the next start, as far as the last sign of life of a server says? Whoever
+    /// cannot tell keeps it.
+    pub(super) fn is_remembered(self, alive: Option<(u64, Moment)>) -> bool {
+        alive.is_none_or(|(start, last)| start == self.start && (self.monotonic / 1000).saturating_add(REMEMBERED) >= last.mono.max(0) as u64)
+    }
+
     /// Now, in the server that was started at `start`.
     pub(super) fn now(start: u64) -> Order {
         let t = clock_gettime(ClockId::Monotonic);
@@ -91,22 +109,34 @@ fn put_order(out: &mut Vec<u8>, op: u8, call: u128, order: Order) {
 /// The end of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct End {
-    /// Its key.
+    /// Key of the call.
     pub call: u128,
     /// Nobody saw it, see [`CallEnd::is_guess`](crate::accounting::context::CallEnd::is_guess).
     pub guessed: bool,
+    /// [`dialog_key`](crate::accounting::call_key::dialog_key) of a dialog that the host may restore although its call is over:
+    /// the next start has to know.
+    pub dialog: Option<u128>,
 }
 
 impl End {
-    /// One that somebody saw.
+    /// One that somebody saw, of a call of whose dialog nothing is left.
     pub const fn seen(call: u128) -> End {
-        End { call, guessed: false }
+        End { call, guessed: false, dialog: None }
     }
 }
 
-pub(super) fn put_closed(out: &mut Vec<u8>, end: End) {
-    out.push(OP_CLOSED);
-    out.extend_from_slice(&end.call.to_le_bytes());
+/// The order counts if there is a dialog.
+pub(super) fn put_closed(out: &mut Vec<u8>, end: End, order: Order) {
+    match end.dialog {
+        None => {
+            out.push(OP_CLOSED);
+            out.extend_from_slice(&end.call.to_le_bytes());
+        }
+        Some(dialog) => {
+            put_order(out, OP_CLOSED, end.call, order);
+            out.extend_from_slice(&dialog.to_le_bytes());
+        }
+    }
     if end.guessed {
         out.push(1);
     }
@@ -118,13 +148,14 @@ pub(super) enum Said<'a> {
     Open(u128, Order, &'a [u8]),
     /// A change, to be read by [`Changed::read`].
     Changed(u128, Order, &'a [u8]),
-    Closed(End),
+    /// The end, and when it was if its dialog has to be known for a while.
+    Closed(End, Option<Order>),
 }
 
 impl Said<'_> {
     pub const fn call(&self) -> u128 {
         match self {
-            Said::Open(call, ..) | Said::Changed(call, ..) | Said::Closed(End { call, .. }) => *call,
+            Said::Open(call, ..) | Said::Changed(call, ..) | Said::Closed(End { call, .. }, _) => *call,
         }
     }
 
@@ -132,7 +163,7 @@ impl Said<'_> {
     pub const fn order(&self) -> Option<Order> {
         match self {
             Said::Open(_, order, _) | Said::Changed(_, order, _) => Some(*order),
-            Said::Closed(_) => None,
+            Said::Closed(..) => None,
         }
     }
 }
@@ -143,12 +174,23 @@ pub(super) fn read_payload(payload: &[u8]) -> Option<Said<'_>> {
     let call = u128::from_le_bytes(*call);
     match *op {
         OP_OPEN | OP_CHANGED => {
-            let (start, rest) = rest.split_first_chunk::<8>()?;
-            let (monotonic, state) = rest.split_first_chunk::<8>()?;
-            let order = Order { start: u64::from_le_bytes(*start), monotonic: u64::from_le_bytes(*monotonic) };
+            let (order, state) = read_order(rest)?;
             Some(if *op == OP_OPEN { Said::Open(call, order, state) } else { Said::Changed(call, order, state) })
         }
-        OP_CLOSED => Some(Said::Closed(End { call, guessed: rest.first() == Some(&1) })),
+        OP_CLOSED => {
+            let of_dialog = read_order(rest).and_then(|(order, rest)| Some((order, rest.split_first_chunk()?)));
+            let (order, dialog, rest) = match of_dialog {
+                Some((order, (dialog, rest))) => (Some(order), Some(u128::from_le_bytes(*dialog)), rest),
+                None => (None, None, rest),
+            };
+            Some(Said::Closed(End { call, guessed: rest.first() == Some(&1), dialog }, order))
+        }
         _ => None,
     }
+}
+
+fn read_order(bytes: &[u8]) -> Option<(Order, &[u8])> {
+    let (start, rest) = bytes.split_first_chunk::<8>()?;
+    let (monotonic, rest) = rest.split_first_chunk::<8>()?;
+    Some((Order { start: u64::from_le_bytes(*start), monotonic: u64::from_le_bytes(*monotonic) }, rest))
 }

@@ -174,12 +174,19 @@ impl Writer {
 
     /// Appends the end of a call.
     pub fn append_closed(&mut self, end: End) -> io::Result<()> {
-        self.about_call(|out| put_closed(out, end))
+        let order = Order::now(self.dir.boot());
+        self.about_call(|out| put_closed(out, end, order))
     }
 
     /// Appends the records of a call's end, which was seen, and the end itself, all or nothing.
     pub fn append_end(&mut self, call: u128, records: &[(SinkId, Record)]) -> io::Result<()> {
         Ok(self.append_all(records.iter().map(|(sink, record)| (*sink, record)), Some(End::seen(call)))?)
+    }
+
+    /// Appends that the call of a dialog is over which the host has restored: known until the next start.
+    pub fn append_restored_over(&mut self, dialog: u128) -> io::Result<()> {
+        let order = Order::throughout(self.dir.boot());
+        self.about_call(|out| put_closed(out, End { dialog: Some(dialog), ..End::seen(dialog) }, order))
     }
 
     /// Appends records in one write; with the end of a call, if they are its last, all or nothing.
@@ -190,7 +197,8 @@ impl Writer {
             self.frame(sink as u8, KIND_RECORD, |out| record.encode(out))?;
         }
         if let Some(end) = end {
-            self.frame(NO_SINK, KIND_CALL, |out| put_closed(out, end))?;
+            let order = Order::now(self.dir.boot());
+            self.frame(NO_SINK, KIND_CALL, |out| put_closed(out, end, order))?;
         }
         self.write(records.map(|(sink, _)| sink), end.is_some())
     }

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use once_cell::sync::OnceCell;
 
+use crate::accounting::call_key::dialog_key;
 use crate::accounting::clock::Moment;
 use crate::accounting::context::CallEnd;
 use crate::accounting::context::{Change, Taken};
@@ -120,6 +121,22 @@ pub fn forget(instance: &Instance, end: End) {
     }
 }
 
+/// A dialog of this name was restored although its call is over. As it may be restored again, the next start has to know, too.
+pub fn restored_over(instance: &Instance, dialog: &[u8]) {
+    if let Some(Err(e)) = append(instance, |j| j.append_restored_over(dialog_key(dialog))) {
+        log::error!(
+            "that a call is over could not be written to the journal in {}: should its dialog be restored once more, the next start may write a second CDR: {e}",
+            instance.config.journal_dir.display()
+        );
+    }
+}
+
+/// What the journal gets of the end of a call.
+fn over(instance: &Instance, end: &CallEnd) -> End {
+    let may_return = !end.dialog.is_empty() && instance.host.restores_dialogs();
+    End { call: end.call, guessed: end.is_guess(), dialog: may_return.then(|| dialog_key(&end.dialog)) }
+}
+
 /// The end of a call whose end is unknown, with `orphan_cdr` hold: its CDR goes to the dead letters.
 pub fn hold(instance: &Instance, end: &CallEnd) {
     let Some(dir) = &instance.journal else { return };
@@ -186,7 +203,7 @@ fn keep(instance: &Instance, later: &[(SinkId, &Record)], end: Option<&CallEnd>)
     if n == 0 && end.is_none() {
         return true;
     }
-    match append(instance, |j| j.append_all(later.iter().copied(), end.map(|e| End { call: e.call, guessed: e.is_guess() }))) {
+    match append(instance, |j| j.append_all(later.iter().copied(), end.map(|e| over(instance, e)))) {
         Some(Ok(())) => {
             if n > 0 {
                 wake(instance);

@@ -44,6 +44,11 @@ pub trait Host: Send + Sync {
     /// Id of this process. The journal needs it at every append, so it must not make a system call.
     fn process_id(&self) -> u32;
 
+    /// May a dialog be there again at the next start although its call is over: does the host keep dialogs in a database?
+    fn restores_dialogs(&self) -> bool {
+        false
+    }
+
     /// The end of a call is in the journal with all its records: other nodes need not write it.
     fn settled(&self, end: &CallEnd);
 

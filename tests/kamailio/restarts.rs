@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::phones::{Sipp, begin};
+use super::common;
+use super::phones::{Sipp, begin, begin_for};
 use super::server::{Database, End, Server, define, get, port, skipped, summary};
 
 #[test]
@@ -69,7 +70,15 @@ fn calls_up_at_an_orderly_stop_end_at_the_next_start() {
 }
 
 /// A server whose dialogs are kept in a database, and what it was started with.
-pub fn keeping_dialogs() -> Option<(Server, [String; 1])> {
+pub fn keeping_dialogs() -> Option<(Server, Vec<String>)> {
+    keeping_dialogs_with(&[])
+}
+
+/// The file with the dialogs.
+const DIALOGS: &str = "dialog.sqlite";
+
+/// The same with more definitions.
+fn keeping_dialogs_with(further: &[String]) -> Option<(Server, Vec<String>)> {
     if skipped() {
         return None;
     }
@@ -79,12 +88,12 @@ pub fn keeping_dialogs() -> Option<(Server, [String; 1])> {
         return None;
     }
     let dir = tempfile::tempdir().unwrap();
-    let database = dir.path().join("dialog.sqlite");
+    let database = dir.path().join(DIALOGS);
     for script in ["standard-create.sql", "dialog-create.sql"] {
         let input = std::fs::File::open(tables.join(script)).unwrap();
         assert!(Command::new("sqlite3").arg(&database).stdin(input).status().unwrap().success());
     }
-    let more = [define("DIALOG_DB", format_args!("sqlite:///{}", database.display()))];
+    let more = [&[define("DIALOG_DB", format_args!("sqlite:///{}", database.display()))], further].concat();
     Some((Server::start_in(dir, Database::Sqlite, port(), 4, &more), more))
 }
 
@@ -111,4 +120,32 @@ fn a_crash_loses_no_call_that_the_dialog_module_keeps() {
 #[test]
 fn calls_that_come_back_after_an_orderly_stop_are_written_once() {
     calls_go_on_with_their_dialogs(End::Orderly);
+}
+
+/// The dialog module takes a dialog out of its database when the transaction of the BYE goes, some seconds behind the end of the
+/// call. Whoever starts meanwhile gets it back, as one that is up, and so do the starts behind that one.
+#[test]
+fn a_call_that_is_over_has_no_second_cdr_when_its_dialog_comes_back() {
+    let Some((mut server, more)) = keeping_dialogs_with(&["-ACDRS".into()]) else { return };
+    let (_callee, mut caller) = begin_for(&server, "over", Duration::from_secs(1));
+    caller.wait("the call", Duration::from_secs(60));
+    let cdrs = |server: &Server| server.log().lines().filter(|l| l.contains("; end_time=")).count();
+    let dialogs = |server: &Server, sql: &str| common::sqlite(&server.dir.path().join(DIALOGS), sql).unwrap_or_default().trim().to_string();
+    server.wait("the CDR", || cdrs(&server) == 1 && server.rows("acc", "over").len() == 1);
+    for end in [End::Orderly, End::Killed, End::Orderly, End::Killed] {
+        server.end(end);
+        assert_eq!(dialogs(&server, "SELECT count(*), max(state) FROM dialog"), "1\t4", "it is there, and confirmed");
+        server = server.restart(&more);
+        assert!(server.rpc(&["dlg.list"]).contains("over-"));
+    }
+    // Its lifetime is over, too.
+    server.end(End::Orderly);
+    let file = server.dir.path().join(DIALOGS);
+    assert!(Command::new("sqlite3").arg(file).arg("UPDATE dialog SET timeout = 1").status().unwrap().success());
+    let server = server.restart(&more);
+    // Whoever looks into the file meanwhile may keep the server from it.
+    server.wait("the end of the dialog", || server.log().contains("dlg timeout - callid: 'over-"));
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!((cdrs(&server), server.rows("acc", "over").len()), (1, 1));
+    assert!(!server.log().contains("that the journal does not know"));
 }

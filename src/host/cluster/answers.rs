@@ -66,5 +66,5 @@ fn close(nodes: &dyn Nodes, instance: &Instance, named: &Named, how: Known) {
     remember(named.call, how);
     revival::settled(named);
     nodes.close(named);
-    worker::forget(instance, End { call: named.call, guessed: how == Known::Guessed });
+    worker::forget(instance, End { guessed: how == Known::Guessed, ..End::seen(named.call) });
 }

@@ -212,6 +212,8 @@ pub struct Dialogs {
     pub lifetime: u32,
     /// Do other servers say what becomes of dialogs: its parameter enable_dmq?
     pub replicated: bool,
+    /// Are they in a database, from which a start restores them: its parameter db_mode?
+    pub restored: bool,
 }
 
 /// A dialog with the host's reference to it.
@@ -240,7 +242,8 @@ impl Dialogs {
         let beside = all_of(|name| table.beside(name), |find| unsafe { DialogsBeside::find(find) })?;
         let lifetime = symbols.number(c"dialog", c"default_timeout").and_then(|n| u32::try_from(n).ok()).unwrap_or(LIFETIME);
         let replicated = symbols.number(c"dialog", c"enable_dmq").is_some_and(|n| n > 0);
-        Ok(Some(Dialogs { dialog, beside, lifetime, replicated }))
+        let restored = symbols.number(c"dialog", c"db_mode").is_some_and(|n| n > 0);
+        Ok(Some(Dialogs { dialog, beside, lifetime, replicated, restored }))
     }
 
     /// The dialog of a request, by its Call-ID and tags.

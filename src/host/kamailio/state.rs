@@ -97,6 +97,10 @@ impl Host for Kamailio {
         pid::id()
     }
 
+    fn restores_dialogs(&self) -> bool {
+        DIALOGS.get().is_some_and(|dialogs| dialogs.restored)
+    }
+
     fn settled(&self, end: &CallEnd) {
         cluster::settled(end);
     }
