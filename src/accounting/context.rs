@@ -247,6 +247,8 @@ pub struct Reply {
     pub to_tag: Vec<u8>,
     /// It has a body.
     pub has_body: bool,
+    /// It came from elsewhere. The server adds the tag of its own replies later.
+    pub received: bool,
     /// Its Reason header, of a failure; empty when it has none.
     pub cause: Vec<u8>,
 }

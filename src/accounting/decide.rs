@@ -141,7 +141,7 @@ fn put_code(out: &mut Vec<u8>, code: u16) {
 
 /// A reply made by the server itself: standard phrase, no To tag, no body.
 pub fn local_reply(code: u16) -> Reply {
-    Reply { code, reason: reason::phrase(code).as_bytes().to_vec(), to_tag: Vec::new(), has_body: false, cause: Vec::new() }
+    Reply { code, reason: reason::phrase(code).as_bytes().to_vec(), to_tag: Vec::new(), has_body: false, received: false, cause: Vec::new() }
 }
 
 fn is_invite(ctx: &Head) -> bool {
@@ -287,8 +287,11 @@ pub const fn may_miss(facts: &Facts) -> bool {
 
 /// The 2xx of a call with a CDR is about to be sent: the call starts now (D5). Further 2xx of
 /// forked branches change nothing. Returns whether this answered the call.
+///
+/// One without To tag makes no dialog (RFC 3261, 12.1): nobody can end such a call.
 pub fn on_answer(ctx: &mut Head, reply: &Reply, now: Moment) -> bool {
-    if ctx.answered.is_some() || !is_cdr_call(ctx) || !(200..300).contains(&reply.code) {
+    let is_untagged = reply.received && reply.to_tag.is_empty();
+    if ctx.answered.is_some() || !is_cdr_call(ctx) || !(200..300).contains(&reply.code) || is_untagged {
         return false;
     }
     add_reply(&mut ctx.core, reply);
@@ -486,6 +489,20 @@ pub fn manual(rules: &Rules, backend: Backend, values: Option<&Context>, request
 mod tests {
     use super::*;
     use crate::accounting::marks::Flags;
+
+    /// The server puts its tag into its own answers when they are sent.
+    #[test]
+    fn an_answer_from_elsewhere_has_a_tag() {
+        let call = || {
+            let mut ctx = Context::new(Moment::now(), false);
+            ctx.core.method = b"INVITE".to_vec();
+            ctx.marks = ctx.marks.add(Types::one(Backend::Log), Flags(Flag::Cdr.only().0));
+            ctx
+        };
+        let answers = |reply: &Reply| on_answer(&mut call(), reply, Moment::now());
+        let received = |to_tag: &str| Reply { received: true, to_tag: to_tag.into(), ..local_reply(200) };
+        assert_eq!([&received(""), &received("x"), &local_reply(200)].map(answers), [false, true, true]);
+    }
 
     /// Whatever a request has: where nothing may be recorded, nothing is.
     #[test]

@@ -3,6 +3,7 @@
     "> INVITE"        send a request; after the call is answered it is one inside the dialog
     "< BYE"           wait for a request
     "> 183 sdp"       answer the last request; "> 486 Reason Phrase" for another phrase than the usual one
+    "> 200 untagged"  answer without a To tag, once
     "< 200"           wait for a reply; provisional ones may come before
     "wait 1200"       do nothing, milliseconds
 """
@@ -99,15 +100,15 @@ class Phone:
 
     def _send_reply(self, text):
         code, _, phrase = text.partition(" ")
-        code, sdp = int(code), phrase == "sdp"
-        phrase = PHRASES[code] if sdp or not phrase else phrase
+        code, sdp, untagged = int(code), phrase == "sdp", phrase == "untagged"
+        phrase = PHRASES[code] if sdp or untagged or not phrase else phrase
         for_invite = self.got == "INVITE" or (self.cancelled and code == 487)
-        to = "[last_To:]" + ("" if self.answered else f";tag={self.tag}")
+        to = "[last_To:]" + ("" if self.answered or untagged else f";tag={self.tag}")
         cseq = "CSeq: 1 INVITE" if self.cancelled and code == 487 else "[last_CSeq:]"
         headers = ["[last_Via:]", "[last_Record-Route:]", "[last_From:]", to, "[last_Call-ID:]", cseq,
                    "Contact: <sip:phone@[local_ip]:[local_port]>"]
         sdp = sdp or (for_invite and code == 200)
         if for_invite and code == 200:
             self.answered = True
-        retrans = ' retrans="500"' if for_invite and code >= 200 else ""
+        retrans = ' retrans="500"' if for_invite and code >= 200 and not untagged else ""
         return f"<send{retrans}>" + _message(f"SIP/2.0 {code} {phrase}", headers, SDP if sdp else ()) + "</send>"

@@ -95,6 +95,6 @@ impl<S: Readable> Message<'_, S> {
     pub fn reply(&self, code: u16) -> Reply {
         let has_body = code < 200 && self.get(&self.specs.content_length).iter().any(|b| *b != b'0');
         let cause = if code >= 300 { self.cause() } else { Vec::new() };
-        Reply { code, reason: self.get(&self.specs.reason), to_tag: self.to_tag(), has_body, cause }
+        Reply { code, reason: self.get(&self.specs.reason), to_tag: self.to_tag(), has_body, received: true, cause }
     }
 }
