@@ -48,11 +48,6 @@ route request main {
 start fails
 expect log "*db_url*"
 route request main {
-  acc_db_request("200 OK", "acc")
-}
-start fails
-expect log "*db_url*"
-route request main {
   do_accounting("log")
 }
 modparam journal_dir "/proc/self/no_such"

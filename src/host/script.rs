@@ -132,7 +132,10 @@ pub fn check(argument: Argument, text: &[u8]) -> Result<Option<Value<'static>>, 
         Argument::Types => types_of(text).map(|t| Some(Value::Types(t))),
         Argument::Flags => flags_of(text).map(|f| Some(Value::Flags(f))),
         Argument::Table => check_table(text).map(|()| None),
-        Argument::Comment(backend) => may_call_manual(Types::one(backend)).map(|()| None),
+        Argument::Comment(backend) => {
+            warn_of_manual(backend);
+            Ok(None)
+        }
     }
 }
 
@@ -315,11 +318,13 @@ pub fn configured(types: Types) -> Result<(), String> {
     Ok(())
 }
 
-/// A manual function for a backend without its parameter refuses the start, but beside parameters of message
-/// flags, which are silent without it: there it is false when it is called.
-pub fn may_call_manual(types: Types) -> Result<(), String> {
+/// A manual function for a backend without its parameter is false when it is called, as the original's. Parameters
+/// of message flags are silent without it, and so is this beside them.
+fn warn_of_manual(backend: Backend) {
     let has_flags = worker::instance().is_some_and(|m| !m.config.flags.shaped.is_empty());
-    if has_flags { Ok(()) } else { configured(types) }
+    if !has_flags && let Err(e) = configured(Types::one(backend)) {
+        log::warn!("{e}; without it functions that write a record there at once do nothing, and are false");
+    }
 }
 
 /// A table that a statement can name.
@@ -673,7 +678,8 @@ fn index_of(named: Named) -> Option<i64> {
 
 fn no_leg(index: Option<i64>, e: NoLeg) -> String {
     match index {
-        Some(i) => format!("there is no leg {i}: this request has {}", e.legs),
+        Some(i) if e.legs == 1 => format!("there is no leg {i}: this request has one, number 0"),
+        Some(i) => format!("there is no leg {i}: this request has {}, from number 0 on", e.legs),
         None => "this request has no leg: call acc_new_leg() first".into(),
     }
 }
