@@ -33,7 +33,7 @@ struct Nobody;
 
 impl Host for Nobody {
     fn log_settings(&self) -> LogSettings {
-        LogSettings { level: 0, stderr: false, syslog: false, name: String::new(), prefix: String::new(), facility: 0 }
+        LogSettings::default()
     }
 
     fn has_listeners(&self, _: Event) -> bool {

@@ -184,6 +184,7 @@ typedef int os_evi_raise_event_fn(os_event_id, os_evi_params *); /* frees a list
 typedef os_evi_params *os_evi_get_params_fn(void);
 typedef int os_evi_param_add_fn(os_evi_params *, const os_str *name, const void *value, int flags); /* os_str *, int * */
 typedef void os_evi_free_params_fn(os_evi_params *);
+typedef int os_get_log_consumer_fn(os_str *name, int *value); /* "stderror", "syslog"; a filter of 0 is none */
 typedef int os_user2uid_fn(int *uid, int *gid, char *user);
 typedef int os_group2gid_fn(int *gid, char *group);
 typedef int os_script_cb_fn(os_sip_msg *, void *param);
@@ -344,6 +345,9 @@ typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsign
 #define OS_RR_FLOW_UPSTREAM 2
 
 /* events for the outside */
+#define OS_LOG_FORMAT_PLAIN 0
+#define OS_LOG_FORMAT_JSON 1
+#define OS_LOG_FORMAT_JSON_CEE 2
 #define OS_EVI_ERROR (-1)
 #define OS_EVI_INT_VAL 1
 #define OS_EVI_STR_VAL 2
@@ -608,8 +612,10 @@ extern int *log_level;
 extern char *log_prefix;
 extern char *log_name;
 extern int log_facility;
-extern int stderr_enabled;
-extern int syslog_enabled;
+extern unsigned stderr_log_format; /* OS_LOG_FORMAT_* */
+extern unsigned syslog_log_format;
+extern os_get_log_consumer_fn get_log_consumer_mute_state;
+extern os_get_log_consumer_fn get_log_consumer_level_filter;
 extern int process_no;
 extern int config_check;
 extern char *user;

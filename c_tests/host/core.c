@@ -17,7 +17,8 @@ int *log_level = &first_log_level;
 char *log_prefix = (char *)"";
 char *log_name;
 int log_facility = 24; /* LOG_DAEMON */
-int stderr_enabled = 1, syslog_enabled;
+unsigned stderr_log_format, syslog_log_format;
+static bool stderr_enabled = true, syslog_enabled;
 int process_no;
 int config_check;
 char *db_default_url;
@@ -52,6 +53,23 @@ int version_set(const char *text)
 }
 
 /* ---- log ---- */
+int get_log_consumer_mute_state(os_str *name, int *state)
+{
+	bool is_syslog = name->len == 6 && !memcmp(name->s, "syslog", 6);
+
+	if (!is_syslog && (name->len != 8 || memcmp(name->s, "stderror", 8)))
+		return -1;
+	*state = is_syslog ? !syslog_enabled : !stderr_enabled;
+	return 0;
+}
+
+int get_log_consumer_level_filter(os_str *name, int *filter)
+{
+	(void)name;
+	*filter = 0;
+	return 0;
+}
+
 void host_log(int level, const char *fmt, ...)
 {
 	static const char *const name[] = {"ALERT", "CRITICAL", "ERROR", "", "WARNING", "NOTICE", "INFO", "DBG"};

@@ -45,7 +45,10 @@ struct Logger(&'static dyn Host);
 impl log::Log for Logger {
     fn enabled(&self, m: &log::Metadata<'_>) -> bool {
         // Not what libraries say, such as the notices that a database's triggers raise.
-        m.target().starts_with("acc") && level_of(m.level()) <= self.0.log_settings().level
+        m.target().starts_with("acc") && {
+            let (settings, level) = (self.0.log_settings(), level_of(m.level()));
+            settings.on_stderr(level) || settings.on_syslog(level)
+        }
     }
 
     fn log(&self, record: &log::Record<'_>) {
@@ -68,12 +71,12 @@ impl Logger {
     /// its socket takes them, to syslog.
     fn before_init(&self, level: i32, text: &[u8]) {
         let settings = self.0.log_settings();
-        if settings.stderr || !settings.syslog {
+        if settings.on_stderr(level) {
             worker::print_stderr(id(), level, &settings, text);
         }
-        if settings.syslog {
-            let message = [settings.prefix.as_bytes(), crate::backend::log::level_name(level).as_bytes(), b":", text];
-            let datagram = crate::backend::log::datagram(level, settings.facility, &settings.name, id(), &message);
+        if settings.on_syslog(level) {
+            let message = settings.syslog_form.syslog_message(level, settings.writer(id()), text);
+            let datagram = crate::backend::log::datagram(level, settings.facility, &settings.name, id(), &[&message]);
             SyslogSocket::new(DEV_LOG.as_ref()).try_send(&datagram);
         }
     }

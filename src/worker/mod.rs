@@ -400,24 +400,22 @@ pub fn print(instance: &Instance, level: i32, facility: Option<i32>, text: &[u8]
 /// As [`print`]; a bare line has nothing of the host before it.
 fn print_bare(instance: &Instance, level: i32, facility: Option<i32>, text: &[u8], bare: bool) {
     let settings = instance.host.log_settings();
-    if level > settings.level {
-        return;
-    }
-    let facility = facility.unwrap_or(settings.facility);
-    if settings.stderr {
+    let pid = instance.host.process_id();
+    let (on_stderr, on_syslog) = (settings.on_stderr(level), settings.on_syslog(level));
+    if on_stderr {
         if bare {
             write_stderr(&[text, b"\n"].concat());
         } else {
-            print_stderr(instance.host.process_id(), level, &settings, text);
+            print_stderr(pid, level, &settings, text);
         }
-        if !settings.syslog {
+        if !on_syslog {
             stats::add(Counter::LogWritten, 1);
         }
     }
-    if settings.syslog {
-        let head = [settings.prefix.as_bytes(), line::level_name(level).as_bytes(), b":", text];
-        let message = if bare { &head[3..] } else { &head };
-        let datagram = line::datagram(level, facility, &settings.name, instance.host.process_id(), message);
+    if on_syslog {
+        let facility = facility.unwrap_or(settings.facility);
+        let of_host = (!bare).then(|| settings.syslog_form.syslog_message(level, settings.writer(pid), text));
+        let datagram = line::datagram(level, facility, &settings.name, pid, &[of_host.as_deref().unwrap_or(text)]);
         send(instance, &datagram);
     }
 }
@@ -448,7 +446,7 @@ static CLIPPED_SAID: AtomicBool = AtomicBool::new(false);
 
 /// Prints a line on stderr in the host's format.
 pub fn print_stderr(pid: u32, level: i32, settings: &LogSettings, text: &[u8]) {
-    write_stderr(&line::stderr_line(level, &settings.prefix, pid, text));
+    write_stderr(&settings.stderr_form.stderr_line(level, settings.writer(pid), text));
 }
 
 /// One write, so that lines of several processes do not mix. A failure cannot be reported anywhere.

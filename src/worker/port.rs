@@ -3,22 +3,42 @@
 
 use crate::accounting::context::CallEnd;
 use crate::backend::event::{Event, EventValue};
+use crate::backend::log::{Form, Writer};
 
 /// How the host logs at the moment; read each time, because it can change at run time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LogSettings {
-    /// Highest level that is printed.
-    pub level: i32,
-    /// Lines go to stderr.
-    pub stderr: bool,
-    /// Lines go to syslog.
-    pub syslog: bool,
+    /// Highest level that goes to stderr; `None`: no line does.
+    pub stderr: Option<i32>,
+    /// The same for syslog.
+    pub syslog: Option<i32>,
+    /// What lines on stderr look like.
+    pub stderr_form: Form,
+    /// What messages to syslog look like.
+    pub syslog_form: Form,
     /// Program name in syslog lines.
     pub name: String,
     /// The host's own prefix of every line.
     pub prefix: String,
     /// Facility of the host's own lines.
     pub facility: i32,
+}
+
+impl LogSettings {
+    /// Lines of this level go to stderr.
+    pub fn on_stderr(&self, level: i32) -> bool {
+        self.stderr.is_some_and(|most| level <= most)
+    }
+
+    /// Lines of this level go to syslog.
+    pub fn on_syslog(&self, level: i32) -> bool {
+        self.syslog.is_some_and(|most| level <= most)
+    }
+
+    /// What stands around lines of this process.
+    pub fn writer(&self, pid: u32) -> Writer<'_> {
+        Writer { prefix: &self.prefix, name: &self.name, pid }
+    }
 }
 
 /// What the safe side needs from the host.

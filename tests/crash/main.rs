@@ -461,7 +461,7 @@ struct Server;
 
 impl Host for Server {
     fn log_settings(&self) -> LogSettings {
-        LogSettings { level: 0, stderr: true, syslog: false, name: String::new(), prefix: String::new(), facility: 0 }
+        LogSettings { stderr: Some(0), ..LogSettings::default() }
     }
 
     fn has_listeners(&self, _: Event) -> bool {

@@ -1,6 +1,7 @@
 //! Log lines: `ACC: <text>: ` + head + pairs, or a JSON object, and the syslog datagram around one.
 #![forbid(unsafe_code)]
 
+mod envelope;
 pub mod object;
 mod settings;
 pub mod syslog;
@@ -17,6 +18,7 @@ use crate::accounting::record::{Kind, Record, Shape};
 use crate::accounting::visible::{put_visible, whole};
 use crate::stats::{self, Counter};
 
+pub use envelope::{Form, Writer, level_name};
 pub use settings::{LineFormat, LogLines, facility, read};
 
 /// Longest line: 64 KiB less one, what the original's buffer holds and datagram sockets take
@@ -110,19 +112,6 @@ fn say_cut(length: usize, record: &Record) {
     }
 }
 
-/// Name of a host level, as printed before the text of a line.
-pub const fn level_name(level: i32) -> &'static str {
-    match level {
-        ..=-3 => "ALERT",
-        -2 => "CRITICAL",
-        -1 | 0 => "ERROR",
-        1 => "WARNING",
-        2 => "NOTICE",
-        3 => "INFO",
-        4.. => "DBG",
-    }
-}
-
 /// Head of a datagram: up to the message, with room for the time.
 struct Head {
     of: (i32, i32, String, u32),
@@ -196,14 +185,6 @@ pub fn datagram(level: i32, facility: i32, name: &str, pid: u32, message: &[&[u8
 fn facility_of(facility: i32) -> Facility {
     let name = settings::facility_name(facility);
     name.to_ascii_lowercase().parse().unwrap_or(Facility::LOG_DAEMON)
-}
-
-/// The line as it is printed on stderr: time, process, prefix, level, text.
-pub fn stderr_line(level: i32, prefix: &str, pid: u32, message: &[u8]) -> Vec<u8> {
-    let mut out = format!("{} [{pid}] {prefix}{}:", Local::now().format("%b %e %H:%M:%S"), level_name(level)).into_bytes();
-    out.extend_from_slice(message);
-    out.push(b'\n');
-    out
 }
 
 #[cfg(test)]

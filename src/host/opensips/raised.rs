@@ -10,13 +10,13 @@ use crate::host::server::Text;
 
 /// The parameters of one event, as the host reads them. A list of the host's own would be an allocation from its
 /// memory for each parameter: 146 000 instructions for one CDR, a twelfth of what the worker takes for the whole call.
-pub struct Params {
+struct Params {
     list: Box<[os_evi_param]>,
 }
 
 impl Params {
     /// Names and values must live until the event is raised.
-    pub fn new(params: &[(&str, EventValue<'_>)]) -> Params {
+    fn new(params: &[(&str, EventValue<'_>)]) -> Params {
         let param = |(name, value): &(&str, EventValue<'_>)| {
             let (flags, val) = match value {
                 EventValue::Int(n) => (OS_EVI_INT_VAL, os_int_str { n: *n }),
@@ -33,11 +33,19 @@ impl Params {
     }
 
     /// What the host takes; without a flag it frees nothing of it.
-    pub fn head(&mut self) -> os_evi_params {
+    fn head(&mut self) -> os_evi_params {
         let n = self.list.len();
         let first = if n == 0 { ptr::null_mut() } else { self.list.as_mut_ptr() };
         os_evi_params { flags: 0, first, last: first.wrapping_add(n.saturating_sub(1)) }
     }
+}
+
+/// Raises an event.
+pub fn raise(symbols: &Symbols, event: os_event_id, params: &[(&str, EventValue<'_>)]) -> bool {
+    let mut params = Params::new(params);
+    let mut head = params.head();
+    // SAFETY: the list is as the host's own, and lives, with names and values, until the event is raised (promise 8).
+    unsafe { (symbols.evi_raise_event)(event, &raw mut head) == 0 }
 }
 
 /// Compares a list of parameters that the host makes with what is known of it.

@@ -9,9 +9,11 @@ use super::abi::*;
 use super::api::{Dialogs, Rr, Tm};
 use super::message::{Message, Spec, Specs};
 use super::prepared::{ByFlags, Variables};
+use super::raised;
 use super::symbols::Symbols;
 use crate::accounting::context::CallEnd;
 use crate::backend::event::{Event, EventValue};
+use crate::backend::log::Form;
 use crate::host::server::Text;
 use crate::host::server::state::state;
 use crate::host::{cluster, pid};
@@ -67,7 +69,15 @@ pub struct OpenSips;
 impl Host for OpenSips {
     fn log_settings(&self) -> LogSettings {
         server().map_or_else(
-            || LogSettings { level: 3, stderr: true, syslog: false, name: "opensips".into(), prefix: String::new(), facility: 3 << 3 },
+            || LogSettings {
+                stderr: Some(3),
+                syslog: None,
+                stderr_form: Form::Plain,
+                syslog_form: Form::Plain,
+                name: "opensips".into(),
+                prefix: String::new(),
+                facility: 3 << 3,
+            },
             |s| s.symbols.log_settings(),
         )
     }
@@ -80,7 +90,7 @@ impl Host for OpenSips {
 
     fn raise(&self, event: Event, params: &[(&str, EventValue<'_>)]) -> bool {
         let (Some(server), Some(api)) = (server(), API.get()) else { return false };
-        server.symbols.raise(api.events[event as usize], params)
+        raised::raise(&server.symbols, api.events[event as usize], params)
     }
 
     fn process_number(&self) -> i32 {

@@ -2,15 +2,16 @@
 //! and `cargo test` links without a host.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_ushort, c_void};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use super::abi::*;
-use super::raised::Params;
-use crate::backend::event::EventValue;
+use crate::backend::log::Form;
 use crate::host::database::BindMod;
 use crate::host::proof;
 use crate::host::server::Text;
 use crate::host::server::symbols::{Program, address, symbols};
+use crate::worker::port::LogSettings;
 
 symbols! {
     /// The host's functions and variables.
@@ -20,8 +21,8 @@ symbols! {
         var log_facility: AtomicI32;
         var log_name: AtomicPtr<c_char>;
         var log_prefix: AtomicPtr<c_char>;
-        var stderr_enabled: AtomicI32;
-        var syslog_enabled: AtomicI32;
+        var stderr_log_format: AtomicU32;
+        var syslog_log_format: AtomicU32;
         var process_no: AtomicI32;
         var db_default_url: AtomicPtr<c_char>;
         var current_processing_ctx: AtomicPtr<c_void>;
@@ -31,6 +32,8 @@ symbols! {
         var core_scm_ver: os_scm_version;
         var user: AtomicPtr<c_char>;
         var group: AtomicPtr<c_char>;
+        fn get_log_consumer_mute_state(*mut Text, *mut c_int) -> c_int;
+        fn get_log_consumer_level_filter(*mut Text, *mut c_int) -> c_int;
         fn user2uid(*mut c_int, *mut c_int, *mut c_char) -> c_int;
         fn group2gid(*mut c_int, *mut c_char) -> c_int;
         fn find_export(*const c_char, c_int) -> os_cmd_fn;
@@ -195,17 +198,35 @@ impl Symbols {
     }
 
     /// How the host logs now.
-    pub fn log_settings(&self) -> crate::worker::port::LogSettings {
-        let level = self.log_level.load(Ordering::Relaxed);
-        crate::worker::port::LogSettings {
-            // SAFETY: the pointer is the host's own, to an int that outlives every use (promise 1).
-            level: if level.is_null() { OS_L_NOTICE as i32 } else { unsafe { &*level }.load(Ordering::Relaxed) },
-            stderr: self.stderr_enabled.load(Ordering::Relaxed) != 0,
-            syslog: self.syslog_enabled.load(Ordering::Relaxed) != 0,
-            name: Some(Self::text(self.log_name)).filter(|n| !n.is_empty()).unwrap_or_else(|| "opensips".into()),
+    pub fn log_settings(&self) -> LogSettings {
+        let form = |format: &AtomicU32| match format.load(Ordering::Relaxed) {
+            OS_LOG_FORMAT_JSON => Form::Json,
+            OS_LOG_FORMAT_JSON_CEE => Form::Cee,
+            _ => Form::Plain,
+        };
+        LogSettings {
+            stderr: self.highest_level(b"stderror"),
+            syslog: self.highest_level(b"syslog"),
+            stderr_form: form(self.stderr_log_format),
+            syslog_form: form(self.syslog_log_format),
+            name: Some(Self::text(self.log_name)).filter(|n| !n.is_empty()).unwrap_or_else(|| program().into()),
             prefix: Self::text(self.log_prefix),
             facility: self.log_facility.load(Ordering::Relaxed),
         }
+    }
+
+    /// Highest level that goes there, `None` when none does: its state and filter change by management commands.
+    fn highest_level(&self, consumer: &[u8]) -> Option<i32> {
+        let level = self.log_level.load(Ordering::Relaxed);
+        // SAFETY: the pointer is the host's own, to an int that outlives every use (promise 1).
+        let level = if level.is_null() { OS_L_NOTICE as i32 } else { unsafe { &*level }.load(Ordering::Relaxed) };
+        let mut name = Text::borrow(consumer);
+        let (mut muted, mut filter) = (0, 0);
+        // SAFETY: both read the name and write an int (promise 1).
+        let known = unsafe {
+            (self.get_log_consumer_mute_state)(&raw mut name, &raw mut muted) >= 0 && (self.get_log_consumer_level_filter)(&raw mut name, &raw mut filter) >= 0
+        };
+        (known && muted == 0).then(|| if filter == 0 { level } else { level.min(filter) })
     }
 
     /// The host's default database URL, if set.
@@ -269,14 +290,6 @@ impl Symbols {
         }
     }
 
-    /// Raises an event.
-    pub fn raise(&self, event: os_event_id, params: &[(&str, EventValue<'_>)]) -> bool {
-        let mut params = Params::new(params);
-        let mut head = params.head();
-        // SAFETY: the list is as the host's own, and lives, with names and values, until the event is raised (promise 8).
-        unsafe { (self.evi_raise_event)(event, &raw mut head) == 0 }
-    }
-
     /// The place of our pointer in the present processing context; null when there is none. It need
     /// not be aligned: numbers and strings of other modules stand before it.
     fn processing_place(&self, slot: i32) -> *mut *mut c_void {
@@ -314,4 +327,10 @@ impl Symbols {
         unsafe { place.write_unaligned(value) };
         true
     }
+}
+/// What the host's own lines in syslog are from without `syslog_name`: its program, as it was called.
+fn program() -> &'static str {
+    static PROGRAM: LazyLock<String> =
+        LazyLock::new(|| std::env::args_os().next().map_or_else(|| "opensips".into(), |name| name.to_string_lossy().into_owned()));
+    &PROGRAM
 }
