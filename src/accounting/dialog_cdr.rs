@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chrono::DateTime;
 
 use super::clock::{Moment, Wall};
-use super::context::{CallEnd, Context, DIALOG, Facts};
+use super::context::{CallEnd, Context, DIALOG};
 use super::marks::{Flag, Marks, Types};
 use super::record::{Backend, Core, EndCause, Field, Kind, Record, Shape, of_event};
 use super::rules::{DialogCdrs, Precision, Rules};
@@ -65,20 +65,6 @@ pub fn skip(cdrs: &DialogCdrs, ctx: &mut Context, has: impl Fn(&str) -> bool) {
 /// When it starts, for its CDR.
 pub fn start(cdrs: &DialogCdrs, ctx: &Context) -> Moment {
     ctx.answered.filter(|_| cdrs.from_answer).unwrap_or(ctx.arrived)
-}
-
-/// A BYE of the server's own that was sent has its reply, or is given up, long before this, in microseconds: tm's `fr_timer` is
-/// 30 s unless somebody sets it.
-const OWN_BYE: i64 = 120_000_000;
-
-/// Takes back an end by the server itself that nothing has confirmed for so long, up to `seen`: its BYEs could not be sent, and
-/// the call went on. Returns whether that was so.
-pub fn take_back_failed_end(ctx: &mut Facts, seen: Moment) -> bool {
-    let is_failed = !ctx.closed && matches!(ctx.ended, Some((at, EndCause::Proxy)) if seen.micros_since(at) > OWN_BYE);
-    if is_failed {
-        ctx.ended = None;
-    }
-    is_failed
 }
 
 /// The end of an answered dialog that is not closed: its CDRs.
@@ -169,23 +155,6 @@ mod tests {
             failed(&Rules { dialog_cdrs: Some(cdrs.clone()), ..Rules::default() }, &mut ctx).len()
         };
         assert_eq!([written(&[false]), written(&[true]), written(&[true, false]), written(&[false, true])], [1, 0, 1, 0]);
-    }
-
-    #[test]
-    fn an_end_by_the_server_that_nothing_confirms_is_none() {
-        let at = |seconds: i64| Moment { wall: Wall(seconds * 1_000_000), ..Moment::default() };
-        for (cause, seen, closed, taken_back) in [
-            (EndCause::Proxy, 221, false, true),
-            (EndCause::Proxy, 219, false, false),
-            (EndCause::Proxy, 9000, true, false),
-            (EndCause::Caller, 9000, false, false),
-            (EndCause::Timeout, 9000, false, false),
-        ] {
-            let mut ctx = Context::new(at(0), false);
-            (ctx.answered, ctx.ended, ctx.closed) = (Some(at(10)), Some((at(100), cause)), closed);
-            assert_eq!(take_back_failed_end(&mut ctx, at(seen)), taken_back, "{cause:?} {seen} {closed}");
-            assert_eq!(ctx.ended.is_none(), taken_back);
-        }
     }
 
     #[test]

@@ -16,9 +16,9 @@ use crate::accounting::call_key::dialog_key;
 use crate::accounting::clock::Moment;
 use crate::accounting::context::CallEnd;
 use crate::accounting::context::Context;
+use crate::accounting::decide;
 use crate::accounting::marks::Flag;
 use crate::accounting::record::EndCause;
-use crate::accounting::{decide, dialog_cdr};
 use crate::config::Orphans;
 use crate::journal::calls::OpenCalls;
 use crate::stats;
@@ -106,10 +106,7 @@ pub fn prepare(open: OpenCalls) -> usize {
     // A dialog with its own CDR and a call of `do_accounting()` in it are one call.
     let counted: HashSet<_> = calls.iter().filter(|c| !c.is_of_dialog()).map(begins).collect();
     let twice: Vec<_> = calls.iter().map(|c| c.is_of_dialog() && counted.contains(&begins(c))).collect();
-    for (mut ctx, twice) in calls.into_iter().zip(twice) {
-        if ctx.is_of_dialog() {
-            dialog_cdr::take_back_failed_end(&mut ctx, last_seen);
-        }
+    for (ctx, twice) in calls.into_iter().zip(twice) {
         match SharedContext::new(&ctx) {
             Ok(shared) => {
                 shared.set_in_journal();

@@ -122,22 +122,6 @@ fn calls_that_come_back_after_an_orderly_stop_are_written_once() {
     calls_go_on_with_their_dialogs(End::Orderly);
 }
 
-/// What is said of the dialogs in their database.
-fn dialogs(server: &Server, sql: &str) -> String {
-    common::sqlite(&server.dir.path().join(DIALOGS), sql).unwrap_or_default().trim().to_string()
-}
-
-/// Changes all of them, while no server runs.
-fn change_dialogs(server: &Server, assignments: &str) {
-    let done = Command::new("sqlite3").arg(server.dir.path().join(DIALOGS)).arg(format!("UPDATE dialog SET {assignments}")).status();
-    assert!(done.unwrap().success());
-}
-
-/// CDRs of `cdr_enable` in the log.
-fn cdrs(server: &Server) -> usize {
-    server.log().lines().filter(|l| l.contains("; end_time=")).count()
-}
-
 /// The dialog module takes a dialog out of its database when the transaction of the BYE goes, some seconds behind the end of the
 /// call. Whoever starts meanwhile gets it back, as one that is up, and so do the starts behind that one.
 #[test]
@@ -145,6 +129,8 @@ fn a_call_that_is_over_has_no_second_cdr_when_its_dialog_comes_back() {
     let Some((mut server, more)) = keeping_dialogs_with(&["-ACDRS".into()]) else { return };
     let (_callee, mut caller) = begin_for(&server, "over", Duration::from_secs(1));
     caller.wait("the call", Duration::from_secs(60));
+    let cdrs = |server: &Server| server.log().lines().filter(|l| l.contains("; end_time=")).count();
+    let dialogs = |server: &Server, sql: &str| common::sqlite(&server.dir.path().join(DIALOGS), sql).unwrap_or_default().trim().to_string();
     server.wait("the CDR", || cdrs(&server) == 1 && server.rows("acc", "over").len() == 1);
     for end in [End::Orderly, End::Killed, End::Orderly, End::Killed] {
         server.end(end);
@@ -154,44 +140,12 @@ fn a_call_that_is_over_has_no_second_cdr_when_its_dialog_comes_back() {
     }
     // Its lifetime is over, too.
     server.end(End::Orderly);
-    change_dialogs(&server, "timeout = 1");
+    let file = server.dir.path().join(DIALOGS);
+    assert!(Command::new("sqlite3").arg(file).arg("UPDATE dialog SET timeout = 1").status().unwrap().success());
     let server = server.restart(&more);
     // Whoever looks into the file meanwhile may keep the server from it.
     server.wait("the end of the dialog", || server.log().contains("dlg timeout - callid: 'over-"));
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!((cdrs(&server), server.rows("acc", "over").len()), (1, 1));
     assert!(!server.log().contains("that the journal does not know"));
-}
-
-/// The server's own BYEs could not be sent, and nothing has confirmed that end for minutes when the server is killed.
-#[test]
-fn a_call_that_the_server_could_not_end_goes_on_after_a_crash() {
-    let Some((mut server, more)) = keeping_dialogs_with(&["-ACDRS".into()]) else { return };
-    let (_callee, mut caller) = begin_for(&server, "vain", Duration::from_secs(12));
-    server.end(End::Killed);
-    // This server has no TCP.
-    change_dialogs(&server, "caller_contact = 'sip:caller@127.0.0.1;transport=tcp', callee_contact = 'sip:callee@127.0.0.1;transport=tcp'");
-    let name = dialogs(&server, "SELECT hash_entry, hash_id FROM dialog");
-    let (entry, id) = name.split_once('\t').unwrap();
-    let lock = server.dir.path().join("journal/lock");
-    let sign_of_life = || std::fs::read_to_string(&lock).unwrap().split_whitespace().map(|w| u64::from_str_radix(w, 16).unwrap()).collect::<Vec<_>>();
-    let start = sign_of_life()[0];
-    server = server.restart(&more);
-    server.rpc(&["dlg.end_dlg", entry, id]);
-    server.wait("the failure of both BYEs", || server.log().matches("failed to send the BYE request").count() == 2);
-    server.wait("a sign of life", || sign_of_life()[0] != start);
-    server.end(End::Killed);
-    // Its monotonic clock dates the last one: two minutes later.
-    let mut last = sign_of_life();
-    last[1] += 121_000_000;
-    std::fs::write(&lock, last.iter().map(|n| format!("{n:016x} ")).collect::<String>()).unwrap();
-    let server = server.restart(&more);
-    std::thread::sleep(Duration::from_secs(4));
-    assert_eq!(cdrs(&server), 0, "orphan_timeout is over, and the call is up");
-    caller.wait("the call", Duration::from_secs(60));
-    server.wait("the CDR", || cdrs(&server) > 0);
-    let log = server.log();
-    let duration: f64 = log.lines().filter_map(|l| l.split_once("; duration=")).map(|(_, d)| d.trim().parse().unwrap()).next().unwrap();
-    assert!((11.9..40.0).contains(&duration), "the whole call: {duration}");
-    assert_eq!(cdrs(&server), 1);
 }

@@ -12,7 +12,7 @@ use super::events::{DialogEvent, Event};
 use super::message::{Message, bytes_of};
 use super::prepared::ByFlags;
 use super::present;
-use super::state::{Api, DIALOGS, Kamailio, message, ready};
+use super::state::{Api, DIALOGS, message, ready};
 use super::symbols::Symbols;
 use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::context::Context;
@@ -26,7 +26,6 @@ use crate::host::outcome::{write_cdr, write_cdr_without_reply};
 use crate::host::revival::{self, Claim};
 use crate::host::shared::{SharedContext, SharedError};
 use crate::host::{guard, tally};
-use crate::worker::port::Host as _;
 use crate::worker::{self, Instance};
 
 /// Dialog variable with the name that the journal has for the dialog.
@@ -368,11 +367,6 @@ fn confirmed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), S
 /// The dialog goes, while the BYE that ended it is routed still, or has no reply. The host finds no variables of it any more:
 /// those that were read before count.
 fn removed(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
-    // At an orderly stop the main process has all dialogs go, also those whose calls are up.
-    if Kamailio.process_number() == 0 && ctx.progress().is_due() {
-        let now = Moment::now();
-        ctx.happen_head(|c| dialog_cdr::take_back_failed_end(c, now))?;
-    }
     if ctx.progress().is_due() {
         let mut values = if present::has_ended(ctx) { at.moments() } else { Vec::new() };
         values.retain(|(_, value)| value.is_some());
