@@ -43,7 +43,10 @@ impl Order {
     /// Must an end of that time be known at the next start, as far as the last sign of life of a server says? Whoever
     /// cannot tell keeps it.
     pub(super) fn is_remembered(self, alive: Option<(u64, Moment)>) -> bool {
-        alive.is_none_or(|(start, last)| start == self.start && (self.monotonic / 1000).saturating_add(REMEMBERED) >= last.mono.max(0) as u64)
+        // A server that was started since has given no sign of life yet.
+        alive.is_none_or(|(start, last)| {
+            start < self.start || start == self.start && (self.monotonic / 1000).saturating_add(REMEMBERED) >= last.mono.max(0) as u64
+        })
     }
 
     /// Now, in the server that was started at `start`.

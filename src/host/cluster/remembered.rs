@@ -104,6 +104,8 @@ pub(super) struct Settled {
     changed: Ring,
     /// Number of the first of these that nodes are to be told of again; 0 = none.
     again: AtomicU64,
+    /// Number of the last one: later changes went to all.
+    again_until: AtomicU64,
     /// From this instant on, as [`Told::at`].
     again_from: AtomicU64,
     away: [Away; AWAY],
@@ -237,6 +239,7 @@ impl Settled {
         let told = self.changed.places.iter().filter_map(Told::read).filter(|told| told.at >= since);
         let again = told.map(|told| told.number).chain(Some(self.again.load(Ordering::Relaxed)).filter(|n| *n != 0)).min();
         self.again_from.store(from, Ordering::Relaxed);
+        self.again_until.store(self.changed.count.load(Ordering::Relaxed), Ordering::Relaxed);
         self.again.store(again.unwrap_or(0), Ordering::Relaxed);
     }
 
@@ -246,9 +249,10 @@ impl Settled {
         if again == 0 || now < self.again_from.load(Ordering::Relaxed) {
             return Vec::new();
         }
-        let last = self.changed.count.load(Ordering::Relaxed);
+        let (last, until) = (self.changed.count.load(Ordering::Relaxed), self.again_until.load(Ordering::Relaxed));
         // Later ones are in the places of the others.
         let first = again.max((last + 1).saturating_sub(TOLD as u64));
+        let last = until.min(last);
         let next = (first + most).min(last + 1);
         self.again.store(if next > last { 0 } else { next }, Ordering::Relaxed);
         let mut calls = HashSet::new();
@@ -401,9 +405,12 @@ mod tests {
         memory.tell_changed_since(400, 0);
         memory.tell_changed_since(600, 0);
         assert_eq!([take(9), take(9)], [vec![2, 4, 5], vec![]]);
+        memory.tell_changed_since(700, 0);
+        memory.note_changed(&named(6), 750);
+        assert_eq!([take(9), take(9)], [vec![5], vec![]]);
         // More than it can remember: the last ones.
-        memory.tell_changed_since(100, 0);
         (0..TOLD as u128).for_each(|n| memory.note_changed(&named(n + 10), 800));
+        memory.tell_changed_since(100, 0);
         let all = take(2 * TOLD as u64);
         assert_eq!((all.len(), all[0], all.last().copied()), (TOLD, 10, Some(TOLD as u64 + 9)));
     }

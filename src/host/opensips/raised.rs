@@ -12,15 +12,25 @@ use crate::host::server::Text;
 /// memory for each parameter: 146 000 instructions for one CDR, a twelfth of what the worker takes for the whole call.
 struct Params {
     list: Box<[os_evi_param]>,
+    /// Their texts, into which the host may write.
+    _texts: Vec<u8>,
 }
 
 impl Params {
-    /// Names and values must live until the event is raised.
+    /// Names must live until the event is raised.
     fn new(params: &[(&str, EventValue<'_>)]) -> Params {
+        let all = params.iter().filter_map(|(_, value)| if let EventValue::Text(Some(text)) = value { Some(*text) } else { None });
+        let mut texts = all.collect::<Vec<_>>().concat();
+        let mut at = texts.as_mut_ptr();
+        let mut copy = |text: &[u8]| {
+            let copy = Text { s: at.cast(), len: text.len() as i32 };
+            at = at.wrapping_add(text.len());
+            copy
+        };
         let param = |(name, value): &(&str, EventValue<'_>)| {
             let (flags, val) = match value {
                 EventValue::Int(n) => (OS_EVI_INT_VAL, os_int_str { n: *n }),
-                EventValue::Text(text) => (OS_EVI_STR_VAL, os_int_str { s: text.map_or_else(Text::default, Text::borrow) }),
+                EventValue::Text(text) => (OS_EVI_STR_VAL, os_int_str { s: text.map_or_else(Text::default, &mut copy) }),
             };
             os_evi_param { flags: flags as i32, val, name: Text::borrow(name.as_bytes()), next: ptr::null_mut() }
         };
@@ -29,7 +39,7 @@ impl Params {
         for i in 1..list.len() {
             list[i - 1].next = first.wrapping_add(i);
         }
-        Params { list }
+        Params { list, _texts: texts }
     }
 
     /// What the host takes; without a flag it frees nothing of it.
