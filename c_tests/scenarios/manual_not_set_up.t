@@ -10,5 +10,5 @@ route request main {
 start
 expect log "*WARNING*accounting to db needs the parameter db_url: set it*false*"
 recv 1 invite
-expect log "ACC: request accounted: *;404;Not Found*"
+expect log "ACC: request accounted: *code=404;reason=Not Found*"
 stop
