@@ -35,7 +35,7 @@ sys.path += [str(ROOT / d) for d in ("tests/opensips", "tests/soak")]
 
 from calls import listed, processor_time, sipp, stop                                    # noqa: E402
 from hosts import descendants, name_of                                                  # noqa: E402
-from server import PROXY, Children, Failed, Installation, Listener, free_ports                 # noqa: E402
+from server import PROXY, Children, Failed, Installation, Listener, free_ports          # noqa: E402
 from sinks import FreeRadius, MariaDb, Postgres, Syslog, is_bound, wait_for, which      # noqa: E402
 
 HOLD = 100      # ms from the answer to the BYE

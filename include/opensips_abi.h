@@ -215,6 +215,11 @@ typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsign
 #define OS_L_INFO 3
 #define OS_L_DBG 4
 
+/* how lines of the log look */
+#define OS_LOG_FORMAT_PLAIN 0
+#define OS_LOG_FORMAT_JSON 1
+#define OS_LOG_FORMAT_JSON_CEE 2
+
 /* route types: os_cmd_export.flags and the last argument of find_export() */
 #define OS_REQUEST_ROUTE 1
 #define OS_FAILURE_ROUTE 2
@@ -345,9 +350,6 @@ typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsign
 #define OS_RR_FLOW_UPSTREAM 2
 
 /* events for the outside */
-#define OS_LOG_FORMAT_PLAIN 0
-#define OS_LOG_FORMAT_JSON 1
-#define OS_LOG_FORMAT_JSON_CEE 2
 #define OS_EVI_ERROR (-1)
 #define OS_EVI_INT_VAL 1
 #define OS_EVI_STR_VAL 2

@@ -59,7 +59,7 @@ pub enum FieldError {
     Empty(String),
     /// A tag or name is missing or has a character that no script could use.
     #[error(
-        "\"{0}\" is not a valid field: write tag->name, the tag made of letters, digits, '_', '-' or '.', and the name, too, but in log, evi and stream, where it may have any printable characters"
+        "\"{0}\" is not a valid field: write tag->name; tags are made of letters, digits, '_', '-' or '.', and so are names, except those of log, evi and stream, which may have any printable characters"
     )]
     BadField(String),
     /// An SQL column that would have to be quoted.

@@ -75,8 +75,7 @@ impl Logger {
             worker::print_stderr(id(), level, &settings, text);
         }
         if settings.on_syslog(level) {
-            let message = settings.syslog_form.syslog_message(level, settings.writer(id()), text);
-            let datagram = crate::backend::log::datagram(level, settings.facility, &settings.name, id(), &[&message]);
+            let datagram = crate::backend::log::host_datagram(settings.syslog_form, level, settings.facility, settings.writer(id()), text);
             SyslogSocket::new(DEV_LOG.as_ref()).try_send(&datagram);
         }
     }

@@ -92,7 +92,7 @@ fn begins(ctx: &Context) -> (Vec<u8>, Vec<u8>) {
 /// Puts open calls back into shared memory; once, before the fork. Returns how many wait.
 pub fn prepare(open: OpenCalls) -> usize {
     for (call, guessed) in open.ended {
-        cluster::remember(call, if guessed { Known::Guessed } else { Known::Settled });
+        cluster::remember(call, Known::of(guessed));
     }
     let last_seen = open.last_seen.unwrap_or_default();
     let mut by_dialog: HashMap<Vec<u8>, Vec<Waiting>> = HashMap::new();

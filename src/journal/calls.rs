@@ -446,8 +446,7 @@ impl Tracker {
         }
         let Some(carried) = self.carried.get(&name) else { return 0 };
         let states = carried.states.iter().filter(|(call, _)| self.frames.get(call).is_some_and(|all| all.closed == 0));
-        let alive = self.dir.last_alive();
-        let bytes = |(bytes, order): (u64, Order)| if bytes > 0 && order.is_remembered(alive) { bytes } else { 0 };
+        let bytes = |(bytes, order): (u64, Order)| if bytes > 0 && order.is_remembered(self.dir.last_alive()) { bytes } else { 0 };
         states.map(|(_, length)| length).sum::<u64>() + bytes(carried.ends) + bytes((carried.lasting, Order::throughout(name.boot)))
     }
 

@@ -128,15 +128,15 @@ impl End {
     }
 }
 
-/// The order counts if there is a dialog.
-pub(super) fn put_closed(out: &mut Vec<u8>, end: End, order: Order) {
+/// `order` is asked for if there is a dialog.
+pub(super) fn put_closed(out: &mut Vec<u8>, end: End, order: impl FnOnce() -> Order) {
     match end.dialog {
         None => {
             out.push(OP_CLOSED);
             out.extend_from_slice(&end.call.to_le_bytes());
         }
         Some(dialog) => {
-            put_order(out, OP_CLOSED, end.call, order);
+            put_order(out, OP_CLOSED, end.call, order());
             out.extend_from_slice(&dialog.to_le_bytes());
         }
     }

@@ -174,8 +174,8 @@ impl Writer {
 
     /// Appends the end of a call.
     pub fn append_closed(&mut self, end: End) -> io::Result<()> {
-        let order = Order::now(self.dir.boot());
-        self.about_call(|out| put_closed(out, end, order))
+        let boot = self.dir.boot();
+        self.about_call(|out| put_closed(out, end, || Order::now(boot)))
     }
 
     /// Appends the records of a call's end, which was seen, and the end itself, all or nothing.
@@ -185,8 +185,8 @@ impl Writer {
 
     /// Appends that the call of a dialog is over which the host has restored: known until the next start.
     pub fn append_restored_over(&mut self, dialog: u128) -> io::Result<()> {
-        let order = Order::throughout(self.dir.boot());
-        self.about_call(|out| put_closed(out, End { dialog: Some(dialog), ..End::seen(dialog) }, order))
+        let boot = self.dir.boot();
+        self.about_call(|out| put_closed(out, End { dialog: Some(dialog), ..End::seen(dialog) }, || Order::throughout(boot)))
     }
 
     /// Appends records in one write; with the end of a call, if they are its last, all or nothing.
@@ -197,8 +197,8 @@ impl Writer {
             self.frame(sink as u8, KIND_RECORD, |out| record.encode(out))?;
         }
         if let Some(end) = end {
-            let order = Order::now(self.dir.boot());
-            self.frame(NO_SINK, KIND_CALL, |out| put_closed(out, end, order))?;
+            let boot = self.dir.boot();
+            self.frame(NO_SINK, KIND_CALL, |out| put_closed(out, end, || Order::now(boot)))?;
         }
         self.write(records.map(|(sink, _)| sink), end.is_some())
     }

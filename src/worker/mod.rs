@@ -414,8 +414,11 @@ fn print_bare(instance: &Instance, level: i32, facility: Option<i32>, text: &[u8
     }
     if on_syslog {
         let facility = facility.unwrap_or(settings.facility);
-        let of_host = (!bare).then(|| settings.syslog_form.syslog_message(level, settings.writer(pid), text));
-        let datagram = line::datagram(level, facility, &settings.name, pid, &[of_host.as_deref().unwrap_or(text)]);
+        let datagram = if bare {
+            line::datagram(level, facility, &settings.name, pid, &[text])
+        } else {
+            line::host_datagram(settings.syslog_form, level, facility, settings.writer(pid), text)
+        };
         send(instance, &datagram);
     }
 }

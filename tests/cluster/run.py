@@ -398,6 +398,23 @@ class Pair:
         self.caller = self.sipp("caller", caller(bye_to.sip if bye_to else None, hold, change), free_port(), f"127.0.0.1:{self.a.sip}", "-m", str(CALLS), "-r", "20",
                                 "-l", str(CALLS), "-mp", str(free_port()), "-timeout", "60", "-recv_timeout", "20000")
 
+    def cut(self, cut):
+        self.a.cut(cut)
+        self.b.cut(cut)
+
+    def b_takes_calls_for_lost(self):
+        """Without a link, after a restart."""
+        self.until(4)
+        self.cut(True)
+        self.b.end(signal.SIGTERM)
+        self.b.start()
+        # The node is alone: it waits twice as long.
+        end = time.time() + SETTLED
+        while {row[2] for row in self.rows()} != {"orphan"}:
+            if time.time() > end:
+                raise RuntimeError("B takes no call for lost")
+            time.sleep(0.2)
+
     def until(self, seconds):
         time.sleep(max(0, self.began + seconds - time.time()))
 
@@ -533,13 +550,11 @@ def both_die_one_after_the_other(p):
 def the_link_is_cut_and_both_end_the_calls(p):
     p.call(p.b)
     p.until(4)
-    p.a.cut(True)
-    p.b.cut(True)
+    p.cut(True)
     p.b.activate()
     p.caller.wait()
     p.until(16)
-    p.a.cut(False)
-    p.b.cut(False)
+    p.cut(False)
 
 
 @situation(lifetime=34)
@@ -547,12 +562,10 @@ def the_calls_end_while_the_link_is_cut(p):
     """It is back before the lifetime ends on the node that has heard of no end."""
     p.call(p.b)
     p.until(4)
-    p.a.cut(True)
-    p.b.cut(True)
+    p.cut(True)
     p.caller.wait()
     p.until(12)
-    p.a.cut(False)
-    p.b.cut(False)
+    p.cut(False)
     p.wait_until_linked()
     p.until(38)
 
@@ -575,19 +588,8 @@ def the_other_node_hears_and_cannot_answer(p):
 def a_node_without_a_link_takes_calls_for_lost(p):
     """The other one goes on with them, and hears of it when the link is back: the real ends take the places in SQL."""
     p.call(p.a, hold=50)
-    p.until(4)
-    p.a.cut(True)
-    p.b.cut(True)
-    p.b.end(signal.SIGTERM)
-    p.b.start()
-    # The node is alone: it waits twice as long.
-    end = time.time() + SETTLED
-    while {row[2] for row in p.rows()} != {"orphan"}:
-        if time.time() > end:
-            raise RuntimeError("B takes no call for lost")
-        time.sleep(0.2)
-    p.a.cut(False)
-    p.b.cut(False)
+    p.b_takes_calls_for_lost()
+    p.cut(False)
     p.wait_until_linked()
     p.caller.wait()
 
@@ -596,21 +598,11 @@ def a_node_without_a_link_takes_calls_for_lost(p):
 def a_node_that_took_calls_for_lost_starts_once_more(p):
     """What it then remembers of its own guesses ends no call that the other node brings: the BYE comes to it."""
     p.call(p.b, hold=50)
-    p.until(4)
-    p.a.cut(True)
-    p.b.cut(True)
-    p.b.end(signal.SIGTERM)
-    p.b.start()
-    end = time.time() + SETTLED
-    while {row[2] for row in p.rows()} != {"orphan"}:
-        if time.time() > end:
-            raise RuntimeError("B takes no call for lost")
-        time.sleep(0.2)
+    p.b_takes_calls_for_lost()
     # Its journal still has these ends then.
     p.b.end(signal.SIGKILL)
     p.b.start()
-    p.a.cut(False)
-    p.b.cut(False)
+    p.cut(False)
     p.wait_until_linked()
     p.b.activate()
     p.caller.wait()
@@ -621,11 +613,9 @@ def values_are_set_while_the_link_is_cut(p):
     """The other node has them some seconds after the link is back, although no request comes inside the calls."""
     p.call(p.b, hold=30, change=6)
     p.until(4)
-    p.a.cut(True)
-    p.b.cut(True)
+    p.cut(True)
     p.until(9)
-    p.a.cut(False)
-    p.b.cut(False)
+    p.cut(False)
     p.wait_until_linked()
     time.sleep(10)
     p.a.end(signal.SIGKILL)
@@ -664,8 +654,8 @@ def soak(args, where, seed):
     cut = r.random() < 0.3
     if cut:
         begin = r.uniform(3, HOLD)
-        moves.append((begin, "the link is cut", lambda: [n.cut(True) for n in (pair.a, pair.b)]))
-        moves.append((begin + r.uniform(1, 6), "the link is back", lambda: [n.cut(False) for n in (pair.a, pair.b)]))
+        moves.append((begin, "the link is cut", lambda: pair.cut(True)))
+        moves.append((begin + r.uniform(1, 6), "the link is back", lambda: pair.cut(False)))
     down_at_the_end = any("gets" in what for _, what, _ in moves)
     try:
         pair.up()

@@ -59,7 +59,6 @@ class Children:
             self.kill(p)
 
 
-# the server's own modules for SQL, by the scheme of db_url
 # Of a configuration: a socket, and the modules of every proxy.
 PROXY = """\
 auto_aliases=no
@@ -72,6 +71,7 @@ loadmodule "tm.so"
 loadmodule "rr.so"
 loadmodule "sipmsgops.so"
 """
+# the server's own modules for SQL, by the scheme of db_url
 DATABASES = {"text": ["db_text"], "flatstore": ["db_flatstore"], "virtual": ["db_text", "db_virtual"]}
 
 

@@ -42,12 +42,12 @@ impl Form {
         out
     }
 
-    /// What the message of a syslog datagram is.
-    pub fn syslog_message(self, level: i32, writer: Writer<'_>, text: &[u8]) -> Vec<u8> {
+    /// What stands in a syslog datagram in the place of prefix, level and text; `None`: they do themselves.
+    pub fn syslog_object(self, level: i32, writer: Writer<'_>, text: &[u8]) -> Option<String> {
         match self {
-            Form::Plain => [writer.prefix.as_bytes(), level_name(level).as_bytes(), b":", text].concat(),
-            Form::Json => self.object(level, writer, text).into_bytes(),
-            Form::Cee => format!("@cee: {}", self.object(level, writer, text)).into_bytes(),
+            Form::Plain => None,
+            Form::Json => Some(self.object(level, writer, text)),
+            Form::Cee => Some(format!("@cee: {}", self.object(level, writer, text))),
         }
     }
 
@@ -113,11 +113,10 @@ mod tests {
         let json = stderr(Form::Json, bare, "acc: there is no leg");
         assert!(json.ends_with(", \"module\": \"acc\", \"message\": \"there is no leg\\n\"}\n"), "{json}");
 
-        let cee = text(Form::Cee.syslog_message(-1, writer, b"acc: no"));
+        let cee = Form::Cee.syslog_object(-1, writer, b"acc: no").unwrap();
         let cee: Value = serde_json::from_str(cee.strip_prefix("@cee: ").unwrap()).unwrap();
         assert_eq!((&cee["proc"]["id"], &cee["pri"], &cee["subsys"]), (&"7".into(), &"ERROR".into(), &"acc".into()));
         assert_eq!((&cee["native"]["log_prefix"], &cee["msg"], &cee["pname"]), (&"edge".into(), &"no\n".into(), &"sip-1".into()));
         assert!(cee["hostname"].as_str().is_some_and(|name| !name.is_empty()));
-        assert_eq!(text(Form::Plain.syslog_message(2, writer, b"ACC: x")), "edge:NOTICE:ACC: x");
     }
 }

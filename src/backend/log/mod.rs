@@ -182,6 +182,15 @@ pub fn datagram(level: i32, facility: i32, name: &str, pid: u32, message: &[&[u8
     })
 }
 
+/// [`datagram`] of a line that looks as the host's own do in this form.
+pub fn host_datagram(form: Form, level: i32, facility: i32, writer: Writer<'_>, text: &[u8]) -> Vec<u8> {
+    let of = |message: &[&[u8]]| datagram(level, facility, writer.name, writer.pid, message);
+    match form.syslog_object(level, writer, text) {
+        None => of(&[writer.prefix.as_bytes(), level_name(level).as_bytes(), b":", text]),
+        Some(object) => of(&[object.as_bytes()]),
+    }
+}
+
 fn facility_of(facility: i32) -> Facility {
     let name = settings::facility_name(facility);
     name.to_ascii_lowercase().parse().unwrap_or(Facility::LOG_DAEMON)
@@ -253,6 +262,11 @@ mod tests {
 
     #[test]
     fn datagrams_carry_facility_level_name_and_process() {
+        let writer = Writer { prefix: "edge:", name: "opensips", pid: 42 };
+        let d = String::from_utf8(host_datagram(Form::Plain, 2, 3 << 3, writer, b"ACC: x")).unwrap();
+        assert!(d.ends_with("]: edge:NOTICE:ACC: x"), "{d}");
+        let d = String::from_utf8(host_datagram(Form::Cee, 2, 3 << 3, writer, b"ACC: x")).unwrap();
+        assert!(d.contains("]: @cee: {\"time\": "), "{d}");
         let d = String::from_utf8(datagram(2, 3 << 3, "opensips", 42, &[b"NOTICE:", b"ACC: x"])).unwrap();
         assert!(d.starts_with("<29>") && d.ends_with(" opensips[42]: NOTICE:ACC: x"), "{d}");
         assert!(String::from_utf8(datagram(-1, 21 << 3, "o", 1, &[])).unwrap().starts_with("<171>"));

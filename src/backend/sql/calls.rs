@@ -1,7 +1,9 @@
 //! The table of calls that are up: a row for each, from its start or interim record to its CDR.
 #![forbid(unsafe_code)]
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
+use std::slice;
 use std::sync::Arc;
 
 use super::conn::Dialect;
@@ -92,7 +94,10 @@ impl SqlSink {
             let places: Vec<_> = (1..=part.len()).map(place).collect();
             let of_node = node.map_or_else(String::new, |_| format!(" AND node = {}", place(part.len() + 1)));
             let delete = format!("DELETE FROM {table} WHERE call_id IN ({}){of_node}", places.join(", "));
-            let values: Vec<_> = part.iter().chain(node).cloned().collect();
+            let values = match node {
+                None => Cow::Borrowed(part),
+                Some(node) => [part, slice::from_ref(node)].concat().into(),
+            };
             // What PostgreSQL refuses would end the transaction of the CDRs.
             let guarded = dialect == Dialect::Postgres;
             if guarded {

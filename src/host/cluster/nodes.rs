@@ -70,7 +70,7 @@ pub fn settled(end: &CallEnd) {
     let Some(nodes) = NODES.get() else { return };
     if end.answered.is_some() {
         let cause = end.records.first().and_then(|record| record.end);
-        let known = if end.is_guess() { Known::Guessed } else { Known::Settled };
+        let known = Known::of(end.is_guess());
         remember(end.call, known);
         let named = Named { call: end.call, dialog: end.dialog.clone() };
         if let Some(memory) = memory() {

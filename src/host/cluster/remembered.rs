@@ -36,6 +36,13 @@ pub enum Known {
     Guessed,
 }
 
+impl Known {
+    /// What is known of an end that nobody saw, or that somebody did.
+    pub const fn of(guessed: bool) -> Known {
+        if guessed { Known::Guessed } else { Known::Settled }
+    }
+}
+
 /// This bit of a key's upper half, or of an instant, says [`Known::Guessed`].
 const GUESSED: u64 = 1 << 63;
 
@@ -327,7 +334,7 @@ impl Told {
         let name = self.dialog.each_ref().map(|w| w.load(Ordering::Relaxed));
         fence(Ordering::Acquire);
         let is_whole = number != 0 && number == self.number.load(Ordering::Relaxed);
-        let how = if at & GUESSED == 0 { Known::Settled } else { Known::Guessed };
+        let how = Known::of(at & GUESSED != 0);
         let named = || Named { call: u128::from(high) << 64 | u128::from(low), dialog: unpacked(name) };
         is_whole.then(|| Read { number, at: at & !GUESSED, named: named(), how })
     }

@@ -12,7 +12,6 @@ use super::prepared::ByFlags;
 use super::symbols::Symbols;
 use crate::accounting::context::CallEnd;
 use crate::backend::event::{Event, EventValue};
-use crate::backend::log::Form;
 use crate::host::server::state::state;
 use crate::host::{cluster, pid};
 use crate::worker::port::{Host, LogSettings};
@@ -64,15 +63,7 @@ pub struct Kamailio;
 impl Host for Kamailio {
     fn log_settings(&self) -> LogSettings {
         server().map_or_else(
-            || LogSettings {
-                stderr: Some(3),
-                syslog: Some(3),
-                stderr_form: Form::Plain,
-                syslog_form: Form::Plain,
-                name: "kamailio".into(),
-                prefix: String::new(),
-                facility: 3 << 3,
-            },
+            || LogSettings { stderr: Some(3), syslog: Some(3), name: "kamailio".into(), facility: 3 << 3, ..LogSettings::default() },
             |s| s.symbols.log_settings(),
         )
     }

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use super::abi::*;
 use super::rpc;
-use crate::backend::log::Form;
 use crate::host::database::BindMod;
 use crate::host::proof;
 use crate::host::server::Text;
@@ -126,11 +125,10 @@ impl Symbols {
             LogSettings {
                 stderr: stderr.then_some(level),
                 syslog: (!stderr).then_some(level),
-                stderr_form: Form::Plain,
-                syslog_form: Form::Plain,
                 name: if name.is_null() { "kamailio".into() } else { CStr::from_ptr(name).to_string_lossy().into_owned() },
                 prefix: prefix.as_ref().map_or_else(String::new, |p| String::from_utf8_lossy(p.bytes()).into_owned()),
                 facility: (self.get_debug_facility)(c"acc".as_ptr(), 3),
+                ..LogSettings::default()
             }
         }
     }

@@ -99,7 +99,7 @@ unsafe fn is_known(list: *const os_evi_params, texts: &[Text; 3], number: i32) -
 /// # Safety
 /// Any bytes make a `T`, and nobody writes them meanwhile.
 unsafe fn readable<'a, T>(at: *const T) -> Option<&'a T> {
-    let words = (0..size_of::<T>() / size_of::<usize>()).map(|i| at.cast::<usize>().wrapping_add(i));
+    let mut words = (0..size_of::<T>() / size_of::<usize>()).map(|i| at.cast::<usize>().wrapping_add(i));
     // SAFETY: as above.
-    words.clone().all(|word| proof::is_readable(word.cast())).then(|| unsafe { &*at })
+    words.all(|word| proof::is_readable(word.cast())).then(|| unsafe { &*at })
 }

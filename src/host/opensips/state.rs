@@ -13,7 +13,6 @@ use super::raised;
 use super::symbols::Symbols;
 use crate::accounting::context::CallEnd;
 use crate::backend::event::{Event, EventValue};
-use crate::backend::log::Form;
 use crate::host::server::Text;
 use crate::host::server::state::state;
 use crate::host::{cluster, pid};
@@ -68,18 +67,8 @@ pub struct OpenSips;
 
 impl Host for OpenSips {
     fn log_settings(&self) -> LogSettings {
-        server().map_or_else(
-            || LogSettings {
-                stderr: Some(3),
-                syslog: None,
-                stderr_form: Form::Plain,
-                syslog_form: Form::Plain,
-                name: "opensips".into(),
-                prefix: String::new(),
-                facility: 3 << 3,
-            },
-            |s| s.symbols.log_settings(),
-        )
+        server()
+            .map_or_else(|| LogSettings { stderr: Some(3), name: "opensips".into(), facility: 3 << 3, ..LogSettings::default() }, |s| s.symbols.log_settings())
     }
 
     fn has_listeners(&self, event: Event) -> bool {

@@ -328,6 +328,7 @@ impl Symbols {
         true
     }
 }
+
 /// What the host's own lines in syslog are from without `syslog_name`: its program, as it was called.
 fn program() -> &'static str {
     static PROGRAM: LazyLock<String> =
