@@ -329,7 +329,7 @@ fn all_faults(d: &Dialect, mut server: Server) {
     wait_until("the others", || c.count(&server) >= 25);
     c.stop();
     assert_eq!(server.sql(&c.statement("SELECT count(*), count(DISTINCT callid) FROM {t}")).trim(), "25\t25");
-    // The one in hand when it was stopped may stand there twice.
+    // The one in hand when it was stopped may be there twice.
     let dead = std::fs::read_to_string(c.tmp.path().join("dead-db.jsonl")).unwrap();
     assert!((0..25).all(|n| dead.contains(&format!("\"refused {n}\""))), "{dead}");
 

@@ -38,7 +38,8 @@ struct Source<'a> {
 }
 
 impl Source<'_> {
-    /// The record of a backend; `is_last`: there is no other one after it.
+    /// Makes the record of one backend. `is_last`: no other record follows, so it may take the values instead of
+    /// copying them.
     fn record(&mut self, backend: Backend, table: Arc<str>, is_last: bool) -> Record {
         let mut core = match &mut self.core {
             Cow::Owned(core) if is_last => std::mem::take(core),

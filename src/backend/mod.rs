@@ -33,6 +33,9 @@ macro_rules! folders {
 }
 destinations!(folders);
 
+/// Why a destination of records cannot take an entry that is a line of the log.
+pub const NOT_A_RECORD: &str = "found a log line where a record was expected";
+
 /// Result of delivering one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {

@@ -1,7 +1,7 @@
 //! Destinations that take records one by one and acknowledge each, such as a RADIUS server, as sinks.
 #![forbid(unsafe_code)]
 
-use super::{Commit, Fate, LocalFuture, Maker, Sink, Trouble};
+use super::{Commit, Fate, LocalFuture, Maker, NOT_A_RECORD, Sink, Trouble};
 use crate::accounting::clock::Wall;
 use crate::accounting::record::Record;
 use crate::declaration::SinkId;
@@ -67,7 +67,7 @@ impl Sink for OneByOne {
                 .iter()
                 .map(|e| match &e.payload {
                     Payload::Record(_) => fates.next().unwrap_or_else(|| Fate::Retry("no answer for the record".into())),
-                    Payload::LogLine(_) => Fate::Dead("found a log line where a record was expected".into()),
+                    Payload::LogLine(_) => Fate::Dead(NOT_A_RECORD.into()),
                 })
                 .collect())
         })

@@ -776,7 +776,7 @@ impl Runner {
         stats::add(Counter::InterimSuperseded, over.iter().filter(|entry| entry.is_interim()).count() as u64);
     }
 
-    /// An entry that waited apart does so no more.
+    /// The entry is settled; if it was parked, it no longer is.
     fn leaves(&self, entry: &Entry) {
         self.calls.borrow_mut().left(self.id, entry);
         if entry.parked.is_some() {

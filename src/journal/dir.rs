@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::frame;
 use super::passed_over::PassedOver;
 use super::reader::Reader;
-use super::segment::{Segment, SegmentName, no_segment};
+use super::segment::{Segment, SegmentName, why_not_a_segment};
 use crate::accounting::clock::{Moment, Wall};
 
 /// How long [`Dir::open`] waits for the previous server to let go: it drains for up to 2 s
@@ -233,7 +233,7 @@ impl Dir {
         Ok(Segment { name, size, sealed: !locked && size >= frame::HEADER.len() as u64 })
     }
 
-    /// What to do about an unreadable segment is logged once, across all processes forked later.
+    /// What to do about an unreadable segment is logged once in a process.
     pub fn pass_over(&self, name: SegmentName, why: &io::Error) {
         self.0.passed_over.add(self.path(), name, why);
     }
@@ -256,7 +256,7 @@ impl Dir {
     /// What the directory says about a file, if it is a segment.
     pub(super) fn stat_segment(&self, name: SegmentName) -> io::Result<Stat> {
         let stat = rustix::fs::statat(&self.0.fd, name.to_string(), AtFlags::SYMLINK_NOFOLLOW)?;
-        match no_segment(&stat) {
+        match why_not_a_segment(&stat) {
             None => Ok(stat),
             Some(why) => Err(why),
         }
@@ -265,7 +265,7 @@ impl Dir {
     /// Opens a segment. Anything else with such a name gives an error of the kind `InvalidData`.
     pub(crate) fn open_segment(&self, name: SegmentName) -> io::Result<File> {
         match open_at(&self.0.fd, &name.to_string(), OFlags::RDONLY) {
-            Ok(file) => match no_segment(&rustix::fs::fstat(&file)?) {
+            Ok(file) => match why_not_a_segment(&rustix::fs::fstat(&file)?) {
                 None => Ok(file),
                 Some(why) => Err(why),
             },

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 
 use super::dir::{Dir, open_at};
 use super::reader::Reader;
-use super::segment::{Segment, SegmentName, no_segment};
+use super::segment::{Segment, SegmentName, why_not_a_segment};
 use crate::accounting::clock::Wall;
 
 /// Name of the directory.
@@ -60,7 +60,7 @@ impl Dir {
                 Err(Errno::NOENT) => continue,
                 other => other?,
             };
-            if let Some(e) = no_segment(&stat) {
+            if let Some(e) = why_not_a_segment(&stat) {
                 self.pass_over(name, &e);
                 continue;
             }
@@ -117,7 +117,7 @@ impl Dir {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let directory = self.kept_directory().ok().flatten().ok_or(e)?;
                 let file: File = open_at(&directory, &name.to_string(), OFlags::RDONLY)?;
-                match no_segment(&rustix::fs::fstat(&file)?) {
+                match why_not_a_segment(&rustix::fs::fstat(&file)?) {
                     None => Ok(Reader::new(file, offset)),
                     Some(why) => Err(why),
                 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::entry::{Parked, Place};
-use super::segment::FIRST_RANK;
+use super::segment::PARKED_RANK;
 use super::{Dir, Segment, SegmentName, Writer};
 use crate::accounting::clock::Wall;
 use crate::journal::{Entry, JournalSync, SinkId};
@@ -150,7 +150,7 @@ impl Parking {
         let (dir, sink, seq) = (&self.dir, self.sink, &mut self.seq);
         let open = self.open.entry(class.clone()).or_insert_with(|| {
             // One name for each segment, whatever it is for: a name that was used once is never used again.
-            let writer = Writer::new(dir, FIRST_RANK - sink as i32, std::process::id(), JournalSync::Os, u64::MAX).syncing_at_end().beginning_at(*seq);
+            let writer = Writer::new(dir, PARKED_RANK - sink as i32, std::process::id(), JournalSync::Os, u64::MAX).syncing_at_end().beginning_at(*seq);
             *seq += 1;
             Open { writer, since: Instant::now(), synced: 0, behind: Vec::new() }
         });

@@ -1,5 +1,5 @@
-//! Files that bear the name of a segment and are none, and segments that cannot be read: each is named
-//! once, with the cure, and the others are delivered.
+//! Files that are named like segments but are not, and segments that cannot be read. Each is logged once
+//! in a process, with what to do; the others are delivered.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -17,7 +17,7 @@ const NAMED: usize = 32;
 pub(super) struct PassedOver(Mutex<HashSet<SegmentName>>);
 
 impl PassedOver {
-    /// What to do about an unreadable segment is logged once, across all processes forked later.
+    /// What to do about an unreadable segment is logged once in a process.
     pub(super) fn add(&self, path: &Path, name: SegmentName, why: &io::Error) {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !names.insert(name) || names.len() > NAMED {

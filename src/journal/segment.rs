@@ -1,4 +1,4 @@
-//! Segments, by their names, and what is none.
+//! Names of segments, and which files with such a name are not segments.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -16,9 +16,9 @@ pub(crate) const SEGMENT_LARGEST: u64 = 8 * FRAME_MAX as u64;
 /// Used in place of the host's process number in the names of segments that `accctl requeue` writes.
 pub const REQUEUE_RANK: i32 = -1;
 
-/// Stands for the host's process number in the names of such segments: this one for the first sink,
-/// one less for each further one.
-pub const FIRST_RANK: i32 = -16;
+/// Used in place of the host's process number in the names of segments of parked entries: this minus the
+/// number of the destination.
+pub const PARKED_RANK: i32 = -16;
 
 /// Name of a segment. Names sort by start of the server, so that older entries come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,7 +42,7 @@ impl fmt::Display for SegmentName {
 impl SegmentName {
     /// The sink whose parked entries it holds, if it is a segment of such.
     pub fn parks_for(&self) -> Option<SinkId> {
-        let number = FIRST_RANK.checked_sub(self.rank)?;
+        let number = PARKED_RANK.checked_sub(self.rank)?;
         SinkId::from_number(u8::try_from(number).ok()?)
     }
 }
@@ -79,8 +79,8 @@ pub struct Segment {
     pub sealed: bool,
 }
 
-/// Is a file no segment, and why?
-pub(super) fn no_segment(stat: &Stat) -> Option<io::Error> {
+/// Why a file cannot be a segment; `None` if it can.
+pub(super) fn why_not_a_segment(stat: &Stat) -> Option<io::Error> {
     let what = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile if stat.st_size as u64 <= SEGMENT_LARGEST => return None,
         FileType::RegularFile => format!("a file of {} MiB", stat.st_size >> 20),

@@ -177,7 +177,7 @@ fn u24(bytes: &[u8]) -> usize {
 /// How long the message is that these bytes begin; `None` while that is not known.
 ///
 /// # Errors
-/// What begins so is no message: the connection is of no use any more.
+/// The bytes cannot begin a message: close the connection.
 pub fn length(begin: &[u8]) -> Result<Option<usize>, Malformed> {
     let Some((version, rest)) = begin.split_first() else { return Ok(None) };
     if *version != 1 {
@@ -190,7 +190,7 @@ pub fn length(begin: &[u8]) -> Result<Option<usize>, Malformed> {
 /// Header and AVPs of a message.
 ///
 /// # Errors
-/// It is none, or not one alone. Its AVPs are not looked at.
+/// Not one whole message. Its AVPs are not checked here.
 pub fn decode(message: &[u8]) -> Result<(Header, Avps<'_>), Malformed> {
     let word = |at: usize| message.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
     match (length(message)?, message.get(HEADER..), word(4), word(8), word(12), word(16)) {

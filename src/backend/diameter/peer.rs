@@ -302,7 +302,7 @@ impl PeerTask {
                 }
             };
             if std::mem::replace(&mut told, true) {
-                log::debug!("Diameter peer {}: {reason} yet", self.peer.id);
+                log::debug!("Diameter peer {}: still down: {reason}", self.peer.id);
             } else {
                 log::warn!("Diameter peer {}: {reason}", self.peer.id);
             }

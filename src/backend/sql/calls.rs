@@ -86,13 +86,8 @@ impl SqlSink {
         for part in calls.chunks(AT_ONCE) {
             let conn = self.conn()?;
             let dialect = conn.dialect();
-            let place = |n: usize| match dialect {
-                Dialect::Sqlite => "CAST(? AS TEXT)".to_string(),
-                Dialect::MySql => "?".to_string(),
-                Dialect::Postgres => format!("${n}"),
-            };
-            let places: Vec<_> = (1..=part.len()).map(place).collect();
-            let of_node = node.map_or_else(String::new, |_| format!(" AND node = {}", place(part.len() + 1)));
+            let places: Vec<_> = (1..=part.len()).map(|n| dialect.text_place(n)).collect();
+            let of_node = node.map_or_else(String::new, |_| format!(" AND node = {}", dialect.text_place(part.len() + 1)));
             let delete = format!("DELETE FROM {table} WHERE call_id IN ({}){of_node}", places.join(", "));
             let values = match node {
                 None => Cow::Borrowed(part),

@@ -58,6 +58,22 @@ impl Dialect {
             Dialect::Sqlite | Dialect::Postgres => format!("\"{name}\""),
         }
     }
+
+    /// The place of the n-th value of a statement, from 1; each stands once, in order.
+    pub fn place(self, n: usize) -> String {
+        match self {
+            Dialect::Sqlite | Dialect::MySql => "?".into(),
+            Dialect::Postgres => format!("${n}"),
+        }
+    }
+
+    /// The place of the n-th value where it is a text: SQLite takes the bytes that it is given for a BLOB.
+    pub fn text_place(self, n: usize) -> String {
+        match self {
+            Dialect::Sqlite => "CAST(? AS TEXT)".into(),
+            Dialect::MySql | Dialect::Postgres => self.place(n),
+        }
+    }
 }
 
 /// An open connection.

@@ -13,7 +13,7 @@ use super::Db;
 use super::rows::{self, Cell};
 use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::record::Record;
-use crate::backend::{Commit, Fate, Hold, HostDatabase, HostValue, LocalFuture, Sink, Trouble};
+use crate::backend::{Commit, Fate, Hold, HostDatabase, HostValue, LocalFuture, NOT_A_RECORD, Sink, Trouble};
 use crate::journal::{Entry, Payload, Positions};
 
 /// Records refused one after another that end a pass: so many speak of the database, not of
@@ -246,7 +246,7 @@ impl Sink for ForeignSink {
 impl ForeignSink {
     async fn store(&mut self, batch: &[Entry]) -> Result<Vec<Fate>, Trouble> {
         let mut writer = self.writer.take().ok_or_else(|| Trouble::Outage("db_url: the server's database module has not returned from an insert".into()))?;
-        let mut fates = vec![Fate::Dead("found a log line where a record was expected".into()); batch.len()];
+        let mut fates = vec![Fate::Dead(NOT_A_RECORD.into()); batch.len()];
         let (mut jobs, mut indices) = (Vec::new(), Vec::new());
         for (i, entry) in batch.iter().enumerate() {
             if let Payload::Record(record) = &entry.payload {

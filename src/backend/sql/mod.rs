@@ -36,7 +36,7 @@ pub use settings::{COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_S
 pub use url::{Target, is_foreign, parse, scheme, validate_url};
 pub use value::Value;
 
-use super::{Aside, Commit, Fate, Hold, LocalFuture, Sink, Trouble};
+use super::{Aside, Commit, Fate, Hold, LocalFuture, NOT_A_RECORD, Sink, Trouble};
 use crate::accounting::extras::Family;
 use crate::accounting::fields::Fields;
 use crate::accounting::record::Kind;
@@ -434,7 +434,7 @@ impl SqlSink {
                 continue;
             }
             let Payload::Record(record) = &entry.payload else {
-                fates[index] = Fate::Dead("found a log line where a record was expected".into());
+                fates[index] = Fate::Dead(NOT_A_RECORD.into());
                 continue;
             };
             let table_name = &rows::table_of(record, &self.db).clone();
@@ -499,14 +499,14 @@ impl SqlSink {
         let result = async {
             let conn = self.conn()?;
             let dialect = conn.dialect();
-            let p = |n: usize, text: bool| match (dialect, text) {
-                (Dialect::Sqlite, true) => "CAST(? AS TEXT)".to_string(),
-                (Dialect::Postgres, _) => format!("${n}"),
-                _ => "?".to_string(),
-            };
-            let insert: Arc<str> =
-                format!("INSERT INTO acc_delivery (reached, journal, segment) VALUES ({}, {}, {})", p(1, false), p(2, true), p(3, true)).into();
-            let delete: Arc<str> = format!("DELETE FROM acc_delivery WHERE journal = {} AND segment = {}", p(1, true), p(2, true)).into();
+            let insert: Arc<str> = format!(
+                "INSERT INTO acc_delivery (reached, journal, segment) VALUES ({}, {}, {})",
+                dialect.place(1),
+                dialect.text_place(2),
+                dialect.text_place(3)
+            )
+            .into();
+            let delete: Arc<str> = format!("DELETE FROM acc_delivery WHERE journal = {} AND segment = {}", dialect.text_place(1), dialect.text_place(2)).into();
             let text = |segment: &SegmentName| Value::Text(segment.to_string().into_bytes());
             let (known, new): (Vec<(SegmentName, u64)>, Vec<_>) =
                 positions.iter().map(|(name, position)| (*name, *position)).partition(|(segment, _)| stored.contains_key(segment));
@@ -515,17 +515,22 @@ impl SqlSink {
                 let (mut cases, mut places, mut values) = (String::new(), String::new(), Vec::new());
                 for (segment, position) in moved {
                     let n = values.len();
-                    cases.push_str(&format!(" WHEN {} THEN {}", p(n + 1, true), p(n + 2, false)));
+                    cases.push_str(&format!(" WHEN {} THEN {}", dialect.text_place(n + 1), dialect.place(n + 2)));
                     values.extend([text(segment), Value::Int(*position as i64)]);
                 }
                 let n = values.len() + 1;
                 values.push(journal.clone());
                 for (segment, _) in moved {
                     let n = values.len();
-                    places.push_str(&format!("{}segment = {} AND reached = {}", if places.is_empty() { "" } else { " OR " }, p(n + 1, true), p(n + 2, false)));
+                    places.push_str(&format!(
+                        "{}segment = {} AND reached = {}",
+                        if places.is_empty() { "" } else { " OR " },
+                        dialect.text_place(n + 1),
+                        dialect.place(n + 2)
+                    ));
                     values.extend([text(segment), Value::Int(stored[segment] as i64)]);
                 }
-                let update = format!("UPDATE acc_delivery SET reached = CASE segment{cases} END WHERE journal = {} AND ({places})", p(n, true));
+                let update = format!("UPDATE acc_delivery SET reached = CASE segment{cases} END WHERE journal = {} AND ({places})", dialect.text_place(n));
                 if conn.execute(update.into(), &values).await.map_err(cursor_trouble)? != moved.len() as u64 {
                     return Err(Trouble::Stale);
                 }

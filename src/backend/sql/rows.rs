@@ -28,8 +28,9 @@ static MS_DURATION: Lazy<Arc<str>> = Lazy::new(|| COLUMN_MS_DURATION.into());
 /// Columns for values that a record has of its own: those of the signalling only if it is of an INVITE, those
 /// of its end only when it has one.
 static OWN: Lazy<[Arc<str>; 7]> = Lazy::new(|| [ACC_ID, END_REASON, ATTEMPTS, PDD_MS, RING_MS, END_CAUSE, END_SIDE].map(Arc::from));
-/// How many of them a request has that is no INVITE, and one that has not ended a call.
+/// How many of them a request other than INVITE has.
 const OWN_OF_ANY: usize = 2;
+/// How many an INVITE has that did not end a call.
 const OWN_OF_INVITE: usize = 5;
 
 /// Date, time and zone.

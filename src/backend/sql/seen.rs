@@ -96,15 +96,6 @@ fn text(s: &str) -> Value {
     Value::Text(s.as_bytes().to_vec())
 }
 
-/// The place of the n-th value.
-fn place(dialect: Dialect, n: usize) -> String {
-    match dialect {
-        Dialect::Sqlite => "CAST(? AS TEXT)".into(),
-        Dialect::MySql => "?".into(),
-        Dialect::Postgres => format!("${n}"),
-    }
-}
-
 /// Has the table of a SQLite file an index?
 async fn is_indexed(conn: &mut Conn) -> Outcome<bool> {
     let list = format!("SELECT name FROM pragma_index_list('{SEEN_TABLE}') WHERE \"unique\" = 1");
@@ -260,7 +251,7 @@ impl SqlSink {
         for part in ids.chunks(CALLS) {
             let journal = self.journal.clone();
             let conn = self.conn()?;
-            let places: Vec<_> = (1..=part.len()).map(|n| place(conn.dialect(), n)).collect();
+            let places: Vec<_> = (1..=part.len()).map(|n| conn.dialect().text_place(n)).collect();
             // The journal's number has nothing to quote.
             let delete = format!("DELETE FROM {SEEN_TABLE} WHERE acc_id IN ({}) AND journal = '{journal}'", places.join(", "));
             let deleted = conn.execute(delete.into(), part).await;
@@ -305,7 +296,7 @@ impl SqlSink {
             return conn.execute_bound(sql.into(), Bound::Postgres(params.into())).await;
         }
         let (verb, end) = if dialect == Dialect::MySql { ("INSERT IGNORE", "") } else { ("INSERT", " ON CONFLICT DO NOTHING") };
-        let row = format!("({}, '{journal}', {})", place(dialect, 1), place(dialect, 2));
+        let row = format!("({}, '{journal}', {})", dialect.text_place(1), dialect.text_place(2));
         let values: Vec<_> = entered.flatten().collect();
         let rows = vec![row; values.len() / 2].join(", ");
         conn.execute(format!("{verb} INTO {SEEN_TABLE} (acc_id, journal, cause) VALUES {rows}{end}").into(), &values).await
@@ -314,7 +305,7 @@ impl SqlSink {
     /// Those that are there.
     async fn there(&mut self, calls: &[(String, usize)]) -> Outcome<HashMap<String, First>> {
         let conn = self.conn()?;
-        let places: Vec<_> = (1..=calls.len()).map(|n| place(conn.dialect(), n)).collect();
+        let places: Vec<_> = (1..=calls.len()).map(|n| conn.dialect().text_place(n)).collect();
         let sql = format!("SELECT acc_id, journal, cause FROM {SEEN_TABLE} WHERE acc_id IN ({})", places.join(", "));
         let ids: Vec<_> = calls.iter().map(|(id, _)| text(id)).collect();
         let trimmed = |v: Option<String>| v.unwrap_or_default().trim_end().to_string();
@@ -351,7 +342,7 @@ impl SqlSink {
             });
         };
         let column = dialect.quote(&column);
-        let rows = format!("FROM {table} WHERE {column} = {}", place(dialect, 1));
+        let rows = format!("FROM {table} WHERE {column} = {}", dialect.text_place(1));
         let conn = self.conn()?;
         if again && !cursor_in_file {
             // This journal delivers nothing twice. The rows may be gone: a table was restored without the others.
@@ -374,7 +365,7 @@ impl SqlSink {
     async fn take_over(&mut self, id: &str, cause: &str, first: &First) -> Outcome<bool> {
         let journal = self.journal.clone();
         let conn = self.conn()?;
-        let p = |n| place(conn.dialect(), n);
+        let p = |n| conn.dialect().text_place(n);
         let update =
             format!("UPDATE {SEEN_TABLE} SET journal = {}, cause = {} WHERE acc_id = {} AND journal = {} AND cause = {}", p(1), p(2), p(3), p(4), p(5));
         let values = [&journal, cause, id, &first.journal, &first.cause].map(text);

@@ -116,7 +116,7 @@ impl Address {
     /// # Errors
     /// What is wrong; nothing of the URL is quoted.
     pub fn read(rest: &str, example: &str) -> Result<Address, String> {
-        let rest = rest.strip_prefix("//").ok_or_else(|| format!("behind the scheme stand two slashes and a host: write {example}"))?;
+        let rest = rest.strip_prefix("//").ok_or_else(|| format!("the scheme must be followed by // and a host: write {example}"))?;
         let (place, path) = match rest.rfind('@').map_or(rest, |at| &rest[at..]).find('/') {
             Some(at) => {
                 let at = rest.rfind('@').unwrap_or(0) + at;
@@ -154,9 +154,9 @@ fn port_of(host: &str) -> Option<Option<u16>> {
 /// With `%NN` as bytes.
 ///
 /// # Errors
-/// They are no UTF-8, or no hexadecimal digits.
+/// They are not UTF-8, or not hexadecimal digits.
 pub fn decoded(text: &str) -> Result<String, String> {
-    const WRONG: &str = "behind % stand two hexadecimal digits of a byte: write %25 for a percent sign, %40 for @, %2F for /";
+    const WRONG: &str = "% must be followed by two hexadecimal digits: write %25 for a percent sign, %40 for @, %2F for /";
     if !text.contains('%') {
         return Ok(text.into());
     }
@@ -197,12 +197,12 @@ mod tests {
         let a = Address::read("//t0ken@h", "x").unwrap();
         assert!(a.login.credentials().unwrap() == Credentials::Token("t0ken".into()));
         for (url, part) in [
-            ("h", "two slashes"),
+            ("h", "followed by //"),
             ("//", "a host is missing"),
             ("//a,,b", "a host is missing"),
             ("//h:0", "a port"),
             ("//h:x", "a port"),
-            ("//%zz@h", "behind %"),
+            ("//%zz@h", "% must be followed"),
         ] {
             assert!(Address::read(url, "x").unwrap_err().contains(part), "{url}");
         }

@@ -80,7 +80,7 @@ impl Name {
         let mut rest = stem.chars();
         while let Some(c) = rest.next() {
             if c == '%' && !rest.next().is_some_and(|c| c == '%' || TIMES.iter().any(|(t, _)| *t == c)) {
-                return Err("behind % stands something that is not part of a time: use %Y, %m, %d, %j, %H, %M, %S and %%".into());
+                return Err("% may only be followed by Y, m, d, j, H, M, S or %".into());
             }
         }
         Ok(Name { stem: stem.into(), ending })

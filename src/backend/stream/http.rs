@@ -82,7 +82,7 @@ impl Target {
         };
         let tls = Tls::read(&mut options)?;
         if (url.scheme() == "https") == (tls.mode == Some(Mode::Disable)) && (url.scheme() == "https" || tls.mode.is_some()) {
-            return Err("https: is TLS, and http: is none: change the scheme, and leave tls=disable out".into());
+            return Err("https: uses TLS and http: does not: change the scheme, or remove tls=".into());
         }
         options.end("batch, user, password-file, tls, ca, cert, key and name behind '#'")?;
         Ok(Target { url, login, batch, tls })

@@ -63,7 +63,7 @@ impl Target {
         address.login.options(&mut options)?;
         let topic = address.path.clone();
         if topic.is_empty() || topic.len() > 249 || !topic.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
-            return Err(format!("behind the hosts stands a slash and the topic, of letters, digits, '.', '_' and '-': write {EXAMPLE}"));
+            return Err(format!("after the hosts, write a slash and the topic (letters, digits, '.', '_', '-'): {EXAMPLE}"));
         }
         let sasl = match options.take("sasl") {
             None => None,

@@ -3,9 +3,8 @@
 
 use std::sync::Arc;
 
-use super::NO_RECORD;
 use super::body::{self, Format};
-use crate::backend::{Commit, Fate, LocalFuture, Sink, Trouble};
+use crate::backend::{Commit, Fate, LocalFuture, NOT_A_RECORD, Sink, Trouble};
 use crate::journal::{Entry, Payload, Positions};
 
 /// Version of CloudEvents.
@@ -81,7 +80,7 @@ impl EngineSink {
     }
 
     fn message(&self, entry: &Entry) -> Result<Message, String> {
-        let Payload::Record(record) = &entry.payload else { return Err(NO_RECORD.into()) };
+        let Payload::Record(record) = &entry.payload else { return Err(NOT_A_RECORD.into()) };
         let mut body = Vec::new();
         Format::Json.write(record, &self.node, &mut body);
         if let Some(max) = self.engine.max_body()

@@ -30,7 +30,7 @@ mod url;
 
 use std::sync::Arc;
 
-use super::{Commit, Fate, LocalFuture, Sink, Trouble};
+use super::{Commit, Fate, LocalFuture, NOT_A_RECORD, Sink, Trouble};
 use crate::journal::{Entry, Payload, Positions};
 use file::{Lines, Writer};
 
@@ -59,9 +59,6 @@ enum Target {
     #[cfg(feature = "nats")]
     Nats(nats::Target),
 }
-
-/// Why an entry that is not a record cannot be delivered.
-const NO_RECORD: &str = "a line stands where a record belongs";
 
 /// The sink of a stream into files.
 pub struct FileSink {
@@ -121,7 +118,7 @@ impl Sink for FileSink {
             self.write(batch).await.map_err(Trouble::Outage)?;
             let fate = |entry: &Entry| match entry.payload {
                 Payload::Record(_) => Fate::Delivered,
-                Payload::LogLine(_) => Fate::Dead(NO_RECORD.into()),
+                Payload::LogLine(_) => Fate::Dead(NOT_A_RECORD.into()),
             };
             Ok(batch.iter().map(fate).collect())
         })

@@ -71,7 +71,7 @@ impl Target {
         let prefix = if address.path.is_empty() { PREFIX.to_owned() } else { address.path.clone() };
         let is_token = |token: &str| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'*' | b'>'));
         if !prefix.split('.').all(is_token) {
-            return Err("behind the host stands a slash and what subjects begin with: words joined by dots, without blanks, * and >".into());
+            return Err("after the host, write a slash and the prefix of the subjects: words joined by dots, without blanks, * and >".into());
         }
         let stream = options.take("stream").map(str::to_owned);
         let creds = options.take("creds").map(PathBuf::from);

@@ -11,7 +11,7 @@ impl<'a> Options<'a> {
     /// Reads what stands behind `?`.
     ///
     /// # Errors
-    /// An option stands there twice.
+    /// An option that is given twice.
     pub fn read(text: &'a str) -> Result<Options<'a>, String> {
         let mut options = Options::default();
         for option in text.split('&').filter(|o| !o.is_empty()) {
@@ -19,7 +19,7 @@ impl<'a> Options<'a> {
             if options.0.iter().any(|(k, _)| *k == key) {
                 // What is known is not secret; anything else may be a part of one.
                 let key = if KNOWN.contains(&key) { format!("the option {key}") } else { "an option".into() };
-                return Err(format!("{key} stands there twice: leave one"));
+                return Err(format!("{key} is given twice: remove one"));
             }
             options.0.push((key, value));
         }

@@ -59,7 +59,7 @@ impl Message {
         out
     }
 
-    /// `None` for what no such message is.
+    /// `None` if the bytes are not a message of this version.
     pub fn decode(input: &[u8]) -> Option<Message> {
         let mut r = Reader(input);
         if r.u8()? != VERSION {

@@ -46,7 +46,7 @@ fn dependencies() -> os_dep_export {
     d
 }
 
-/// Each parameter stands there twice, with its own type and with the other one, so that a value of
+/// Each parameter is listed twice, with its own type and with the other one, so that a value of
 /// the wrong type is answered by us, with a sentence that names parameter and cure.
 fn parameters() -> impl Iterator<Item = os_param_export> {
     PARAMS.iter().zip(numbered!(set_param as Setter, PARAMS.len())).flat_map(|(p, setter)| {

@@ -51,7 +51,7 @@ pub fn compare(model: &Model, url: &str, at: At) -> Result<Vec<Finding>, String>
                 for column in declared.iter().filter_map(|field| table.column(field)) {
                     if matches!(column.holds, schema::Holds::Numbers | schema::Holds::Times) {
                         let text = format!(
-                            "the field {} goes to a column of type {}: a text that is none is refused, and the record with it",
+                            "the field {} goes to a column of type {}: the database refuses text that is not a number or a time, and with it the whole record",
                             column.name, column.kind
                         );
                         found.push(finding(14, text, "let the column be a VARCHAR, or let the script set nothing else".into()));

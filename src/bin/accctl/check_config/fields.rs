@@ -22,7 +22,7 @@ pub fn of_list(list: &str) -> Vec<Fault> {
     for field in fields.split(';').map(str::trim).filter(|field| !field.is_empty()) {
         let tag = field.split("->").next().unwrap_or_default().trim();
         if !seen.insert(tag) {
-            faults.push(fault(format!("{tag} stands there twice: the second one is ignored"), "leave one of them out, or give it another tag"));
+            faults.push(fault(format!("{tag} is given twice: the second one is ignored"), "remove one, or give it another tag"));
         }
         if tag.contains(char::is_whitespace) || tag.contains(',') {
             faults.push(fault(format!("\"{field}\" is taken for one field"), "separate fields by semicolons"));
@@ -42,7 +42,7 @@ pub fn of_pairs(list: &str) -> Vec<Fault> {
         };
         let name = name.trim();
         if !seen.insert(name) {
-            faults.push(fault(format!("{name} stands there twice"), "leave one of them out, or give it another name"));
+            faults.push(fault(format!("{name} is given twice"), "remove one, or give it another name"));
         }
         if let Some(swallowed) = swallowed(value) {
             faults.push(fault(format!("the value of {name} swallows the pair \"{swallowed}\" behind it"), "separate pairs by semicolons"));
