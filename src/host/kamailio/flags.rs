@@ -221,7 +221,7 @@ impl At<'_> {
         if reply.to_tag.is_empty() && message(self.event.rpl).is_none() {
             reply.to_tag = self.api.tm.reply_tag(request).unwrap_or_default();
         }
-        let past = Past { at: self, of: &of, branch: self.branch(&of, self.event.code) };
+        let past = Past::new(self, &of, &reply);
         let taken = Taken::read(self.extras(), missed, &past);
         self.emit(&past, Kind::Missed, missed, &reply, &taken, Moment::now());
         for bit in rules.used_up(missed) {
@@ -236,12 +236,12 @@ impl At<'_> {
         (t == self.t as usize && self.symbols.runs(KM_FAILURE_ROUTE)).then_some(copy as *mut km_sip_msg)
     }
 
-    /// Is a flag of the request set? While its failure route runs, a missed flag that has made its record is cleared in
-    /// the route's copy alone, so these are read there. The others are what the transaction has: as with Kamailio's own
-    /// module, what the route does to them counts after it, not for a reply that it sends itself.
+    /// Is a flag of the request set? As with Kamailio's own module, what a failure route does to flags counts after it, not for
+    /// a reply that it sends itself: they are what the transaction has. But a missed flag that has made its record is cleared
+    /// in the route's copy alone, so there it must be set, too.
     fn is_set(&self, bit: Bit) -> bool {
         let copy = if self.by_flags.rules.is_missed_flag(bit) { self.in_failure_route() } else { None };
-        self.symbols.has_flag(copy.unwrap_or(self.event.req), bit)
+        self.symbols.has_flag(self.event.req, bit) && copy.is_none_or(|copy| self.symbols.has_flag(copy, bit))
     }
 
     /// An answer is about to leave: its ACK may come before [`At::reply_went`] is called.
@@ -278,7 +278,7 @@ impl At<'_> {
         }
         let of = ctx.copy()?;
         let both = Types(due.missed.0 | due.transaction.0);
-        let past = Past { at: self, of: &of, branch: self.branch(&of, code) };
+        let past = Past::new(self, &of, &reply);
         let taken = Taken::read(self.extras(), both, &past);
         let now = Moment::now();
         self.emit(&past, Kind::Missed, due.missed, &reply, &taken, now);
@@ -519,9 +519,21 @@ struct Past<'a> {
     at: &'a At<'a>,
     of: &'a Context,
     branch: Option<usize>,
+    /// What its dialog is found by.
+    dialog: Core,
 }
 
-impl Past<'_> {
+impl<'a> Past<'a> {
+    fn new(at: &'a At<'a>, of: &'a Context, reply: &Reply) -> Past<'a> {
+        let mut dialog = of.core.clone();
+        // An answer has given its dialog a To tag. Without it one of a refused INVITE before would be found, which has the same
+        // Call-ID and From tag, and stays for a while.
+        if dialog.to_tag.is_empty() && (200..300).contains(&reply.code) {
+            dialog.to_tag.clone_from(&reply.to_tag);
+        }
+        Past { at, of, branch: at.branch(of, reply.code), dialog }
+    }
+
     fn of_branch(&self, key: &str) -> Option<Vec<u8>> {
         self.of.legs.get(self.branch?)?.get(key.as_bytes()).map(<[u8]>::to_vec)
     }
@@ -535,7 +547,7 @@ impl Source for Past<'_> {
             Class::Message => kept(),
             Class::Branch => self.of_branch(&variable.key).or_else(kept),
             Class::Code => Some(self.at.event.code.to_string().into_bytes()),
-            Class::Moment if is_of_dialog(variable) => in_dialog(self.at.symbols, self.at.by_flags.specs[index], &self.of.core).unwrap_or_else(kept),
+            Class::Moment if is_of_dialog(variable) => in_dialog(self.at.symbols, self.at.by_flags.specs[index], &self.dialog).unwrap_or_else(kept),
             Class::Moment => bytes_of(self.at.by_flags.specs[index].value(self.at.symbols, dummy(self.at.symbols)?)),
         }
     }
