@@ -37,6 +37,41 @@ const SKIPPED: &[u8] = b"#skipped";
 /// As above, of `json_cdr_skip`.
 const JSON_SKIPPED: &[u8] = b"#jsonskipped";
 
+/// What the script made of the dialog variables of start, end and duration.
+const CHANGED: [&[u8]; 3] = [b"#start", b"#end", b"#duration"];
+
+/// A moment as a dialog variable has it, with up to six digits behind its point; of the machine's clocks only the
+/// wall clock is known.
+pub fn instant(text: &[u8]) -> Option<Moment> {
+    let (seconds, digits) = std::str::from_utf8(text).ok()?.split_once('.')?;
+    if !matches!(digits.len(), 1..=6) || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let micros: i64 = format!("{digits:0<6}").parse().ok()?;
+    let wall = seconds.parse::<i64>().ok()?.checked_mul(1_000_000)?.checked_add(micros)?;
+    Some(Moment { wall: Wall(wall), ..Moment::default() })
+}
+
+/// A script may give a call another start, and when it has ended (`is_over`) another end and duration: `variable` has what the
+/// dialog's variables say.
+pub fn change(cdrs: &DialogCdrs, ctx: &mut Context, is_over: bool, variable: impl Fn(&str) -> Option<Vec<u8>>) {
+    let keep = |n: usize, own: &[u8], ctx: &mut Context| {
+        let is_number = |text: &Vec<u8>| if n < 2 { instant(text).is_some() } else { std::str::from_utf8(text).is_ok_and(|t| t.parse::<f64>().is_ok()) };
+        let other = variable(&cdrs.names[n]).filter(|text| text != own && is_number(text));
+        if other.is_some() || ctx.extra.has(CHANGED[n]) {
+            ctx.put_extra(CHANGED[n], other.as_deref(), usize::MAX);
+        }
+    };
+    keep(0, &cdrs.precision.text(own_start(cdrs, ctx).wall.0), ctx);
+    if is_over {
+        let start = start(cdrs, ctx);
+        let span = Span::new(cdrs.precision, start, ctx.ended.map_or(0, |(ended, _)| ended.micros_since(start)));
+        let duration = if ctx.ended.is_some() { cdrs.precision.text(span.duration) } else { b"0".to_vec() };
+        keep(1, &cdrs.precision.text(span.end), ctx);
+        keep(2, &duration, ctx);
+    }
+}
+
 /// Where such CDRs go.
 fn types(cdrs: &DialogCdrs) -> Types {
     let on = [(Backend::Log, cdrs.log), (Backend::Db, cdrs.table.is_some()), (Backend::Json, cdrs.json.is_some())];
@@ -64,6 +99,11 @@ pub fn skip(cdrs: &DialogCdrs, ctx: &mut Context, has: impl Fn(&str) -> bool) {
 
 /// When it starts, for its CDR.
 pub fn start(cdrs: &DialogCdrs, ctx: &Context) -> Moment {
+    ctx.extra.get(CHANGED[0]).and_then(instant).unwrap_or_else(|| own_start(cdrs, ctx))
+}
+
+/// When it did, whatever the script says.
+fn own_start(cdrs: &DialogCdrs, ctx: &Context) -> Moment {
     ctx.answered.filter(|_| cdrs.from_answer).unwrap_or(ctx.arrived)
 }
 
@@ -85,7 +125,7 @@ pub fn end(rules: &Rules, ctx: &Context) -> Option<CallEnd> {
 pub fn failed(rules: &Rules, ctx: &mut Context) -> Vec<Record> {
     let Some(cdrs) = rules.dialog_cdrs.as_ref().filter(|c| c.failed && !ctx.closed) else { return Vec::new() };
     ctx.closed = true;
-    records(rules, cdrs, ctx, ctx.arrived, 0, None)
+    records(rules, cdrs, ctx, start(cdrs, ctx), 0, None)
 }
 
 fn records(rules: &Rules, cdrs: &DialogCdrs, ctx: &Context, start: Moment, micros: i64, end: Option<EndCause>) -> Vec<Record> {
@@ -95,10 +135,12 @@ fn records(rules: &Rules, cdrs: &DialogCdrs, ctx: &Context, start: Moment, micro
     let record = |backend: Backend| {
         let is_db = backend == Backend::Db;
         // In SQL they are dates, which SQL writes in local time.
-        let instant = |micros: i64| if is_db && cdrs.utc { utc(micros) } else { cdrs.precision.text(micros) };
+        let shown = |micros: i64| if is_db && cdrs.utc { utc(micros) } else { cdrs.precision.text(micros) };
         // As the original has it, which sets this one at the beginning of a dialog.
         let duration = if end.is_some() { cdrs.precision.text(span.duration) } else { b"0".to_vec() };
-        let own = [instant(span.start), instant(span.end), duration];
+        let changed = |n: usize| ctx.extra.get(CHANGED[n]);
+        let ends = changed(1).and_then(instant).map_or(span.end, |end| cdrs.precision.cut(end.wall.0));
+        let own = [shown(span.start), shown(ends), changed(2).map_or(duration, <[u8]>::to_vec)];
         let mut extras: Vec<_> = cdrs.names.iter().zip(own).map(|(name, value)| Field { name: Arc::clone(name), value: Some(value) }).collect();
         let extra = cdrs.json.as_ref().filter(|_| backend == Backend::Json).map_or(&cdrs.extra, |j| &j.extra);
         extras.extend(extra.iter().map(|named| {
@@ -114,7 +156,7 @@ fn records(rules: &Rules, cdrs: &DialogCdrs, ctx: &Context, start: Moment, micro
             core: ctx.core.clone(),
             time: Wall(span.start),
             times: None,
-            duration_ms: Some(span.duration / 1000),
+            duration_ms: Some((ends - span.start) / 1000),
             end,
             signalling: ctx.signalling(),
             reported: false,
@@ -132,9 +174,8 @@ fn records(rules: &Rules, cdrs: &DialogCdrs, ctx: &Context, start: Moment, micro
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_variable_that_is_gone_skips_nothing() {
-        let cdrs = DialogCdrs {
+    fn cdrs() -> DialogCdrs {
+        DialogCdrs {
             json: None,
             log: true,
             facility: 0,
@@ -148,13 +189,40 @@ mod tests {
             nullable: false,
             utc: false,
             precision: Precision::default(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_variable_that_is_gone_skips_nothing() {
+        let cdrs = cdrs();
         let written = |seen: &[bool]| {
             let mut ctx = begin(&cdrs, Core::default(), Moment::now());
             seen.iter().for_each(|is_there| skip(&cdrs, &mut ctx, |name| *is_there && name == "no"));
             failed(&Rules { dialog_cdrs: Some(cdrs.clone()), ..Rules::default() }, &mut ctx).len()
         };
         assert_eq!([written(&[false]), written(&[true]), written(&[true, false]), written(&[false, true])], [1, 0, 1, 0]);
+    }
+
+    #[test]
+    fn a_script_may_change_start_end_and_duration() {
+        let cdrs = cdrs();
+        let rules = Rules { dialog_cdrs: Some(cdrs.clone()), ..Rules::default() };
+        let at = |seconds: i64| Moment { wall: Wall(seconds * 1_000_000), ..Moment::default() };
+        let ended = |changes: &[(&str, &str)]| {
+            let mut ctx = begin(&cdrs, Core::default(), at(100));
+            (ctx.answered, ctx.ended) = (Some(at(105)), Some((at(160), EndCause::Caller)));
+            let variables = [("s", "100.000"), ("e", "160.000"), ("d", "60.000")];
+            change(&cdrs, &mut ctx, true, |name| {
+                let said = changes.iter().chain(&variables).find(|(n, _)| *n == name)?.1;
+                Some(said.as_bytes().to_vec())
+            });
+            let records = end(&rules, &ctx).unwrap().records;
+            records[0].extras.iter().map(|f| String::from_utf8(f.value.clone().unwrap()).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(ended(&[]), ["100.000", "160.000", "60.000"]);
+        assert_eq!(ended(&[("s", "105.500"), ("d", "54.500")]), ["105.500", "160.000", "54.500"]);
+        assert_eq!(ended(&[("e", "170.000")]), ["100.000", "170.000", "60.000"]);
+        assert_eq!(ended(&[("s", "soon"), ("e", ""), ("d", "long")]), ["100.000", "160.000", "60.000"], "what is no number changes nothing");
     }
 
     #[test]
@@ -170,5 +238,15 @@ mod tests {
             assert_eq!(shown, want, "{precision:?}");
         }
         assert_eq!(Span::new(Precision::Millis, start, -5).duration, 0);
+    }
+
+    #[test]
+    fn instants_of_dialog_variables_are_read() {
+        for (text, wall) in [("1700000000.042", 1_700_000_000_042_000), ("1700000000.0", 1_700_000_000_000_000), ("1.000042", 1_000_042)] {
+            assert_eq!(instant(text.as_bytes()).map(|m| m.wall), Some(Wall(wall)), "{text}");
+        }
+        for text in ["", "1", "1.", "x.123", "1.1234567", "1.-12", "99999999999999999.000"] {
+            assert_eq!(instant(text.as_bytes()), None, "{text}");
+        }
     }
 }

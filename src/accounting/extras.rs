@@ -41,6 +41,8 @@ const MOMENT_KAMAILIO: &[&str] = &[
 const BRANCH_OPENSIPS: &[&str] =
     &["ru", "ruri", "rU", "ruri.user", "rd", "ruri.domain", "rp", "rP", "ru_q", "du", "duri", "dd", "dp", "dP", "fs", "socket_out"];
 const BRANCH_KAMAILIO: &[&str] = &["ru", "rU", "rd", "rp", "rP", "rz", "nh"];
+/// Variables that a reply has none of, in Kamailio.
+const OF_REQUESTS: &[&str] = &["ru", "rU", "rd", "rp", "rP", "ou", "oU", "od", "op", "oP", "du"];
 /// Text around other variables.
 const AROUND: &str = "_s";
 
@@ -110,6 +112,12 @@ impl Variable {
     /// It is a script's own: while no route of this request has run, it has what another request left in it.
     pub fn is_of_script(&self) -> bool {
         names_of(&self.text).any(|name| name == "var")
+    }
+
+    /// In Kamailio it looks at fields of a reply that stand there since its headers were parsed, and changes none: those of a
+    /// request alone have no value.
+    pub fn only_looks_at_replies(&self) -> bool {
+        names_of(&self.text).all(|name| name == "rs" || name == "rr" || name == "hdr" || OF_REQUESTS.contains(&name))
     }
 }
 

@@ -36,6 +36,11 @@ pub struct Fields {
 }
 
 impl Fields {
+    /// Neither `extra_fields` nor `leg_fields` declares any.
+    pub fn has_no_tags(&self) -> bool {
+        self.extra.tags.is_empty() && self.leg.tags.is_empty()
+    }
+
     /// All names under which a backend may get a value, in record order; those of the BYE only in CDRs.
     pub fn names(&self, backend: Backend, of_cdrs: bool) -> impl Iterator<Item = &Arc<str>> {
         let [bye, bye_legs]: [&[Named]; 2] = if of_cdrs { [&self.flags.bye[backend.index()], &self.flags.bye_legs] } else { [&[], &[]] };

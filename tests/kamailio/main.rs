@@ -21,6 +21,7 @@ mod kemi;
 mod load;
 mod management;
 mod phones;
+mod plain;
 mod restarts;
 mod server;
 mod shipped;

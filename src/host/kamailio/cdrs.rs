@@ -14,7 +14,7 @@ use super::prepared::ByFlags;
 use super::present;
 use super::state::{Api, DIALOGS, message, ready};
 use super::symbols::Symbols;
-use crate::accounting::clock::{Moment, Wall};
+use crate::accounting::clock::Moment;
 use crate::accounting::context::Context;
 use crate::accounting::dialog_cdr::Span;
 use crate::accounting::extras::{Class, Variable};
@@ -84,8 +84,8 @@ impl At {
         self.variables().filter(|(_, v)| is_read(v)).map(|(i, v)| (&*v.key, self.read(i, msg))).collect()
     }
 
-    /// Those of the INVITE itself.
-    fn of_invite(&self, msg: &Message<'_>) -> Vec<(&'static str, Option<Vec<u8>>)> {
+    /// Those of a request itself.
+    fn of_request(&self, msg: &Message<'_>) -> Vec<(&'static str, Option<Vec<u8>>)> {
         self.values(msg.raw, |v| !v.of_reply && matches!(v.class, Class::Message | Class::Branch))
     }
 
@@ -134,10 +134,11 @@ impl At {
         Ok(())
     }
 
-    /// What a CDR shows is known, and whether there is to be one.
-    fn take(&self, c: &mut Context, values: &[(&'static str, Option<Vec<u8>>)]) {
+    /// What a CDR shows is known, and whether there is to be one. `is_over`: the dialog variables have its end.
+    fn take(&self, c: &mut Context, values: &[(&'static str, Option<Vec<u8>>)], is_over: bool) {
         self.keep(c, values);
         self.skip(c);
+        dialog_cdr::change(self.cdrs, c, is_over, |name| self.dialogs.fetch(self.dlg, name));
     }
 
     fn skip(&self, c: &mut Context) {
@@ -165,7 +166,7 @@ pub fn on_created(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
     let Some(at) = At::new(dlg) else { return };
     let now = Moment::now();
     let mut ctx = dialog_cdr::begin(at.cdrs, msg.core(), now);
-    at.keep(&mut ctx, &at.of_invite(msg));
+    at.keep(&mut ctx, &at.of_request(msg));
     let made = SharedContext::new(&ctx).and_then(|shared| {
         let name = format!("{:032x}{:x}", ctx.call_key(), shared.address()).into_bytes();
         shared.update_head(|c| c.dialog.clone_from(&name))?;
@@ -190,7 +191,17 @@ pub fn on_created(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
 /// dialog, the target above all, is what the CDR of a call shows that the server itself refuses.
 pub fn on_transaction(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
     let (Some(ctx), Some(at)) = (present::take_cdr(msg.raw), At::new(dlg)) else { return };
-    let values = at.of_invite(msg);
+    let values = at.of_request(msg);
+    if !values.is_empty() {
+        say("the CDR of a dialog could not be made", ctx.update(|c| at.keep(c, &values)).map(drop));
+    }
+}
+
+/// The BYE that ended a call, which is private still, has got its transaction. The host told of the end inside
+/// `loose_route()`: what that and the script have changed since, the next hop above all, is what the CDR shows.
+pub fn on_transaction_of_bye((ctx, dialog): &present::Ended, bye: &Message<'_>) {
+    let Some(at) = At::new(*dialog as *mut km_dlg_cell).filter(|at| !at.dlg.is_null() && ctx.progress().is_due()) else { return };
+    let values = at.of_request(bye);
     if !values.is_empty() {
         say("the CDR of a dialog could not be made", ctx.update(|c| at.keep(c, &values)).map(drop));
     }
@@ -224,7 +235,7 @@ pub fn on_loaded(dlg: *mut km_dlg_cell) {
         Some(Claim::Over) => {}
         // Of before this module, or not answered then: it has its beginning in a dialog variable.
         None => {
-            let Some(start) = at.dialogs.fetch(dlg, &at.cdrs.names[0]).as_deref().and_then(instant) else { return };
+            let Some(start) = at.dialogs.fetch(dlg, &at.cdrs.names[0]).as_deref().and_then(dialog_cdr::instant) else { return };
             let mut ctx = dialog_cdr::begin(at.cdrs, Default::default(), start);
             ctx.core.method = b"INVITE".to_vec();
             ctx.answered = Some(start);
@@ -234,18 +245,6 @@ pub fn on_loaded(dlg: *mut km_dlg_cell) {
             }
         }
     }
-}
-
-/// A moment as a dialog variable has it, with up to six digits behind its point; of the machine's clocks only the
-/// wall clock is known.
-fn instant(text: &[u8]) -> Option<Moment> {
-    let (seconds, digits) = std::str::from_utf8(text).ok()?.split_once('.')?;
-    if !matches!(digits.len(), 1..=6) || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let micros: i64 = format!("{digits:0<6}").parse().ok()?;
-    let wall = seconds.parse::<i64>().ok()?.checked_mul(1_000_000)?.checked_add(micros)?;
-    Some(Moment { wall: Wall(wall), ..Moment::default() })
 }
 
 /// Events of a dialog.
@@ -293,14 +292,17 @@ fn answered(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
 }
 
 fn failed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), SharedError> {
-    let reply = message(rpl).filter(|m| is_private(m.raw));
+    let reply = message(rpl);
     let mut values = at.moments();
     values.extend(at.codes(reply.as_ref()));
     if let Some(reply) = reply {
-        values.extend(at.values(reply.raw, |v| v.class != Class::Moment && v.class != Class::Code));
+        // One that came before the last one is a copy that processes share. The dialog module has parsed its headers just now,
+        // so what only looks at them may be read; the others have the values of the INVITE.
+        let may_be_read = |v: &Variable| is_private(reply.raw) || v.only_looks_at_replies();
+        values.extend(at.values(reply.raw, |v| v.class != Class::Moment && v.class != Class::Code && may_be_read(v)));
     }
     let records = ctx.happen(|c| {
-        at.take(c, &values);
+        at.take(c, &values, true);
         dialog_cdr::failed(&at.instance.config.rules, c)
     })?;
     worker::emit(at.instance, &records);
@@ -329,7 +331,7 @@ fn terminated(at: &At, ctx: &SharedContext, bye: Option<&Message<'_>>, direction
     let now = Moment::now();
     ctx.happen(|c| {
         ends(c, cause, now);
-        at.take(c, &values);
+        at.take(c, &values, false);
     })?;
     at.set_end(ctx)?;
     // Its reply completes the CDR; when a phone's gets no transaction, its end does. The reply of the server's own comes
@@ -358,7 +360,7 @@ fn confirmed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), S
             values.extend(at.codes(message(rpl).filter(|m| is_private(m.raw)).as_ref()));
             values
         };
-        ctx.happen(|c| at.take(c, &values))?;
+        ctx.happen(|c| at.take(c, &values, true))?;
         write_cdr(ctx);
     }
     Ok(())
@@ -370,7 +372,7 @@ fn removed(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
     if ctx.progress().is_due() {
         let mut values = if present::has_ended(ctx) { at.moments() } else { Vec::new() };
         values.retain(|(_, value)| value.is_some());
-        ctx.happen(|c| at.take(c, &values))?;
+        ctx.happen(|c| at.take(c, &values, true))?;
     }
     Ok(())
 }
@@ -388,7 +390,7 @@ fn expired(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
     let now = Moment::now();
     ctx.happen(|c| {
         ends(c, EndCause::Timeout, now);
-        at.take(c, &values);
+        at.take(c, &values, false);
     })?;
     if ctx.progress().answered {
         at.set_end(ctx)?;
@@ -402,19 +404,4 @@ fn of_dialog_only(at: &At) -> Vec<(&'static str, Option<Vec<u8>>)> {
     let dummy = at.symbols.dummy();
     let is_of_dialog = |v: &Variable| v.text.trim_start_matches(['$', '(']).starts_with("dlg_var(");
     at.variables().map(|(i, v)| (&*v.key, if is_of_dialog(v) { at.read(i, dummy) } else { None })).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn instants_of_dialog_variables_are_read() {
-        for (text, wall) in [("1700000000.042", 1_700_000_000_042_000), ("1700000000.0", 1_700_000_000_000_000), ("1.000042", 1_000_042)] {
-            assert_eq!(instant(text.as_bytes()).map(|m| m.wall), Some(Wall(wall)), "{text}");
-        }
-        for text in ["", "1", "1.", "x.123", "1.1234567", "1.-12", "99999999999999999.000"] {
-            assert_eq!(instant(text.as_bytes()), None, "{text}");
-        }
-    }
 }

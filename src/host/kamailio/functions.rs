@@ -113,10 +113,12 @@ unsafe fn fix(i: usize, param: *mut *mut c_void, n: c_int) -> c_int {
     unsafe { arguments::fixup(server(), script::what(*argument), param, check) }
 }
 
-/// A record at once: in the shape of flags where the backend has a flag or extras of theirs, and no context
-/// of `do_accounting()` or `$acc_extra()` is in force.
+/// A record at once: in the shape of flags where the backend has a flag or extras of theirs, or no others are declared, and
+/// no context of `do_accounting()` or `$acc_extra()` is in force.
 pub fn record(at: Current, instance: &'static Instance, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
-    if instance.config.flags.shaped.has(backend) && script::find(at).is_none() {
+    let config = &instance.config;
+    let by_flags = config.flags.shaped.has(backend) || config.rules.fields.has_no_tags();
+    if by_flags && script::find(at).is_none() {
         return flags::manual(at, instance, backend, comment, table);
     }
     script::manual(at, instance, backend, comment, table)

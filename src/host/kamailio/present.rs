@@ -190,12 +190,17 @@ pub fn is_stateless_bye(msg: *mut km_sip_msg) -> bool {
     look(msg, |e| e.routed_bye && e.transaction == 0).unwrap_or(false)
 }
 
-/// The message has got a transaction: its address.
-pub fn got_transaction(msg: *mut km_sip_msg, t: *mut km_cell) {
-    look(msg, |e| {
+/// The message has got a transaction: its address. The calls that it ended are the answer.
+pub fn got_transaction(msg: *mut km_sip_msg, t: *mut km_cell) -> Vec<Ended> {
+    let ended = look(msg, |e| {
         e.transaction = t as usize;
-        e.bye.iter_mut().for_each(|(_, has_transaction)| *has_transaction = true);
+        let has_one = |(ended, has_transaction): &mut (Ended, bool)| {
+            *has_transaction = true;
+            (ended.0.duplicate(), ended.1)
+        };
+        e.bye.iter_mut().map(has_one).collect()
     });
+    ended.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -75,8 +75,9 @@ pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *m
                 api.tm.put(t, which, ctx);
             }
         }
-        present::got_transaction(msg, t);
+        let ended = present::got_transaction(msg, t);
         if let Some(request) = message(msg) {
+            ended.iter().for_each(|call| cdrs::on_transaction_of_bye(call, &request));
             flags::on_request_in(api, instance, t, &request);
         }
         say("the end of a call could not be noted", bye_without_dialog(server, api, Some(t), msg));
