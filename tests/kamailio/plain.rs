@@ -22,10 +22,12 @@ fn records_by_hand_and_cdrs_need_no_flags() {
     assert_eq!(shown, ["code=; phrase=; user=sent-on", "code=404; phrase=Not Found; user="], "{:?}", cdrs());
 
     for name in ["answered", "refused"] {
-        let line = &server.lines("request accounted", name)[0];
+        let lines = server.lines("request accounted", name);
+        let line = &lines[0];
         let names: Vec<_> = line.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["timestamp", "time_attr", "method", "from_tag", "to_tag", "call_id", "code", "reason"]);
         assert_eq!((get(line, "code"), get(line, "reason")), ("404", ""));
+        assert_eq!((get(&lines[1], "code"), get(&lines[1], "reason")), ("405", "Both"));
     }
 }
 
