@@ -5,6 +5,7 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::abi::*;
+use super::api::Dialogs;
 use super::contexts::Current;
 use super::events::{DialogEvent, Event};
 use super::state::{BYE, DIALOGS, Server, message, ready};
@@ -79,10 +80,25 @@ pub fn follow(at: Current, ctx: &SharedContext) -> Result<bool, String> {
     if dialogs.context(dlg).is_some_and(|c| c.same(ctx)) {
         return Ok(false);
     }
+    tie(dialogs, dlg, ctx)?;
+    Ok(true)
+}
+
+/// The context of the dialog, which is made if need be: `ctx`, if it has none yet.
+pub fn call_of(at: Current, ctx: &SharedContext) -> Result<SharedContext, String> {
+    let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
+    let dlg = dialogs.create(at.raw)?;
+    if let Some(call) = dialogs.context(dlg) {
+        return Ok(call);
+    }
+    tie(dialogs, dlg, ctx)?;
+    Ok(ctx.duplicate())
+}
+
+fn tie(dialogs: &Dialogs, dlg: *mut os_dlg_cell, ctx: &SharedContext) -> Result<(), String> {
     let name = dialogs.name(dlg);
     ctx.update_head(|c| c.dialog = name).map_err(|e| e.to_string())?;
-    attach(dlg, ctx)?;
-    Ok(true)
+    attach(dlg, ctx)
 }
 
 fn attach(dlg: *mut os_dlg_cell, ctx: &SharedContext) -> Result<(), String> {

@@ -21,7 +21,7 @@ use crate::accounting::marks::Types;
 use crate::accounting::record::{Core, Kind, Signalling};
 use crate::host::full::{context_max, say, say_clipped};
 use crate::host::outcome::{finish, matters};
-use crate::host::script::AtHand;
+use crate::host::script::{AtHand, Place};
 use crate::host::shared::{CallId, SharedContext, SharedError};
 use crate::host::tally::{self, Once};
 use crate::host::watched::{self, AtEvent, Keeper, OfAck};
@@ -68,13 +68,6 @@ fn watch(
     ctx.in_dialog = !core.to_tag.is_empty();
     ctx.upstream = instance.config.detect_direction && at.is_upstream();
     ctx.core = core;
-    // A script's own call holds its dialog already: what flags have of it goes there at the answer.
-    let call = contexts::get(server, api, Slot::Here(api.here)).filter(|c| watched.cdr && c.read_head(decide::is_cdr_call).unwrap_or(false));
-    if watched.cdr && call.is_none() {
-        ctx.marked = true;
-        ctx.by_flags = true;
-        ctx.marks = ctx.marks.with_cdr_by_flag(accounted);
-    }
     let is_invite = ctx.core.method == b"INVITE";
     let cseq = by_flags.cseq(msg).filter(|_| is_invite);
     let mut keeper = Keeper { ctx: &mut ctx, most: instance.config.context_max, clipped: None };
@@ -93,21 +86,42 @@ fn watch(
     if is_invite || watched::needs_branches(extras) {
         events |= OS_TMCB_REQUEST_FWDED;
     }
-    match &call {
-        Some(call) => ctx.set_call(call),
-        None if watched.cdr => {
-            if let Err(e) = dialogs::follow(at, &ctx) {
-                log::error!("the flag of cdr_flag: {e}; this request is accounted without it");
-                ctx.update(|c| {
-                    Watched { cdr: false, ..watched }.keep(c);
-                    (c.marked, c.marks) = (false, c.marks.with_cdr_by_flag(Types(0)));
-                })
-                .map_err(|e| e.to_string())?;
-            }
-        }
-        None => {}
+    if watched.cdr
+        && let Err(e) = begin_call(at, &ctx, accounted)
+    {
+        log::error!("the flag of cdr_flag: {e}; this request is accounted without it");
+        ctx.update(|c| {
+            Watched { cdr: false, ..watched }.keep(c);
+            (c.marked, c.marks) = (false, c.marks.with_cdr_by_flag(Types(0)));
+        })
+        .map_err(|e| e.to_string())?;
     }
     api.tm.register_on(t, events, Some(on_event), ctx)
+}
+
+/// An INVITE that is to have a CDR by flags gets its dialog. A dialog has one context: of two, each would take the other for
+/// that of a request inside the call, which has no CDR. If the script has one, it is that, whatever the script has marked
+/// or will mark; what flags have of the call goes there at the answer.
+fn begin_call(at: Current, ctx: &SharedContext, accounted: Types) -> Result<(), String> {
+    let of_script = at.get(Place::Here);
+    let call = dialogs::call_of(at, of_script.as_ref().unwrap_or(ctx))?;
+    let is_own = call.same(ctx);
+    let (core, arrived, upstream) = ctx.read_head(|c| (c.core.clone(), c.arrived, c.upstream)).map_err(|e| e.to_string())?;
+    let mark = |c: &mut Head| {
+        if !c.marked {
+            (c.marked, c.by_flags) = (true, true);
+            c.core.copy(&core);
+            (c.arrived, c.upstream) = (arrived, upstream);
+        }
+        if is_own {
+            c.marks = c.marks.with_cdr_by_flag(accounted);
+        }
+    };
+    call.update_head(mark).map_err(|e| e.to_string())?;
+    if !is_own {
+        ctx.set_call(&call);
+    }
+    Ok(())
 }
 
 /// What is known in this process alone.
