@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::abi::*;
+use super::message::Message;
 use super::state::{Api, message};
 use crate::accounting::context::Reply;
 use crate::accounting::decide;
@@ -91,7 +92,9 @@ impl DialogEvent {
 /// The reply that a transaction callback is about. It may be a copy that all processes share, so
 /// nothing is read of it but what `transactions::on_reply` had parsed.
 pub fn reply_of(rpl: *mut os_sip_msg, code: u16) -> Reply {
-    message(rpl).map_or_else(|| decide::local_reply(code), |msg| msg.reply(code))
+    // Where all branches failed, tm tells the code that came: that of the reply is what a reply route has made of it.
+    let code_of = |msg: &Message<'_>| if code < 300 { code } else { Some(msg.status()).filter(|status| *status >= 300).unwrap_or(code) };
+    message(rpl).map_or_else(|| decide::local_reply(code), |msg| msg.reply(code_of(&msg)))
 }
 
 /// Did another module answer this INVITE for somebody else, as a back-to-back user agent does? It was never forwarded, and what is
