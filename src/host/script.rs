@@ -497,6 +497,10 @@ fn drop_marks(at: impl AtHand, instance: &Instance, types: Option<Types>, flags:
             let before = c.marks;
             let drop = if c.answered.is_some() { Marks::remove_answered } else { Marks::remove };
             c.marks = drop(before, types, flags, instance.config.drop_mode);
+            // The table goes with the marks that it was named with; only a call with a CDR keeps it, as in the original.
+            if !c.marks.on(Backend::Db) && !before.any_cdr() {
+                c.table.clear();
+            }
             decide::withdraw(&instance.config.rules, c, before, now)
         });
         worker::emit(instance, &withdrawn.map_err(text)?);
