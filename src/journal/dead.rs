@@ -10,9 +10,48 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::retry_on_intr;
 use serde_json::{Value, json};
 
-use super::{Dir, SegmentName, json as to_json};
-use crate::accounting::clock::Wall;
-use crate::journal::{Entry, SinkId};
+use super::entry::Place;
+use super::{Dir, KIND_LOG_LINE, KIND_RECORD, SegmentName, json as to_json};
+use crate::accounting::clock::{Moment, Wall};
+use crate::accounting::record::Record;
+use crate::journal::{Entry, Payload, SinkId};
+
+/// A line of such a file.
+pub struct Letter {
+    /// The exact entry.
+    pub payload: Payload,
+    /// Where it stood; `None` of a record that was held.
+    pub place: Option<Place>,
+}
+
+impl Letter {
+    /// Reads a line; `None` if it is none, or not all of one.
+    pub fn read(line: &[u8]) -> Option<Letter> {
+        let line: Value = serde_json::from_slice(line).ok()?;
+        let bytes = to_json::unhex(line["payload"].as_str()?)?;
+        let payload = match u8::try_from(line["kind_number"].as_u64()?).ok()? {
+            KIND_RECORD => Payload::Record(Box::new(Record::decode(&bytes)?)),
+            KIND_LOG_LINE => Payload::LogLine(bytes),
+            _ => return None,
+        };
+        Some(Letter { payload, place: place(&line) })
+    }
+
+    /// The same for two lines of one letter: a crash may have it written twice. One that was held twice may end later the second
+    /// time; a destination has one record of each identity.
+    pub fn key(&self) -> (Option<Place>, u128) {
+        match (self.place, &self.payload) {
+            (None, Payload::Record(record)) => (None, record.id),
+            (place, _) => (place, 0),
+        }
+    }
+}
+
+fn place(line: &Value) -> Option<Place> {
+    let place = (line["segment"].as_str()?.parse().ok()?, line["offset"].as_u64()?);
+    // At 0 there is the header of a segment.
+    (place.1 > 0).then_some(place)
+}
 
 /// The dead-letter file of one sink; made when first needed.
 pub struct DeadLetters {
@@ -20,7 +59,7 @@ pub struct DeadLetters {
     sink: SinkId,
     /// Written, but the cursor has not passed them yet: a transaction that is repeated must not
     /// write them again.
-    uncommitted: HashSet<(SegmentName, u64)>,
+    uncommitted: HashSet<Place>,
 }
 
 impl DeadLetters {
@@ -34,10 +73,9 @@ impl DeadLetters {
         format!("dead-{}.jsonl", sink.name())
     }
 
-    /// Place of the entry in such a line.
-    pub fn place(line: &[u8]) -> Option<(SegmentName, u64)> {
-        let line: Value = serde_json::from_slice(line).ok()?;
-        Some((line["segment"].as_str()?.parse().ok()?, line["offset"].as_u64()?))
+    /// Place of the entry in such a line, if it is from a segment.
+    pub fn place(line: &[u8]) -> Option<Place> {
+        place(&serde_json::from_slice(line).ok()?)
     }
 
     /// The message for a file that cannot be written.
@@ -48,23 +86,31 @@ impl DeadLetters {
     /// Adds an entry, durably: the cursor passes it next.
     pub fn add(&mut self, entry: &Entry, reason: &str) -> io::Result<()> {
         let (kind, bytes) = entry.payload.encode();
-        self.write(entry.segment, entry.offset, entry.wall, kind, &bytes, reason, to_json::payload(&entry.payload))
+        self.write(Some((entry.segment, entry.offset)), entry.wall, kind, &bytes, reason, to_json::payload(&entry.payload))
+    }
+
+    /// Adds a record that is in no segment, durably: its call is closed next.
+    pub fn hold(&mut self, record: &Record, reason: &str) -> io::Result<()> {
+        let payload = Payload::Record(Box::new(record.clone()));
+        let (kind, bytes) = payload.encode();
+        self.write(None, Moment::wall_now(), kind, &bytes, reason, to_json::payload(&payload))
     }
 
     /// Adds an entry whose payload this build cannot read.
     pub fn add_unreadable(&mut self, segment: SegmentName, offset: u64, wall: Wall, kind: u8, bytes: &[u8]) -> io::Result<()> {
-        self.write(segment, offset, wall, kind, bytes, "this build cannot decode the entry", json!({}))
+        self.write(Some((segment, offset)), wall, kind, bytes, "this build cannot decode the entry", json!({}))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one line, given in one place")]
-    fn write(&mut self, segment: SegmentName, offset: u64, wall: Wall, kind: u8, bytes: &[u8], reason: &str, mut line: Value) -> io::Result<()> {
-        if self.uncommitted.contains(&(segment, offset)) {
+    fn write(&mut self, place: Option<Place>, wall: Wall, kind: u8, bytes: &[u8], reason: &str, mut line: Value) -> io::Result<()> {
+        if place.is_some_and(|place| self.uncommitted.contains(&place)) {
             return Ok(());
         }
         line["sink"] = Value::from(self.sink.name());
         line["reason"] = Value::from(reason);
-        line["segment"] = Value::from(segment.to_string());
-        line["offset"] = Value::from(offset);
+        if let Some((segment, offset)) = place {
+            line["segment"] = Value::from(segment.to_string());
+            line["offset"] = Value::from(offset);
+        }
         line["wall"] = Value::from(wall.0);
         // The exact entry, for `accctl requeue`.
         line["kind_number"] = Value::from(kind);
@@ -77,7 +123,7 @@ impl DeadLetters {
         }
         file.write_all(&text)?;
         file.sync_data()?;
-        self.uncommitted.insert((segment, offset));
+        self.uncommitted.extend(place);
         Ok(())
     }
 

@@ -41,7 +41,7 @@ mod tests;
 mod writer;
 
 pub use committed::{Committed, Stamp};
-pub use dead::DeadLetters;
+pub use dead::{DeadLetters, Letter};
 pub(crate) use dir::random;
 pub use dir::{Dir, JournalError};
 pub use entry::{Entry, Parked, Payload, Positions, SinkId};

@@ -14,7 +14,6 @@ use std::sync::{Mutex, PoisonError};
 use once_cell::sync::OnceCell;
 
 use crate::accounting::call_key::dialog_key;
-use crate::accounting::clock::Moment;
 use crate::accounting::context::CallEnd;
 use crate::accounting::context::{Change, Taken};
 use crate::accounting::decide;
@@ -27,7 +26,7 @@ use crate::backend::{event, json, log as line};
 use crate::config::Config;
 use crate::declaration::By;
 use crate::journal::limit::Append;
-use crate::journal::{DeadLetters, Dir, End, Entry, Payload, SegmentName, SinkId, Writer};
+use crate::journal::{DeadLetters, Dir, End, SinkId, Writer};
 use crate::stats::{self, Counter, Snapshot};
 use crate::worker::port::{Host, LogSettings};
 
@@ -137,27 +136,36 @@ fn over(instance: &Instance, end: &CallEnd) -> End {
     End { call: end.call, guessed: end.is_guess(), dialog: may_return.then(|| dialog_key(&end.dialog)) }
 }
 
-/// The end of a call whose end is unknown, with `orphan_cdr` hold: its CDR goes to the dead letters.
+/// The end of a call whose end is unknown, with `orphan_cdr` hold: its CDR goes to the dead letters. If it cannot, the call stays
+/// open in the journal, so that the next start tries again.
 pub fn hold(instance: &Instance, end: &CallEnd) {
     let Some(dir) = &instance.journal else { return };
     let id = end.records.first().and_then(|r| r.own_value(ACC_ID)).unwrap_or_default();
-    log::warn!(
-        "a call in progress at the last end of the server came back with no dialog: its CDR {} is not written, but kept in the dead letters in journal_dir (orphan_cdr=hold)",
-        String::from_utf8_lossy(&id)
-    );
-    stats::add(Counter::OrphansHeld, 1);
+    let id = String::from_utf8_lossy(&id);
+    let mut held = true;
     for (sink, record) in for_journal(instance, &end.records) {
-        // It is not in any segment.
-        let segment = SegmentName { boot: dir.boot(), rank: instance.host.process_number(), pid: instance.host.process_id(), seq: 0 };
-        let entry = Entry { segment, offset: 0, end: 0, wall: Moment::now().wall, payload: Payload::Record(Box::new(record.clone())), parked: None };
-        match DeadLetters::new(dir, sink).add(&entry, "nothing is known about the end of the call (orphan_cdr=hold)") {
+        let mut dead = DeadLetters::new(dir, sink);
+        match dead.hold(record, "nothing is known about the end of the call (orphan_cdr=hold)") {
             Ok(()) => {
                 stats::add(sink.accepted(), 1);
                 stats::add(sink.dead(), 1);
             }
-            Err(e) => lost(instance, sink, &format!("{} cannot be written: {e}", DeadLetters::file_name(sink))),
+            Err(e) => {
+                held = false;
+                log::error!(
+                    "the CDR {id} of a call that came back with no dialog is not kept (orphan_cdr=hold): {}; the next start tries again",
+                    dead.trouble(&e)
+                );
+            }
         }
     }
+    if !held {
+        return;
+    }
+    log::warn!(
+        "a call in progress at the last end of the server came back with no dialog: its CDR {id} is not written, but kept in the dead letters in journal_dir (orphan_cdr=hold)"
+    );
+    stats::add(Counter::OrphansHeld, 1);
     let over: Vec<_> = end.records.iter().filter_map(|cdr| decide::withheld(&instance.config.rules, cdr)).collect();
     keep(instance, &for_journal(instance, &over), Some(end));
 }

@@ -5,9 +5,8 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use acc::accounting::record::Record;
 use acc::journal::limit::Limits;
-use acc::journal::{DeadLetters, JournalSync, KIND_LOG_LINE, KIND_RECORD, Payload, REQUEUE_RANK, SinkId, Writer, json};
+use acc::journal::{DeadLetters, JournalSync, Letter, REQUEUE_RANK, SinkId, Writer};
 use clap::builder::PossibleValuesParser;
 
 use crate::Outcome;
@@ -45,13 +44,12 @@ pub fn run(o: &Requeue) -> Outcome {
     for line in lines(&content) {
         done += line.len() as u64 + 1;
         bar.set(done);
-        let Some((place, payload)) = dead_entry(line) else {
+        let Some(letter) = Letter::read(line) else {
             unreadable += 1;
             continue;
         };
-        // A crash may have written a line twice.
-        if seen.insert(place) {
-            writer.append(sink, &payload).map_err(|e| stopped(e, back))?;
+        if seen.insert(letter.key()) {
+            writer.append(sink, &letter.payload).map_err(|e| stopped(e, back))?;
             back += 1;
         }
     }
@@ -64,15 +62,4 @@ pub fn run(o: &Requeue) -> Outcome {
         let _ = writeln!(out, "{unreadable} lines could not be read and remain only there");
     }
     Ok((out, if unreadable == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))
-}
-
-fn dead_entry(line: &[u8]) -> Option<((String, u64), Payload)> {
-    let value: serde_json::Value = serde_json::from_slice(line).ok()?;
-    let bytes = json::unhex(value["payload"].as_str()?)?;
-    let payload = match u8::try_from(value["kind_number"].as_u64()?).ok()? {
-        KIND_RECORD => Payload::Record(Box::new(Record::decode(&bytes)?)),
-        KIND_LOG_LINE => Payload::LogLine(bytes),
-        _ => return None,
-    };
-    Some(((value["segment"].as_str()?.to_string(), value["offset"].as_u64()?), payload))
 }
