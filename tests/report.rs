@@ -139,6 +139,30 @@ fn sqlite_is_reported() {
     database_is_right(&format!("sqlite://{}", file.display()), |sql| sqlite3(&file, sql));
 }
 
+/// Kamailio's db_sqlite writes times as numbers of days, half a second early; a column may hold both sorts.
+#[test]
+fn days_in_sqlite_are_reported() {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = tmp.path().join("acc.sqlite");
+    let url = format!("sqlite://{}", file.display());
+    assert!(accctl(&["schema", "--url", &url, "--apply", "--extra", "trunk; end_cause; pdd_ms"]).status.success());
+    sqlite3(&file, &rows("acc"));
+    let source = ["--url", &url, "--set", "db_time=utc"];
+    // Our own days among texts, then days alone, in Kamailio's way to count them.
+    for days in ["julianday(time) - 0.5 / 86400 WHERE id % 2 = 0", "(strftime('%s', time) - 0.5) / 86400 + 2440587.5 WHERE typeof(time) = 'text'"] {
+        sqlite3(&file, &format!("UPDATE acc SET time = {days}"));
+        report_is_right(&source);
+        page_is_right(&source);
+        find_is_right(&source, "delivered to acc");
+        let found: Value = serde_json::from_str(&text(&accctl(&[&["report", "--json", "--since", "2026-11-29 10:00:30"], &source[..]].concat()))).unwrap();
+        assert_eq!(json!([found["attempts"], found["from"]]), json!([4, "2026-11-29 10:00:30"]));
+    }
+    // A span and its times are local where the texts are.
+    let zoned = common::accctl_in_zone(&["report", "--json", "--url", &url, "--since", "2026-11-29 15:30:30", "--until", "2026-11-29 16:30:01"]);
+    let found: Value = serde_json::from_str(&zoned).unwrap();
+    assert_eq!(json!([found["attempts"], found["from"], found["to"]]), json!([2, "2026-11-29 15:30:30", "2026-11-29 16:30:00"]));
+}
+
 /// What is on the page for somebody who looks at it in a browser.
 #[test]
 fn a_browser_shows_the_page() {
@@ -295,6 +319,28 @@ fn old_files_and_rows_are_pruned_and_nothing_else() {
     assert_eq!(common::sqlite(&file, "SELECT count(*) FROM acc UNION ALL SELECT count(*) FROM missed_calls").unwrap(), "1\n0\n");
     assert_eq!(prune(&["--only-files"]), "nothing is that old\n");
     assert_eq!(accctl(&["prune", "--older", "0d", journal.to_str().unwrap()]).status.code(), Some(2));
+}
+
+/// To SQLite every number is less than every text.
+#[test]
+fn rows_with_days_are_pruned_by_their_time() {
+    let tmp = tempfile::tempdir().unwrap();
+    let file = tmp.path().join("acc.sqlite");
+    let url = format!("sqlite://{}", file.display());
+    assert!(accctl(&["schema", "--url", &url, "--apply"]).status.success());
+    let days = |when: &str| format!("(julianday({when}) - 0.5 / 86400)");
+    sqlite3(
+        &file,
+        &format!(
+            "INSERT INTO acc (time) VALUES {}, {}, {}, ('2020-01-01 00:00:00'), (datetime('now')), (2458850), {}",
+            days("'2020-01-01'"),
+            days("'now', '-91 days'"),
+            days("'now', '-89 days'"),
+            days("'now'")
+        ),
+    );
+    assert_eq!(text(&accctl(&["prune", "--url", &url, "--older", "90d"])), "removed 4 rows of acc\n");
+    assert_eq!(common::sqlite(&file, "SELECT typeof(time) FROM acc ORDER BY id").unwrap(), "real\ntext\nreal\n");
 }
 
 #[test]

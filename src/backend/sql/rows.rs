@@ -13,7 +13,7 @@ use once_cell::sync::Lazy;
 use super::conn::{Bound, Dialect};
 use super::failure::Outcome;
 use super::postgres::Param;
-use super::schema::{CALL_COLUMNS, Column, Holds, Table, Unset};
+use super::schema::{CALL_COLUMNS, Column, DAYS_EARLY, Holds, Table, Unset};
 use super::value::{Value, escape_invalid};
 use super::{BINDS, COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Db, DbTime, INSERT_BYTES, ROWS};
 use crate::accounting::clock::Wall;
@@ -252,8 +252,7 @@ impl Target {
     fn expression(&self, value: &str, dialect: Dialect) -> String {
         let kind = &self.column.kind;
         let typed = match dialect {
-            // Half a second early, as that module does.
-            Dialect::Sqlite if self.column.days => format!("julianday(CAST({value} AS TEXT)) - 0.5 / 86400"),
+            Dialect::Sqlite if self.column.days => format!("julianday(CAST({value} AS TEXT)) - {DAYS_EARLY}"),
             Dialect::Sqlite if !self.number => format!("CAST({value} AS TEXT)"),
             // The text itself, not what an escaped one may stand for.
             Dialect::Postgres if !self.number && kind == "bytea" => format!("convert_to({value}, 'UTF8')"),

@@ -73,6 +73,9 @@ pub enum Holds {
     Other,
 }
 
+/// Numbers of days are half a second early, as Kamailio's db_sqlite writes them: so many days.
+pub const DAYS_EARLY: &str = "0.5 / 86400";
+
 /// A column of an existing table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Column {

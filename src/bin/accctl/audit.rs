@@ -12,12 +12,14 @@ use acc::accounting::record::{Kind, Record, Shape};
 use acc::backend::sql::{Conn, Db, Dialect, Value, parse, rows_of, table_of};
 use acc::backend::stream::body::{Columns, Format, shown};
 use acc::journal::{DeadLetters, Dir, Item, Payload, Positions, SegmentName, SinkId, parking};
+use chrono::DateTime;
 use clap::builder::PossibleValuesParser;
 
 use crate::Outcome;
 use crate::params::Params;
 use crate::place::lines;
 use crate::sql::Sql;
+use crate::times::TimeColumn;
 
 /// Records that are shown one by one.
 const SHOWN: usize = 20;
@@ -215,13 +217,13 @@ async fn rows(conn: &mut Conn, db: &Db, found: &HashMap<u128, Accepted>) -> Resu
     let tables: BTreeSet<_> = found.values().map(|r| &*r.table).collect();
     let mut ids = HashMap::new();
     let earliest = found.values().map(|r| r.time.0).min().unwrap_or_default().saturating_sub(MARGIN);
-    let since = shown(Wall(earliest)).map(|t| t[..10].to_owned()).unwrap_or_default();
+    let since = DateTime::from_timestamp_micros(earliest).map(|t| t.naive_utc());
     let dialect = conn.dialect();
     let id = if dialect == Dialect::MySql { "CAST(acc_id AS CHAR)" } else { "CAST(acc_id AS TEXT)" };
-    let time = dialect.quote(&db.columns.time);
+    let since = TimeColumn::new(dialect.quote(&db.columns.time), dialect, true).within(since, None);
     for table in tables {
         let name = table.split('.').map(|part| dialect.quote(part)).collect::<Vec<_>>().join(".");
-        let sql = format!("SELECT {id} FROM {name} WHERE acc_id IS NOT NULL AND {time} >= '{since}'");
+        let sql = format!("SELECT {id} FROM {name} WHERE acc_id IS NOT NULL{since}");
         let rows =
             conn.query(sql, 1, &[]).await.map_err(|e| format!("table {table} cannot be read ({}): the column acc_id is needed, see accctl schema", e.text))?;
         for text in rows.into_iter().flatten().flatten() {

@@ -25,6 +25,7 @@ mod script;
 mod server_config;
 mod sql;
 mod status;
+mod times;
 mod verify;
 mod waiting;
 

@@ -14,6 +14,7 @@ use crate::place::{Place, open_to_write};
 use crate::progress::Bar;
 use crate::rows::is_utc;
 use crate::sql::Sql;
+use crate::times::TimeColumn;
 
 /// Rows whose keys are looked at in one statement: no lock is held for long.
 const STEP: i64 = 5000;
@@ -114,12 +115,14 @@ async fn of_table(conn: &mut Conn, db: &Db, name: &str, o: &Prune, verb: &str, o
     let Some(table) = schema::probe(conn, name).await.map_err(failed)? else { return Ok(()) };
     let dialect = conn.dialect();
     let need = |column: &str| table.column(column).map(|c| dialect.quote(&c.name)).ok_or_else(|| format!("table {name} has no column {column}"));
-    let (id, time) = (need("id")?, need(&db.columns.time)?);
+    let (id, time) = (need("id")?, TimeColumn::new(need(&db.columns.time)?, dialect, is_utc(db)));
     let text = |what: &str| format!("CAST({what} AS {})", if dialect == Dialect::MySql { "CHAR" } else { "TEXT" });
     let age = chrono::Duration::from_std(o.older).map_err(|e| e.to_string())?;
     let now = if is_utc(db) { Utc::now().naive_utc() } else { Local::now().naive_local() };
-    let condition = format!("{time} < '{}'", (now - age).format("%Y-%m-%d %H:%M:%S"));
-    let sql = format!("SELECT {}, {}, {} FROM {} WHERE {condition}", text("COUNT(*)"), text(&format!("MIN({id})")), text(&format!("MAX({id})")), table.quoted);
+    let before = now.checked_sub_signed(age).ok_or("--older: there was no such time")?;
+    let condition = time.within(None, Some(before));
+    let sql =
+        format!("SELECT {}, {}, {} FROM {} WHERE 1 = 1{condition}", text("COUNT(*)"), text(&format!("MIN({id})")), text(&format!("MAX({id})")), table.quoted);
     let found = conn.query(sql, 3, &[]).await.map_err(failed)?.pop().unwrap_or_default();
     let number = |i: usize| found.get(i).cloned().flatten().and_then(|n| n.parse::<i64>().ok());
     let (Some(count), Some(first), Some(last)) = (number(0), number(1), number(2)) else { return Ok(()) };
@@ -130,7 +133,7 @@ async fn of_table(conn: &mut Conn, db: &Db, name: &str, o: &Prune, verb: &str, o
         let mut from = first;
         while from <= last {
             let to = from.saturating_add(STEP - 1);
-            let sql = format!("DELETE FROM {} WHERE {id} BETWEEN {from} AND {to} AND {condition}", table.quoted);
+            let sql = format!("DELETE FROM {} WHERE {id} BETWEEN {from} AND {to}{condition}", table.quoted);
             removed += i64::try_from(conn.execute(sql.into(), &[]).await.map_err(failed)?).unwrap_or(0);
             bar.set(removed.unsigned_abs());
             from = to.saturating_add(1);

@@ -14,6 +14,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::progress::Bar;
+use crate::times::TimeColumn;
 
 /// Rows that are in memory at a time.
 const PAGE: u32 = 10_000;
@@ -95,14 +96,6 @@ impl Between {
     pub fn has(&self, time: NaiveDateTime) -> bool {
         self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
     }
-
-    /// As a condition of SQL.
-    fn condition(&self, column: &str) -> String {
-        let text = |time: NaiveDateTime| time.format("%Y-%m-%d %H:%M:%S");
-        let since = self.since.map(|since| format!(" AND {column} >= '{}'", text(since)));
-        let until = self.until.map(|until| format!(" AND {column} < '{}'", text(until)));
-        since.unwrap_or_default() + &until.unwrap_or_default()
-    }
 }
 
 /// A record. Texts are those of the page or the line that it is from: a report has millions of rows.
@@ -174,8 +167,8 @@ async fn of_sql(conn: &mut Conn, db: &Db, wanted: Wanted<'_>, each: &mut dyn FnM
     let real = |column: &str| table.column(column).map(|c| dialect.quote(&c.name));
     let need = |column: &str| real(column).ok_or_else(|| format!("table {name} has no column {column}"));
     let text = |column: String| format!("CAST({column} AS {})", if dialect == Dialect::MySql { "CHAR" } else { "TEXT" });
-    let (id, time) = (need("id")?, need(&db.columns.time)?);
-    let mut columns = vec![text(id.clone()), text(time.clone())];
+    let (id, time) = (need("id")?, TimeColumn::new(need(&db.columns.time)?, dialect, is_utc(db)));
+    let mut columns = vec![text(id.clone()), time.text()];
     for core in [0usize, 1, 2, 3, 4] {
         columns.push(text(need(&db.columns.core[core])?));
     }
@@ -190,7 +183,7 @@ async fn of_sql(conn: &mut Conn, db: &Db, wanted: Wanted<'_>, each: &mut dyn FnM
         columns.push(text(need(field)?));
     }
     let quote = |value: &str| format!("'{}'", if dialect == Dialect::MySql { value.replace('\\', "\\\\") } else { value.to_string() }.replace('\'', "''"));
-    let mut condition = between.condition(&time);
+    let mut condition = time.within(between.since, between.until);
     for (field, value) in wheres {
         condition += &format!(" AND {} = {}", text(need(field)?), quote(value));
     }
