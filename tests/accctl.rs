@@ -265,20 +265,26 @@ fn a_letter_does_not_go_to_a_file_that_was_taken_away() {
 
 /// A file may have 512 bytes, then writing fails: the third record does not fit.
 #[test]
-fn an_interrupted_requeue_says_where_the_rest_is() {
+fn an_interrupted_requeue_is_completed_by_the_next() {
     let tmp = tempfile::tempdir().unwrap();
     let dir = Dir::open(tmp.path()).unwrap();
     let mut dead = DeadLetters::new(&dir, SinkId::Db);
     for n in 1..=3 {
         dead.add(&entry(n), "refused").unwrap();
     }
-    drop((dead, dir));
     let limited = "trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"";
     let out = Command::new("sh").args(["-c", limited, env!("CARGO_BIN_EXE_accctl"), "requeue", "--sink", "db"]).arg(tmp.path()).output().unwrap();
-    let kept = std::fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).find(|n| n.starts_with("requeued-db-")).unwrap();
     assert_eq!(out.status.code(), Some(2));
-    assert!(text(&out).contains(&format!("2 entries were put back, the others are still in {kept}")), "{}", text(&out));
-    assert_eq!(std::fs::read_to_string(tmp.path().join(kept)).unwrap().lines().count(), 3);
+    assert!(text(&out).contains("what was not put back is still there: repair that, and run accctl requeue again"), "{}", text(&out));
+    let entries = || text(&accctl(&["dump"], Some(tmp.path()))).lines().count();
+    assert_eq!(entries(), 0, "all of them or none");
+    // Meanwhile another one dies.
+    dead.add(&entry(4), "refused").unwrap();
+    let out = accctl(&["requeue", "--sink", "db"], Some(tmp.path()));
+    assert!(out.status.success() && text(&out).starts_with("3 entries put back") && text(&out).contains("\n1 entries put back"), "{}", text(&out));
+    assert_eq!(entries(), 4);
+    let names: Vec<_> = std::fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(["requeued-db-", "requeueing", "dead"].map(|part| names.iter().filter(|n| n.starts_with(part)).count()), [2, 0, 0], "{names:?}");
 }
 
 #[test]

@@ -6,8 +6,9 @@ mod common;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use acc::accounting::clock::Wall;
 use acc::accounting::record::Kind;
-use acc::journal::{Dir, SinkId};
+use acc::journal::{DeadLetters, Dir, Entry, Payload, SegmentName, SinkId};
 use common::servers::{self, PASSWORD};
 use common::{record, skip, writer};
 use serde_json::{Value, json};
@@ -297,7 +298,7 @@ fn old_files_and_rows_are_pruned_and_nothing_else() {
     let names =
         ["requeued-db-0000000000000001.jsonl", "0000000000000001-000001-00000001-00000001-20.bad", "dead-db.jsonl", "requeued-aaa-0000000000000002.jsonl"];
     for name in names {
-        std::fs::write(journal.join(name), "{}\n").unwrap();
+        std::fs::write(journal.join(name), "").unwrap();
     }
     // All but the last are old.
     let touched = Command::new("touch").args(["-d", "100 days ago"]).args(names[..3].iter().map(|name| journal.join(name))).status().unwrap();
@@ -319,6 +320,42 @@ fn old_files_and_rows_are_pruned_and_nothing_else() {
     assert_eq!(common::sqlite(&file, "SELECT count(*) FROM acc UNION ALL SELECT count(*) FROM missed_calls").unwrap(), "1\n0\n");
     assert_eq!(prune(&["--only-files"]), "nothing is that old\n");
     assert_eq!(accctl(&["prune", "--older", "0d", journal.to_str().unwrap()]).status.code(), Some(2));
+}
+
+/// Letters that tell what must not come again from a segment, and lines that are nowhere else.
+#[test]
+fn letters_that_are_still_needed_are_not_pruned() {
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    writer(&dir, 1).append_record(SinkId::Db, &record(Kind::Cdr, "there")).unwrap();
+    let there = dir.segments().unwrap()[0].name;
+    let payload = Payload::Record(Box::new(record(Kind::Cdr, "dead")));
+    let add = |dir: &Dir, segment| {
+        let entry = Entry { segment, offset: 8, end: 9, wall: Wall(0), payload: payload.clone(), parked: None };
+        DeadLetters::new(dir, SinkId::Db).add(&entry, "refused").unwrap();
+    };
+    let old = |name: &str| assert!(Command::new("touch").args(["-d", "100 days ago"]).arg(tmp.path().join(name)).status().unwrap().success());
+    // Of a segment that is there, of one that is kept, of one that is gone; and a part of a line.
+    std::fs::create_dir(tmp.path().join("kept")).unwrap();
+    let (kept, gone) = (SegmentName { seq: 7, ..there }, SegmentName { seq: 8, ..there });
+    std::fs::copy(tmp.path().join(there.to_string()), tmp.path().join("kept").join(kept.to_string())).unwrap();
+    let names: Vec<_> = (1..=4).map(|n| format!("requeued-db-{n:016x}.jsonl")).collect();
+    for (name, segment) in names.iter().zip([there, kept, gone, gone]) {
+        add(&dir, segment);
+        std::fs::rename(tmp.path().join("dead-db.jsonl"), tmp.path().join(name)).unwrap();
+        old(name);
+    }
+    std::fs::write(tmp.path().join(&names[3]), "{\"kind_number\":1,\n").unwrap();
+    old(&names[3]);
+    let prune = || text(&accctl(&["prune", "--older", "90d", tmp.path().to_str().unwrap()]));
+    let stays = |name: &str, segment: SegmentName| format!("{name} stays: its entries are still in segment {segment} as well\n");
+    let cut = format!("{} stays: 1 lines of it cannot be read, and were not put back: look at them, and remove it yourself\n", names[3]);
+    assert_eq!(prune(), format!("{}{}{cut}removed {}\n", stays(&names[0], there), stays(&names[1], kept), names[2]));
+    // What was put back today is not old, whenever its letters were written.
+    add(&dir, gone);
+    old("dead-db.jsonl");
+    assert!(text(&accctl(&["requeue", "--sink", "db", tmp.path().to_str().unwrap()])).starts_with("1 entries put back"));
+    assert!(!prune().contains("removed"));
 }
 
 /// To SQLite every number is less than every text.

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -51,6 +51,11 @@ fn place(line: &Value) -> Option<Place> {
     let place = (line["segment"].as_str()?.parse().ok()?, line["offset"].as_u64()?);
     // At 0 there is the header of a segment.
     (place.1 > 0).then_some(place)
+}
+
+/// Beginnings of the names of a sink's letters that are being put back, and of those that were.
+pub(super) fn prefixes(sink: SinkId) -> [String; 2] {
+    ["requeueing", "requeued"].map(|what| format!("{what}-{}-", sink.name()))
 }
 
 /// The dead-letter file of one sink; made when first needed.
@@ -143,18 +148,6 @@ impl DeadLetters {
         }
     }
 
-    /// Content of such a file that was given the name `taken`, with the letter that may have been
-    /// under way to it.
-    pub fn taken_away(dir: &Dir, taken: &str) -> io::Result<Vec<u8>> {
-        let mut file = dir.open_file(taken, OFlags::RDONLY)?;
-        retry_on_intr(|| flock(&file, FlockOperation::LockShared))?;
-        // Who comes to the lock now finds that the file was moved away, and need not wait for its reader.
-        flock(&file, FlockOperation::Unlock)?;
-        let mut content = Vec::new();
-        file.read_to_end(&mut content)?;
-        Ok(content)
-    }
-
     /// The entry was added, and the cursor was not known to have passed it.
     pub fn holds(&self, entry: &Entry) -> bool {
         self.uncommitted.contains(&(entry.segment, entry.offset))
@@ -167,13 +160,13 @@ impl DeadLetters {
 }
 
 impl Dir {
-    /// Contents of the files of the dead letters of a sink, also of those that were put back.
+    /// Contents of the files of the dead letters of a sink, also of those that are being or were put back.
     pub(crate) fn dead_letters(&self, sink: SinkId) -> io::Result<Vec<Vec<u8>>> {
         let mut contents = vec![self.content(&DeadLetters::file_name(sink))?];
         for entry in rustix::fs::Dir::read_from(&self.0.fd)? {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else { continue };
-            if name.starts_with(&format!("requeued-{}-", sink.name())) && name.ends_with(".jsonl") {
+            if prefixes(sink).iter().any(|prefix| name.starts_with(prefix)) && name.ends_with(".jsonl") {
                 contents.push(self.content(name)?);
             }
         }

@@ -326,6 +326,21 @@ impl Dir {
         Ok(rustix::fs::fsync(&self.0.fd)?)
     }
 
+    /// A directory in it.
+    pub(super) fn directory(&self, name: &str) -> io::Result<Dir> {
+        let fd = rustix::fs::openat(&self.0.fd, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        let inner = Inner {
+            path: self.0.path.join(name),
+            fd,
+            lock: None,
+            boot: self.0.boot,
+            id: self.0.id,
+            passed_over: PassedOver::default(),
+            later: OnceCell::new(),
+        };
+        Ok(Dir(Arc::new(inner)))
+    }
+
     /// Renames a file, replacing any file with the new name.
     pub fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         Ok(rustix::fs::renameat(&self.0.fd, from, &self.0.fd, to)?)

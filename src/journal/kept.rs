@@ -94,6 +94,11 @@ impl Dir {
         }
     }
 
+    /// Makes now the time of a file.
+    pub(super) fn touch(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::utimensat(&self.0.fd, name, &NOW, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
     /// Removes a kept segment for good.
     pub(crate) fn remove_kept(&self, name: SegmentName) -> io::Result<()> {
         let Some(directory) = self.kept_directory()? else { return Ok(()) };

@@ -17,6 +17,7 @@
 //! | `kept/` | segments that every sink has passed, see `kept` |
 //! | `gone` | up to when such segments are gone |
 //! | `dead-SINK.jsonl` | entries that can never be delivered, with the reason |
+//! | `requeued-SINK-BOOT.jsonl` | those that were put back; `requeueing-...` while that is under way |
 #![forbid(unsafe_code)]
 
 pub mod calls;
@@ -34,6 +35,7 @@ mod owner;
 pub mod parking;
 mod passed_over;
 mod reader;
+mod requeue;
 mod said;
 mod segment;
 #[cfg(test)]
@@ -49,6 +51,7 @@ pub use frame::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_PARKED, KIND_RECORD};
 pub use kept::Kept;
 pub use parking::Parking;
 pub use reader::{Frame, Item, Reader};
+pub use requeue::PutBack;
 pub use said::End;
 pub use segment::{REQUEUE_RANK, Segment, SegmentName};
 pub use writer::{AppendError, JournalSync, Writer};

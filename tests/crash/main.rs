@@ -27,7 +27,7 @@ use acc::config::Config;
 use acc::delivery::{self, Delivery, DeliveryError};
 use acc::host;
 use acc::host::cluster::{self, Named, Nodes};
-use acc::journal::{Dir, Item, JournalSync, KIND_CALL, Payload, SinkId, Writer, calls};
+use acc::journal::{DeadLetters, Dir, Entry, Item, JournalSync, KIND_CALL, Payload, SegmentName, SinkId, Writer, calls};
 use acc::params::{Draft, RawValue};
 use acc::worker::port::{Host, LogSettings};
 use acc::worker::{self, Instance};
@@ -451,6 +451,70 @@ fn lines_of_a_stream_are_whole_and_there_once() {
             seen.insert(call);
         }
         for call in ["create", "fdatasync", "fsync", "write"] {
+            assert!(seen.contains(call), "{mode}: no {call} among {seen:?}");
+        }
+    }
+}
+
+/// Set in the process that puts dead letters back.
+const REQUEUE: &str = "CRASH_REQUEUE";
+
+/// Puts dead letters back, as accctl does; each makes a segment.
+fn put_back(journal: &Path) -> std::io::Result<()> {
+    Dir::open_to_read(journal).unwrap().put_back(SinkId::Db, 1, |_, _| {}).map(drop)
+}
+
+/// Not a test of its own: such a process. Without the environment it has nothing to do.
+#[test]
+fn requeue_player() {
+    let Some(journal) = std::env::var_os(REQUEUE).map(PathBuf::from) else { return };
+    let _ = put_back(&journal);
+    say("done");
+}
+
+/// A run that is stopped anywhere and those behind it put each letter back once, also when what is back is delivered in between.
+#[test]
+fn dead_letters_are_put_back_once() {
+    for mode in ["eio", "full", "gone", "die", "cut", "power"] {
+        let mut seen = BTreeSet::new();
+        for k in 1.. {
+            let memory = Path::new("/dev/shm");
+            let tmp = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
+            let (journal, hit) = (tmp.path().join("journal"), tmp.path().join("hit"));
+            let dir = Dir::open(&journal).unwrap();
+            let segment = SegmentName { boot: 1, rank: 1, pid: 1, seq: 0 };
+            let mut dead = DeadLetters::new(&dir, SinkId::Db);
+            for n in 0..3 {
+                let payload = Payload::Record(Box::new(common::record(Kind::Cdr, &format!("call-{n}"))));
+                dead.add(&Entry { segment, offset: 8 + n, end: 9 + n, wall: Moment::wall_now(), payload, parked: None }, "refused").unwrap();
+            }
+            drop((dead, dir));
+            let mut found = Vec::new();
+            let mut deliver = || {
+                for segment in Dir::open_to_read(&journal).unwrap().segments().unwrap() {
+                    let mut reader = Dir::open_to_read(&journal).unwrap().read(segment.name, 0).unwrap();
+                    while let Item::Frame(f) = reader.read().unwrap() {
+                        let Some(Ok(Payload::Record(record))) = f.decode() else { panic!("{segment:?}") };
+                        found.push(String::from_utf8(record.core.callid).unwrap());
+                    }
+                    std::fs::remove_file(journal.join(segment.name.to_string())).unwrap();
+                }
+            };
+            let played = goes_wrong("requeue_player", mode, k, &journal, &hit).env(REQUEUE, &journal).env("CRASH_LOSE", &journal).output().unwrap();
+            let call = std::fs::read_to_string(&hit).ok();
+            let about = format!("{mode} {k} {call:?}: {}", String::from_utf8_lossy(&played.stdout));
+            assert!(call.is_some() || about.contains("@done"), "{about}");
+            deliver();
+            put_back(&journal).unwrap_or_else(|e| panic!("{about}: {e}"));
+            deliver();
+            found.sort();
+            assert_eq!(found, ["call-0", "call-1", "call-2"], "{about}");
+            let left: Vec<_> = std::fs::read_dir(&journal).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            assert!(left.iter().all(|name| !name.starts_with("requeueing") && !name.starts_with("dead")), "{about}: {left:?}");
+            let Some(call) = call else { break };
+            seen.insert(call);
+        }
+        for call in ["create", "fdatasync", "fsync", "rename", "unlink", "write"] {
             assert!(seen.contains(call), "{mode}: no {call} among {seen:?}");
         }
     }

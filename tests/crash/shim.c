@@ -105,7 +105,7 @@ static struct file *known(ino_t inode)
 	return NULL;
 }
 
-static void made(int fd)
+static void made(int fd, int flags)
 {
 	char path[PATH_MAX];
 	struct stat st;
@@ -114,7 +114,8 @@ static void made(int fd)
 		return;
 	if (files == (int)(sizeof file / sizeof file[0]))
 		abort();
-	file[files++] = (struct file){.inode = st.st_ino};
+	/* one that was there before lasts as it is */
+	file[files++] = flags & O_CREAT ? (struct file){.inode = st.st_ino} : (struct file){.inode = st.st_ino, .synced = st.st_size, .named = 1};
 }
 
 static int synced(int fd, int result)
@@ -294,9 +295,9 @@ int unlinkat(int dir, const char *path, int flags)
 	SIMPLE(mode && at_is_below(dir, path), "unlink", real(dir, path, flags));
 }
 
-static int opened(int fd)
+static int opened(int fd, int flags)
 {
-	made(fd);
+	made(fd, flags);
 	return fd;
 }
 
@@ -310,7 +311,7 @@ static int opened(int fd)
 			rights = va_arg(more, mode_t); \
 			va_end(more); \
 		} \
-		SIMPLE(flags & O_CREAT && (counts), "create", opened(call)); \
+		SIMPLE(flags & O_CREAT && (counts), "create", opened(call, flags)); \
 	} while (0)
 
 int open(const char *path, int flags, ...)

@@ -1,6 +1,7 @@
 //! `accctl prune`: removes what is old and has had its use.
 #![forbid(unsafe_code)]
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -66,19 +67,28 @@ pub fn run(o: &Prune) -> Outcome {
         let dir = open_to_write(&path)?;
         let before = SystemTime::now().checked_sub(o.older).ok_or("--older: there was no such time")?;
         let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-        let mut names = Vec::new();
+        let (mut names, mut spared) = (Vec::new(), Vec::new());
+        let kept = dir.kept().map_err(failed)?.into_iter().map(|k| k.segment.name);
+        let there: HashSet<_> = dir.segments().map_err(failed)?.into_iter().map(|s| s.name).chain(kept).collect();
         for entry in std::fs::read_dir(dir.path()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             // Records that were put back, and bytes that were no records.
-            if !((name.starts_with("requeued-") && name.ends_with(".jsonl")) || name.ends_with(".bad")) {
+            let letters = name.starts_with("requeued-") && name.ends_with(".jsonl");
+            if !letters && !name.ends_with(".bad") {
                 continue;
             }
             let about = entry.metadata().map_err(failed)?;
-            if about.is_file() && about.modified().map_err(failed)? < before {
-                names.push(name);
+            if !about.is_file() || about.modified().map_err(failed)? >= before {
+                continue;
+            }
+            match if letters { dir.is_needed(&name, &there).map_err(failed)? } else { None } {
+                Some(why) => spared.push(format!("{name} stays: {why}\n")),
+                None => names.push(name),
             }
         }
+        spared.sort();
+        out.extend(spared);
         names.sort();
         for name in names {
             if !o.dry_run {

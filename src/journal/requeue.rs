@@ -1,0 +1,181 @@
+//! Dead letters that are put back for delivery: each once, whenever that is stopped.
+//!
+//! The file with the letters gets the name `requeueing-SINK-BOOT.jsonl`. Its entries are written to segments in a directory
+//! `requeueing-SINK-BOOT`, where nobody else looks. When all of them are on the disk, the file gets the name
+//! `requeued-SINK-BOOT.jsonl`: from then on they are put back, and the segments move into the journal. So the next run completes
+//! one that was stopped. If the file has its first name, the directory is begun anew; else what is left in the directory moves.
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock};
+use rustix::io::retry_on_intr;
+
+use super::dead::{DeadLetters, Letter, prefixes};
+use super::segment::{REQUEUE_RANK, SegmentName};
+use super::writer::{JournalSync, Writer};
+use super::{Dir, SinkId};
+
+/// A file of dead letters that were put back.
+pub struct PutBack {
+    /// Its name by now.
+    pub file: String,
+    /// How many entries went into the journal; `None`: an earlier run was stopped on the last of its way.
+    pub entries: Option<u64>,
+    /// Lines that cannot be read, and are only there.
+    pub unreadable: u64,
+}
+
+/// A file of letters, by the part of its names that stays.
+struct Run {
+    before: String,
+    after: String,
+    directory: String,
+}
+
+impl Run {
+    fn of(sink: SinkId, number: &str) -> Run {
+        let [directory, after] = prefixes(sink).map(|prefix| prefix + number);
+        Run { before: format!("{directory}.jsonl"), after: format!("{after}.jsonl"), directory }
+    }
+}
+
+impl Dir {
+    /// Puts the dead letters of a sink back, after those of runs that were stopped. `progress` is told how many bytes of how many
+    /// are read.
+    ///
+    /// # Errors
+    /// What was not put back is still there, as a whole file.
+    pub fn put_back(&self, sink: SinkId, segment_max: u64, mut progress: impl FnMut(u64, u64)) -> io::Result<Vec<PutBack>> {
+        // Until this process ends: another one would take what is under way here for stopped.
+        retry_on_intr(|| flock(&self.0.fd, FlockOperation::LockExclusive))?;
+        let mut next = SegmentName { boot: self.boot(), rank: REQUEUE_RANK, pid: std::process::id(), seq: 0 };
+        let mut done = Vec::new();
+        for number in self.stopped(sink)? {
+            let run = Run::of(sink, &number);
+            if self.names()?.contains(&run.before) {
+                done.push(self.put_back_file(sink, run, segment_max, &mut next, &mut progress)?);
+            } else {
+                self.move_in(&run.directory, &mut next)?;
+                done.push(PutBack { file: run.after, entries: None, unreadable: 0 });
+            }
+        }
+        let run = Run::of(sink, &format!("{:016x}", self.boot()));
+        // Taken away first: the server begins a new file for what dies meanwhile.
+        match self.rename(&DeadLetters::file_name(sink), &run.before) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            renamed => {
+                // A directory without this file would be one that moves.
+                renamed.and_then(|()| self.sync())?;
+                done.push(self.put_back_file(sink, run, segment_max, &mut next, &mut progress)?);
+            }
+        }
+        Ok(done)
+    }
+
+    /// Numbers of runs that were stopped, oldest first.
+    fn stopped(&self, sink: SinkId) -> io::Result<BTreeSet<String>> {
+        let [before, _] = prefixes(sink);
+        Ok(self.names()?.iter().filter_map(|name| Some(name.strip_prefix(&before)?.trim_end_matches(".jsonl").to_owned())).collect())
+    }
+
+    fn put_back_file(&self, sink: SinkId, run: Run, segment_max: u64, next: &mut SegmentName, mut progress: impl FnMut(u64, u64)) -> io::Result<PutBack> {
+        self.discard(&run.directory)?;
+        let letters = self.taken_away(&run.before)?;
+        rustix::fs::mkdirat(&self.0.fd, &run.directory, Mode::from_raw_mode(0o700))?;
+        let staging = self.directory(&run.directory)?;
+        let mut writer = Writer::new(&staging, REQUEUE_RANK, std::process::id(), JournalSync::Os, segment_max).syncing_at_end();
+        let (mut entries, mut unreadable, mut read) = (0, 0, 0);
+        let mut seen = HashSet::new();
+        let total = letters.metadata()?.len();
+        let mut letters = BufReader::new(letters);
+        let mut line = Vec::new();
+        while letters.read_until(b'\n', &mut line)? > 0 {
+            read += line.len() as u64;
+            progress(read, total);
+            match Letter::read(&line) {
+                Some(letter) if seen.insert(letter.key()) => {
+                    writer.append(sink, &letter.payload)?;
+                    entries += 1;
+                }
+                Some(_) => {}
+                None => unreadable += u64::from(!line.trim_ascii().is_empty()),
+            }
+            line.clear();
+        }
+        writer.sync()?;
+        drop(writer);
+        // `accctl prune` counts from now on.
+        self.touch(&run.before)?;
+        self.sync()?;
+        self.rename(&run.before, &run.after)?;
+        self.sync()?;
+        self.move_in(&run.directory, next)?;
+        Ok(PutBack { file: run.after, entries: Some(entries), unreadable })
+    }
+
+    /// A file of letters that got this name, with the letter that may have been under way to it.
+    fn taken_away(&self, name: &str) -> io::Result<File> {
+        let file = self.open_file(name, OFlags::RDONLY)?;
+        retry_on_intr(|| flock(&file, FlockOperation::LockShared))?;
+        // Who comes to the lock now finds that the file was moved away, and need not wait for its reader.
+        flock(&file, FlockOperation::Unlock)?;
+        // Its letters say what must not be delivered from their old places: they must last as long as the new entries.
+        file.sync_data()?;
+        Ok(file)
+    }
+
+    /// Removes a directory of segments that were not decided on.
+    fn discard(&self, directory: &str) -> io::Result<()> {
+        let staging = match self.directory(directory) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            staging => staging?,
+        };
+        for name in staging.names()? {
+            rustix::fs::unlinkat(&staging.0.fd, name, AtFlags::empty())?;
+        }
+        Ok(rustix::fs::unlinkat(&self.0.fd, directory, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Moves the segments of a directory into the journal, under the next names.
+    fn move_in(&self, directory: &str, next: &mut SegmentName) -> io::Result<()> {
+        let staging = self.directory(directory)?;
+        for segment in staging.segments()? {
+            rustix::fs::renameat(&staging.0.fd, segment.name.to_string(), &self.0.fd, next.to_string())?;
+            next.seq += 1;
+        }
+        self.sync()?;
+        Ok(rustix::fs::unlinkat(&self.0.fd, directory, AtFlags::REMOVEDIR)?)
+    }
+
+    /// Why a file of letters that were put back is still needed, if it is; `there` are all segments, also those that are kept.
+    pub fn is_needed(&self, letters: &str, there: &HashSet<SegmentName>) -> io::Result<Option<String>> {
+        let mut file = BufReader::new(self.open_file(letters, OFlags::RDONLY)?);
+        let mut line = Vec::new();
+        let mut unreadable = 0;
+        while file.read_until(b'\n', &mut line)? > 0 {
+            match Letter::read(&line) {
+                // A restored database would get the entry from there, too.
+                Some(Letter { place: Some((segment, _)), .. }) if there.contains(&segment) => {
+                    return Ok(Some(format!("its entries are still in segment {segment} as well")));
+                }
+                Some(_) => {}
+                None => unreadable += u64::from(!line.trim_ascii().is_empty()),
+            }
+            line.clear();
+        }
+        Ok((unreadable > 0).then(|| format!("{unreadable} lines of it cannot be read, and were not put back: look at them, and remove it yourself")))
+    }
+
+    /// Names of the files and directories in it; one that is not UTF-8 is none of ours.
+    pub(super) fn names(&self) -> io::Result<BTreeSet<String>> {
+        let mut names = BTreeSet::new();
+        for entry in rustix::fs::Dir::read_from(&self.0.fd)? {
+            let entry = entry?;
+            names.extend(entry.file_name().to_str().ok().filter(|name| !matches!(*name, "." | "..")).map(String::from));
+        }
+        Ok(names)
+    }
+}
