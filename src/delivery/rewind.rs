@@ -10,7 +10,7 @@ use chrono::{DateTime, Local};
 use super::tail::Tail;
 use super::view::View;
 use crate::accounting::clock::Wall;
-use crate::journal::{Committed, DeadLetters, Dir, Item, Positions, Segment, SegmentName, SinkId, Stamp};
+use crate::journal::{Committed, Dir, Item, Positions, Segment, SegmentName, SinkId, Stamp};
 
 /// The database is as it was then.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,15 +40,11 @@ pub fn shown(at: Wall) -> String {
 /// Places in these segments whose entries are dead letters, also those that were put back since.
 pub fn dead_places(dir: &Dir, sink: SinkId, segments: &[Segment]) -> io::Result<HashSet<(SegmentName, u64)>> {
     let mut places = HashSet::new();
-    for file in dir.dead_letters(sink)? {
-        for line in file.split(|b| *b == b'\n') {
-            if let Some((name, offset)) = DeadLetters::place(line)
-                && segments.binary_search_by_key(&name, |s| s.name).is_ok()
-            {
-                places.insert((name, offset));
-            }
+    dir.dead_places(sink, |place| {
+        if segments.binary_search_by_key(&place.0, |s| s.name).is_ok() {
+            places.insert(place);
         }
-    }
+    })?;
     Ok(places)
 }
 
@@ -128,6 +124,24 @@ impl Rewind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::DeadLetters;
+
+    /// Wherever the letters are by now, and only those whose segments are there.
+    #[test]
+    fn letters_that_are_put_back_still_say_what_is_dead() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = Dir::open(tmp.path()).unwrap();
+        let segments = [1, 2].map(|seq| Segment { name: SegmentName { boot: 1, rank: 1, pid: 1, seq }, size: 100, sealed: true });
+        let wanted = HashSet::from([(segments[0].name, 8), (segments[0].name, 20), (segments[1].name, 8)]);
+        for (name, place) in ["requeued-db-1.jsonl", "requeueing-db-2.jsonl", "dead-db.jsonl"].iter().zip(&wanted) {
+            let mut dead = DeadLetters::new(&dir, SinkId::Db);
+            dead.add_unreadable(place.0, place.1, Wall(0), 9, b"?").unwrap();
+            dead.add_unreadable(SegmentName { seq: 3, ..place.0 }, 8, Wall(0), 9, b"?").unwrap();
+            dir.rename("dead-db.jsonl", name).unwrap();
+        }
+        std::fs::write(tmp.path().join("requeued-db-3.jsonl"), "{\"segment\":\"").unwrap();
+        assert_eq!(dead_places(&dir, SinkId::Db, &segments).unwrap(), wanted);
+    }
 
     #[test]
     fn only_an_older_database_is_one() {

@@ -1,13 +1,15 @@
 //! Entries that can never be delivered, kept for a person: `dead-SINK.jsonl`.
 #![forbid(unsafe_code)]
 
-use std::collections::HashSet;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufRead as _, BufReader, Write};
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::retry_on_intr;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::entry::Place;
@@ -34,7 +36,8 @@ impl Letter {
             KIND_LOG_LINE => Payload::LogLine(bytes),
             _ => return None,
         };
-        Some(Letter { payload, place: place(&line) })
+        let place = line["segment"].as_str().zip(line["offset"].as_u64()).and_then(|(segment, offset)| is_place(segment, offset));
+        Some(Letter { payload, place })
     }
 
     /// The same for two lines of one letter: a crash may have it written twice. One that was held twice may end later the second
@@ -47,10 +50,9 @@ impl Letter {
     }
 }
 
-fn place(line: &Value) -> Option<Place> {
-    let place = (line["segment"].as_str()?.parse().ok()?, line["offset"].as_u64()?);
-    // At 0 there is the header of a segment.
-    (place.1 > 0).then_some(place)
+/// The place of an entry. At 0 there is the header of a segment.
+fn is_place(segment: &str, offset: u64) -> Option<Place> {
+    Some((segment.parse().ok()?, offset)).filter(|(_, offset)| *offset > 0)
 }
 
 /// Beginnings of the names of a sink's letters that are being put back, and of those that were.
@@ -80,7 +82,10 @@ impl DeadLetters {
 
     /// Place of the entry in such a line, if it is from a segment.
     pub fn place(line: &[u8]) -> Option<Place> {
-        place(&serde_json::from_slice(line).ok()?)
+        // Values that nobody asks for are not built.
+        let line: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(line).ok()?;
+        let segment: String = serde_json::from_str(line.get("segment")?.get()).ok()?;
+        is_place(&segment, line.get("offset")?.get().parse().ok()?)
     }
 
     /// The message for a file that cannot be written.
@@ -160,18 +165,36 @@ impl DeadLetters {
 }
 
 impl Dir {
-    /// Contents of the files of the dead letters of a sink, also of those that are being or were put back.
-    pub(crate) fn dead_letters(&self, sink: SinkId) -> io::Result<Vec<Vec<u8>>> {
-        let mut contents = vec![self.content(&DeadLetters::file_name(sink))?];
-        for entry in rustix::fs::Dir::read_from(&self.0.fd)? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            if prefixes(sink).iter().any(|prefix| name.starts_with(prefix)) && name.ends_with(".jsonl") {
-                contents.push(self.content(name)?);
-            }
+    /// Shows `each` the places of the dead letters of a sink, also of those that are being or were put back.
+    pub(crate) fn dead_places(&self, sink: SinkId, mut each: impl FnMut(Place)) -> io::Result<()> {
+        match self.open_file(&DeadLetters::file_name(sink), OFlags::RDONLY) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            file => places_of(file?, &mut each)?,
         }
-        Ok(contents)
+        let prefixes = prefixes(sink);
+        let is_one = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix)) && name.ends_with(".jsonl");
+        'again: loop {
+            for name in self.names()?.into_iter().filter(is_one) {
+                match self.open_file(&name, OFlags::RDONLY) {
+                    // It has its next name by now.
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue 'again,
+                    file => places_of(file?, &mut each)?,
+                }
+            }
+            return Ok(());
+        }
     }
+}
+
+/// There may be millions of letters, each with its whole record: one line at a time is in memory.
+fn places_of(file: File, each: &mut impl FnMut(Place)) -> io::Result<()> {
+    let mut file = BufReader::new(file);
+    let mut line = Vec::new();
+    while file.read_until(b'\n', &mut line)? > 0 {
+        DeadLetters::place(&line).into_iter().for_each(&mut *each);
+        line.clear();
+    }
+    Ok(())
 }
 
 /// A full disk or a power cut may have left a part of a line, which must not spoil the next one.
