@@ -133,6 +133,7 @@ impl Aside {
     /// # Errors
     /// As [`Aside::take`].
     pub fn sync(&mut self) -> Result<(), String> {
+        self.dead.sync().map_err(|e| self.dead.trouble(&e))?;
         self.parking.sync().map_err(not_copied)
     }
 

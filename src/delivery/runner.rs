@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::interim::Calls;
 use super::rewind::{Rewind, dead_places, rewind};
-use super::tail::{AGAIN, Batch, Tail};
+use super::tail::{AGAIN, Batch, Tail, Unreadable};
 use super::view::View;
 use crate::accounting::clock::Moment;
 use crate::backend::{Aside, Commit, Fate, Sink, Trouble};
@@ -598,11 +598,9 @@ impl Runner {
     /// Takes a batch in hand, with those that are under way already. What cannot be decoded is a dead letter at once.
     async fn take_in_hand(&mut self, tail: &Tail, mut batch: Batch, segments: &[Segment]) -> Result<InHand, Ended> {
         let retired = tail.retired(segments, RETIRED_AT_ONCE);
-        for u in &batch.unreadable {
-            while let Err(e) = self.aside.dead.add_unreadable(u.segment, u.offset, u.wall, u.kind, &u.bytes) {
-                let reason = self.aside.dead.trouble(&e);
-                self.trouble(reason).await?;
-            }
+        while let Err(e) = self.bury_unreadable(&batch.unreadable) {
+            let reason = self.aside.dead.trouble(&e);
+            self.trouble(reason).await?;
         }
         // More waits after a full batch: it is read while the sink works on this one.
         let room = self.under_way.is_empty() || self.under_way.len() + 2 * self.batch_max <= UNDER_WAY;
@@ -613,6 +611,14 @@ impl Runner {
         let mut pending = std::mem::take(&mut self.under_way);
         pending.append(&mut batch.entries);
         Ok(InHand { batch, retired, pending, reads_ahead, ahead: None, stored: false, progress: false })
+    }
+
+    /// Makes these dead letters, which the cursor may pass then.
+    fn bury_unreadable(&mut self, unreadable: &[Unreadable]) -> std::io::Result<()> {
+        for u in unreadable {
+            self.aside.dead.add_unreadable(u.segment, u.offset, u.wall, u.kind, &u.bytes)?;
+        }
+        self.aside.dead.sync()
     }
 
     /// Before each attempt: takes out of the batch what need not be offered any more. `Err` if it cannot be tried now.
@@ -784,7 +790,7 @@ impl Runner {
         }
     }
 
-    fn unreadable_are_dead<'a>(&self, unreadable: impl Iterator<Item = &'a super::tail::Unreadable>) {
+    fn unreadable_are_dead<'a>(&self, unreadable: impl Iterator<Item = &'a Unreadable>) {
         for u in unreadable {
             if u.segment.parks_for().is_some() {
                 stats::sub(self.id.counters().parked, 1);
@@ -803,8 +809,11 @@ impl Runner {
             }
         }
         if let Err(reason) = self.aside.sync() {
-            for fate in fates.iter_mut().filter(|f| matches!(f, Fate::Refused(_) | Fate::Held(_))) {
-                *fate = Fate::Retry(reason.clone());
+            for (entry, fate) in entries.iter().zip(fates) {
+                // A dead letter that is on the disk must not be offered again.
+                if matches!(fate, Fate::Refused(_) | Fate::Held(_)) || matches!(fate, Fate::Dead(_)) && !self.aside.dead.holds(entry) {
+                    *fate = Fate::Retry(reason.clone());
+                }
             }
             trouble = Some(reason);
         }

@@ -67,12 +67,15 @@ pub struct DeadLetters {
     /// Written, but the cursor has not passed them yet: a transaction that is repeated must not
     /// write them again.
     uncommitted: HashSet<Place>,
+    /// Those among them that were written since the last sync, and the file they are in.
+    unsynced: Vec<Place>,
+    file: Option<File>,
 }
 
 impl DeadLetters {
     /// The dead letters of `sink`.
     pub fn new(dir: &Dir, sink: SinkId) -> DeadLetters {
-        DeadLetters { dir: dir.clone(), sink, uncommitted: HashSet::new() }
+        DeadLetters { dir: dir.clone(), sink, uncommitted: HashSet::new(), unsynced: Vec::new(), file: None }
     }
 
     /// Name of the file.
@@ -93,7 +96,7 @@ impl DeadLetters {
         format!("{} in journal_dir cannot be written ({e}): check its free space and permissions", Self::file_name(self.sink))
     }
 
-    /// Adds an entry, durably: the cursor passes it next.
+    /// Adds an entry. It counts once it is synced: [`DeadLetters::sync`] comes before the cursor passes it.
     pub fn add(&mut self, entry: &Entry, reason: &str) -> io::Result<()> {
         let (kind, bytes) = entry.payload.encode();
         self.write(Some((entry.segment, entry.offset)), entry.wall, kind, &bytes, reason, to_json::payload(&entry.payload))
@@ -103,10 +106,11 @@ impl DeadLetters {
     pub fn hold(&mut self, record: &Record, reason: &str) -> io::Result<()> {
         let payload = Payload::Record(Box::new(record.clone()));
         let (kind, bytes) = payload.encode();
-        self.write(None, Moment::wall_now(), kind, &bytes, reason, to_json::payload(&payload))
+        self.write(None, Moment::wall_now(), kind, &bytes, reason, to_json::payload(&payload))?;
+        self.sync()
     }
 
-    /// Adds an entry whose payload this build cannot read.
+    /// [`DeadLetters::add`] of an entry whose payload this build cannot read.
     pub fn add_unreadable(&mut self, segment: SegmentName, offset: u64, wall: Wall, kind: u8, bytes: &[u8]) -> io::Result<()> {
         self.write(Some((segment, offset)), wall, kind, bytes, "this build cannot decode the entry", json!({}))
     }
@@ -128,22 +132,47 @@ impl DeadLetters {
         let mut text = to_json::line(&line).into_bytes();
         text.push(b'\n');
         let mut file = self.open()?;
-        if !ends_a_line(&file)? {
-            text.insert(0, b'\n');
-        }
-        file.write_all(&text)?;
-        file.sync_data()?;
+        let written = ends_a_line(&file).and_then(|ends| {
+            if !ends {
+                text.insert(0, b'\n');
+            }
+            file.write_all(&text)
+        });
+        // Who takes the file away need not wait until it is synced.
+        let unlocked = flock(&file, FlockOperation::Unlock);
+        self.file = Some(file);
+        written?;
+        unlocked?;
+        self.unsynced.extend(place);
         self.uncommitted.extend(place);
         Ok(())
     }
 
-    /// The file that has the name, locked until it is closed.
-    fn open(&self) -> io::Result<File> {
+    /// Makes what was added survive a loss of power. On `Err` what was added since the last time does not count.
+    pub fn sync(&mut self) -> io::Result<()> {
+        let Some(file) = self.file.take() else { return Ok(()) };
+        let synced = file.sync_data();
+        for place in self.unsynced.drain(..) {
+            if synced.is_err() {
+                self.uncommitted.remove(&place);
+            }
+        }
+        synced
+    }
+
+    /// The file that has the name, locked.
+    fn open(&mut self) -> io::Result<File> {
+        let name = Self::file_name(self.sink);
         loop {
-            let file = self.dir.open_file(&Self::file_name(self.sink), OFlags::RDWR | OFlags::CREATE | OFlags::APPEND)?;
+            let file = match self.file.take() {
+                Some(file) => file,
+                None => self.dir.open_file(&name, OFlags::RDWR | OFlags::CREATE | OFlags::APPEND)?,
+            };
             retry_on_intr(|| flock(&file, FlockOperation::LockExclusive))?;
-            if !self.dir.is_named(&Self::file_name(self.sink), &file)? {
+            if !self.dir.is_named(&name, &file)? {
                 // Renamed since it was opened: the process that did so may have read it already.
+                self.file = Some(file);
+                self.sync()?;
                 continue;
             }
             if file.metadata()?.len() == 0 {
