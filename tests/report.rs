@@ -394,6 +394,15 @@ fn what_waits_in_a_journal_is_found() {
     let find = |args: &[&str]| text(&accctl(&[&["find", "--journal", journal], args].concat()));
     let waits = find(&["waiting"]);
     assert!(waits.starts_with("waits for aaa: ") && waits.contains("callid=waiting") && waits.lines().count() == 1, "{waits}");
+    assert!(find(&["other"]).starts_with("waits for db, unless the database has it: "));
+    // The database knows how far it is, and the journal does not.
+    let database = tempfile::tempdir().unwrap();
+    let url = format!("sqlite://{}", database.path().join("acc.sqlite").display());
+    assert!(accctl(&["schema", "--url", &url, "--apply", "--extra", "caller->caller_uri; note->x_note"]).status.success());
+    assert!(find(&["other", "--url", &url]).starts_with("waits for db: "));
+    drop(dir);
+    let _ = accctl(&["deliver", "--url", &url, "--extra", "caller->caller_uri; note->x_note", journal]);
+    assert!(find(&["other", "--url", &url]).starts_with("delivered to acc: "));
     let dead = find(&["--where", "caller=alice"]);
     assert!(dead.starts_with("given up for db: no such\\x1bcolumn: ") && dead.contains("callid=dead"), "{dead}");
     assert_eq!(accctl(&["find", "--journal", journal, "nobody"]).status.code(), Some(1));

@@ -9,15 +9,16 @@ use std::process::ExitCode;
 
 use acc::accounting::clock::Wall;
 use acc::accounting::record::{Kind, Record, Shape};
-use acc::backend::sql::{Conn, Db, Dialect, Value, parse, rows_of, table_of};
+use acc::backend::sql::{Conn, Db, Dialect, parse, rows_of, table_of};
 use acc::backend::stream::body::{Columns, Format, shown};
-use acc::journal::{DeadLetters, Dir, Item, Payload, Positions, SegmentName, SinkId, parking};
+use acc::journal::{DeadLetters, Dir, Item, Payload, Positions, SinkId, parking};
 use chrono::DateTime;
 use clap::builder::PossibleValuesParser;
 
 use crate::Outcome;
 use crate::params::Params;
 use crate::place::lines;
+use crate::reached::{merge, positions};
 use crate::sql::Sql;
 use crate::times::TimeColumn;
 
@@ -106,10 +107,7 @@ pub fn run(o: &Audit) -> Outcome {
                 for path in &o.dirs {
                     let dir = Dir::open_to_read(path).map_err(|e| e.to_string())?;
                     let mut reached = dir.cursor(SinkId::Db).map_err(|e| e.to_string())?;
-                    for (segment, position) in positions(&mut conn, dir.id()).await? {
-                        let own = reached.entry(segment).or_insert(position);
-                        *own = position.max(*own);
-                    }
+                    merge(&mut reached, &positions(&mut conn, dir.id()).await);
                     accepted(&dir, SinkId::Db, &reached, &db, &mut found)?;
                 }
                 rows(&mut conn, &db, &found).await
@@ -195,21 +193,6 @@ fn of(record: &Record, at: Wall, sink: SinkId, db: &Db, waits: bool) -> Accepted
         waits,
         dead: false,
     }
-}
-
-/// How far the database says that it has a journal; nothing where it has no such table.
-async fn positions(conn: &mut Conn, journal: u64) -> Result<Positions, String> {
-    let sql = match conn.dialect() {
-        Dialect::Sqlite => "SELECT segment, CAST(reached AS TEXT) FROM acc_delivery WHERE journal = CAST(? AS TEXT)",
-        Dialect::MySql => "SELECT segment, CAST(reached AS CHAR) FROM acc_delivery WHERE journal = ?",
-        Dialect::Postgres => "SELECT segment, CAST(reached AS TEXT) FROM acc_delivery WHERE journal = $1",
-    };
-    let rows = conn.query(sql, 2, &[Value::Text(format!("{journal:016x}").into_bytes())]).await.unwrap_or_default();
-    let position = |row: Vec<Option<String>>| {
-        let [segment, reached] = <[_; 2]>::try_from(row).ok()?;
-        Some((segment?.parse::<SegmentName>().ok()?, reached?.trim().parse().ok()?))
-    };
-    Ok(rows.into_iter().filter_map(position).collect())
 }
 
 /// How many rows each id has, in the tables of these records.

@@ -9,13 +9,14 @@ use acc::accounting::context::Context;
 use acc::accounting::visible::visible;
 use acc::backend::sql::{Conn, Db, parse};
 use acc::declaration::default_of;
-use acc::journal::{DeadLetters, Dir, Item, Payload, SinkId, calls, json as to_json, parking};
+use acc::journal::{DeadLetters, Dir, Item, Payload, Positions, SinkId, calls, json as to_json, parking};
 use chrono::{DateTime, Local, NaiveDateTime};
 use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::params::{Given, Params};
 use crate::place::{lines, walk};
+use crate::reached::{merge, positions};
 use crate::rows::{Between, Row, Source, Span, Wanted, Where, each, is_utc};
 use crate::sql::Sql;
 
@@ -65,10 +66,12 @@ pub fn run(o: &Find) -> Outcome {
     let utc = db.as_ref().is_some_and(is_utc);
     let between = o.span.read(utc)?;
     let mut all = Vec::new();
-    if let Some(dir) = &journal {
-        in_journal(dir, o, &wheres, between, utc, &mut all)?;
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    if let Some(dir) = &journal {
+        // Rows come with their positions, which no file of the journal has.
+        let reached = db.as_ref().map(|db| runtime.block_on(reached(db, dir))).transpose()?;
+        in_journal(dir, o, &wheres, (between, utc), reached.as_ref(), &mut all)?;
+    }
     if let Some(db) = &db {
         runtime.block_on(in_database(db, o, &wheres, between, &mut all))?;
     }
@@ -122,6 +125,14 @@ fn of_row(row: &Row<'_>, names: &[String]) -> Value {
     out
 }
 
+/// How far the database is in the journal.
+async fn reached(db: &Db, dir: &Dir) -> Result<Positions, String> {
+    let mut conn = Conn::open(&parse(&db.url)?).await.map_err(|e| e.text)?;
+    let reached = positions(&mut conn, dir.id()).await;
+    conn.close().await;
+    Ok(reached)
+}
+
 async fn in_database(db: &Db, o: &Find, wheres: &[Where], between: Between, all: &mut Vec<Found>) -> Result<(), String> {
     let mut conn = Conn::open(&parse(&db.url)?).await.map_err(|e| e.text)?;
     let mut wheres = wheres.to_vec();
@@ -152,10 +163,13 @@ fn matches(record: &Value, o: &Find, wheres: &[Where], between: Between, utc: bo
         && local.is_none_or(|t| between.has(t))
 }
 
-fn in_journal(dir: &Dir, o: &Find, wheres: &[Where], between: Between, utc: bool, all: &mut Vec<Found>) -> Result<(), String> {
+fn in_journal(dir: &Dir, o: &Find, wheres: &[Where], (between, utc): (Between, bool), reached: Option<&Positions>, all: &mut Vec<Found>) -> Result<(), String> {
     let failed = |e: std::io::Error| e.to_string();
     let segments = dir.segments().map_err(failed)?;
-    let cursors = SinkId::ALL.map(|s| dir.cursor(s).unwrap_or_default());
+    let mut cursors = SinkId::ALL.map(|s| dir.cursor(s).unwrap_or_default());
+    if let Some(reached) = reached {
+        merge(&mut cursors[SinkId::Db.index()], reached);
+    }
     let moved = SinkId::ALL.map(|sink| parking::moved(dir, sink, &segments));
     walk(dir, |name, item| {
         let Item::Frame(frame) = item else { return };
@@ -167,9 +181,10 @@ fn in_journal(dir: &Dir, o: &Find, wheres: &[Where], between: Between, utc: bool
         let Payload::Record(record) = &entry.payload else { return };
         let values = to_json::record(record);
         if matches(&values, o, wheres, between, utc) {
+            let unless = if sink == SinkId::Db && reached.is_none() { ", unless the database has it" } else { "" };
             let place = match &entry.parked {
-                Some(parked) => format!("waits apart for {}, refused {} times: {}", sink.name(), parked.offers, visible(&parked.reason)),
-                None => format!("waits for {}", sink.name()),
+                Some(parked) => format!("waits apart for {}{unless}, refused {} times: {}", sink.name(), parked.offers, visible(&parked.reason)),
+                None => format!("waits for {}{unless}", sink.name()),
             };
             all.push(Found { place, values });
         }

@@ -17,6 +17,7 @@ mod params;
 mod place;
 mod progress;
 mod prune;
+mod reached;
 mod report;
 mod requeue;
 mod rows;
