@@ -25,7 +25,7 @@ function __fish_accctl_using_subcommand
 end
 
 complete -c accctl -n "__fish_accctl_needs_command" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_needs_command" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_needs_command" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_needs_command" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_needs_command" -s V -l version -d 'Print version'
 complete -c accctl -n "__fish_accctl_needs_command" -f -a "status" -d 'Show how much is waiting, dead or damaged'
@@ -47,20 +47,20 @@ complete -c accctl -n "__fish_accctl_using_subcommand status" -l config -d 'Read
 complete -c accctl -n "__fish_accctl_using_subcommand status" -l set -d 'A parameter of the module, as in modparam("acc", "NAME", VALUE); may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand status" -l define -d 'A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand status" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand status" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand status" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand status" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand dump" -l config -d 'Read the parameters from the modparam("acc", ...) lines of this server configuration' -r -F
 complete -c accctl -n "__fish_accctl_using_subcommand dump" -l set -d 'A parameter of the module, as in modparam("acc", "NAME", VALUE); may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand dump" -l define -d 'A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand dump" -l json -d 'One JSON object a line'
 complete -c accctl -n "__fish_accctl_using_subcommand dump" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand dump" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand dump" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand dump" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand verify" -l config -d 'Read the parameters from the modparam("acc", ...) lines of this server configuration' -r -F
 complete -c accctl -n "__fish_accctl_using_subcommand verify" -l set -d 'A parameter of the module, as in modparam("acc", "NAME", VALUE); may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand verify" -l define -d 'A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand verify" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand verify" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand verify" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand verify" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand audit" -l file -d 'Look for the records in this file of a stream, .jsonl or .csv, instead of SQL; may be repeated' -r -F
 complete -c accctl -n "__fish_accctl_using_subcommand audit" -l sink -d 'Which stream the files are of' -r -f -a "stream\t''
@@ -76,7 +76,7 @@ complete -c accctl -n "__fish_accctl_using_subcommand audit" -l config -d 'Read 
 complete -c accctl -n "__fish_accctl_using_subcommand audit" -l set -d 'A parameter of the module, as in modparam("acc", "NAME", VALUE); may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand audit" -l define -d 'A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand audit" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand audit" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand audit" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand audit" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand deliver" -l seconds -d 'Stop after this many seconds; allow enough for a large backlog' -r
 complete -c accctl -n "__fish_accctl_using_subcommand deliver" -l log-socket -d 'The syslog socket, for log lines' -r -F
@@ -97,7 +97,7 @@ complete -c accctl -n "__fish_accctl_using_subcommand deliver" -l config -d 'Rea
 complete -c accctl -n "__fish_accctl_using_subcommand deliver" -l set -d 'A parameter of the module, as in modparam("acc", "NAME", VALUE); may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand deliver" -l define -d 'A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand deliver" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand deliver" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand deliver" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand deliver" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand requeue" -l sink -d 'The destination whose dead letters are put back' -r -f -a "db\t''
 aaa\t''
@@ -111,9 +111,9 @@ complete -c accctl -n "__fish_accctl_using_subcommand requeue" -l config -d 'Rea
 complete -c accctl -n "__fish_accctl_using_subcommand requeue" -l set -d 'A parameter of the module, as in modparam("acc", "NAME", VALUE); may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand requeue" -l define -d 'A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand requeue" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand requeue" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand requeue" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand requeue" -s h -l help -d 'Print help (see more with \'--help\')'
-complete -c accctl -n "__fish_accctl_using_subcommand prune" -l older -d 'What is older than this: 90d, 48h' -r
+complete -c accctl -n "__fish_accctl_using_subcommand prune" -l older -d 'Remove what is older than this, in days or hours: 90d, 48h' -r
 complete -c accctl -n "__fish_accctl_using_subcommand prune" -l url -d 'The database; the same as --set db_url=URL' -r
 complete -c accctl -n "__fish_accctl_using_subcommand prune" -l extra -d 'Extra fields with their columns; the same as --set \'extra_fields=db: ...\'' -r
 complete -c accctl -n "__fish_accctl_using_subcommand prune" -l leg -d 'Leg fields with their columns; the same as --set \'leg_fields=db: ...\'' -r
@@ -125,7 +125,7 @@ complete -c accctl -n "__fish_accctl_using_subcommand prune" -l define -d 'A nam
 complete -c accctl -n "__fish_accctl_using_subcommand prune" -l dry-run -d 'Only show what would be removed'
 complete -c accctl -n "__fish_accctl_using_subcommand prune" -l only-files -d 'Remove no rows of the tables, even where the configuration has a database'
 complete -c accctl -n "__fish_accctl_using_subcommand prune" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand prune" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand prune" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand prune" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand schema" -l dialect -d 'Assume an empty database, without connecting to one' -r -f -a "sqlite\t''
 mysql\t''
@@ -142,17 +142,17 @@ complete -c accctl -n "__fish_accctl_using_subcommand schema" -l set -d 'A param
 complete -c accctl -n "__fish_accctl_using_subcommand schema" -l define -d 'A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand schema" -l apply -d 'Also run the SQL'
 complete -c accctl -n "__fish_accctl_using_subcommand schema" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand schema" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand schema" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand schema" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand host" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand host" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand host" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand host" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand metrics" -l textfile -d 'Write them into this file, for the textfile collector of node_exporter; the name must end in .prom' -r -F
 complete -c accctl -n "__fish_accctl_using_subcommand metrics" -l config -d 'Read the parameters from the modparam("acc", ...) lines of this server configuration' -r -F
 complete -c accctl -n "__fish_accctl_using_subcommand metrics" -l set -d 'A parameter of the module, as in modparam("acc", "NAME", VALUE); may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand metrics" -l define -d 'A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand metrics" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand metrics" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand metrics" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand metrics" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand find" -l where -d 'A column or field that has this value: caller=alice; may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand find" -l since -d 'Not before this time: "2026-11-29", "2026-11-29 12:00", or so long ago: 90m, 24h, 7d' -r
@@ -169,7 +169,7 @@ complete -c accctl -n "__fish_accctl_using_subcommand find" -l set -d 'A paramet
 complete -c accctl -n "__fish_accctl_using_subcommand find" -l define -d 'A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand find" -l json -d 'One JSON object a line'
 complete -c accctl -n "__fish_accctl_using_subcommand find" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand find" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand find" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand find" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand report" -l stream -d 'Read files of a stream (JSONL) instead of a database; may be repeated' -r -F
 complete -c accctl -n "__fish_accctl_using_subcommand report" -l since -d 'Not before this time: "2026-11-29", "2026-11-29 12:00", or so long ago: 90m, 24h, 7d' -r
@@ -189,7 +189,7 @@ complete -c accctl -n "__fish_accctl_using_subcommand report" -l define -d 'A na
 complete -c accctl -n "__fish_accctl_using_subcommand report" -l json -d 'Print one JSON object'
 complete -c accctl -n "__fish_accctl_using_subcommand report" -l csv -d 'Print a line for each value of --by, and one for all, as CSV'
 complete -c accctl -n "__fish_accctl_using_subcommand report" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand report" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand report" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand report" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand check-config" -l host -d 'The server that it is for, where the file does not tell' -r -f -a "opensips\t'OpenSIPS'
 kamailio\t'Kamailio'"
@@ -199,7 +199,7 @@ complete -c accctl -n "__fish_accctl_using_subcommand check-config" -l stock -d 
 complete -c accctl -n "__fish_accctl_using_subcommand check-config" -l json -d 'Print findings as an array of JSON objects'
 complete -c accctl -n "__fish_accctl_using_subcommand check-config" -l strict -d 'Show notes, too: what may be meant, but often is not'
 complete -c accctl -n "__fish_accctl_using_subcommand check-config" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand check-config" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand check-config" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand check-config" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand convert" -l from -d 'What it is written for, where the file does not tell' -r -f -a "opensips-2.1\t'OpenSIPS to 2.1: message flags'
 opensips-2.2\t'OpenSIPS 2.2: do_accounting() with extra parameters'
@@ -207,8 +207,8 @@ kamailio\t'Kamailio'"
 complete -c accctl -n "__fish_accctl_using_subcommand convert" -l module -d 'Where the module is installed' -r
 complete -c accctl -n "__fish_accctl_using_subcommand convert" -s D -l define -d 'A name that the server gets with -A, for #!ifdef in a Kamailio configuration; may be repeated' -r
 complete -c accctl -n "__fish_accctl_using_subcommand convert" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand convert" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand convert" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand convert" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c accctl -n "__fish_accctl_using_subcommand help" -l quiet -d 'No warnings and no progress bar, only results and errors'
-complete -c accctl -n "__fish_accctl_using_subcommand help" -l no-progress -d 'No progress bar; there is none either where standard error is no terminal'
+complete -c accctl -n "__fish_accctl_using_subcommand help" -l no-progress -d 'No progress bar; none is shown either if standard error is not a terminal'
 complete -c accctl -n "__fish_accctl_using_subcommand help" -s h -l help -d 'Print help'

@@ -49,7 +49,7 @@ struct Cli {
     /// No warnings and no progress bar, only results and errors
     #[arg(long, global = true)]
     quiet: bool,
-    /// No progress bar; there is none either where standard error is no terminal
+    /// No progress bar; none is shown either if standard error is not a terminal
     #[arg(long, global = true)]
     no_progress: bool,
 }

@@ -22,7 +22,7 @@ const STEP: i64 = 5000;
 
 #[derive(clap::Args)]
 pub struct Prune {
-    /// What is older than this: 90d, 48h
+    /// Remove what is older than this, in days or hours: 90d, 48h
     #[arg(long, value_name = "AGE", value_parser = age)]
     older: Duration,
     /// Only show what would be removed
