@@ -13,7 +13,8 @@ use std::time::Duration;
 use acc::accounting::record::Kind;
 use acc::backend::{Fate, LocalFuture, RecordSender, one_by_one};
 use acc::config::Config;
-use acc::journal::{Dir, SinkId, Writer};
+use acc::journal::calls::CARRY_RANK;
+use acc::journal::{Dir, Item, SinkId, Writer};
 use common::servers::{COLUMNS, PASSWORD, Server, mariadb, postgres};
 use common::*;
 
@@ -457,4 +458,82 @@ fn a_record_that_waited_apart_comes_again_once() {
     assert_eq!((database.rows(), others().as_str()), ((27, 27), "1"));
     assert_eq!(said(&["WARN db: the database is as it was at 20", "the 8 records it accepted since then"]), 1, "{:?}", SAID.lock().unwrap());
     assert_eq!(said(&["ERROR db: 1 records that the database accepted"]), 0);
+}
+
+/// `kept` leads elsewhere: segments stay where they are, once each, until it does not.
+#[test]
+fn segments_that_cannot_be_kept_stay_and_nothing_is_copied_again() {
+    let tmp = tempfile::tempdir().unwrap();
+    let database = Sqlite(tmp.path().join("acc.sqlite"));
+    let s = Setup::new(&database, tmp.path(), 1);
+    let dir = s.open();
+    std::os::unix::fs::symlink(tmp.path(), s.journal.join("kept")).unwrap();
+    let states = |carried: bool| {
+        let mut states = 0;
+        for segment in dir.segments().unwrap().iter().filter(|s| (s.name.rank == CARRY_RANK) == carried) {
+            let mut reader = dir.read(segment.name, 0).unwrap();
+            while let Item::Frame(frame) = reader.read().unwrap() {
+                states += usize::from(frame.payload.ends_with(b"a state"));
+            }
+        }
+        states
+    };
+    let running = s.start(&dir);
+    let mut w = writer(&dir, 1);
+    for call in 0..100 {
+        w.append_call(call, b"a state").unwrap();
+    }
+    append(&mut w, "up", 100);
+    drop(w);
+    wait_until("the states are copied", || database.rows() == (100, 100) && states(true) == 100);
+    // The directory is looked at again and again.
+    for n in 0..10 {
+        let callid = format!("later-{n}");
+        writer(&dir, 2).append_record(SinkId::Db, &record(Kind::Cdr, &callid)).unwrap();
+        wait_until("one more row", || database.rows().0 == 101 + n);
+    }
+    assert_eq!((states(true), states(false)), (100, 100));
+    let path = s.journal.display().to_string();
+    assert_eq!(said(&["ERROR journal_keep: journal segment ", &path, "set journal_keep to 0"]), 1, "{:?}", SAID.lock().unwrap());
+    running.stop();
+    // The next start says so at once, delivers nothing again, and goes on when the link is gone.
+    let running = s.start(&dir);
+    wait_until("a word", || said(&["ERROR journal_keep: journal segments cannot be moved", &path]) == 2);
+    std::fs::remove_file(s.journal.join("kept")).unwrap();
+    wait_until("they are kept", || dir.segments().unwrap().iter().all(|s| s.name.rank == CARRY_RANK));
+    assert!(s.kept() > 10);
+    assert_eq!(acc::journal::calls::scan(&dir).unwrap().calls.len(), 100);
+    let mut w = writer(&dir, 3);
+    for call in 0..100 {
+        w.append_end(call, &[]).unwrap();
+    }
+    drop(w);
+    wait_until("the ends go", || dir.segments().unwrap().iter().all(|s| s.name.rank == CARRY_RANK));
+    running.stop();
+    let running = s.start(&dir);
+    wait_until("nothing is left", || dir.segments().unwrap().is_empty());
+    running.stop();
+    assert_eq!((database.rows(), s.radius.load(Ordering::Relaxed)), ((110, 110), 100));
+}
+
+/// Without `journal_keep`, too, a segment that is delivered goes.
+#[test]
+fn segments_go_although_that_cannot_be_noted() {
+    let tmp = tempfile::tempdir().unwrap();
+    let database = Sqlite(tmp.path().join("acc.sqlite"));
+    let s = Setup::new(&database, tmp.path(), 0);
+    let dir = s.open();
+    std::fs::create_dir(s.journal.join("gone.new")).unwrap();
+    let running = s.start(&dir);
+    for part in 0..3 {
+        append(&mut writer(&dir, part), &format!("part-{part}"), 10);
+    }
+    wait_until("they go", || database.rows() == (30, 30) && segments(&s.journal) == 0);
+    let path = s.journal.display().to_string();
+    wait_until("a word", || said(&["WARN", &path, "/gone cannot be written"]) > 0);
+    append(&mut writer(&dir, 4), "last", 10);
+    wait_until("the last goes", || database.rows() == (40, 40) && segments(&s.journal) == 0);
+    running.stop();
+    assert_eq!(said(&["WARN", &path, "/gone cannot be written"]), 1);
+    assert_eq!(said(&["cannot be removed"]), 0);
 }

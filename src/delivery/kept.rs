@@ -30,28 +30,42 @@ pub struct KeptSegments {
     /// Those that the database may need now.
     pub needed: Needed,
     looked: Option<Instant>,
+    /// The journal is nearly full without them, too.
+    no_room: bool,
     /// That one could not be removed was logged.
     remove_failed: bool,
+    /// That what is removed could not be noted was logged.
+    note_failed: bool,
 }
 
 impl KeptSegments {
-    /// What there is.
+    /// What there is. Says at once if no more can be kept, and not only when the first has to be.
     pub fn new(delivery: &Delivery) -> KeptSegments {
         // The progress of other databases is unknown.
         let is_used = delivery.config.db().is_some_and(|db| !is_foreign(&db.url));
+        let keep = if is_used { delivery.config.journal_keep } else { Duration::ZERO };
+        let only_adds = delivery.only_what_is_there.is_some();
         let kept = delivery.dir.kept().unwrap_or_else(|e| {
             log::error!("{}/kept cannot be read ({e}): the segments kept there cannot be used, and no more are added", delivery.dir.path().display());
             Vec::new()
         });
+        if !keep.is_zero()
+            && !only_adds
+            && let Err(e) = delivery.dir.try_to_keep()
+        {
+            log::error!("{}", not_kept(&delivery.dir, "journal segments", &e));
+        }
         KeptSegments {
             dir: delivery.dir.clone(),
-            keep: if is_used { delivery.config.journal_keep } else { Duration::ZERO },
-            only_adds: delivery.only_what_is_there.is_some(),
+            keep,
+            only_adds,
             segments: Arc::new(kept.iter().map(|k| k.segment).collect()),
             kept,
             needed: Needed::default(),
             looked: None,
+            no_room: false,
             remove_failed: false,
+            note_failed: false,
         }
     }
 
@@ -66,31 +80,53 @@ impl KeptSegments {
     }
 
     /// Every sink is past this segment, and its calls in progress were carried over.
-    pub fn take(&mut self, name: SegmentName) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// Why it is still there, and what to do.
+    pub fn take(&mut self, name: SegmentName) -> Result<(), String> {
+        let path = self.dir.path().display();
+        let not_removed = |e| format!("journal segment {name} is delivered, but cannot be removed ({e}): restore the permissions of journal_dir {path}");
         // Calls that were carried over are no records.
         if name.rank == CARRY_RANK {
-            return self.dir.remove(name);
+            return self.dir.remove(name).map_err(not_removed);
         }
+        let dir = self.dir.clone();
+        let not_kept = |e| not_kept(&dir, &format!("journal segment {name}"), &e);
         // It is there, but that could not be synced.
         if self.kept.iter().any(|k| k.segment.name == name) {
-            return self.dir.sync_kept();
+            return self.dir.sync_kept().map_err(not_kept);
         }
         let keeps = !self.keep.is_zero() || (self.only_adds && !self.kept.is_empty());
-        if !keeps {
-            self.dir.remove(name)?;
-            return self.are_gone(Moment::wall_now());
+        // There is no room for it: it would be the first to go.
+        if !keeps || self.no_room {
+            let now = Moment::wall_now();
+            // Before, in case the process ends in between: logging too much is better than logging nothing.
+            // But a full disk has room for that only afterwards.
+            let noted = self.are_gone(now);
+            self.dir.remove(name).map_err(not_removed)?;
+            let noted = noted.or_else(|_| self.are_gone(now));
+            self.say_not_noted(noted);
+            return Ok(());
         }
-        let kept = self.dir.keep(name)?;
+        // Somebody else removed it.
+        if self.dir.modified(name).is_err_and(|e| e.kind() == io::ErrorKind::NotFound) {
+            return Ok(());
+        }
+        let kept = self.dir.keep(name).map_err(not_kept)?;
         let at = self.kept.partition_point(|k| k.segment.name < name);
         self.kept.insert(at, kept);
         self.changed();
-        self.dir.sync_kept()
+        self.dir.sync_kept().map_err(not_kept)
     }
 
     /// Removes those whose time is over, and the oldest when the journal, with `bytes` in its other
     /// segments, is nearly full. Returns whether any was removed.
     pub fn leave_room(&mut self, limits: Limits, bytes: u64, free: Option<u64>) -> bool {
-        if self.kept.is_empty() || self.only_adds {
+        if self.only_adds {
+            return false;
+        }
+        self.no_room = limits.excess_kept(bytes, free.map(|free| free + self.bytes())) > 0;
+        if self.kept.is_empty() {
             return false;
         }
         let mut gone: Vec<Kept> = Vec::new();
@@ -117,10 +153,12 @@ impl KeptSegments {
         if gone.is_empty() {
             return false;
         }
-        // If the process ends in between, logging too much is better than logging nothing.
+        // As in [`KeptSegments::take`].
         let until = gone.iter().map(|k| k.passed).max().unwrap_or_default();
-        let removed = self.are_gone(until).and_then(|()| gone.iter().try_for_each(|k| self.dir.remove_kept(k.segment.name)));
-        let removed = removed.and_then(|()| self.dir.sync_kept());
+        let noted = self.are_gone(until);
+        let removed = gone.iter().try_for_each(|k| self.dir.remove_kept(k.segment.name)).and_then(|()| self.dir.sync_kept());
+        let noted = noted.or_else(|_| self.are_gone(until));
+        self.say_not_noted(noted);
         self.kept.retain(|k| !gone.contains(k));
         self.changed();
         match removed {
@@ -146,6 +184,20 @@ impl KeptSegments {
         self.segments = Arc::new(self.kept.iter().map(|k| k.segment).collect());
     }
 
+    /// Once, until it works again: nothing else depends on it.
+    fn say_not_noted(&mut self, noted: io::Result<()>) {
+        match noted {
+            Ok(()) => self.note_failed = false,
+            Err(e) if !std::mem::replace(&mut self.note_failed, true) => {
+                log::warn!(
+                    "{}/gone cannot be written ({e}): should the database be restored from a backup, the log may not say of all records that they are missing; check the free space and permissions of journal_dir",
+                    self.dir.path().display()
+                );
+            }
+            Err(_) => {}
+        }
+    }
+
     /// Once, until it works again.
     fn say(&mut self, e: &io::Error) -> bool {
         if !std::mem::replace(&mut self.remove_failed, true) {
@@ -153,4 +205,12 @@ impl KeptSegments {
         }
         false
     }
+}
+
+/// Why `what` stays where it is, and what to do.
+fn not_kept(dir: &Dir, what: &str, e: &io::Error) -> String {
+    let path = dir.path().display();
+    format!(
+        "journal_keep: {what} cannot be moved to {path}/kept ({e}): what is delivered stays in journal_dir until then, or until its room is needed; make {path}/kept a directory of the server's user on the same file system, no link and no mount point, or set journal_keep to 0"
+    )
 }

@@ -53,6 +53,8 @@ const LET_GO: Duration = Duration::from_millis(50);
 /// How often the free space of the disk is asked for, and a sign of life left: the disk of a busy
 /// server does not fill much in that time, and a call that a crash cuts off is billed this exactly.
 const SECOND: Duration = Duration::from_secs(1);
+/// How long a segment that cannot go waits for the next attempt.
+const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// How long [`run`] goes on delivering after it was told to stop. Hosts kill children that take
 /// much longer; what is left waits in the journal for the next start.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -230,7 +232,14 @@ struct Directory {
     dropping: Arc<BTreeSet<SegmentName>>,
     /// These failures are logged once, until they are over.
     look_failed: bool,
-    remove_failed: bool,
+    stuck: Option<Stuck>,
+}
+
+/// A segment that every sink is past, and that could not go.
+struct Stuck {
+    name: SegmentName,
+    /// When it was last tried.
+    since: Instant,
 }
 
 impl Directory {
@@ -252,7 +261,7 @@ impl Directory {
             full: stats::full_since(),
             dropping: Arc::default(),
             look_failed: false,
-            remove_failed: false,
+            stuck: None,
         }
     }
 
@@ -369,8 +378,42 @@ impl Directory {
         }
     }
 
+    /// Removes segments that every sink is past, or keeps them. One that cannot go stays, and is tried again after a pause.
     fn remove_finished(&mut self) {
-        let mut finished = self.finished.borrow_mut();
+        if self.stuck.as_ref().is_some_and(|stuck| stuck.since.elapsed() < TRY_AGAIN) {
+            return;
+        }
+        let complete = self.complete();
+        let mut going = false;
+        let mut followed = false;
+        for name in complete {
+            match self.let_go(name, followed) {
+                Ok(appended) => {
+                    (followed, going) = (!appended, true);
+                    self.finished.borrow_mut().remove(&name);
+                    if self.stuck.as_ref().is_some_and(|stuck| stuck.name == name) {
+                        self.stuck = None;
+                    }
+                }
+                Err(why) => {
+                    if self.stuck.is_none() {
+                        log::error!("{why}");
+                    }
+                    // What stops one stops the others, as a rule; the next attempt begins with another one.
+                    self.stuck = Some(Stuck { name, since: Instant::now() });
+                    break;
+                }
+            }
+        }
+        // A removed segment must not come back after its cursor is forgotten.
+        if going && let Err(e) = self.dir.sync() {
+            log::warn!("journal_dir {} cannot be synced ({e}): check the disk", self.dir.path().display());
+        }
+    }
+
+    /// Segments that every sink is past. The one that could not go comes last.
+    fn complete(&self) -> Vec<SegmentName> {
+        let finished = self.finished.borrow();
         let mut complete: Vec<_> = finished
             .iter()
             .filter(|(name, sinks)| {
@@ -384,35 +427,28 @@ impl Directory {
         // copied again with every look.
         let mut calls = self.calls.borrow_mut();
         complete.retain(|name| name.rank != CARRY_RANK || calls.tracker().needed(*name) < CARRY_SEGMENT / 2);
-        if complete.is_empty() {
-            return;
+        complete.sort_unstable();
+        if let Some(stuck) = &self.stuck {
+            let behind = complete.partition_point(|name| *name <= stuck.name);
+            complete.rotate_left(behind);
         }
-        let mut followed = false;
-        for name in complete {
-            // Once for all that go, but again behind one that did not, for what its states and ends mean
-            // for the others is forgotten by now, and behind one whose ends were carried over: states
-            // that go after them need not be.
-            let known = if followed { Ok(()) } else { self.dir.segments().map(|segments| calls.follow(&segments)) };
-            let released = known.and_then(|()| calls.tracker().release(name, &mut self.carry));
-            let removed = released.and_then(|carried| self.kept.take(name).map(|()| carried));
-            followed = matches!(removed, Ok(false));
-            match removed {
-                Ok(_) => {
-                    calls.gone(name);
-                    finished.remove(&name);
-                    self.remove_failed = false;
-                }
-                Err(e) if !self.remove_failed => {
-                    self.remove_failed = true;
-                    log::error!("journal segment {name} is delivered, but cannot be removed ({e}): restore the permissions of journal_dir");
-                }
-                Err(_) => {}
-            }
-        }
-        // A removed segment must not come back after its cursor is forgotten.
-        if let Err(e) = self.dir.sync() {
-            log::warn!("journal_dir {} cannot be synced ({e}): check the disk", self.dir.path().display());
-        }
+        complete
+    }
+
+    /// Carries over what is needed of a segment, and removes or keeps it. Returns whether anything was carried over. `Err`: why it stays.
+    fn let_go(&mut self, name: SegmentName, followed: bool) -> Result<bool, String> {
+        let mut calls = self.calls.borrow_mut();
+        // Once for all that go, but again behind one whose ends were carried over: states that go after
+        // them need not be.
+        let known = if followed { Ok(()) } else { self.dir.segments().map(|segments| calls.follow(&segments)) };
+        let released = known.and_then(|()| calls.tracker().release(name, &mut self.carry)).map_err(|e| {
+            format!("journal segment {name} is delivered, but cannot go: its calls in progress cannot be copied ({e}): check the free space and permissions of journal_dir")
+        })?;
+        let appended = released.has_appended();
+        self.kept.take(name)?;
+        calls.tracker().forget(released);
+        calls.gone(name);
+        Ok(appended)
     }
 
     /// Starts a sync of what was appended, unless one is still under way. A thread does it: a slow

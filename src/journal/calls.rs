@@ -9,7 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 
 use super::said::{Changed, End, Order, Said, read_payload};
@@ -270,6 +270,57 @@ impl Carried {
     }
 }
 
+/// What a segment that is about to go says of calls.
+#[derive(Default)]
+struct Leaving {
+    frames: HashMap<u128, Frames>,
+    /// Calls whose end somebody saw.
+    seen: HashSet<u128>,
+    /// Of each call without an end the last whole state, and the last change: what that belongs to may stand elsewhere.
+    states: HashMap<u128, [Option<(Order, u64)>; 2]>,
+    /// Of each call whose dialog may come back its end.
+    remembered: HashMap<u128, ((bool, Order), u64)>,
+}
+
+impl Leaving {
+    fn add(&mut self, said: &Said<'_>, offset: u64, is_open: bool, alive: Option<(u64, Moment)>) {
+        let call = said.call();
+        self.frames.entry(call).or_default().count(said);
+        if let Said::Closed(end, order) = said {
+            if !end.guessed {
+                self.seen.insert(call);
+            }
+            // One that was seen before one that was not.
+            if let Some(order) = order.filter(|order| order.is_remembered(alive)).map(|order| (!end.guessed, order))
+                && self.remembered.get(&call).is_none_or(|(known, _)| *known <= order)
+            {
+                self.remembered.insert(call, (order, offset));
+            }
+        }
+        if let Some(order) = said.order().filter(|_| is_open) {
+            let last = &mut self.states.entry(call).or_default()[usize::from(matches!(said, Said::Changed(..)))];
+            if last.is_none_or(|(known, _)| known <= order) {
+                *last = Some((order, offset));
+            }
+        }
+    }
+}
+
+/// A segment of which nothing is needed any more.
+#[must_use = "its states count until the tracker forgets it"]
+pub struct Released {
+    name: SegmentName,
+    appended: bool,
+    frames: HashMap<u128, Frames>,
+}
+
+impl Released {
+    /// Something of it was appended: [`Tracker::follow`] has to see that before another segment goes.
+    pub fn has_appended(&self) -> bool {
+        self.appended
+    }
+}
+
 /// Follows the call frames of all segments, to keep what is still needed when a segment is removed.
 ///
 /// During a long outage of a sink it knows every call of the outage, so it only counts: 16 bytes
@@ -282,6 +333,8 @@ pub struct Tracker {
     frames: HashMap<u64, Frames>,
     /// What is in the segments of carried over calls.
     carried: BTreeMap<SegmentName, Carried>,
+    /// Segments that were released and have not gone.
+    released: BTreeSet<SegmentName>,
     /// A segment could not be read: what it says about calls is unknown, so every end is still needed.
     unseen: bool,
 }
@@ -294,7 +347,7 @@ const fn short(call: u128) -> u64 {
 impl Tracker {
     /// Knows nothing yet; the first [`Tracker::follow`] reads everything.
     pub fn new(dir: &Dir) -> Tracker {
-        Tracker { dir: dir.clone(), positions: BTreeMap::new(), frames: HashMap::new(), carried: BTreeMap::new(), unseen: false }
+        Tracker { dir: dir.clone(), positions: BTreeMap::new(), frames: HashMap::new(), carried: BTreeMap::new(), released: BTreeSet::new(), unseen: false }
     }
 
     /// Has the call ended? Its end is known as long as anything else about it is in the journal.
@@ -351,76 +404,83 @@ impl Tracker {
     }
 
     /// The segment is about to go: what is still needed of it is appended through `writer`, and
-    /// synced, because its removal may reach the disk first. On `Err` it must stay. Returns whether
-    /// anything was appended: [`Tracker::follow`] has to see it before another segment goes.
-    pub fn release(&mut self, gone: SegmentName, writer: &mut Writer) -> io::Result<bool> {
-        let known_to = self.positions.get(&gone).copied().unwrap_or(0);
-        let mut here: HashMap<u128, Frames> = HashMap::new();
-        let mut seen = HashSet::new();
-        // Of each call without an end the last whole state here, and the last change: what that belongs to
-        // may stand elsewhere.
-        let mut states: HashMap<u128, [Option<(Order, u64)>; 2]> = HashMap::new();
-        // Of each call whose dialog may come back its end.
-        let mut remembered: HashMap<u128, ((bool, Order), u64)> = HashMap::new();
+    /// synced, because its removal may reach the disk first. On `Err` it must stay. Once it has gone,
+    /// [`Tracker::forget`] must be told. Until then it may be released again, which appends nothing more.
+    pub fn release(&mut self, name: SegmentName, writer: &mut Writer) -> io::Result<Released> {
+        if self.released.contains(&name) {
+            return Ok(Released { name, appended: false, frames: self.leaving(name)?.frames });
+        }
+        let leaving = self.leaving(name)?;
+        let appended = self.carry_over(name, &leaving, writer)?;
+        // Nobody may rely on its ends any more. States that need an end elsewhere are there until it has gone.
+        self.uncount(leaving.frames.iter().map(|(call, here)| (*call, Frames { opened: 0, ..*here })));
+        self.released.insert(name);
+        Ok(Released { name, appended, frames: leaving.frames })
+    }
+
+    /// A segment that was released has gone.
+    pub fn forget(&mut self, gone: Released) {
+        self.uncount(gone.frames.into_iter().map(|(call, here)| (call, Frames { closed: 0, ..here })));
+        self.positions.remove(&gone.name);
+        self.carried.remove(&gone.name);
+        self.released.remove(&gone.name);
+        if self.frames.capacity() > 4 * self.frames.len() {
+            self.frames.shrink_to_fit();
+        }
+    }
+
+    /// Reads what a segment says of calls, as far as it was followed. One that is no longer there says nothing.
+    fn leaving(&self, name: SegmentName) -> io::Result<Leaving> {
+        let mut leaving = Leaving::default();
+        let known_to = self.positions.get(&name).copied().unwrap_or(0);
         let alive = self.dir.last_alive();
-        each_of_call(&mut self.dir.read(gone, 0)?, |f, said| {
-            if f.end > known_to {
-                return;
-            }
-            let said = match said {
-                Ok(said) => said,
-                Err(call) => {
-                    here.entry(call).or_default().opened += 1;
-                    return;
-                }
-            };
-            let call = said.call();
-            here.entry(call).or_default().count(&said);
-            if let Said::Closed(end, order) = said {
-                if !end.guessed {
-                    seen.insert(call);
-                }
-                // One that was seen before one that was not.
-                if let Some(order) = order.filter(|order| order.is_remembered(alive)).map(|order| (!end.guessed, order))
-                    && remembered.get(&call).is_none_or(|(known, _)| *known <= order)
-                {
-                    remembered.insert(call, (order, f.offset));
-                }
-            }
-            let Some(order) = said.order() else { return };
-            let open = self.frames.get(&short(call)).is_none_or(|all| all.closed == 0);
-            if open {
-                let last = &mut states.entry(call).or_default()[usize::from(matches!(said, Said::Changed(..)))];
-                if last.is_none_or(|(known, _)| known <= order) {
-                    *last = Some((order, f.offset));
-                }
+        let mut reader = match self.dir.read_also_kept(name, 0) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(leaving),
+            other => other?,
+        };
+        each_of_call(&mut reader, |f, said| match said {
+            _ if f.end > known_to => {}
+            Err(call) => leaving.frames.entry(call).or_default().opened += 1,
+            Ok(said) => {
+                let is_open = self.frames.get(&short(said.call())).is_none_or(|all| all.closed == 0);
+                leaving.add(&said, f.offset, is_open, alive);
             }
         })?;
-        let mut carried = !states.is_empty();
-        for [whole, change] in states.into_values() {
+        Ok(leaving)
+    }
+
+    /// Appends what is still needed of a segment, and syncs it. Returns whether there was anything.
+    fn carry_over(&self, name: SegmentName, leaving: &Leaving, writer: &mut Writer) -> io::Result<bool> {
+        let mut appended = !leaving.states.is_empty();
+        for [whole, change] in leaving.states.values().copied() {
             let later = change.filter(|(order, _)| whole.is_none_or(|(of_whole, _)| *order > of_whole));
             for (_, offset) in whole.into_iter().chain(later) {
-                self.copy(gone, offset, writer)?;
+                self.copy(name, offset, writer)?;
             }
         }
-        for (call, here) in &here {
+        for (call, here) in &leaving.frames {
             let all = self.frames.get(&short(*call)).copied().unwrap_or_default();
             if all.closed == 0 || all.closed != here.closed {
                 continue;
             }
-            if let Some((_, offset)) = remembered.get(call) {
-                self.copy(gone, *offset, writer)?;
-                carried = true;
+            if let Some((_, offset)) = leaving.remembered.get(call) {
+                self.copy(name, *offset, writer)?;
+                appended = true;
             } else if all.opened > here.opened || self.unseen {
                 // States of the call are in other segments: the end must stay as long as they do.
-                writer.append_closed(End { call: *call, guessed: !seen.contains(call), dialog: None })?;
-                carried = true;
+                writer.append_closed(End { call: *call, guessed: !leaving.seen.contains(call), dialog: None })?;
+                appended = true;
             }
         }
-        if carried {
+        if appended {
             writer.sync()?;
         }
-        for (call, here) in here {
+        Ok(appended)
+    }
+
+    /// Frames that count no longer.
+    fn uncount(&mut self, frames: impl Iterator<Item = (u128, Frames)>) {
+        for (call, here) in frames {
             if let Entry::Occupied(mut known) = self.frames.entry(short(call)) {
                 let left = known.get_mut();
                 left.opened = left.opened.saturating_sub(here.opened);
@@ -430,12 +490,6 @@ impl Tracker {
                 }
             }
         }
-        self.positions.remove(&gone);
-        self.carried.remove(&gone);
-        if self.frames.capacity() > 4 * self.frames.len() {
-            self.frames.shrink_to_fit();
-        }
-        Ok(carried)
     }
 
     /// Bytes of a segment of carried over calls that [`Tracker::release`] would append again.
@@ -518,6 +572,15 @@ mod tests {
         Writer::new(dir, 1, pid, JournalSync::Os, 1 << 20)
     }
 
+    /// A segment goes. Returns whether anything of it was appended.
+    fn go(tracker: &mut Tracker, name: SegmentName, carry: &mut Writer) -> bool {
+        let released = tracker.release(name, carry).unwrap();
+        let appended = released.has_appended();
+        tracker.dir.remove(name).unwrap();
+        tracker.forget(released);
+        appended
+    }
+
     fn open(dir: &Dir) -> Vec<(u128, Vec<u8>)> {
         let mut calls: Vec<_> = scan(dir).unwrap().calls.into_iter().collect();
         calls.sort();
@@ -557,8 +620,7 @@ mod tests {
         // Nor for a copy.
         let mut tracker = Tracker::new(&dir);
         tracker.follow(&dir.segments().unwrap(), |_| {});
-        tracker.release(old, &mut Writer::new(&dir, CARRY_RANK, 9, JournalSync::Os, 1 << 20)).unwrap();
-        dir.remove(old).unwrap();
+        go(&mut tracker, old, &mut Writer::new(&dir, CARRY_RANK, 9, JournalSync::Os, 1 << 20));
         assert_eq!(open(&dir), [(1, b"second".to_vec())]);
 
         // The last start was in an hour, and has left no segment that says so.
@@ -642,8 +704,7 @@ mod tests {
         let seen = scan(&dir).unwrap().last_seen.unwrap();
         let mut tracker = Tracker::new(&dir);
         tracker.follow(&dir.segments().unwrap(), |_| {});
-        tracker.release(name, &mut Writer::new(&dir, CARRY_RANK, 9, JournalSync::Os, 1 << 20)).unwrap();
-        dir.remove(name).unwrap();
+        go(&mut tracker, name, &mut Writer::new(&dir, CARRY_RANK, 9, JournalSync::Os, 1 << 20));
         Writer::new(&dir, REQUEUE_RANK, 9, JournalSync::Os, 1 << 20).append_line(SinkId::Log, b"line").unwrap();
         assert_eq!(open(&dir), [(1, b"state".to_vec())]);
         assert_eq!(scan(&dir).unwrap().last_seen, Some(seen));
@@ -671,18 +732,21 @@ mod tests {
             let mut carry = new_carry();
             // The first segment is carried over to one that was there before, the others to new ones.
             carry.append_call(4, b"carried").unwrap();
-            let delivery = std::cell::RefCell::new((Tracker::new(&dir), carry, 0));
+            let delivery = std::cell::RefCell::new((Tracker::new(&dir), carry, 0, Vec::new()));
             let step = || {
-                let (tracker, carry, steps) = &mut *delivery.borrow_mut();
+                let (tracker, carry, steps, released) = &mut *delivery.borrow_mut();
                 for (n, i) in gone.iter().enumerate() {
                     if *steps == if n == 0 { at } else { then } {
                         tracker.follow(&dir.segments().unwrap(), |_| {});
-                        tracker.release(names[*i], carry).unwrap();
+                        released.push(tracker.release(names[*i], carry).unwrap());
                         *carry = new_carry();
                     }
                     if *steps == then {
                         dir.remove(names[*i]).unwrap();
                     }
+                }
+                if *steps == then {
+                    released.drain(..).for_each(|gone| tracker.forget(gone));
                 }
                 *steps += 1;
             };
@@ -726,8 +790,7 @@ mod tests {
             let mut carry = writer(&dir, 9);
             for i in order {
                 tracker.follow(&dir.segments().unwrap(), |_| {});
-                tracker.release(names[i], &mut carry).unwrap();
-                dir.remove(names[i]).unwrap();
+                go(&mut tracker, names[i], &mut carry);
                 assert_eq!(open(&dir), want, "{order:?} after {i}");
             }
         }
@@ -752,8 +815,7 @@ mod tests {
         let gone = dir.segments().unwrap()[1].name;
         let mut tracker = Tracker::new(&dir);
         tracker.follow(&dir.segments().unwrap(), |_| {});
-        assert!(tracker.release(gone, &mut writer(&dir, 9)).unwrap());
-        dir.remove(gone).unwrap();
+        assert!(go(&mut tracker, gone, &mut writer(&dir, 9)));
         let open = scan(&dir).unwrap();
         assert_eq!((open.ended, open.calls.len()), (want, 0));
     }
@@ -789,8 +851,7 @@ mod tests {
             let (mut tracker, mut carry) = (Tracker::new(&dir), writer(&dir, 9));
             for i in order {
                 tracker.follow(&dir.segments().unwrap(), |_| {});
-                tracker.release(names[i], &mut carry).unwrap();
-                dir.remove(names[i]).unwrap();
+                go(&mut tracker, names[i], &mut carry);
                 assert_eq!(open(&dir), want, "{order:?} after {i}");
             }
         }
@@ -831,13 +892,12 @@ mod tests {
             dialogs
         };
         // Every segment goes, and what is needed of it into those of one more writer. Returns how much of that is needed.
-        let go = |dir: &Dir, pid: u32| {
+        let all_go = |dir: &Dir, pid: u32| {
             let mut carry = Writer::new(dir, CARRY_RANK, pid, JournalSync::Os, 1 << 20);
             let mut tracker = Tracker::new(dir);
             for name in dir.segments().unwrap().iter().map(|s| s.name) {
                 tracker.follow(&dir.segments().unwrap(), |_| {});
-                tracker.release(name, &mut carry).unwrap();
-                dir.remove(name).unwrap();
+                go(&mut tracker, name, &mut carry);
             }
             tracker.follow(&dir.segments().unwrap(), |_| {});
             dir.segments().unwrap().iter().map(|s| tracker.needed(s.name)).sum::<u64>()
@@ -858,30 +918,92 @@ mod tests {
         drop(w);
         assert_eq!(remembered(&dir), [11, 13, 14]);
         // Nobody knows when the server was last alive, then a moment ago, and so long ago that the dialog is gone.
-        assert!(go(&dir, 1) > 0);
+        assert!(all_go(&dir, 1) > 0);
         assert_eq!(remembered(&dir), [11, 13, 14]);
         alive(&dir, REMEMBERED / 2);
-        let needed = go(&dir, 2);
+        let needed = all_go(&dir, 2);
         assert_eq!(remembered(&dir), [11, 13, 14]);
         // Nobody saw this end, wherever it stands now.
         let ended = scan(&dir).unwrap().ended;
         assert_eq!([1, 4].map(|call| ended.get(&call).copied()), [Some(false), Some(true)]);
         alive(&dir, REMEMBERED + 1);
-        assert!((1..needed).contains(&go(&dir, 3)));
+        assert!((1..needed).contains(&all_go(&dir, 3)));
         assert_eq!(remembered(&dir), [13]);
         assert!(open(&dir).is_empty());
 
         // A tool delivers between two starts.
         drop(dir);
         let tool = Dir::open(tmp.path()).unwrap();
-        go(&tool, 4);
+        all_go(&tool, 4);
         assert_eq!(remembered(&tool), [13]);
         // The next start finds it, and forgets it unless that dialog is still there.
         drop(tool);
         let next = Dir::open(tmp.path()).unwrap();
         assert_eq!(remembered(&next), [13]);
         next.still_alive().unwrap();
-        assert_eq!((go(&next, 5), remembered(&next).len(), next.segments().unwrap().len()), (0, 0, 0));
+        assert_eq!((all_go(&next, 5), remembered(&next).len(), next.segments().unwrap().len()), (0, 0, 0));
+    }
+
+    /// A segment may have to wait for its removal, while others go, and calls end.
+    #[test]
+    fn a_released_segment_that_stays_is_carried_over_once() {
+        // The end is in a segment that goes meanwhile, that stays as well, or that comes later.
+        for (end_first, end_goes) in [(true, true), (true, false), (false, true), (false, false)] {
+            let tmp = tempfile::tempdir().unwrap();
+            let dir = Dir::open(tmp.path()).unwrap();
+            let new_carry = |pid| Writer::new(&dir, CARRY_RANK, pid, JournalSync::Os, 1 << 20);
+            let (mut tracker, mut carry) = (Tracker::new(&dir), new_carry(8));
+            let mut states = writer(&dir, 1);
+            for call in [1, 2] {
+                states.append_call(call, b"state").unwrap();
+            }
+            let end = |dir: &Dir| writer(dir, 2).append_end(1, &[]).unwrap();
+            if end_first {
+                end(&dir);
+            }
+            let of = |dir: &Dir, pid| dir.segments().unwrap().iter().map(|s| s.name).find(|n| n.pid == pid).unwrap();
+            let follow = |tracker: &mut Tracker| tracker.follow(&dir.segments().unwrap(), |_| {});
+            let stays = of(&dir, 1);
+            follow(&mut tracker);
+            assert!(tracker.release(stays, &mut carry).unwrap().has_appended());
+            if !end_first {
+                end(&dir);
+            }
+            let want = [(2, b"state".to_vec())];
+            for _ in 0..3 {
+                follow(&mut tracker);
+                assert!(!tracker.release(stays, &mut carry).unwrap().has_appended());
+                assert_eq!(open(&dir), want);
+            }
+            let end = of(&dir, 2);
+            if end_goes {
+                // The state is still there.
+                assert!(go(&mut tracker, end, &mut carry));
+            } else {
+                drop(tracker.release(end, &mut carry).unwrap());
+            }
+            follow(&mut tracker);
+            assert_eq!(open(&dir), want);
+            for name in [stays, end] {
+                go(&mut tracker, name, &mut carry);
+                follow(&mut tracker);
+                assert_eq!(open(&dir), want);
+            }
+            // Nothing is left of it when the other call has ended.
+            drop(carry);
+            writer(&dir, 3).append_end(2, &[]).unwrap();
+            let mut last = new_carry(9);
+            for pid in [8, 3] {
+                follow(&mut tracker);
+                go(&mut tracker, of(&dir, pid), &mut last);
+            }
+            drop(last);
+            follow(&mut tracker);
+            for segment in dir.segments().unwrap() {
+                go(&mut tracker, segment.name, &mut new_carry(10));
+            }
+            assert_eq!((dir.segments().unwrap().len(), tracker.frames.len()), (0, 0));
+        }
     }
 
     /// A worker changes a call while its segment is removed: the change must be kept.
@@ -895,8 +1017,7 @@ mod tests {
         let mut tracker = Tracker::new(&dir);
         tracker.follow(&dir.segments().unwrap(), |_| {});
         b.append_call(1, b"new").unwrap();
-        tracker.release(gone, &mut carry).unwrap();
-        dir.remove(gone).unwrap();
+        go(&mut tracker, gone, &mut carry);
         assert_eq!(open(&dir), [(1, b"new".to_vec())]);
         assert_eq!(dir.segments().unwrap().len(), 2);
     }

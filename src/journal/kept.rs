@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
@@ -21,6 +21,8 @@ use crate::accounting::clock::Wall;
 pub(super) const DIRECTORY: &str = "kept";
 /// Name of the file that says up to when segments are gone.
 const GONE: &str = "gone";
+/// Name of a file that is moved for a trial.
+const TRIAL: &str = "trial";
 
 /// A segment that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,15 +72,27 @@ impl Dir {
         Ok(found)
     }
 
+    fn make_kept_directory(&self) -> io::Result<OwnedFd> {
+        if let Some(directory) = self.kept_directory()? {
+            return Ok(directory);
+        }
+        rustix::fs::mkdirat(&self.0.fd, DIRECTORY, Mode::from_raw_mode(0o700))?;
+        Ok(self.kept_directory()?.ok_or(io::ErrorKind::NotFound)?)
+    }
+
+    /// Can segments be moved there? Tries it with a file of no content: that is how a mount point shows.
+    pub(crate) fn try_to_keep(&self) -> io::Result<()> {
+        let directory = self.make_kept_directory()?;
+        open_at(&self.0.fd, TRIAL, OFlags::WRONLY | OFlags::CREATE)?;
+        let moved = rustix::fs::renameat(&self.0.fd, TRIAL, &directory, TRIAL);
+        let at = if moved.is_ok() { directory.as_fd() } else { self.0.fd.as_fd() };
+        rustix::fs::unlinkat(at, TRIAL, AtFlags::empty())?;
+        Ok(moved?)
+    }
+
     /// Moves a segment that every sink has passed to those that are kept.
     pub(crate) fn keep(&self, name: SegmentName) -> io::Result<Kept> {
-        let directory = match self.kept_directory()? {
-            Some(directory) => directory,
-            None => {
-                rustix::fs::mkdirat(&self.0.fd, DIRECTORY, Mode::from_raw_mode(0o700))?;
-                self.kept_directory()?.ok_or(io::ErrorKind::NotFound)?
-            }
-        };
+        let directory = self.make_kept_directory()?;
         let file = name.to_string();
         rustix::fs::utimensat(&self.0.fd, &file, &NOW, AtFlags::SYMLINK_NOFOLLOW)?;
         rustix::fs::renameat(&self.0.fd, &file, &directory, &file)?;
