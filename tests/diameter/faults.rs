@@ -190,6 +190,24 @@ async fn when_all_are_refused_it_is_the_servers_trouble() {
     assert_eq!(server.seen().iter().filter(|s| s.repeats()).count(), 1);
 }
 
+/// Those that wait apart come first after a restart.
+#[tokio::test]
+async fn nothing_dies_while_it_is_not_known_that_anything_is_taken() {
+    let server = Fake::start("srv.acc.test", |_| Reply::Failed(5001, 204)).await;
+    let mut client = plain(&server.line());
+    for _ in 0..2 {
+        let parked = offer(&mut client, &records(40), soon(), true).await;
+        assert!(parked.iter().all(|f| matches!(f, Fate::Held(h) if h.reason.contains("Failed-AVP 204"))), "{parked:?}");
+    }
+    server.with(|s| s.script = Box::new(good));
+    deliver(&mut client, &[record(100)]).await;
+    // It takes nothing any more, and nothing else comes that would tell.
+    server.with(|s| s.script = Box::new(|_| Reply::Failed(5001, 204)));
+    let parked = offer(&mut client, &records(40), soon(), true).await;
+    let dead = parked.iter().filter(|f| matches!(f, Fate::Dead(_))).count();
+    assert_eq!((dead, parked.iter().filter(|f| matches!(f, Fate::Held(_))).count()), (16, 24), "{parked:?}");
+}
+
 #[tokio::test]
 async fn a_server_that_takes_no_repetition_gets_a_new_request() {
     let server = Fake::start("srv.acc.test", |s| if s.repeats() { Reply::Code(5012) } else { Reply::Code(2001) }).await;

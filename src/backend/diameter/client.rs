@@ -652,13 +652,13 @@ impl DiameterClient {
     /// A peer finds fault with a record.
     fn find_fault(&mut self, i: usize, reason: String) {
         let Some(flight) = &mut self.flights[i] else { return };
+        self.faults += 1;
         if flight.parked {
-            // It was refused before while others were taken, and nothing says that they are not now.
-            let others_are_taken = self.faults == 0 || self.taken.is_some() && self.faults < IN_A_ROW;
+            // It was refused before while others were taken. Are they now? A process that has just begun does not know.
+            let others_are_taken = self.taken.is_some() && self.faults <= IN_A_ROW;
             let fate = if others_are_taken { Fate::Dead(reason) } else { Fate::Held(Hold { queue: "".into(), reason, all: false }) };
             return self.finish(i, fate);
         }
-        self.faults += 1;
         if self.taken >= flight.begun {
             return self.finish(i, Fate::Refused(reason));
         }

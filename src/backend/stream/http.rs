@@ -32,6 +32,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// Most redirections of one request.
 const REDIRECTS: usize = 5;
+/// So many records in a row refused are no matter of single records.
+const IN_A_ROW: usize = 16;
 /// As much of an answer is read, in bytes.
 const BODY_MAX: usize = 64 << 10;
 /// As much of its first line is told, in characters.
@@ -101,6 +103,8 @@ pub struct Http {
     client: Option<(Client, Arc<Credentials>)>,
     /// Records were accepted since the last trouble: what is refused is at fault itself.
     accepts: bool,
+    /// How many were refused since one was accepted.
+    refused: usize,
 }
 
 /// What a request came to.
@@ -115,7 +119,7 @@ enum Said {
 impl Http {
     /// Connects nothing yet.
     pub fn new(target: Target, node: Arc<str>) -> Http {
-        Http { target, node, client: None, accepts: false }
+        Http { target, node, client: None, accepts: false, refused: 0 }
     }
 
     fn client(&mut self) -> Result<(Client, Arc<Credentials>), String> {
@@ -173,11 +177,12 @@ impl Http {
         }
     }
 
-    fn fate(&self, said: &Said, message: &Message) -> Fate {
+    fn fate(&mut self, said: &Said, message: &Message) -> Fate {
+        self.refused = if matches!(said, Said::Refused(_)) { self.refused + 1 } else { 0 };
         match said {
             Said::Taken => Fate::Delivered,
             Said::Trouble(reason) => Fate::Retry(reason.clone()),
-            Said::Refused(reason) if message.offers > 0 && self.accepts => Fate::Dead(reason.clone()),
+            Said::Refused(reason) if message.offers > 0 && self.accepts && self.refused <= IN_A_ROW => Fate::Dead(reason.clone()),
             // Nothing is accepted: that says nothing of the record.
             Said::Refused(reason) if message.offers > 0 => Fate::Held(Hold { queue: "".into(), reason: reason.clone(), all: false }),
             Said::Refused(reason) => Fate::Refused(reason.clone()),
@@ -373,6 +378,21 @@ mod tests {
             let e = of(url).unwrap_err();
             assert!(e.contains(part) && !e.contains("secret"), "{url}: {e}");
         }
+    }
+
+    #[test]
+    fn what_is_refused_again_dies_only_while_others_are_accepted() {
+        let mut http = Http::new(of("http://h/").unwrap(), "node".into());
+        let message = Message { id: String::new(), kind: "cdr", callid: vec![], time: None, body: vec![], offers: 1 };
+        let mut dead = |accepts: bool, all: usize| {
+            http.accepts = accepts;
+            (0..all).filter(|_| matches!(http.fate(&Said::Refused("400".into()), &message), Fate::Dead(_))).count()
+        };
+        assert_eq!(dead(false, 3), 0, "after a restart nothing is known");
+        assert_eq!(dead(true, 3), 3);
+        assert_eq!(dead(true, 40), IN_A_ROW - 6, "the server accepts nothing any more");
+        assert_eq!(http.fate(&Said::Taken, &message), Fate::Delivered);
+        assert!(matches!(http.fate(&Said::Refused("400".into()), &message), Fate::Dead(_)));
     }
 
     #[test]
