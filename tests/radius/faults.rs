@@ -9,6 +9,7 @@ use md5::{Digest, Md5};
 use tokio::net::UdpSocket;
 
 use super::*;
+use acc::backend::radius::client::PATIENCE;
 use acc::stats::{Counter, get};
 
 const SECRET: &str = "testing123";
@@ -499,4 +500,26 @@ async fn a_record_without_an_answer_narrows_no_window() {
         let most = server.open.lock().unwrap().1;
         assert_eq!(most > 64, !lost, "{most}");
     }
+}
+
+/// The process does not run for longer than a record has for its answer, which is there in time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_came_while_nothing_ran_count() {
+    // The other one is answered first, as if this one were refused.
+    let server = Responder::start("127.0.0.1", |s, _| if s.callid() == "call-7" { vec![Answer::Late(300)] } else { vec![Answer::Good] }).await;
+    let lines = server.line();
+    let stalled = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut c = client(&lines, |c| c.timeout = Duration::from_secs(1), None);
+            let (records, made) = ([record(7), record(8)], Moment::wall_now());
+            let offers = [&records[0], &records[1]].map(|record| Offer { record, made, parked: false });
+            assert_eq!(c.send_all(&offers).await, [Fate::UnderWay, Fate::Delivered]);
+            std::thread::sleep(PATIENCE + Duration::from_millis(200));
+            c.send_all(&offers[..1]).await
+        })
+    });
+    let fates = tokio::task::spawn_blocking(|| stalled.join().unwrap()).await.unwrap();
+    assert_eq!(fates, [Fate::Delivered]);
+    assert_eq!(server.seen().len(), 2, "nothing is sent again");
 }

@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Radius;
@@ -315,7 +316,7 @@ impl RadiusClient {
         let mut buffer = vec![0; MAX_PACKET];
         loop {
             // Before receiving: a flood of datagrams does not hold up the timers.
-            self.expire().await;
+            self.expire(&mut buffer).await;
             self.dispatch().await;
             let (known, young, next) = self.survey(&mine);
             if known == mine.len() || known > 0 && young <= low_water {
@@ -592,7 +593,13 @@ impl RadiusClient {
     }
 
     /// Handles the pauses that are over.
-    async fn expire(&mut self) {
+    async fn expire(&mut self, buffer: &mut [u8]) {
+        if self.timers.first().is_some_and(|(deadline, _)| *deadline <= Instant::now()) {
+            // The process may not have run for a while, and answers have come in time. The runtime looks at the sockets
+            // only while this waits.
+            yield_now().await;
+            self.take_more(buffer);
+        }
         let now = Instant::now();
         while let Some(&(deadline, i)) = self.timers.first() {
             if deadline > now {
