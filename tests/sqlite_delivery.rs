@@ -488,6 +488,54 @@ fn the_cursor_goes_on_when_it_moves_from_the_file_into_the_table() {
     assert_eq!(deliver("f", &[1], 8), "a-0 a-1 a-2 b-0 c-1 d-0 e-2 f-1");
 }
 
+/// Somebody deleted one of the two rows that tell the state of the database.
+#[test]
+fn half_a_stamp_is_made_whole_and_nothing_comes_twice() {
+    listen();
+    for row in ["committed", "records"] {
+        let p = place();
+        let dir = Dir::open(&p.journal).unwrap();
+        let running = Running::start(config(&p.database, &p.journal), &dir);
+        writer(&dir, 1).append_record(SinkId::Db, &record(Kind::Cdr, "before")).unwrap();
+        wait_until("the first row", || count(&p.database, "acc") == 1 && segments(&p.journal) == 0);
+        running.stop();
+        // Nor is any position left.
+        execute(&p.database, &format!("DELETE FROM acc_delivery WHERE segment = '{row}' OR segment LIKE '%.seg'"));
+        let running = Running::start(config(&p.database, &p.journal), &dir);
+        for part in ["after", "later"] {
+            writer(&dir, 2).append_record(SinkId::Db, &record(Kind::Cdr, part)).unwrap();
+            wait_until("the next row", || query(&p.database, &format!("SELECT 1 FROM acc WHERE callid = '{part}'")).len() == 1);
+        }
+        running.stop();
+        assert_eq!(query(&p.database, "SELECT callid FROM acc ORDER BY id"), [["before"], ["after"], ["later"]]);
+        let records = query(&p.database, "SELECT reached FROM acc_delivery WHERE segment = 'records'");
+        assert_eq!(records, [[if row == "records" { "2" } else { "3" }]]);
+        assert_eq!(count(&p.database, "acc_delivery WHERE segment = 'committed'"), 1);
+        assert_eq!(said(&[&format!("no row \"{row}\""), &format!("{:016x}", dir.id())]).len(), 1);
+    }
+}
+
+/// Another process, with a copy of the journal, would move it in the same way.
+#[test]
+fn a_cursor_that_somebody_else_keeps_moving_is_named() {
+    listen();
+    let p = place();
+    let dir = Dir::open(&p.journal).unwrap();
+    let running = Running::start(config(&p.database, &p.journal), &dir);
+    let mut w = writer(&dir, 1);
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "before")).unwrap();
+    wait_until("the first row", || count(&p.database, "acc") == 1);
+    execute(&p.database, "CREATE TRIGGER theirs BEFORE UPDATE ON acc_delivery BEGIN SELECT RAISE(IGNORE); END");
+    w.append_record(SinkId::Db, &record(Kind::Cdr, "after")).unwrap();
+    let named = ["cursor in table acc_delivery is never where this server left it", "journal_dir"];
+    wait_until("a word", || !said(&named).is_empty());
+    execute(&p.database, "DROP TRIGGER theirs");
+    wait_until("the row", || count(&p.database, "acc") == 2);
+    running.stop();
+    assert_eq!(said(&named).len(), 1);
+    assert_eq!(query(&p.database, "SELECT callid FROM acc ORDER BY id"), [["before"], ["after"]]);
+}
+
 #[test]
 fn a_database_file_moved_away_is_made_anew() {
     let p = place();

@@ -27,6 +27,9 @@ const RETIRED_AT_ONCE: usize = 200;
 /// Entries read at once while a sink works: some 100 µs, a fraction of what a database takes for an INSERT.
 const READ_AT_ONCE: usize = 32;
 
+/// The cursor was so often in a row not where it was left: no matter of one transaction whose end was not seen.
+const STALE_IN_A_ROW: u32 = 10;
+
 /// Pause before a database that seems to be older than it was is believed.
 const BEHIND: Duration = Duration::from_secs(1);
 /// While more waits in the stream, those that wait apart get a twentieth of the time.
@@ -84,6 +87,8 @@ pub struct Runner {
     of_file: Option<Positions>,
     /// The database turned out to be older than it was.
     rewind: Option<Rewind>,
+    /// How often in a row the cursor was not where it was left.
+    stale: u32,
     /// What last cut a pause short.
     woken_by: (Arc<BTreeSet<SegmentName>>, u64),
 }
@@ -186,6 +191,7 @@ impl Runner {
             refused: Refused::default(),
             of_file: None,
             rewind: None,
+            stale: 0,
             woken_by: Default::default(),
         }
     }
@@ -554,6 +560,7 @@ impl Runner {
                     return Ok(None);
                 }
             };
+            self.stale = 0;
             hand.stored |= stored;
             fates.resize(hand.pending.len(), Fate::Retry("no answer".into()));
             if let Some(table) = &hand.batch.queue
@@ -693,7 +700,16 @@ impl Runner {
         let passed = batch.unreadable.iter().filter(|u| positions.get(&u.segment).is_some_and(|p| *p > u.offset));
         self.unreadable_are_dead(passed);
         // If another process keeps moving the cursor, do not spin.
-        tokio::time::sleep(FIRST_PAUSE).await;
+        self.stale += 1;
+        if self.stale < STALE_IN_A_ROW {
+            tokio::time::sleep(FIRST_PAUSE).await;
+        } else {
+            self.trouble(
+                "db_url: the cursor in table acc_delivery is never where this server left it: another server with a copy of this journal_dir, or somebody else, changes its rows. Stop that, and start the other server with an empty journal_dir"
+                    .into(),
+            )
+            .await?;
+        }
         let view = self.look();
         self.restart(tail, positions, &view);
         // What was superseded is read, and counted, again.

@@ -327,7 +327,7 @@ impl SqlSink {
             );
         }
         self.cursor = if lasting.is_some() { Cursor::File } else { Cursor::Table };
-        self.stamp = stamp::read(&rows);
+        self.stamp = if self.cursor == Cursor::Table { self.read_stamp(&rows).await? } else { None };
         self.stored = rows.iter().filter_map(|row| Some((row.first()?.as_deref()?.trim().parse().ok()?, row.get(1)?.as_deref()?.parse().ok()?))).collect();
         Ok(Some(self.stored.clone()))
     }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::conn::Dialect;
+use super::failure::Outcome;
 use super::value::Value;
 use super::{SqlSink, cursor_trouble, not_connected};
 use crate::accounting::clock::{Moment, Wall};
@@ -16,16 +17,47 @@ use crate::journal::Stamp;
 const AT: &str = "committed";
 const RECORDS: &str = "records";
 
-/// Reads it from the rows of the cursor.
-pub(super) fn read(rows: &[Vec<Option<String>>]) -> Option<Stamp> {
-    let number = |wanted: &str| {
-        let row = rows.iter().find(|row| row.first().and_then(|name| name.as_deref()).is_some_and(|name| name.trim() == wanted))?;
-        row.get(1)?.as_deref()?.parse::<i64>().ok()
-    };
-    Some(Stamp { at: Wall(number(AT)?), records: number(RECORDS)?.unsigned_abs() })
+/// The number in the row of this name.
+fn number(rows: &[Vec<Option<String>>], wanted: &str) -> Option<i64> {
+    let row = rows.iter().find(|row| row.first().and_then(|name| name.as_deref()).is_some_and(|name| name.trim() == wanted))?;
+    row.get(1)?.as_deref()?.parse().ok()
+}
+
+/// Adds a row to the table of the cursor.
+fn insert(dialect: Dialect) -> Arc<str> {
+    match dialect {
+        Dialect::Sqlite => "INSERT INTO acc_delivery (reached, journal, segment) VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT))",
+        Dialect::MySql => "INSERT INTO acc_delivery (reached, journal, segment) VALUES (?, ?, ?)",
+        Dialect::Postgres => "INSERT INTO acc_delivery (reached, journal, segment) VALUES ($1, $2, $3)",
+    }
+    .into()
 }
 
 impl SqlSink {
+    /// Reads it from the rows of the cursor. If somebody deleted one of its two, that is written anew.
+    pub(super) async fn read_stamp(&mut self, rows: &[Vec<Option<String>>]) -> Outcome<Option<Stamp>> {
+        // Not an older database: what such a one is taken to lack would be written twice.
+        let (at, records, missing) = match (number(rows, AT), number(rows, RECORDS)) {
+            (None, None) => return Ok(None),
+            (Some(at), Some(records)) => (Wall(at), records, None),
+            (None, Some(records)) => {
+                let now = Moment::wall_now();
+                (now, records, Some((AT, now.0)))
+            }
+            (Some(at), None) => (Wall(at), 0, Some((RECORDS, 0))),
+        };
+        if let Some((name, value)) = missing {
+            let values = [Value::Int(value), Value::Text(self.journal.clone().into_bytes()), Value::Text(name.into())];
+            let conn = self.conn.as_mut().ok_or_else(not_connected)?;
+            conn.execute(insert(conn.dialect()), &values).await?;
+            log::warn!(
+                "db_url: table acc_delivery has no row \"{name}\" for journal {}: it is written anew; whether the database was restored from a backup cannot be told this time. Delete rows of acc_delivery only together with the journal",
+                self.journal
+            );
+        }
+        Ok(Some(Stamp { at, records: records.unsigned_abs() }))
+    }
+
     /// Writes it, in the transaction with so many records. `Stale` when it is not what was written last: somebody
     /// put another database in the place of this one.
     pub(super) async fn put_stamp(&mut self, records: u64) -> Result<Stamp, Trouble> {
@@ -56,12 +88,7 @@ impl SqlSink {
             // Both rows, or another process has changed them.
             return if conn.execute(update.into(), &values).await.map_err(cursor_trouble)? == 2 { Ok(stamp) } else { Err(Trouble::Stale) };
         }
-        let insert: Arc<str> = match conn.dialect() {
-            Dialect::Sqlite => "INSERT INTO acc_delivery (reached, journal, segment) VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT))",
-            Dialect::MySql => "INSERT INTO acc_delivery (reached, journal, segment) VALUES (?, ?, ?)",
-            Dialect::Postgres => "INSERT INTO acc_delivery (reached, journal, segment) VALUES ($1, $2, $3)",
-        }
-        .into();
+        let insert = insert(conn.dialect());
         for (name, n) in [AT, RECORDS].into_iter().zip(now) {
             match conn.execute(insert.clone(), &[n, journal.clone(), Value::Text(name.into())]).await {
                 Ok(_) => {}
