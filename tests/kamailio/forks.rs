@@ -400,3 +400,26 @@ fn of_two_answered_forks_each_has_one_record_after_a_crash() {
     server.settle();
     assert_eq!(server.rows("acc", "crash").len(), 2);
 }
+
+/// Its BYE ends the calls of both requests, of which the first one has the host's dialog.
+#[test]
+fn a_call_that_goes_round_has_two_records() {
+    if skipped() {
+        return;
+    }
+    let server = Server::start(4, &[]);
+    let mut leg = Leg::new(Transport::Udp, server.port, "round", 'A', 'g');
+    for step in ['i', 'r', 'a', 'h'] {
+        leg.play(step);
+    }
+    server.wait("both CDRs", || server.lines("call ended", "round").len() == 2);
+    server.settle();
+    let lines = server.lines("call ended", "round");
+    for line in &lines {
+        let values = ["end_cause", "end_side", "to_tag", "callee", "code"].map(|name| get(line, name));
+        assert_eq!(values, ["bye", "caller", leg.to_tag().as_str(), leg.user.as_str(), "200"]);
+    }
+    let mut ended_by: Vec<_> = lines.iter().map(|line| get(line, "ended_by")).collect();
+    ended_by.sort_unstable();
+    assert_eq!((ended_by, server.rows("acc", "round").len()), (vec!["", "callerA"], 2));
+}

@@ -14,9 +14,10 @@ use crate::accounting::record::EndCause;
 use crate::host::full::say;
 use crate::host::outcome::write_cdr;
 use crate::host::proof::{self, Once};
+use crate::host::script::{self, AtHand, Place};
 use crate::host::server::Text;
 use crate::host::shared::{SharedContext, SharedError};
-use crate::host::{guard, outcome, script};
+use crate::host::{guard, outcome};
 
 /// Events of a transaction that a marked request follows.
 pub const TRANSACTION_EVENTS: u32 = KM_TMCB_RESPONSE_READY | KM_TMCB_RESPONSE_OUT | KM_TMCB_LOCAL_COMPLETED | KM_TMCB_ON_FAILURE | KM_TMCB_REQUEST_FWDED;
@@ -119,7 +120,11 @@ fn bye_without_dialog(server: &'static Server, api: &'static Api, t: Option<*mut
         let now = Moment::now();
         let reason = message(msg).map(|m| m.cause()).unwrap_or_default();
         outcome::end(&ctx, cause, &reason, now)?;
-        script::join(Current { server, api, raw: msg }, &ctx);
+        // An INVITE that went round made two calls, which one BYE ends: the first of them has its values, and keeps its marks.
+        let at = Current { server, api, raw: msg };
+        if at.get(Place::Here).is_none_or(|values| !values.progress().answered) {
+            script::join(at, &ctx);
+        }
         // Without a reply to wait for the CDR is due.
         if t.is_none_or(|t| api.tm.register_on(t, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()).is_err()) {
             write_cdr(&ctx);
