@@ -40,6 +40,9 @@ const JSON_SKIPPED: &[u8] = b"#jsonskipped";
 /// What the script made of the dialog variables of start, end and duration.
 const CHANGED: [&[u8]; 3] = [b"#start", b"#end", b"#duration"];
 
+/// The year 10000 in seconds since 1970: dates in SQL end before it.
+const END_OF_DATES: i64 = 253_402_300_800;
+
 /// A moment as a dialog variable has it, with up to six digits behind its point; of the machine's clocks only the
 /// wall clock is known.
 pub fn instant(text: &[u8]) -> Option<Moment> {
@@ -48,16 +51,19 @@ pub fn instant(text: &[u8]) -> Option<Moment> {
         return None;
     }
     let micros: i64 = format!("{digits:0<6}").parse().ok()?;
-    let wall = seconds.parse::<i64>().ok()?.checked_mul(1_000_000)?.checked_add(micros)?;
-    Some(Moment { wall: Wall(wall), ..Moment::default() })
+    let seconds = seconds.parse::<i64>().ok().filter(|seconds| (0..END_OF_DATES).contains(seconds))?;
+    Some(Moment { wall: Wall(seconds * 1_000_000 + micros), ..Moment::default() })
 }
 
 /// A script may give a call another start, and when it has ended (`is_over`) another end and duration: `variable` has what the
 /// dialog's variables say.
 pub fn change(cdrs: &DialogCdrs, ctx: &mut Context, is_over: bool, variable: impl Fn(&str) -> Option<Vec<u8>>) {
+    let is_span = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|t| t.parse().is_ok_and(f64::is_finite));
     let keep = |n: usize, own: &[u8], ctx: &mut Context| {
-        let is_number = |text: &Vec<u8>| if n < 2 { instant(text).is_some() } else { std::str::from_utf8(text).is_ok_and(|t| t.parse::<f64>().is_ok()) };
-        let other = variable(&cdrs.names[n]).filter(|text| text != own && is_number(text));
+        // A dialog that goes has no variables any more: what they said before counts.
+        let Some(text) = variable(&cdrs.names[n]) else { return };
+        let is_number = if n < 2 { instant(&text).is_some() } else { is_span(&text) };
+        let other = Some(text).filter(|text| text != own && is_number);
         if other.is_some() || ctx.extra.has(CHANGED[n]) {
             ctx.put_extra(CHANGED[n], other.as_deref(), usize::MAX);
         }
@@ -156,7 +162,7 @@ fn records(rules: &Rules, cdrs: &DialogCdrs, ctx: &Context, start: Moment, micro
             core: ctx.core.clone(),
             time: Wall(span.start),
             times: None,
-            duration_ms: Some((ends - span.start) / 1000),
+            duration_ms: Some((ends - span.start).max(0) / 1000),
             end,
             signalling: ctx.signalling(),
             reported: false,
@@ -222,7 +228,38 @@ mod tests {
         assert_eq!(ended(&[]), ["100.000", "160.000", "60.000"]);
         assert_eq!(ended(&[("s", "105.500"), ("d", "54.500")]), ["105.500", "160.000", "54.500"]);
         assert_eq!(ended(&[("e", "170.000")]), ["100.000", "170.000", "60.000"]);
-        assert_eq!(ended(&[("s", "soon"), ("e", ""), ("d", "long")]), ["100.000", "160.000", "60.000"], "what is no number changes nothing");
+        assert_eq!(ended(&[("s", "soon"), ("e", ""), ("d", "inf")]), ["100.000", "160.000", "60.000"], "what is no number changes nothing");
+    }
+
+    #[test]
+    fn what_a_script_has_changed_stays_when_the_dialog_goes() {
+        let cdrs = cdrs();
+        let rules = Rules { dialog_cdrs: Some(cdrs.clone()), ..Rules::default() };
+        let at = |seconds: i64| Moment { wall: Wall(seconds * 1_000_000), ..Moment::default() };
+        let mut ctx = begin(&cdrs, Core::default(), at(100));
+        (ctx.answered, ctx.ended) = (Some(at(105)), Some((at(160), EndCause::Caller)));
+        change(&cdrs, &mut ctx, false, |name| (name == "s").then(|| b"105.500".to_vec()));
+        change(&cdrs, &mut ctx, true, |_| None);
+        let records = end(&rules, &ctx).unwrap().records;
+        let shown: Vec<_> = records[0].extras.iter().map(|f| String::from_utf8(f.value.clone().unwrap()).unwrap()).collect();
+        assert_eq!(shown, ["105.500", "160.000", "54.500"]);
+    }
+
+    #[test]
+    fn no_time_of_a_script_makes_a_call_shorter_than_nothing() {
+        let cdrs = cdrs();
+        let rules = Rules { dialog_cdrs: Some(cdrs.clone()), ..Rules::default() };
+        let at = |seconds: i64| Moment { wall: Wall(seconds * 1_000_000), ..Moment::default() };
+        for (start, ends) in [("100.000", "90.000"), ("-9000000000000.5", "9000000000000.5")] {
+            let mut ctx = begin(&cdrs, Core::default(), at(100));
+            (ctx.answered, ctx.ended) = (Some(at(105)), Some((at(160), EndCause::Caller)));
+            change(&cdrs, &mut ctx, true, |name| match name {
+                "s" => Some(start.into()),
+                "e" => Some(ends.into()),
+                _ => None,
+            });
+            assert!(end(&rules, &ctx).unwrap().records[0].duration_ms.unwrap() >= 0, "{start} {ends}");
+        }
     }
 
     #[test]
@@ -245,7 +282,7 @@ mod tests {
         for (text, wall) in [("1700000000.042", 1_700_000_000_042_000), ("1700000000.0", 1_700_000_000_000_000), ("1.000042", 1_000_042)] {
             assert_eq!(instant(text.as_bytes()).map(|m| m.wall), Some(Wall(wall)), "{text}");
         }
-        for text in ["", "1", "1.", "x.123", "1.1234567", "1.-12", "99999999999999999.000"] {
+        for text in ["", "1", "1.", "x.123", "1.1234567", "1.-12", "-1.000", "253402300800.000", "99999999999999999.000"] {
             assert_eq!(instant(text.as_bytes()), None, "{text}");
         }
     }
