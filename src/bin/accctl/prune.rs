@@ -68,8 +68,9 @@ pub fn run(o: &Prune) -> Outcome {
         let before = SystemTime::now().checked_sub(o.older).ok_or("--older: there was no such time")?;
         let failed = |e: std::io::Error| format!("{}: {e}", path.display());
         let (mut names, mut spared) = (Vec::new(), Vec::new());
-        let kept = dir.kept().map_err(failed)?.into_iter().map(|k| k.segment.name);
-        let there: HashSet<_> = dir.segments().map_err(failed)?.into_iter().map(|s| s.name).chain(kept).collect();
+        // In this order: the server moves segments to those that are kept.
+        let mut there: HashSet<_> = dir.segments().map_err(failed)?.into_iter().map(|s| s.name).collect();
+        there.extend(dir.kept().map_err(failed)?.into_iter().map(|k| k.segment.name));
         for entry in std::fs::read_dir(dir.path()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_string_lossy().into_owned();
