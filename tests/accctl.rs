@@ -178,6 +178,10 @@ fn an_audit_finds_what_is_missing() {
     let (code, text) = audit(&sql);
     assert_eq!((code, &*all(&text)), (Some(0), "20 19 0 1 0 1"), "{text}");
     assert_eq!(all(&audit(&files).1), "21 19 1 0 1 1");
+    // Nor is what a stopped accctl requeue has not put back.
+    std::fs::rename(nodes[0].join("dead-db.jsonl"), nodes[0].join("requeueing-db-0000000000000001.jsonl")).unwrap();
+    let (code, text) = audit(&sql);
+    assert_eq!((code, &*all(&text)), (Some(0), "20 19 0 1 0 1"), "{text}");
     let (code, text) = audit(&["audit"]);
     assert!(code == Some(2) && text.contains("--url is missing"), "{text}");
 }
@@ -280,11 +284,19 @@ fn an_interrupted_requeue_is_completed_by_the_next() {
     assert_eq!(entries(), 0, "all of them or none");
     // Meanwhile another one dies.
     dead.add(&entry(4), "refused").unwrap();
+    let out = text(&accctl(&["status"], Some(tmp.path())));
+    assert!(out.contains("db: at most 0 waiting, at most 0 parked, 4 dead"), "{out}");
+    for n in ["1", "4"] {
+        let out = text(&accctl(&["find", n, "--journal", tmp.path().to_str().unwrap()], None));
+        assert!(out.starts_with("given up for db: refused: "), "{out}");
+    }
+    // A copy that somebody made is not what is under way.
+    std::fs::write(tmp.path().join("requeueing-db-0000000000000001.jsonl.gz"), "").unwrap();
     let out = accctl(&["requeue", "--sink", "db"], Some(tmp.path()));
     assert!(out.status.success() && text(&out).starts_with("3 entries put back") && text(&out).contains("\n1 entries put back"), "{}", text(&out));
     assert_eq!(entries(), 4);
     let names: Vec<_> = std::fs::read_dir(tmp.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    assert_eq!(["requeued-db-", "requeueing", "dead"].map(|part| names.iter().filter(|n| n.starts_with(part)).count()), [2, 0, 0], "{names:?}");
+    assert_eq!(["requeued-db-", "requeueing", "dead"].map(|part| names.iter().filter(|n| n.starts_with(part)).count()), [2, 1, 0], "{names:?}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write};
 use std::os::unix::fs::FileExt;
@@ -194,33 +194,53 @@ impl DeadLetters {
 }
 
 impl Dir {
+    /// Shows `each` the dead letters of a sink that are not put back, a line each: also those of a run of `accctl requeue`
+    /// that was stopped.
+    pub fn dead_letters(&self, sink: SinkId, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        let [before, _] = prefixes(sink);
+        self.new_letters(sink, &mut each)?;
+        self.taken_letters(&[before], &mut each)
+    }
+
     /// Shows `each` the places of the dead letters of a sink, also of those that are being or were put back.
     pub(crate) fn dead_places(&self, sink: SinkId, mut each: impl FnMut(Place)) -> io::Result<()> {
+        let mut place = |line: &[u8]| DeadLetters::place(line).into_iter().for_each(&mut each);
+        self.new_letters(sink, &mut place)?;
+        self.taken_letters(&prefixes(sink), &mut place)
+    }
+
+    fn new_letters(&self, sink: SinkId, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
         match self.open_file(&DeadLetters::file_name(sink), OFlags::RDONLY) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            file => places_of(file?, &mut each)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            file => lines_of(file?, each),
         }
-        let prefixes = prefixes(sink);
-        let is_one = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix)) && name.ends_with(".jsonl");
-        'again: loop {
-            for name in self.names()?.into_iter().filter(is_one) {
-                match self.open_file(&name, OFlags::RDONLY) {
-                    // It has its next name by now.
-                    Err(e) if e.kind() == io::ErrorKind::NotFound => continue 'again,
-                    file => places_of(file?, &mut each)?,
+    }
+
+    /// Those in files whose names begin so.
+    fn taken_letters(&self, prefixes: &[String], each: &mut impl FnMut(&[u8])) -> io::Result<()> {
+        let rest = |name: &str| prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).map(String::from);
+        let rests: BTreeSet<String> = self.names()?.iter().filter(|name| name.ends_with(".jsonl")).filter_map(|name| rest(name)).collect();
+        for rest in rests {
+            // The file may get its next name meanwhile.
+            for prefix in prefixes {
+                match self.open_file(&format!("{prefix}{rest}"), OFlags::RDONLY) {
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    file => lines_of(file?, each)?,
                 }
             }
-            return Ok(());
         }
+        Ok(())
     }
 }
 
 /// There may be millions of letters, each with its whole record: one line at a time is in memory.
-fn places_of(file: File, each: &mut impl FnMut(Place)) -> io::Result<()> {
+fn lines_of(file: File, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
     let mut file = BufReader::new(file);
     let mut line = Vec::new();
     while file.read_until(b'\n', &mut line)? > 0 {
-        DeadLetters::place(&line).into_iter().for_each(&mut *each);
+        if !line.trim_ascii().is_empty() {
+            each(&line);
+        }
         line.clear();
     }
     Ok(())

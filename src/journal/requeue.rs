@@ -78,7 +78,13 @@ impl Dir {
     /// Numbers of runs that were stopped, oldest first.
     fn stopped(&self, sink: SinkId) -> io::Result<BTreeSet<String>> {
         let [before, _] = prefixes(sink);
-        Ok(self.names()?.iter().filter_map(|name| Some(name.strip_prefix(&before)?.trim_end_matches(".jsonl").to_owned())).collect())
+        let number = |name: &String| {
+            let rest = name.strip_prefix(&before)?;
+            let number = rest.strip_suffix(".jsonl").unwrap_or(rest);
+            // Not a copy that somebody made.
+            (number.len() == 16 && number.bytes().all(|b| b.is_ascii_hexdigit())).then(|| number.to_owned())
+        };
+        Ok(self.names()?.iter().filter_map(number).collect())
     }
 
     fn put_back_file(&self, sink: SinkId, run: Run, segment_max: u64, next: &mut SegmentName, mut progress: impl FnMut(u64, u64)) -> io::Result<PutBack> {

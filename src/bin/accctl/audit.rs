@@ -11,13 +11,12 @@ use acc::accounting::clock::Wall;
 use acc::accounting::record::{Kind, Record, Shape};
 use acc::backend::sql::{Conn, Db, Dialect, parse, rows_of, table_of};
 use acc::backend::stream::body::{Columns, Format, shown};
-use acc::journal::{DeadLetters, Dir, Item, Payload, Positions, SinkId, parking};
+use acc::journal::{Dir, Item, Payload, Positions, SinkId, parking};
 use chrono::DateTime;
 use clap::builder::PossibleValuesParser;
 
 use crate::Outcome;
 use crate::params::Params;
-use crate::place::lines;
 use crate::reached::{merge, positions};
 use crate::sql::Sql;
 use crate::times::TimeColumn;
@@ -170,14 +169,14 @@ fn accepted(dir: &Dir, sink: SinkId, reached: &Positions, db: &Db, found: &mut H
             found.entry(record.id).and_modify(|known| known.waits |= waits).or_insert_with(|| of(record, entry.wall, sink, db, waits));
         }
     }
-    for line in lines(&dir.content(&DeadLetters::file_name(sink)).map_err(|e| e.to_string())?) {
+    dir.dead_letters(sink, |line| {
         let entry = serde_json::from_slice::<serde_json::Value>(line).ok();
         let id = entry.as_ref().and_then(|e| u128::from_str_radix(e["record"]["id"].as_str()?, 16).ok());
         if let Some(record) = id.and_then(|id| found.get_mut(&id)) {
             record.dead = true;
         }
-    }
-    Ok(())
+    })
+    .map_err(failed)
 }
 
 fn of(record: &Record, at: Wall, sink: SinkId, db: &Db, waits: bool) -> Accepted {

@@ -9,13 +9,13 @@ use acc::accounting::context::Context;
 use acc::accounting::visible::visible;
 use acc::backend::sql::{Conn, Db, parse};
 use acc::declaration::default_of;
-use acc::journal::{DeadLetters, Dir, Item, Payload, Positions, SinkId, calls, json as to_json, parking};
+use acc::journal::{Dir, Item, Payload, Positions, SinkId, calls, json as to_json, parking};
 use chrono::{DateTime, Local, NaiveDateTime};
 use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::params::{Given, Params};
-use crate::place::{lines, walk};
+use crate::place::walk;
 use crate::reached::{merge, positions};
 use crate::rows::{Between, Row, Source, Span, Wanted, Where, each, is_utc};
 use crate::sql::Sql;
@@ -190,13 +190,14 @@ fn in_journal(dir: &Dir, o: &Find, wheres: &[Where], (between, utc): (Between, b
         }
     })?;
     for sink in SinkId::ALL {
-        for line in lines(&dir.content(&DeadLetters::file_name(sink)).map_err(failed)?) {
-            let Ok(line) = serde_json::from_slice::<Value>(line) else { continue };
+        dir.dead_letters(sink, |line| {
+            let Ok(line) = serde_json::from_slice::<Value>(line) else { return };
             if matches(&line["record"], o, wheres, between, utc) {
                 let reason = line["reason"].as_str().unwrap_or_default();
                 all.push(Found { place: format!("given up for {}: {}", sink.name(), visible(reason)), values: line["record"].clone() });
             }
-        }
+        })
+        .map_err(failed)?;
     }
     for state in calls::scan(dir).map_err(failed)?.calls.values() {
         let Some(context) = Context::decode(state) else { continue };

@@ -114,8 +114,3 @@ pub fn walk(dir: &Dir, mut each: impl FnMut(SegmentName, &Item<'_>)) -> Result<(
     }
     Ok(())
 }
-
-/// The lines of a dead-letter file. A truncated one may not be valid UTF-8.
-pub fn lines(content: &[u8]) -> impl Iterator<Item = &[u8]> {
-    content.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
-}

@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use acc::accounting::clock::Wall;
-use acc::journal::{DeadLetters, Dir, Item, SinkId, parking};
+use acc::journal::{Dir, Item, SinkId, parking};
 
-use crate::place::{lines, walk};
+use crate::place::walk;
 
 /// What is there for one destination.
 #[derive(Clone, Copy, Default)]
@@ -56,7 +56,7 @@ pub fn count(dir: &Dir) -> Result<Waiting, String> {
     })?;
     for sink in SinkId::ALL {
         let of = &mut sinks[sink.index()];
-        of.dead = lines(&dir.content(&DeadLetters::file_name(sink)).map_err(|e| e.to_string())?).count() as u64;
+        dir.dead_letters(sink, |_| of.dead += 1).map_err(|e| e.to_string())?;
         of.has_cursor = !cursors[sink.index()].is_empty();
     }
     Ok(Waiting { sinks, segments: (segments.len(), segments.iter().map(|s| s.size).sum()), damaged })
