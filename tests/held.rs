@@ -103,4 +103,10 @@ fn held_calls_are_put_back_each_once() {
     let mut wanted: Vec<_> = ["aaa", "db"].iter().flat_map(|sink| (1..=50).map(move |n| json!([sink, format!("call-{n}"), 1000]).to_string())).collect();
     wanted.sort();
     assert_eq!(found, wanted);
+
+    // A start that could not keep all letters, whose letters were put back before the next one.
+    worker::hold(&instance, &end(7, 9000));
+    for sink in ["db", "aaa"] {
+        assert!(accctl(&["requeue", "--sink", sink], tmp.path()).starts_with("0 entries put back"));
+    }
 }

@@ -18,6 +18,9 @@ use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::record::Record;
 use crate::journal::{Entry, Payload, SinkId};
 
+/// What two lines of one letter have in common.
+pub type LetterKey = (Option<Place>, u128);
+
 /// A line of such a file.
 pub struct Letter {
     /// The exact entry.
@@ -42,7 +45,7 @@ impl Letter {
 
     /// The same for two lines of one letter: a crash may have it written twice. One that was held twice may end later the second
     /// time; a destination has one record of each identity.
-    pub fn key(&self) -> (Option<Place>, u128) {
+    pub fn key(&self) -> LetterKey {
         match (self.place, &self.payload) {
             (None, Payload::Record(record)) => (None, record.id),
             (place, _) => (place, 0),
@@ -217,7 +220,7 @@ impl Dir {
     }
 
     /// Those in files whose names begin so.
-    fn taken_letters(&self, prefixes: &[String], each: &mut impl FnMut(&[u8])) -> io::Result<()> {
+    pub(super) fn taken_letters(&self, prefixes: &[String], each: &mut impl FnMut(&[u8])) -> io::Result<()> {
         let rest = |name: &str| prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).map(String::from);
         let rests: BTreeSet<String> = self.names()?.iter().filter(|name| name.ends_with(".jsonl")).filter_map(|name| rest(name)).collect();
         for rest in rests {

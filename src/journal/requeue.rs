@@ -13,7 +13,7 @@ use std::io::{self, BufRead as _, BufReader};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock};
 use rustix::io::retry_on_intr;
 
-use super::dead::{DeadLetters, Letter, prefixes};
+use super::dead::{DeadLetters, Letter, LetterKey, prefixes};
 use super::segment::{REQUEUE_RANK, SegmentName};
 use super::writer::{JournalSync, Writer};
 use super::{Dir, SinkId};
@@ -24,6 +24,8 @@ pub struct PutBack {
     pub file: String,
     /// How many entries went into the journal; `None`: an earlier run was stopped on the last of its way.
     pub entries: Option<u64>,
+    /// Letters of entries that were put back before, and are not again.
+    pub again: u64,
     /// Lines that cannot be read, and are only there.
     pub unreadable: u64,
 }
@@ -59,7 +61,7 @@ impl Dir {
                 done.push(self.put_back_file(sink, run, segment_max, &mut next, &mut progress)?);
             } else {
                 self.move_in(&run.directory, &mut next)?;
-                done.push(PutBack { file: run.after, entries: None, unreadable: 0 });
+                done.push(PutBack { file: run.after, entries: None, again: 0, unreadable: 0 });
             }
         }
         let run = Run::of(sink, &format!("{:016x}", self.boot()));
@@ -93,7 +95,8 @@ impl Dir {
         rustix::fs::mkdirat(&self.0.fd, &run.directory, Mode::from_raw_mode(0o700))?;
         let staging = self.directory(&run.directory)?;
         let mut writer = Writer::new(&staging, REQUEUE_RANK, std::process::id(), JournalSync::Os, segment_max).syncing_at_end();
-        let (mut entries, mut unreadable, mut read) = (0, 0, 0);
+        let (mut entries, mut again, mut unreadable, mut read) = (0, 0, 0, 0);
+        let before = self.were_put_back(sink)?;
         let mut seen = HashSet::new();
         let total = letters.metadata()?.len();
         let mut letters = BufReader::new(letters);
@@ -102,6 +105,7 @@ impl Dir {
             read += line.len() as u64;
             progress(read, total);
             match Letter::read(&line) {
+                Some(letter) if before.contains(&letter.key()) => again += 1,
                 Some(letter) if seen.insert(letter.key()) => {
                     writer.append(sink, &letter.payload)?;
                     entries += 1;
@@ -119,7 +123,16 @@ impl Dir {
         self.rename(&run.before, &run.after)?;
         self.sync()?;
         self.move_in(&run.directory, next)?;
-        Ok(PutBack { file: run.after, entries: Some(entries), unreadable })
+        Ok(PutBack { file: run.after, entries: Some(entries), again, unreadable })
+    }
+
+    /// Letters that earlier runs put back. A server that was killed before it knew that an entry is dead, or a call over, may
+    /// have written it once more since.
+    fn were_put_back(&self, sink: SinkId) -> io::Result<HashSet<LetterKey>> {
+        let [_, after] = prefixes(sink);
+        let mut keys = HashSet::new();
+        self.taken_letters(&[after], &mut |line| keys.extend(Letter::read(line).map(|letter| letter.key())))?;
+        Ok(keys)
     }
 
     /// A file of letters that got this name, with the letter that may have been under way to it.

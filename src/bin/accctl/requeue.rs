@@ -37,6 +37,9 @@ pub fn run(o: &Requeue) -> Outcome {
             Some(entries) => writeln!(out, "{entries} entries put back; their dead letters are kept in {}", one.file),
             None => writeln!(out, "an earlier run was stopped: the rest of {} is put back", one.file),
         };
+        if one.again > 0 {
+            let _ = writeln!(out, "{} entries of it had been put back before, and were not put back again", one.again);
+        }
         if one.unreadable > 0 {
             let _ = writeln!(out, "{} lines could not be read and remain only there", one.unreadable);
         }
