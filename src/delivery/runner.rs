@@ -27,7 +27,7 @@ const RETIRED_AT_ONCE: usize = 200;
 /// Entries read at once while a sink works: some 100 µs, a fraction of what a database takes for an INSERT.
 const READ_AT_ONCE: usize = 32;
 
-/// The cursor was so often in a row not where it was left: no matter of one transaction whose end was not seen.
+/// The cursor was not where it was left so often in a row: more than one transaction whose end was not seen explains.
 const STALE_IN_A_ROW: u32 = 10;
 
 /// Pause before a database that seems to be older than it was is believed.

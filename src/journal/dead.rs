@@ -43,8 +43,8 @@ impl Letter {
         Some(Letter { payload, place })
     }
 
-    /// The same for two lines of one letter: a crash may have it written twice. One that was held twice may end later the second
-    /// time; a destination has one record of each identity.
+    /// The same for two lines of one letter: a crash may have it written twice. A call that was held twice may have
+    /// another end the second time; a destination has one record of each identity.
     pub fn key(&self) -> LetterKey {
         match (self.place, &self.payload) {
             (None, Payload::Record(record)) => (None, record.id),

@@ -1,4 +1,4 @@
-//! Dead letters that are put back for delivery: each once, whenever that is stopped.
+//! Dead letters that are put back for delivery: each once, wherever the run is stopped.
 //!
 //! The file with the letters gets the name `requeueing-SINK-BOOT.jsonl`. Its entries are written to segments in a directory
 //! `requeueing-SINK-BOOT`, where nobody else looks. When all of them are on the disk, the file gets the name
@@ -22,7 +22,7 @@ use super::{Dir, SinkId};
 pub struct PutBack {
     /// Its name by now.
     pub file: String,
-    /// How many entries went into the journal; `None`: an earlier run was stopped on the last of its way.
+    /// How many entries went into the journal; `None`: an earlier run was stopped while its segments moved into the journal.
     pub entries: Option<u64>,
     /// Letters of entries that were put back before, and are not again.
     pub again: u64,

@@ -32,7 +32,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// Most redirections of one request.
 const REDIRECTS: usize = 5;
-/// So many records in a row refused are no matter of single records.
+/// From so many refusals in a row on, the server is at fault, not the records.
 const IN_A_ROW: usize = 16;
 /// As much of an answer is read, in bytes.
 const BODY_MAX: usize = 64 << 10;

@@ -330,6 +330,13 @@ impl Dialogs {
         unsafe { (self.dialog.set_dlg_variable)(dlg, &raw mut name, &raw mut value) == 0 }
     }
 
+    /// Removes a value from the dialog, which needs no memory.
+    pub fn remove(&self, dlg: *mut km_dlg_cell, name: &str) {
+        let mut name = Text::borrow(name.as_bytes());
+        // SAFETY: the host only compares the name, and removes the value where it is to put none in its place (promise 6).
+        unsafe { (self.dialog.set_dlg_variable)(dlg, &raw mut name, std::ptr::null_mut()) };
+    }
+
     /// A value kept in the dialog.
     pub fn fetch(&self, dlg: *mut km_dlg_cell, name: &str) -> Option<Vec<u8>> {
         let mut name = Text::borrow(name.as_bytes());

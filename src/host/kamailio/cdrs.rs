@@ -109,6 +109,8 @@ impl At {
     fn set(&self, name: &str, value: &[u8]) {
         if !self.dialogs.store(self.dlg, name, value) {
             log::error!("the dialog variable {name} could not be set: the host has no room for it");
+            // What it was would pass for the script's, such as a duration of 0 at the end of the call.
+            self.dialogs.remove(self.dlg, name);
         }
     }
 
