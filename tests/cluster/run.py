@@ -160,6 +160,8 @@ def reply(code, extra="Contact: <sip:bob@[local_ip]:[local_port]>\n", tag=";tag=
 # Replies go to the node that the request came from, which may be another than the first.
 TO_SENDER = ('<action><ereg regexp="127.0.0.1:([0-9]+)" search_in="hdr" header="Via:" assign_to="all,port"/></action>'
              '</recv><nop><action><setdest host="127.0.0.1" port="[$port]" protocol="UDP"/></action></nop>')
+BYE_OK = f"""<recv request="BYE">{TO_SENDER}
+<send>{reply("200 OK", tag="")}</send>"""
 CALLEE = f"""<?xml version="1.0"?>
 <scenario name="callee">
 <recv request="INVITE" rrs="true"/>
@@ -169,11 +171,12 @@ CALLEE = f"""<?xml version="1.0"?>
 <recv request="ACK"/>
 <recv request="INFO">{TO_SENDER}
 <send>{reply("200 OK", tag="")}</send>
-<recv request="BYE">{TO_SENDER}
-<send>{reply("200 OK", tag="")}</send>
+{BYE_OK}
 <Reference variables="all"/>
 </scenario>
 """
+# It says nothing to a BYE.
+SILENT = CALLEE.replace(BYE_OK, '<recv request="BYE"/><pause milliseconds="20000"/>')
 
 
 def free_port():
@@ -251,7 +254,7 @@ class Link:
 
 class Node:
     def __init__(self, pair, name, number):
-        self.pair, self.name, self.number, self.process = pair, name, number, None
+        self.pair, self.name, self.number, self.process, self.crashes = pair, name, number, None, 0
         self.dir = os.path.join(pair.dir, name)
         os.makedirs(os.path.join(self.dir, "journal"))
         self.sip, self.bin, self.reached_at = free_port(), free_port(), free_port()
@@ -276,7 +279,8 @@ class Node:
         else:
             self.process.send_signal(how)
         try:
-            self.process.wait(20)
+            if self.process.wait(20) < 0 and how != signal.SIGKILL:
+                self.crashes += 1
         except subprocess.TimeoutExpired:
             pass
         try:
@@ -391,8 +395,8 @@ class Pair:
         self.phones.append(p)
         return p
 
-    def call(self, bye_to, hold=HOLD, change=1):
-        self.sipp("callee", CALLEE, self.callee, "-mp", str(free_port()))
+    def call(self, bye_to, hold=HOLD, change=1, callee=CALLEE):
+        self.sipp("callee", callee, self.callee, "-mp", str(free_port()))
         time.sleep(0.3)
         self.began = time.time()
         self.caller = self.sipp("caller", caller(bye_to.sip if bye_to else None, hold, change), free_port(), f"127.0.0.1:{self.a.sip}", "-m", str(CALLS), "-r", "20",
@@ -476,6 +480,7 @@ class Pair:
             wrong["doubled in the log"] = doubled
         causes = collections.Counter(row[2] for row in self.rows())
         wrong["other ends"] = sum(n for cause, n in causes.items() if ends and cause not in ends)
+        wrong["crashes at a stop"] = self.a.crashes + self.b.crashes
         wrong["not due"] = 0 if due else len(sql) + len(log)
         return len(self.answered()), doubled, dict(causes), {k: v for k, v in wrong.items() if v}
 
@@ -523,6 +528,15 @@ def calls_end_while_a_node_is_down(p):
     p.a.end(signal.SIGTERM)
     p.caller.wait()
     p.a.start()
+
+
+@situation(ends={"bye"})
+def a_node_is_stopped_while_byes_wait_for_their_replies(p):
+    """It has no connection to the other one any more when it writes the CDRs."""
+    p.call(p.b, callee=SILENT)
+    p.until(HOLD + 1.5)
+    p.b.end(signal.SIGTERM)
+    p.b.start()
 
 
 @situation(lifetime=7)

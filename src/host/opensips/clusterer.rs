@@ -141,6 +141,11 @@ impl Nodes for Clusterer {
     }
 
     fn send(&self, to: Option<i32>, message: &[u8]) -> bool {
+        // The main process ends calls only when the server stops: its connections are gone then, and the host
+        // would look for them all the same.
+        if worker::instance().is_some_and(|instance| instance.host.process_number() == 0) {
+            return false;
+        }
         let mut packet = Packet::default();
         let (mut name, text) = (capability(), Text::borrow(message));
         let host = &self.functions;
