@@ -251,6 +251,32 @@ fn rows_find_the_moments_between_another_writers_transactions() {
     assert_eq!(query(&p.database, "SELECT count(*) || '/' || count(DISTINCT callid) FROM acc"), [["11/11"]]);
 }
 
+/// As nodes of a cluster do that start at the same time, with a file that nobody has written to.
+#[test]
+fn servers_make_a_new_file_together() {
+    let p = place();
+    listen();
+    execute(&p.database, "PRAGMA journal_mode = WAL");
+    let others: Vec<_> = (0..3).map(|n| Dir::open(&p.journal.with_extension(n.to_string())).unwrap()).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let running: Vec<_> = runtime.block_on(async {
+        let mut other = SqliteConnection::connect(&format!("sqlite://{}", p.database.display())).await.unwrap();
+        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+        let start = |(n, dir): (usize, &Dir)| {
+            writer(dir, 1).append_record(SinkId::Db, &record(Kind::Cdr, &format!("call-{n}"))).unwrap();
+            Running::start(config(&p.database, dir.path()), dir)
+        };
+        let running = others.iter().enumerate().map(start).collect();
+        // Now all of them have seen it empty, and wait for their turn.
+        std::thread::sleep(Duration::from_millis(500));
+        sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+        running
+    });
+    wait_until("all rows", || count(&p.database, "acc") == 3);
+    running.into_iter().for_each(Running::stop);
+    assert_eq!(said(&["UNIQUE constraint failed"]), [""; 0]);
+}
+
 /// Whoever may write neither to the file nor beside it can read it when the server has ended.
 #[test]
 fn a_stopped_server_leaves_a_file_that_others_can_read() {

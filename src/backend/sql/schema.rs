@@ -744,27 +744,33 @@ pub async fn missing(conn: &mut Conn, db: &Db, fields: &Fields, shape: Family) -
     Ok(statements)
 }
 
-/// Creates what is missing in an SQLite file: everything in a new one, otherwise the tables.
-pub async fn prepare_sqlite(conn: &mut Conn, db: &Db, fields: &Fields) -> Outcome<()> {
-    let empty = conn.query("SELECT name FROM sqlite_master LIMIT 1", 1, &[]).await?.is_empty();
+/// Statements for what is missing in an SQLite file: everything in a new one, otherwise the tables.
+async fn missing_in_file(conn: &mut Conn, db: &Db, fields: &Fields) -> Outcome<Vec<String>> {
+    if conn.query("SELECT name FROM sqlite_master LIMIT 1", 1, &[]).await?.is_empty() {
+        return Ok(create_all(db, fields, Dialect::Sqlite, Family::OpenSips));
+    }
     let mut statements = Vec::new();
-    if empty {
-        statements = create_all(db, fields, Dialect::Sqlite, Family::OpenSips);
-    } else {
-        for (role, table) in tables_of(db) {
-            if probe(conn, table).await?.is_none() {
-                statements.extend(create(db, fields, role, Dialect::Sqlite, Family::OpenSips));
-            }
+    for (role, table) in tables_of(db) {
+        if probe(conn, table).await?.is_none() {
+            statements.extend(create(db, fields, role, Dialect::Sqlite, Family::OpenSips));
         }
     }
-    if statements.is_empty() {
+    Ok(statements)
+}
+
+/// Creates what is missing in an SQLite file.
+pub async fn prepare_sqlite(conn: &mut Conn, db: &Db, fields: &Fields) -> Outcome<()> {
+    if missing_in_file(conn, db, fields).await?.is_empty() {
         return Ok(());
     }
     conn.begin(None).await?;
-    let made = match conn.run(statements.join("\n")).await {
-        Ok(()) => conn.commit().await,
-        failed => failed,
-    };
+    let made = async {
+        // Another server may have been faster.
+        let statements = missing_in_file(conn, db, fields).await?;
+        conn.run(statements.join("\n")).await?;
+        conn.commit().await
+    }
+    .await;
     if made.is_err() {
         conn.roll_back().await?;
     }
