@@ -483,6 +483,8 @@ pub struct Change<'a> {
     pub parts: &'a [u8],
     /// Which part of the last whole state in the journal is still valid, apart from its head (the facts).
     pub base: Option<Base>,
+    /// Nothing has changed: a dialog has claimed the call of an earlier start of the server.
+    pub is_claim: bool,
 }
 
 /// What the journal wrote for a change.
@@ -490,7 +492,7 @@ pub struct Change<'a> {
 pub enum Taken {
     /// Nothing: it does not need the change, or could not write it.
     Nothing,
-    /// The whole state; later changes refer to it by this time.
+    /// The whole state; later changes refer to it by this time, 0: they do not.
     Whole(u64),
     /// The change relative to [`Change::base`].
     Change,

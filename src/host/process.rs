@@ -113,7 +113,14 @@ pub fn open_journal(config: &Config, (uid, gid): (u32, u32), every: impl Fn(u32,
             return Err("the host refused the timer for nodes of the cluster that are back".into());
         }
     }
-    let waiting = revival::prepare(journal::calls::scan(&dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?);
+    let open = journal::calls::scan(&dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?;
+    if let Err(e) = dir.keep_ends(&open.ends()) {
+        log::warn!(
+            "the file ends in journal_dir \"{}\" cannot be written ({e}): should the server end again within orphan_timeout, calls that wait for their dialogs would end only then",
+            dir.path().display()
+        );
+    }
+    let waiting = revival::prepare(open);
     if waiting > 0 {
         log::info!("{waiting} calls were in progress when the server last ended");
         // Some times before the calls are written.

@@ -32,6 +32,8 @@ struct Waiting {
     raw: usize,
     /// It had ended, but for its CDR.
     ended: bool,
+    /// The server was alive then, and followed it.
+    last_seen: Moment,
 }
 
 struct Revived {
@@ -40,8 +42,6 @@ struct Revived {
     by_dialog: HashMap<Vec<u8>, Vec<Waiting>>,
     /// Keys of the names of dialogs that the host may restore although their calls were over before this start.
     over: HashSet<u128>,
-    /// The server was alive then.
-    last_seen: Moment,
 }
 
 static REVIVED: OnceCell<Revived> = OnceCell::new();
@@ -94,19 +94,19 @@ pub fn prepare(open: OpenCalls) -> usize {
     for (call, guessed) in open.ended {
         cluster::remember(call, Known::of(guessed));
     }
-    let last_seen = open.last_seen.unwrap_or_default();
     let mut by_dialog: HashMap<Vec<u8>, Vec<Waiting>> = HashMap::new();
     let mut calls = Vec::with_capacity(open.calls.len());
-    for state in open.calls.into_values() {
+    for (call, state) in open.calls {
+        let (_, last_seen) = open.followed.get(&call).copied().unwrap_or_default();
         match Context::decode(&state) {
-            Some(ctx) => calls.push(ctx),
+            Some(ctx) => calls.push((ctx, last_seen)),
             None => log::error!("the journal holds a call in progress that cannot be read: its CDR is lost"),
         }
     }
     // A dialog with its own CDR and a call of `do_accounting()` in it are one call.
-    let counted: HashSet<_> = calls.iter().filter(|c| !c.is_of_dialog()).map(begins).collect();
-    let twice: Vec<_> = calls.iter().map(|c| c.is_of_dialog() && counted.contains(&begins(c))).collect();
-    for (ctx, twice) in calls.into_iter().zip(twice) {
+    let counted: HashSet<_> = calls.iter().map(|(c, _)| c).filter(|c| !c.is_of_dialog()).map(begins).collect();
+    let twice: Vec<_> = calls.iter().map(|(c, _)| c.is_of_dialog() && counted.contains(&begins(c))).collect();
+    for ((ctx, last_seen), twice) in calls.into_iter().zip(twice) {
         match SharedContext::new(&ctx) {
             Ok(shared) => {
                 shared.set_in_journal();
@@ -117,13 +117,13 @@ pub fn prepare(open: OpenCalls) -> usize {
                     stats::expect_reports();
                 }
                 let (call, ended) = (ctx.call_key(), ctx.ended.is_some());
-                by_dialog.entry(ctx.head.dialog).or_default().push(Waiting { call, raw: shared.into_raw() as usize, ended });
+                by_dialog.entry(ctx.head.dialog).or_default().push(Waiting { call, raw: shared.into_raw() as usize, ended, last_seen });
             }
             Err(e) => log::error!("a call in progress at the last end of the server cannot be restored: {e}"),
         }
     }
     let waiting = by_dialog.values().map(Vec::len).sum();
-    let _ = REVIVED.set(Revived { by_dialog, over: open.dialogs, last_seen });
+    let _ = REVIVED.set(Revived { by_dialog, over: open.dialogs });
     waiting
 }
 
@@ -161,9 +161,9 @@ fn known(dialog: &[u8], state: Option<&Context>) -> Option<Claim> {
     if ctx.progress().closed {
         return Some(Claim::Over);
     }
-    // Only a state of this start makes interim records again.
-    if let Err(e) = ctx.restate(|c| !c.marks.reported(Flag::Interim).is_empty()) {
-        log::error!("a call in progress at the last end of the server has no interim records: {e}");
+    // Only a state of this start makes interim records again, and says that the call was followed in it.
+    if let Err(e) = ctx.restate() {
+        log::error!("a call in progress at the last end of the server has no interim records, and a crash would end it with that server: {e}");
     }
     Some(Claim::Open(ctx))
 }
@@ -204,8 +204,8 @@ pub fn answers_for(named: &Named, if_both: bool) -> bool {
     find(named).is_some_and(|(w, _)| w.ended || if_both)
 }
 
-/// The time to claim is over: what nobody claimed ends, at the last moment the server was seen
-/// alive unless its end is known. When all could be ended there is nothing to do the next times.
+/// The time to claim is over: what nobody claimed ends, at the last moment the server that
+/// followed it was seen alive unless its end is known. When all could be ended there is nothing to do the next times.
 pub fn end_orphans() {
     let (Some(revived), Some(instance), Some(head)) = (REVIVED.get(), worker::instance(), head()) else { return };
     if head.revival_over.load(Ordering::Acquire) != 0 || !cluster::may_end_orphans() {
@@ -220,7 +220,7 @@ pub fn end_orphans() {
             all = false;
             continue;
         }
-        match end_orphan(instance, revived, waiting, &ctx, claimed) {
+        match end_orphan(instance, waiting, &ctx, claimed) {
             Ok(Some(end)) if !claimed && !waiting.ended && instance.config.orphans == Orphans::Hold => worker::hold(instance, &end),
             Ok(Some(end)) => {
                 if !claimed {
@@ -243,7 +243,7 @@ pub fn end_orphans() {
     }
 }
 
-fn end_orphan(instance: &Instance, revived: &Revived, waiting: &Waiting, ctx: &SharedContext, claimed: bool) -> Result<Option<CallEnd>, SharedError> {
+fn end_orphan(instance: &Instance, waiting: &Waiting, ctx: &SharedContext, claimed: bool) -> Result<Option<CallEnd>, SharedError> {
     if claimed && !waiting.ended {
         return Ok(None);
     }
@@ -252,7 +252,7 @@ fn end_orphan(instance: &Instance, revived: &Revived, waiting: &Waiting, ctx: &S
     ctx.happen(|c| {
         if !claimed {
             let answered = c.answered.unwrap_or_default();
-            let last = Moment { wall: revived.last_seen.wall.max(answered.wall), ..revived.last_seen };
+            let last = Moment { wall: waiting.last_seen.wall.max(answered.wall), ..waiting.last_seen };
             decide::on_end(c, EndCause::Orphan, last);
         }
         decide::cdr(&instance.config.rules, c)
@@ -286,14 +286,14 @@ mod tests {
         let mut other = ours.clone();
         other.answered = Some(Moment::now());
         other.core.callid = b"other".to_vec();
-        let waiting = Waiting { call: ours.call_key(), raw: 0, ended: false };
+        let of = |c: &Context| Waiting { call: c.call_key(), raw: 0, ended: false, last_seen: Moment::default() };
+        let waiting = of(&ours);
         assert!(waiting.may_be(None) && waiting.may_be(Some(&ours)));
         ours.answered = other.answered;
         assert!(waiting.may_be(Some(&ours)) && !waiting.may_be(Some(&other)));
 
         let dialog = b"1a2b.3c4d".to_vec();
-        let of = |c: &Context| Waiting { call: c.call_key(), raw: 0, ended: false };
-        let revived = Revived { by_dialog: HashMap::from([(dialog.clone(), vec![of(&ours), of(&other)])]), over: HashSet::new(), last_seen: Moment::default() };
+        let revived = Revived { by_dialog: HashMap::from([(dialog.clone(), vec![of(&ours), of(&other)])]), over: HashSet::new() };
         for call in [ours.call_key(), other.call_key()] {
             assert_eq!(revived.get(&Named { call, dialog: dialog.clone() }).map(|w| w.call), Some(call));
         }

@@ -36,6 +36,16 @@ pub struct OpenCalls {
     /// The server was alive then: when the last state was written, or the last sign of life of its delivery
     /// process, by their order; the time of day may have been set back since, and is never later than now.
     pub last_seen: Option<Moment>,
+    /// The last start of the server in which each open call was followed, and when the server was last seen alive in it. A
+    /// call that no dialog claimed in later starts ended then.
+    pub followed: HashMap<u128, (u64, Moment)>,
+}
+
+impl OpenCalls {
+    /// For [`Dir::keep_ends`].
+    pub(crate) fn ends(&self) -> BTreeMap<u64, Moment> {
+        self.followed.values().copied().collect()
+    }
 }
 
 /// The last sign of life found so far.
@@ -71,20 +81,21 @@ struct LastState {
 }
 
 impl LastState {
-    /// The latest state, from the frames that are still there. `None` if there are none.
-    fn state(self, is_there: impl Fn(&SegmentName) -> bool) -> Option<Vec<u8>> {
+    /// The latest state, from the frames that are still there, and in which start it was written. `None` if there are none.
+    fn state(self, is_there: impl Fn(&SegmentName) -> bool) -> Option<(u64, Vec<u8>)> {
         let change = self.change.filter(|(_, name, _)| is_there(name));
         let Some((order, _, whole)) = self.whole.filter(|(_, name, _)| is_there(name)) else {
             // Damage destroyed the state that the change belongs to: there is a call, but nothing is known about it.
-            return change.map(|_| Vec::new());
+            return change.map(|(order, ..)| (order.start, Vec::new()));
         };
         let later = change.filter(|(changed, ..)| *changed > order);
+        let start = later.as_ref().map_or(order, |(changed, ..)| *changed).start;
         let changed = later.and_then(|(changed, _, payload)| {
             let change = Changed::read(&payload)?;
             let is_its_base = (Order { start: changed.start, monotonic: change.base.monotonic }) == order;
             is_its_base.then(|| change.of(&whole)).flatten()
         });
-        Some(changed.unwrap_or(whole))
+        Some((start, changed.unwrap_or(whole)))
     }
 }
 
@@ -159,9 +170,15 @@ fn scan_with(
         if all_there && list()?.iter().all(same) {
             // A state that went with its segment, and was not carried, is one of a call that ended.
             let is_there = |name: &SegmentName| read_to.get(name).is_some_and(|(seen, _)| *seen == look);
-            let calls = open.into_iter().filter(|(call, _)| !closed.contains_key(call));
-            let calls = calls.filter_map(|(call, last)| Some((call, last.state(is_there)?))).collect();
-            return Ok(OpenCalls { calls, ended: closed, dialogs, last_seen: last_seen.moment(alive) });
+            let (ends, last_seen) = (dir.ends(), last_seen.moment(alive));
+            let mut found = OpenCalls { ended: closed, dialogs, last_seen, ..OpenCalls::default() };
+            for (call, last) in open.into_iter().filter(|(call, _)| !found.ended.contains_key(call)) {
+                let Some((start, state)) = last.state(is_there) else { continue };
+                let of_earlier = ends.get(&start).map(|m| Moment { wall: m.wall.min(Moment::wall_now()), mono: m.mono.max(0), ..*m });
+                found.followed.extend(of_earlier.or(last_seen).map(|last| (call, (start, last))));
+                found.calls.insert(call, state);
+            }
+            return Ok(found);
         }
     }
     Err(io::Error::other("segments are removed faster than they can be read"))
@@ -227,7 +244,7 @@ impl Latest {
             }
         };
         let last = LastState { whole: Some(read(self.whole)?), change: read(self.change) };
-        Context::decode(&last.state(|_| true)?)
+        Context::decode(&last.state(|_| true)?.1)
     }
 }
 
@@ -691,6 +708,65 @@ mod tests {
             std::fs::write(tmp.path().join("lock"), text).unwrap();
             assert!(scan(&next).unwrap().last_seen.is_some());
         }
+    }
+
+    /// The server ends again before a dialog has claimed its calls, as often as may be.
+    #[test]
+    fn a_call_that_nobody_claimed_ended_with_the_last_server_that_followed_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let start = || {
+            let dir = Dir::open(tmp.path()).unwrap();
+            dir.keep_ends(&scan(&dir).unwrap().ends()).unwrap();
+            dir
+        };
+        let until = |dir: &Dir| -> BTreeMap<u128, Moment> { scan(dir).unwrap().followed.into_iter().map(|(call, (_, last))| (call, last)).collect() };
+        let last_seen = |dir: &Dir| {
+            dir.still_alive().unwrap();
+            scan(dir).unwrap().last_seen.unwrap()
+        };
+        let first = start();
+        let mut w = writer(&first, 1);
+        w.append_call(1, b"never claimed").unwrap();
+        let whole = w.append_call(2, b"claimed").unwrap();
+        w.append_change(2, Base { monotonic: whole, rest: 7, prefix: 7, suffix: 0 }, b"", b"").unwrap();
+        let first_seen = last_seen(&first);
+        assert_eq!(until(&first), BTreeMap::from([(1, first_seen), (2, first_seen)]));
+        drop((w, first));
+        // One that ends at once, and one that ends before its first sign of life.
+        drop(start());
+        let second = start();
+        writer(&second, 2).append_again(2, |out| out.extend_from_slice(b"claimed")).unwrap();
+        let claimed = until(&second);
+        assert_eq!(claimed[&1], first_seen);
+        assert!((first_seen.mono..=Moment::now().mono).contains(&claimed[&2].mono) && claimed[&2] != first_seen, "{claimed:?}");
+        writer(&second, 3).append_call(3, b"new").unwrap();
+        let second_seen = last_seen(&second);
+        let want = BTreeMap::from([(1, first_seen), (2, second_seen), (3, second_seen)]);
+        assert_eq!(until(&second), want);
+        drop(second);
+
+        // Nobody claims one any more, and their segments go.
+        for pid in [4, 5] {
+            let later = start();
+            assert!(last_seen(&later).mono > second_seen.mono);
+            let (mut tracker, mut carry) = (Tracker::new(&later), Writer::new(&later, CARRY_RANK, pid, JournalSync::Os, 1 << 20));
+            for segment in later.segments().unwrap() {
+                tracker.follow(&later.segments().unwrap(), |_| {});
+                go(&mut tracker, segment.name, &mut carry);
+            }
+            assert_eq!((until(&later), open(&later).len()), (want.clone(), 3));
+        }
+        // One of before this file has none, and the file may hold anything: then the last sign of life of all is what is known.
+        let last = start();
+        let at_last = last_seen(&last);
+        let hostile = format!("{}\n{}", "0 0 0", ["ffffffffffffffff"; 4].join(" "));
+        for text in ["", "x 1 2 3\n", &hostile] {
+            std::fs::write(tmp.path().join("ends"), text).unwrap();
+            assert!(until(&last).values().all(|m| *m == at_last));
+        }
+        std::fs::remove_file(tmp.path().join("ends")).unwrap();
+        std::fs::create_dir(tmp.path().join("ends")).unwrap();
+        assert!(until(&last).values().all(|m| *m == at_last) && last.keep_ends(&scan(&last).unwrap().ends()).is_err());
     }
 
     /// `accctl deliver` and `accctl requeue` write while no server runs.

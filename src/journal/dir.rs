@@ -1,6 +1,7 @@
 //! The directory of a journal: its lock, its numbers, and its files.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -194,18 +195,34 @@ impl Dir {
     /// file of the lock, which is this server's, and is written in place, which a full disk allows.
     pub(crate) fn still_alive(&self) -> io::Result<()> {
         let Some(lock) = &self.0.lock else { return Ok(()) };
-        let now = Moment::now();
-        let line = format!("{:016x} {:016x} {:016x} {:016x}\n", self.0.boot, now.mono, now.wall.0, now.boot);
-        rustix::io::pwrite(lock, line.as_bytes(), 0).map(drop).map_err(Into::into)
+        rustix::io::pwrite(lock, sign_of_life(self.0.boot, Moment::now()).as_bytes(), 0).map(drop).map_err(Into::into)
     }
 
     /// The last sign of life of a server, and its start.
     pub(crate) fn last_alive(&self) -> Option<(u64, Moment)> {
-        let text = read_small(&self.0.fd, LOCK).ok()?;
-        let mut numbers = text.split_whitespace().map(|n| u64::from_str_radix(n, 16).ok());
-        let mut next = || numbers.next().flatten();
-        let (start, mono, wall, boot) = (next()?, next()?, next()?, next()?);
-        Some((start, Moment { wall: Wall(wall as i64), mono: mono as i64, boot }))
+        read_sign_of_life(&read_small(&self.0.fd, LOCK).ok()?)
+    }
+
+    /// The last signs of life of earlier servers, by their starts, as far as [`Dir::keep_ends`] kept them.
+    pub(super) fn ends(&self) -> BTreeMap<u64, Moment> {
+        let content = self.content(ENDS).unwrap_or_default();
+        String::from_utf8_lossy(&content).lines().filter_map(read_sign_of_life).collect()
+    }
+
+    /// Keeps the last signs of life of earlier servers whose calls are still open. The one in the file of the lock is lost when
+    /// this server gives its first, and should it end, too, before a dialog claims such a call, the call ended with its own server.
+    pub(crate) fn keep_ends(&self, ends: &BTreeMap<u64, Moment>) -> io::Result<()> {
+        if *ends == self.ends() {
+            return Ok(());
+        }
+        let temporary = format!("{ENDS}.new");
+        let file = self.open_file(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
+        let text: String = ends.iter().map(|(start, last)| sign_of_life(*start, *last)).collect();
+        (&file).write_all(text.as_bytes())?;
+        file.sync_all()?;
+        self.hand_over(&file.into())?;
+        self.rename(&temporary, ENDS)?;
+        self.sync()
     }
 
     /// Bytes that may still be written to the disk of the directory by its user.
@@ -374,6 +391,8 @@ const ID: &str = "id";
 pub(super) const LOCK: &str = "lock";
 /// Name of the file with the number of the last start.
 const START: &str = "start";
+/// Name of the file with the last signs of life of earlier servers.
+const ENDS: &str = "ends";
 /// Accounting data is for the server alone.
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 
@@ -392,6 +411,18 @@ fn read_small(dir: &OwnedFd, name: &str) -> io::Result<String> {
     let mut text = String::new();
     file.read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// A sign of life of the server with this start, as a line.
+fn sign_of_life(start: u64, at: Moment) -> String {
+    format!("{start:016x} {:016x} {:016x} {:016x}\n", at.mono, at.wall.0, at.boot)
+}
+
+fn read_sign_of_life(line: &str) -> Option<(u64, Moment)> {
+    let mut numbers = line.split_whitespace().map(|n| u64::from_str_radix(n, 16).ok());
+    let mut next = || numbers.next().flatten();
+    let (start, mono, wall, boot) = (next()?, next()?, next()?, next()?);
+    Some((start, Moment { wall: Wall(wall as i64), mono: mono as i64, boot }))
 }
 
 /// Microseconds since 1970, but at least one more than in `last`, above 12 bits of process id: grows

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `lock` | held by the server that uses the directory (flock, inherited by its children); its time is the last sign of life |
 //! | `start` | number of the last start of the server, 16 hexadecimal digits |
+//! | `ends` | the last signs of life of earlier servers whose calls were open at the last start, a line each, as in `lock` |
 //! | `id` | random name of this journal, 16 hexadecimal digits; keeps servers apart in `acc_delivery` |
 //! | `BOOT-RANK-PID-SEQ.seg` | a segment, see `frame` |
 //! | `BOOT-RANK-PID-SEQ-OFFSET.bad` | bytes of a segment that are no entry |

@@ -74,6 +74,8 @@ pub struct Writer {
     sync: JournalSync,
     segment_max: u64,
     sync_at_end: bool,
+    /// What is being appended stands elsewhere in the journal, too.
+    is_again: bool,
     open: Option<Open>,
     /// Why appended entries could not be synced, until somebody asks.
     unsynced: Option<io::Error>,
@@ -90,6 +92,7 @@ impl Writer {
             sync,
             segment_max,
             sync_at_end: false,
+            is_again: false,
             open: None,
             unsynced: None,
             buffer: Vec::with_capacity(BUFFER),
@@ -146,6 +149,15 @@ impl Writer {
             state(out);
         })?;
         Ok(order.monotonic)
+    }
+
+    /// [`Writer::append_state`] of one that the journal has of an earlier start. It is not synced: a loss of power costs only
+    /// the knowledge that the call is followed in this start. So no change may name it.
+    pub fn append_again(&mut self, call: u128, state: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
+        self.is_again = true;
+        let appended = self.append_state(call, state);
+        self.is_again = false;
+        appended.map(drop)
     }
 
     /// Appends a change to such a state: a new head, and new bytes in its middle.
@@ -314,6 +326,7 @@ impl Writer {
         }
         open.len += size;
         if self.sync == JournalSync::Always
+            && !self.is_again
             && let Err(e) = rustix::fs::fdatasync(&open.fd)
         {
             // Readers saw the entry while the disk tried: taken back and written again, it would be

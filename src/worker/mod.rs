@@ -273,11 +273,9 @@ pub fn call_changed(change: &Change<'_>) -> Taken {
         return Taken::Nothing;
     };
     if let Some(Err(e)) = &result {
+        let risk = if change.is_claim { "end the call with the server before this one" } else { "lose its CDR" };
         stats::add(Counter::JournalLost, 1);
-        log::error!(
-            "the state of a call could not be written to the journal in {}: a crash now would lose its CDR: {e}",
-            instance.config.journal_dir.display()
-        );
+        log::error!("the state of a call could not be written to the journal in {}: a crash now would {risk}: {e}", instance.config.journal_dir.display());
     }
     result.and_then(Result::ok).unwrap_or(Taken::Nothing)
 }
@@ -297,7 +295,7 @@ fn keep_state(j: &mut Writer, change: &Change<'_>) -> io::Result<Taken> {
         change.facts.encode(out);
         out.extend_from_slice(parts);
     };
-    j.append_state(call, state).map(Taken::Whole)
+    if change.is_claim { j.append_again(call, state).map(|()| Taken::Whole(0)) } else { j.append_state(call, state).map(Taken::Whole) }
 }
 
 fn raise(instance: &Instance, record: &Record) {

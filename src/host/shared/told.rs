@@ -67,7 +67,12 @@ impl SharedContext {
     pub(super) fn tell(&self, arena: &Arena, was_open: bool, facts: &Facts, parts: &Parts, base: Option<Base>, kept: bool) -> Result<(), SharedError> {
         let Some(tell) = ON_CHANGE.get() else { return Ok(()) };
         let call = self.call_key(arena, parts, kept)?;
-        match tell(&Change { call, was_open, facts, parts: &parts.bytes, base }) {
+        self.was_told(tell(&Change { call, was_open, facts, parts: &parts.bytes, base, is_claim: false }), parts, kept);
+        Ok(())
+    }
+
+    fn was_told(&self, taken: Taken, parts: &Parts, kept: bool) {
+        match taken {
             Taken::Nothing => {}
             Taken::Whole(at) => {
                 // Later states can be compared with this one only if it is kept here too. Small ones are not.
@@ -76,7 +81,6 @@ impl SharedContext {
             }
             Taken::Change => self.set_in_journal(),
         }
-        Ok(())
     }
 
     /// What of the last whole state in the journal holds when `before` becomes `now`.
@@ -109,15 +113,17 @@ impl SharedContext {
         slot.base.store(monotonic, Ordering::Release);
     }
 
-    /// The journal gets the state of a call in progress again, if `wanted`.
-    pub fn restate(&self, wanted: impl FnOnce(&Facts) -> bool) -> Result<(), SharedError> {
-        let arena = arena()?;
+    /// A dialog has claimed a call in progress of an earlier start: the journal gets its state again.
+    pub fn restate(&self) -> Result<(), SharedError> {
+        let (arena, Some(tell)) = (arena()?, ON_CHANGE.get()) else { return Ok(()) };
         let _locked = locked(&self.slot().lock);
         let facts = self.facts_now(arena)?;
-        if facts.is_open_call() && wanted(&facts) {
+        if facts.is_open_call() {
             let mut parts = self.head_parts(arena);
             self.add_values(arena, &mut parts)?;
-            self.tell(arena, true, &facts, &parts, None, true)?;
+            let call = self.call_key(arena, &parts, true)?;
+            let claim = Change { call, was_open: true, facts: &facts, parts: &parts.bytes, base: None, is_claim: true };
+            self.was_told(tell(&claim), &parts, true);
         }
         Ok(())
     }
