@@ -482,6 +482,8 @@ class Pair:
         wrong["other ends"] = sum(n for cause, n in causes.items() if ends and cause not in ends)
         wrong["crashes at a stop"] = self.a.crashes + self.b.crashes
         wrong["not due"] = 0 if due else len(sql) + len(log)
+        # A round without its calls shows nothing, such as when a port of a phone was taken.
+        wrong["not answered"] = CALLS - len(self.answered()) if due else 0
         return len(self.answered()), doubled, dict(causes), {k: v for k, v in wrong.items() if v}
 
 
