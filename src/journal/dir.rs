@@ -215,10 +215,8 @@ impl Dir {
         if *ends == self.ends() {
             return Ok(());
         }
-        let temporary = format!("{ENDS}.new");
-        let file = self.open_file(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
         let text: String = ends.iter().map(|(start, last)| sign_of_life(*start, *last)).collect();
-        (&file).write_all(text.as_bytes())?;
+        let (temporary, file) = self.temporary(ENDS, &text)?;
         file.sync_all()?;
         self.hand_over(&file.into())?;
         self.rename(&temporary, ENDS)?;
@@ -367,11 +365,16 @@ impl Dir {
     ///
     /// Not synced: such files say what need not be repeated; losing one repeats, and loses nothing.
     pub(crate) fn replace(&self, name: &str, content: &str) -> io::Result<()> {
+        let (temporary, _) = self.temporary(name, content)?;
+        self.rename(&temporary, name)
+    }
+
+    /// A file with this content that is to get this name, and the name that it has until then.
+    fn temporary(&self, name: &str, content: &str) -> io::Result<(String, File)> {
         let temporary = format!("{name}.new");
         let mut file = self.open_file(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
         file.write_all(content.as_bytes())?;
-        drop(file);
-        Ok(rustix::fs::renameat(&self.0.fd, &temporary, &self.0.fd, name)?)
+        Ok((temporary, file))
     }
 
     /// Content of a small file; empty when it does not exist.
