@@ -101,7 +101,7 @@ fn acc_open_calls(instance: &Instance) -> Result<Answer, String> {
     let dir = instance.journal.as_ref().ok_or("there is no journal")?;
     let open = calls::scan(dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?.calls;
     let now = Moment::now();
-    let mut known: Vec<_> = open.into_iter().filter_map(|(key, state)| Some((key, Context::decode(&state)?))).collect();
+    let mut known: Vec<_> = open.into_iter().filter_map(|(key, call)| Some((key, Context::decode(&call.state)?))).collect();
     known.sort_by_key(|(_, c)| c.answered.unwrap_or_default().wall);
     let count = known.len() as u64;
     let shown = known.into_iter().take(CALLS_SHOWN).map(|(key, c)| {

@@ -96,10 +96,9 @@ pub fn prepare(open: OpenCalls) -> usize {
     }
     let mut by_dialog: HashMap<Vec<u8>, Vec<Waiting>> = HashMap::new();
     let mut calls = Vec::with_capacity(open.calls.len());
-    for (call, state) in open.calls {
-        let (_, last_seen) = open.followed.get(&call).copied().unwrap_or_default();
-        match Context::decode(&state) {
-            Some(ctx) => calls.push((ctx, last_seen)),
+    for call in open.calls.into_values() {
+        match Context::decode(&call.state) {
+            Some(ctx) => calls.push((ctx, call.last_seen.unwrap_or_default())),
             None => log::error!("the journal holds a call in progress that cannot be read: its CDR is lost"),
         }
     }

@@ -27,8 +27,8 @@ pub const INTERIM_RANK: i32 = -4;
 /// What a journal knows about calls in progress.
 #[derive(Debug, Default)]
 pub struct OpenCalls {
-    /// Last state of each open call, by its key.
-    pub calls: HashMap<u128, Vec<u8>>,
+    /// The open calls, by their keys.
+    pub calls: HashMap<u128, OpenCall>,
     /// Calls whose end is still there, and whether nobody saw it: see [`End::guessed`].
     pub ended: HashMap<u128, bool>,
     /// [`dialog_key`](crate::accounting::call_key::dialog_key) of each dialog that may come back, although its call is over.
@@ -36,15 +36,23 @@ pub struct OpenCalls {
     /// The server was alive then: when the last state was written, or the last sign of life of its delivery
     /// process, by their order; the time of day may have been set back since, and is never later than now.
     pub last_seen: Option<Moment>,
-    /// The last start of the server in which each open call was followed, and when the server was last seen alive in it. A
-    /// call that no dialog claimed in later starts ended then.
-    pub followed: HashMap<u128, (u64, Moment)>,
+}
+
+/// An open call.
+#[derive(Debug)]
+pub struct OpenCall {
+    /// Its last known state.
+    pub state: Vec<u8>,
+    /// The last start of the server in which it was followed.
+    start: u64,
+    /// When the server was last seen alive in that start. A call that no dialog claimed in later starts ended then.
+    pub last_seen: Option<Moment>,
 }
 
 impl OpenCalls {
     /// For [`Dir::keep_ends`].
     pub(crate) fn ends(&self) -> BTreeMap<u64, Moment> {
-        self.followed.values().copied().collect()
+        self.calls.values().filter_map(|call| Some((call.start, call.last_seen?))).collect()
     }
 }
 
@@ -175,8 +183,7 @@ fn scan_with(
             for (call, last) in open.into_iter().filter(|(call, _)| !found.ended.contains_key(call)) {
                 let Some((start, state)) = last.state(is_there) else { continue };
                 let of_earlier = ends.get(&start).map(|m| Moment { wall: m.wall.min(Moment::wall_now()), mono: m.mono.max(0), ..*m });
-                found.followed.extend(of_earlier.or(last_seen).map(|last| (call, (start, last))));
-                found.calls.insert(call, state);
+                found.calls.insert(call, OpenCall { state, start, last_seen: of_earlier.or(last_seen) });
             }
             return Ok(found);
         }
@@ -599,7 +606,7 @@ mod tests {
     }
 
     fn open(dir: &Dir) -> Vec<(u128, Vec<u8>)> {
-        let mut calls: Vec<_> = scan(dir).unwrap().calls.into_iter().collect();
+        let mut calls: Vec<_> = scan(dir).unwrap().calls.into_iter().map(|(id, call)| (id, call.state)).collect();
         calls.sort();
         calls
     }
@@ -719,7 +726,8 @@ mod tests {
             dir.keep_ends(&scan(&dir).unwrap().ends()).unwrap();
             dir
         };
-        let until = |dir: &Dir| -> BTreeMap<u128, Moment> { scan(dir).unwrap().followed.into_iter().map(|(call, (_, last))| (call, last)).collect() };
+        let until =
+            |dir: &Dir| -> BTreeMap<u128, Moment> { scan(dir).unwrap().calls.into_iter().filter_map(|(id, call)| Some((id, call.last_seen?))).collect() };
         let last_seen = |dir: &Dir| {
             dir.still_alive().unwrap();
             scan(dir).unwrap().last_seen.unwrap()
@@ -839,7 +847,7 @@ mod tests {
                 step();
                 dir.read(name, from)
             };
-            let mut calls: Vec<_> = scan_with(&dir, list, read).unwrap().calls.into_iter().collect();
+            let mut calls: Vec<_> = scan_with(&dir, list, read).unwrap().calls.into_iter().map(|(id, call)| (id, call.state)).collect();
             calls.sort();
             let want = [(1, "old"), (2, "new"), (4, "carried")].map(|(call, state)| (call, state.as_bytes().to_vec()));
             assert_eq!(calls, want, "{gone:?} at steps {at} and {then}, {middle}");

@@ -199,8 +199,8 @@ fn in_journal(dir: &Dir, o: &Find, wheres: &[Where], (between, utc): (Between, b
         })
         .map_err(failed)?;
     }
-    for state in calls::scan(dir).map_err(failed)?.calls.values() {
-        let Some(context) = Context::decode(state) else { continue };
+    for call in calls::scan(dir).map_err(failed)?.calls.values() {
+        let Some(context) = Context::decode(&call.state) else { continue };
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let values = json!({
             "method": text(&context.core.method), "callid": text(&context.core.callid), "from_tag": text(&context.core.from_tag),
