@@ -67,13 +67,15 @@ pub fn run(o: &Find) -> Outcome {
     let between = o.span.read(utc)?;
     let mut all = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let open = |db: Db| runtime.block_on(async { Ok::<_, String>((Conn::open(&parse(&db.url)?).await.map_err(|e| e.text)?, db)) });
+    let mut database = db.map(open).transpose()?;
     if let Some(dir) = &journal {
         // Rows come with their positions, which no file of the journal has.
-        let reached = db.as_ref().map(|db| runtime.block_on(reached(db, dir))).transpose()?;
+        let reached = database.as_mut().map(|(conn, _)| runtime.block_on(positions(conn, dir.id())));
         in_journal(dir, o, &wheres, (between, utc), reached.as_ref(), &mut all)?;
     }
-    if let Some(db) = &db {
-        runtime.block_on(in_database(db, o, &wheres, between, &mut all))?;
+    if let Some((conn, db)) = database {
+        runtime.block_on(in_database(conn, &db, o, &wheres, between, &mut all))?;
     }
     if !o.stream.is_empty() {
         let mut wheres = wheres;
@@ -125,16 +127,7 @@ fn of_row(row: &Row<'_>, names: &[String]) -> Value {
     out
 }
 
-/// How far the database is in the journal.
-async fn reached(db: &Db, dir: &Dir) -> Result<Positions, String> {
-    let mut conn = Conn::open(&parse(&db.url)?).await.map_err(|e| e.text)?;
-    let reached = positions(&mut conn, dir.id()).await;
-    conn.close().await;
-    Ok(reached)
-}
-
-async fn in_database(db: &Db, o: &Find, wheres: &[Where], between: Between, all: &mut Vec<Found>) -> Result<(), String> {
-    let mut conn = Conn::open(&parse(&db.url)?).await.map_err(|e| e.text)?;
+async fn in_database(mut conn: Conn, db: &Db, o: &Find, wheres: &[Where], between: Between, all: &mut Vec<Found>) -> Result<(), String> {
     let mut wheres = wheres.to_vec();
     wheres.extend(o.callid.iter().map(|callid| (db.columns.core[3].to_string(), callid.clone())));
     let names: Vec<String> = wheres.iter().map(|(name, _)| name.clone()).filter(|name| *name != *db.columns.core[3]).collect();
