@@ -59,6 +59,11 @@ impl Dialect {
         }
     }
 
+    /// A value of any type as a text.
+    pub fn as_text(self, value: &str) -> String {
+        format!("CAST({value} AS {})", if self == Dialect::MySql { "CHAR" } else { "TEXT" })
+    }
+
     /// The place of the n-th value of a statement, from 1; each stands once, in order.
     pub fn place(self, n: usize) -> String {
         match self {

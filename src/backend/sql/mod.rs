@@ -141,6 +141,17 @@ impl From<Failure> for Trouble {
     }
 }
 
+/// Reads the rows of a journal in the table of the cursor: names of segments, and how far they are delivered.
+pub fn cursor_of(dialect: Dialect) -> String {
+    format!("SELECT segment, {} FROM {CURSOR_TABLE} WHERE journal = {}", dialect.as_text("reached"), dialect.text_place(1))
+}
+
+/// Adds a row to it: position, journal and name.
+fn into_cursor(dialect: Dialect) -> Arc<str> {
+    let [reached, journal, segment] = [dialect.place(1), dialect.text_place(2), dialect.text_place(3)];
+    format!("INSERT INTO {CURSOR_TABLE} (reached, journal, segment) VALUES ({reached}, {journal}, {segment})").into()
+}
+
 /// A missing cursor table (another file, a dropped table) is created again when the cursor is read.
 fn cursor_trouble(f: Failure) -> Trouble {
     if f.class == Class::Schema { Trouble::Stale } else { f.into() }
@@ -290,18 +301,14 @@ impl SqlSink {
         self.look().await?;
         let journal = self.journal.clone();
         let conn = self.conn()?;
-        let sql = match conn.dialect() {
-            Dialect::Sqlite => "SELECT segment, CAST(reached AS TEXT) FROM acc_delivery WHERE journal = CAST(? AS TEXT)",
-            Dialect::MySql => "SELECT segment, CAST(reached AS CHAR) FROM acc_delivery WHERE journal = ?",
-            Dialect::Postgres => "SELECT segment, CAST(reached AS TEXT) FROM acc_delivery WHERE journal = $1",
-        };
+        let sql = cursor_of(conn.dialect());
         let key = [Value::Text(journal.clone().into_bytes())];
-        let rows = match conn.query(sql, 2, &key).await {
+        let rows = match conn.query(sql.as_str(), 2, &key).await {
             Ok(rows) => rows,
             Err(e) if e.class == Class::Later => return Err(e),
             Err(_) => {
                 let create = schema::create_cursor(conn.dialect());
-                match conn.query_made(&create, sql, 2, &key).await {
+                match conn.query_made(&create, &sql, 2, &key).await {
                     Ok(rows) => rows,
                     Err(e) if e.class == Class::Later => return Err(e),
                     Err(e) => {
@@ -499,13 +506,7 @@ impl SqlSink {
         let result = async {
             let conn = self.conn()?;
             let dialect = conn.dialect();
-            let insert: Arc<str> = format!(
-                "INSERT INTO acc_delivery (reached, journal, segment) VALUES ({}, {}, {})",
-                dialect.place(1),
-                dialect.text_place(2),
-                dialect.text_place(3)
-            )
-            .into();
+            let insert = into_cursor(dialect);
             let delete: Arc<str> = format!("DELETE FROM acc_delivery WHERE journal = {} AND segment = {}", dialect.text_place(1), dialect.text_place(2)).into();
             let text = |segment: &SegmentName| Value::Text(segment.to_string().into_bytes());
             let (known, new): (Vec<(SegmentName, u64)>, Vec<_>) =

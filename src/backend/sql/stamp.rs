@@ -2,12 +2,10 @@
 //! transaction, from what they were before. A copy of the database that was made earlier says less.
 #![forbid(unsafe_code)]
 
-use std::sync::Arc;
-
 use super::conn::Dialect;
 use super::failure::Outcome;
 use super::value::Value;
-use super::{SqlSink, cursor_trouble, not_connected};
+use super::{SqlSink, cursor_trouble, into_cursor, not_connected};
 use crate::accounting::clock::{Moment, Wall};
 use crate::backend::Trouble;
 use crate::journal::Stamp;
@@ -21,16 +19,6 @@ const RECORDS: &str = "records";
 fn number(rows: &[Vec<Option<String>>], wanted: &str) -> Option<i64> {
     let row = rows.iter().find(|row| row.first().and_then(|name| name.as_deref()).is_some_and(|name| name.trim() == wanted))?;
     row.get(1)?.as_deref()?.parse().ok()
-}
-
-/// Adds a row to the table of the cursor.
-fn insert(dialect: Dialect) -> Arc<str> {
-    match dialect {
-        Dialect::Sqlite => "INSERT INTO acc_delivery (reached, journal, segment) VALUES (?, CAST(? AS TEXT), CAST(? AS TEXT))",
-        Dialect::MySql => "INSERT INTO acc_delivery (reached, journal, segment) VALUES (?, ?, ?)",
-        Dialect::Postgres => "INSERT INTO acc_delivery (reached, journal, segment) VALUES ($1, $2, $3)",
-    }
-    .into()
 }
 
 impl SqlSink {
@@ -49,7 +37,7 @@ impl SqlSink {
         if let Some((name, value)) = missing {
             let values = [Value::Int(value), Value::Text(self.journal.clone().into_bytes()), Value::Text(name.into())];
             let conn = self.conn.as_mut().ok_or_else(not_connected)?;
-            conn.execute(insert(conn.dialect()), &values).await?;
+            conn.execute(into_cursor(conn.dialect()), &values).await?;
             log::warn!(
                 "db_url: table acc_delivery has no row \"{name}\" for journal {}: it is written anew; whether the database was restored from a backup cannot be told this time. Delete rows of acc_delivery only together with the journal",
                 self.journal
@@ -88,7 +76,7 @@ impl SqlSink {
             // Both rows, or another process has changed them.
             return if conn.execute(update.into(), &values).await.map_err(cursor_trouble)? == 2 { Ok(stamp) } else { Err(Trouble::Stale) };
         }
-        let insert = insert(conn.dialect());
+        let insert = into_cursor(conn.dialect());
         for (name, n) in [AT, RECORDS].into_iter().zip(now) {
             match conn.execute(insert.clone(), &[n, journal.clone(), Value::Text(name.into())]).await {
                 Ok(_) => {}

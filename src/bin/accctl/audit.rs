@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use acc::accounting::clock::Wall;
 use acc::accounting::record::{Kind, Record, Shape};
-use acc::backend::sql::{Conn, Db, Dialect, parse, rows_of, table_of};
+use acc::backend::sql::{Conn, Db, parse, rows_of, table_of};
 use acc::backend::stream::body::{Columns, Format, shown};
 use acc::journal::{Dir, Item, Payload, Positions, SinkId, parking};
 use chrono::DateTime;
@@ -201,7 +201,7 @@ async fn rows(conn: &mut Conn, db: &Db, found: &HashMap<u128, Accepted>) -> Resu
     let earliest = found.values().map(|r| r.time.0).min().unwrap_or_default().saturating_sub(MARGIN);
     let since = DateTime::from_timestamp_micros(earliest).map(|t| t.naive_utc());
     let dialect = conn.dialect();
-    let id = if dialect == Dialect::MySql { "CAST(acc_id AS CHAR)" } else { "CAST(acc_id AS TEXT)" };
+    let id = dialect.as_text("acc_id");
     let since = TimeColumn::new(dialect.quote(&db.columns.time), dialect, true).within(since, None);
     for table in tables {
         let name = table.split('.').map(|part| dialect.quote(part)).collect::<Vec<_>>().join(".");

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use acc::backend::sql::{Conn, Db, Dialect, parse, schema};
+use acc::backend::sql::{Conn, Db, parse, schema};
 use chrono::{Local, Utc};
 
 use crate::Outcome;
@@ -127,7 +127,7 @@ async fn of_table(conn: &mut Conn, db: &Db, name: &str, o: &Prune, verb: &str, o
     let dialect = conn.dialect();
     let need = |column: &str| table.column(column).map(|c| dialect.quote(&c.name)).ok_or_else(|| format!("table {name} has no column {column}"));
     let (id, time) = (need("id")?, TimeColumn::new(need(&db.columns.time)?, dialect, is_utc(db)));
-    let text = |what: &str| format!("CAST({what} AS {})", if dialect == Dialect::MySql { "CHAR" } else { "TEXT" });
+    let text = |what: &str| dialect.as_text(what);
     let age = chrono::Duration::from_std(o.older).map_err(|e| e.to_string())?;
     let now = if is_utc(db) { Utc::now().naive_utc() } else { Local::now().naive_local() };
     let before = now.checked_sub_signed(age).ok_or("--older: there was no such time")?;

@@ -166,7 +166,7 @@ async fn of_sql(conn: &mut Conn, db: &Db, wanted: Wanted<'_>, each: &mut dyn FnM
     let table = schema::probe(conn, name).await.map_err(failed)?.ok_or_else(|| format!("there is no table {name}"))?;
     let real = |column: &str| table.column(column).map(|c| dialect.quote(&c.name));
     let need = |column: &str| real(column).ok_or_else(|| format!("table {name} has no column {column}"));
-    let text = |column: String| format!("CAST({column} AS {})", if dialect == Dialect::MySql { "CHAR" } else { "TEXT" });
+    let text = |column: String| dialect.as_text(&column);
     let (id, time) = (need("id")?, TimeColumn::new(need(&db.columns.time)?, dialect, is_utc(db)));
     let mut columns = vec![text(id.clone()), time.text()];
     for core in [0usize, 1, 2, 3, 4] {

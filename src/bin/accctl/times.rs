@@ -22,12 +22,11 @@ impl TimeColumn {
     pub fn text(&self) -> String {
         let column = &self.quoted;
         match self.dialect {
-            Dialect::MySql => format!("CAST({column} AS CHAR)"),
-            Dialect::Postgres => format!("CAST({column} AS TEXT)"),
+            Dialect::MySql | Dialect::Postgres => self.dialect.as_text(column),
             Dialect::Sqlite => {
                 let zone = if self.utc { "" } else { ", 'localtime'" };
                 let days = format!("strftime('%Y-%m-%d %H:%M:%f', {column} + {DAYS_EARLY}{zone})");
-                format!("CASE WHEN {} THEN {days} ELSE CAST({column} AS TEXT) END", self.is_days())
+                format!("CASE WHEN {} THEN {days} ELSE {} END", self.is_days(), self.dialect.as_text(column))
             }
         }
     }
