@@ -36,6 +36,9 @@ destinations!(folders);
 /// Why a destination of records cannot take an entry that is a line of the log.
 pub const NOT_A_RECORD: &str = "found a log line where a record was expected";
 
+/// From so many refusals in a row on, the server is at fault, not the records.
+pub const REFUSED_IN_A_ROW: u32 = 16;
+
 /// Result of delivering one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {

@@ -26,7 +26,7 @@ use super::peer::{Event, Ids, Order, PeerTask, first_end_to_end};
 use super::{Counters, Diameter, codec};
 use crate::accounting::clock::Moment;
 use crate::accounting::clock::Wall;
-use crate::backend::{Fate, Hold, LocalFuture, Offer, RecordSender, SENDER_BATCH};
+use crate::backend::{Fate, Hold, LocalFuture, Offer, REFUSED_IN_A_ROW, RecordSender, SENDER_BATCH};
 use crate::stats;
 
 /// Most requests in flight at one peer.
@@ -39,8 +39,6 @@ const LOW_WATER: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(3);
 /// A peer that is down is not called again sooner.
 const NUDGE: Duration = Duration::from_secs(1);
-/// So many records in a row found fault with are no matter of single records.
-const IN_A_ROW: u32 = 16;
 /// Records of which it is remembered whether they were answered, at least.
 const REMEMBERED: usize = 1000;
 /// How long an orderly end may take.
@@ -655,7 +653,7 @@ impl DiameterClient {
         self.faults += 1;
         if flight.parked {
             // It was refused before while others were taken. Are they now? A process that has just begun does not know.
-            let others_are_taken = self.taken.is_some() && self.faults <= IN_A_ROW;
+            let others_are_taken = self.taken.is_some() && self.faults <= REFUSED_IN_A_ROW;
             let fate = if others_are_taken { Fate::Dead(reason) } else { Fate::Held(Hold { queue: "".into(), reason, all: false }) };
             return self.finish(i, fate);
         }

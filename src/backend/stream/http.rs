@@ -16,7 +16,7 @@ use super::message::{Engine, Message};
 use super::tls::{Mode, Tls};
 use super::url::{Options, encoded};
 use crate::accounting::visible::visible;
-use crate::backend::{Fate, Hold, LocalFuture};
+use crate::backend::{Fate, Hold, LocalFuture, REFUSED_IN_A_ROW};
 
 /// What the URL looks like, for messages.
 pub const EXAMPLE: &str = "https://host/path#batch=100";
@@ -32,8 +32,6 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// Most redirections of one request.
 const REDIRECTS: usize = 5;
-/// From so many refusals in a row on, the server is at fault, not the records.
-const IN_A_ROW: usize = 16;
 /// As much of an answer is read, in bytes.
 const BODY_MAX: usize = 64 << 10;
 /// As much of its first line is told, in characters.
@@ -104,7 +102,7 @@ pub struct Http {
     /// Records were accepted since the last trouble: what is refused is at fault itself.
     accepts: bool,
     /// How many were refused since one was accepted.
-    refused: usize,
+    refused: u32,
 }
 
 /// What a request came to.
@@ -182,7 +180,7 @@ impl Http {
         match said {
             Said::Taken => Fate::Delivered,
             Said::Trouble(reason) => Fate::Retry(reason.clone()),
-            Said::Refused(reason) if message.offers > 0 && self.accepts && self.refused <= IN_A_ROW => Fate::Dead(reason.clone()),
+            Said::Refused(reason) if message.offers > 0 && self.accepts && self.refused <= REFUSED_IN_A_ROW => Fate::Dead(reason.clone()),
             // Nothing is accepted: that says nothing of the record.
             Said::Refused(reason) if message.offers > 0 => Fate::Held(Hold { queue: "".into(), reason: reason.clone(), all: false }),
             Said::Refused(reason) => Fate::Refused(reason.clone()),
@@ -390,7 +388,7 @@ mod tests {
         };
         assert_eq!(dead(false, 3), 0, "after a restart nothing is known");
         assert_eq!(dead(true, 3), 3);
-        assert_eq!(dead(true, 40), IN_A_ROW - 6, "the server accepts nothing any more");
+        assert_eq!(dead(true, 40), REFUSED_IN_A_ROW as usize - 6, "the server accepts nothing any more");
         assert_eq!(http.fate(&Said::Taken, &message), Fate::Delivered);
         assert!(matches!(http.fate(&Said::Refused("400".into()), &message), Fate::Dead(_)));
     }
