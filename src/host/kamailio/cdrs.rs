@@ -100,6 +100,14 @@ impl At {
         self.variables().filter(|(_, v)| v.class == Class::Code).map(|(_, v)| (&*v.key, code.clone())).collect()
     }
 
+    /// The values of the request itself are what they are by now.
+    fn renew(&self, ctx: &SharedContext, request: &Message<'_>) {
+        let values = self.of_request(request);
+        if !values.is_empty() {
+            say("the CDR of a dialog could not be made", ctx.update(|c| self.keep(c, &values)).map(drop));
+        }
+    }
+
     fn keep(&self, c: &mut Context, values: &[(&'static str, Option<Vec<u8>>)]) {
         for (key, value) in values {
             c.put_extra(key.as_bytes(), value.as_deref(), self.instance.config.context_max);
@@ -193,20 +201,14 @@ pub fn on_created(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
 /// dialog, the target above all, is what the CDR of a call shows that the server itself refuses.
 pub fn on_transaction(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
     let (Some(ctx), Some(at)) = (present::take_cdr(msg.raw), At::new(dlg)) else { return };
-    let values = at.of_request(msg);
-    if !values.is_empty() {
-        say("the CDR of a dialog could not be made", ctx.update(|c| at.keep(c, &values)).map(drop));
-    }
+    at.renew(&ctx, msg);
 }
 
 /// The BYE that ended a call, which is private still, has got its transaction. The host told of the end inside
 /// `loose_route()`: what that and the script have changed since, the next hop above all, is what the CDR shows.
 pub fn on_transaction_of_bye((ctx, dialog): &present::Ended, bye: &Message<'_>) {
     let Some(at) = At::new(*dialog as *mut km_dlg_cell).filter(|at| !at.dlg.is_null() && ctx.progress().is_due()) else { return };
-    let values = at.of_request(bye);
-    if !values.is_empty() {
-        say("the CDR of a dialog could not be made", ctx.update(|c| at.keep(c, &values)).map(drop));
-    }
+    at.renew(ctx, bye);
 }
 
 /// The call of a dialog with its own CDR is counted when its transaction `t` ends.
