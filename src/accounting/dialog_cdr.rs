@@ -209,21 +209,35 @@ mod tests {
         assert_eq!([written(&[false]), written(&[true]), written(&[true, false]), written(&[false, true])], [1, 0, 1, 0]);
     }
 
+    /// A call from 100 s on, answered at 105 s, ended at 160 s.
+    fn ended_call(cdrs: &DialogCdrs) -> Context {
+        let at = |seconds: i64| Moment { wall: Wall(seconds * 1_000_000), ..Moment::default() };
+        let mut ctx = begin(cdrs, Core::default(), at(100));
+        (ctx.answered, ctx.ended) = (Some(at(105)), Some((at(160), EndCause::Caller)));
+        ctx
+    }
+
+    /// Its CDR in the log.
+    fn cdr_of(cdrs: &DialogCdrs, ctx: &Context) -> Record {
+        let rules = Rules { dialog_cdrs: Some(cdrs.clone()), ..Rules::default() };
+        end(&rules, ctx).unwrap().records.swap_remove(0)
+    }
+
+    fn shown(cdr: Record) -> Vec<String> {
+        cdr.extras.into_iter().map(|f| String::from_utf8(f.value.unwrap()).unwrap()).collect()
+    }
+
     #[test]
     fn a_script_may_change_start_end_and_duration() {
         let cdrs = cdrs();
-        let rules = Rules { dialog_cdrs: Some(cdrs.clone()), ..Rules::default() };
-        let at = |seconds: i64| Moment { wall: Wall(seconds * 1_000_000), ..Moment::default() };
         let ended = |changes: &[(&str, &str)]| {
-            let mut ctx = begin(&cdrs, Core::default(), at(100));
-            (ctx.answered, ctx.ended) = (Some(at(105)), Some((at(160), EndCause::Caller)));
+            let mut ctx = ended_call(&cdrs);
             let variables = [("s", "100.000"), ("e", "160.000"), ("d", "60.000")];
             change(&cdrs, &mut ctx, true, |name| {
                 let said = changes.iter().chain(&variables).find(|(n, _)| *n == name)?.1;
                 Some(said.as_bytes().to_vec())
             });
-            let records = end(&rules, &ctx).unwrap().records;
-            records[0].extras.iter().map(|f| String::from_utf8(f.value.clone().unwrap()).unwrap()).collect::<Vec<_>>()
+            shown(cdr_of(&cdrs, &ctx))
         };
         assert_eq!(ended(&[]), ["100.000", "160.000", "60.000"]);
         assert_eq!(ended(&[("s", "105.500"), ("d", "54.500")]), ["105.500", "160.000", "54.500"]);
@@ -234,31 +248,23 @@ mod tests {
     #[test]
     fn what_a_script_has_changed_stays_when_the_dialog_goes() {
         let cdrs = cdrs();
-        let rules = Rules { dialog_cdrs: Some(cdrs.clone()), ..Rules::default() };
-        let at = |seconds: i64| Moment { wall: Wall(seconds * 1_000_000), ..Moment::default() };
-        let mut ctx = begin(&cdrs, Core::default(), at(100));
-        (ctx.answered, ctx.ended) = (Some(at(105)), Some((at(160), EndCause::Caller)));
+        let mut ctx = ended_call(&cdrs);
         change(&cdrs, &mut ctx, false, |name| (name == "s").then(|| b"105.500".to_vec()));
         change(&cdrs, &mut ctx, true, |_| None);
-        let records = end(&rules, &ctx).unwrap().records;
-        let shown: Vec<_> = records[0].extras.iter().map(|f| String::from_utf8(f.value.clone().unwrap()).unwrap()).collect();
-        assert_eq!(shown, ["105.500", "160.000", "54.500"]);
+        assert_eq!(shown(cdr_of(&cdrs, &ctx)), ["105.500", "160.000", "54.500"]);
     }
 
     #[test]
     fn no_time_of_a_script_makes_a_call_shorter_than_nothing() {
         let cdrs = cdrs();
-        let rules = Rules { dialog_cdrs: Some(cdrs.clone()), ..Rules::default() };
-        let at = |seconds: i64| Moment { wall: Wall(seconds * 1_000_000), ..Moment::default() };
         for (start, ends) in [("100.000", "90.000"), ("-9000000000000.5", "9000000000000.5")] {
-            let mut ctx = begin(&cdrs, Core::default(), at(100));
-            (ctx.answered, ctx.ended) = (Some(at(105)), Some((at(160), EndCause::Caller)));
+            let mut ctx = ended_call(&cdrs);
             change(&cdrs, &mut ctx, true, |name| match name {
                 "s" => Some(start.into()),
                 "e" => Some(ends.into()),
                 _ => None,
             });
-            assert!(end(&rules, &ctx).unwrap().records[0].duration_ms.unwrap() >= 0, "{start} {ends}");
+            assert!(cdr_of(&cdrs, &ctx).duration_ms.unwrap() >= 0, "{start} {ends}");
         }
     }
 
