@@ -7,11 +7,7 @@ route request end {
   $acc_leg(leg_dst) = "end"
   t_relay()
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 recv 3 bye end
 reply 2 bye 200
 expect log "{$CDR};{$CORE};x_caller=sip:alice@example.com;callee=sip:bob@example.com;x_num=42;x_note=bye;x_unset=;{$L};x_leg_src=;leg_dst=end"

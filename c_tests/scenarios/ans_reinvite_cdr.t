@@ -1,10 +1,6 @@
 title a re-INVITE and an INFO inside of the call write nothing
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 recv 3 reinvite inside
 reply 1 reinvite 200
 recv 2 info inside

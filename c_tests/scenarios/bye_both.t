@@ -1,10 +1,6 @@
 title both sides hang up at once
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 recv 1 bye inside
 recv 2 bye_bob inside
 reply 3 bye_bob 481

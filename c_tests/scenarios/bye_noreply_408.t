@@ -1,10 +1,6 @@
 title the BYE is never answered
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 recv 1 bye inside
 timeout bye
 expect log "{$CDR};{$CORE};{$X};{$L}"

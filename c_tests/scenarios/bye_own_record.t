@@ -16,11 +16,7 @@ route request end {
   do_accounting("db") -> 1
   t_relay()
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 recv 3 bye end
 reply 2 bye 200
 expect log "ACC: transaction answered: *;method=BYE;*;code=200;*"

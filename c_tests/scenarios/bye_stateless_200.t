@@ -4,11 +4,7 @@ route request end {
   loose_route()
   sl_send_reply(200, "OK")
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 recv 1 bye end
 expect log "{$CDR};{$CORE};{$X};{$L}"
 expect no log "ACC: *"

@@ -5,11 +5,7 @@ route request end {
   loose_route()
   t_relay()
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 recv 1 bye end
 reply 2 bye 200
 expect log "{$CDR};{$CORE};{$X};{$L}"

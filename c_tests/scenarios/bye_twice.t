@@ -1,10 +1,6 @@
 title the BYE comes twice more, in other processes, before and after its answer
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 recv 1 bye inside
 recv 2 bye inside
 reply 3 bye 200

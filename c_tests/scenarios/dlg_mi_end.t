@@ -1,10 +1,6 @@
 title ended by management: two BYEs of ours
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 dlg_end invite
 reply 2 invite.bye1 200
 reply 3 invite.bye2 200

@@ -3,11 +3,7 @@ include base.inc
 route local {
   $var(x) = $rm
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 dlg_end invite in 3
 reply 2 invite.bye1 200
 reply 3 invite.bye2 200

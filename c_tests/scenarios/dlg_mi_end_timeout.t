@@ -1,10 +1,6 @@
 title ended by management, one side does not answer
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 dlg_end invite in 2
 timeout invite.bye1
 reply 3 invite.bye2 200

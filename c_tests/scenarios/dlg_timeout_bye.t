@@ -11,11 +11,7 @@ route request main {
   $acc_leg(leg_dst) = $ru
   t_relay()
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 dlg_timeout invite
 reply 2 invite.bye1 200
 reply 3 invite.bye2 481

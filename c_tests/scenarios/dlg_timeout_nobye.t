@@ -1,10 +1,6 @@
 title the lifetime of the dialog ends, nobody sends a BYE
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 dlg_timeout invite
 expect log "{$CDR};{$CORE};{$X};{$L}"
 expect no log "ACC: *"

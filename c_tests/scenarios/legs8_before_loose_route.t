@@ -17,11 +17,7 @@ route request end {
   check $(acc_leg(leg_dst)[7]) "LEG7"
   t_relay()
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 recv 3 bye end
 reply 1 bye 200
 expect log "{$CDR};{$CORE};*x_note=late;x_unset=;{$L};x_leg_src=;leg_dst=LEG1;*leg_dst=LEG7"

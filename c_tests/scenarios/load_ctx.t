@@ -17,11 +17,7 @@ route request forgets {
   acc_load_ctx_from_dlg() -> 1
   t_relay()
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 recv 2 info forgets
 reply 2 info 200
 expect log "*WARNING*"

@@ -42,11 +42,7 @@ route request inside {
   xlog "$rm note=$acc_extra(note) leg=$acc_current_leg src=$(acc_leg(leg_src)[0])"
   t_relay()
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 recv 2 bye inside
 reply 3 bye 200
 expect log "X> ACK note=init leg=1 src=sip:alice@example.com"

@@ -1,10 +1,6 @@
 title values changed on another node are taken over
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 restart
 dlg_replicated invite unrelated "x"
 recv 2 bye inside

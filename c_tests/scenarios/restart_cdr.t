@@ -1,10 +1,6 @@
 title an orderly restart in the middle of the call
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 restart
 recv 2 bye inside
 reply 1 bye 200

@@ -1,10 +1,6 @@
 title SIGKILL in the middle of the call, the dialogs were saved
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 dlg_save
 kill9
 recv 2 bye inside

@@ -2,11 +2,7 @@ title a call that its dialog claimed after a crash, and no dialog after the next
 include base.inc
 modparam orphan_timeout 6
 modparam extra_fields "log: end_cause"
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 dlg_save
 sleep 1500
 kill9

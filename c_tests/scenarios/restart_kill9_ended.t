@@ -2,11 +2,7 @@ title killed after the BYE, before its reply; the dialog comes back as if nothin
 include base.inc
 modparam orphan_timeout 1
 modparam extra_fields "log: end_cause"
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 dlg_save
 recv 2 bye inside
 kill9

@@ -8,11 +8,7 @@ route request main {
   do_accounting("db", "cdr|start") -> 1
   t_relay()
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 expect within 5 row "SELECT count(*) FROM acc_calls" "1"
 kill9
 expect within 10 log "*came back with no dialog: its CDR {*} is not written*"

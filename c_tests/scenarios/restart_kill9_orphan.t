@@ -3,11 +3,7 @@ include base.inc
 host persist off
 modparam orphan_timeout 1
 modparam extra_fields "log: end_cause"
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 # nobody says anything any more, and still it is known that the call went on
 sleep 3500
 kill9

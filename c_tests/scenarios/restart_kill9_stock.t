@@ -10,11 +10,7 @@ route request change {
   $acc_extra(note) = "later"
   t_relay()
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 # what the original leaves in a dialog: log, db and events on, with CDR; 2023-11-14 22:13:20, answered 3 s later
 dlg_set invite accX_flags "\x03\x00\x03\x03\x00\x00\x00\x00"
 dlg_set invite accX_created "\x00\xf1\x53\x65\x00\x00\x00\x00"

@@ -1,10 +1,6 @@
 title tags added, removed and in another order after a restart
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 modparam extra_fields unset
 modparam leg_fields unset
 modparam extra_fields "log: added; note->x_note; num; callee; caller->c"

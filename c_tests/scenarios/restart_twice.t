@@ -1,10 +1,6 @@
 title two restarts in the middle of the call
 include base.inc
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 restart
 restart
 recv 2 bye_bob inside

@@ -7,11 +7,7 @@ route request update {
   $acc_leg(leg_dst) = "$rm"
   t_relay()
 }
-start
-recv 1 invite
-reply 2 invite 200 totag=bob-1 body
-recv 3 ack inside
-reap
+include up.inc
 restart
 recv 3 info update
 reply 2 info 200
