@@ -7,20 +7,19 @@ use std::path::Path;
 use std::time::Instant;
 
 use acc::accounting::clock::Moment;
-use acc::accounting::context::{CallEnd, Context, Reply};
+use acc::accounting::context::{Context, Reply};
 use acc::accounting::decide;
 use acc::accounting::fields::Fields;
 use acc::accounting::marks::{Flags, Types};
 use acc::accounting::record::{Backend, Core, EndCause};
-use acc::backend::event::{Event, EventValue};
 use acc::config::Config;
 use acc::host::shared::{self, SharedContext};
 use acc::host::values::{self, Named};
-use acc::host::{self, arena, outcome, script};
+use acc::host::{arena, outcome, script};
 use acc::journal::{Dir, JournalSync};
-use acc::worker::port::{Host, LogSettings};
 use acc::worker::{self, Instance};
 
+use super::common::host::NoServer;
 use super::{common, median, row, table};
 
 /// Operations of each kind; the journal grows by some 700 bytes with most.
@@ -28,34 +27,7 @@ const N: usize = 20_000;
 /// Rounds, in turn, so that a neighbour's burst does not hit one kind alone.
 const ROUNDS: usize = 5;
 
-/// A host that nobody asks anything.
-struct Nobody;
-
-impl Host for Nobody {
-    fn log_settings(&self) -> LogSettings {
-        LogSettings::default()
-    }
-
-    fn has_listeners(&self, _: Event) -> bool {
-        false
-    }
-
-    fn raise(&self, _: Event, _: &[(&str, EventValue<'_>)]) -> bool {
-        false
-    }
-
-    fn process_number(&self) -> i32 {
-        1
-    }
-
-    fn process_id(&self) -> u32 {
-        host::pid::id()
-    }
-
-    fn settled(&self, end: &CallEnd) {
-        host::cluster::settled(end);
-    }
-}
+const SERVER: &NoServer = &NoServer { stderr: None };
 
 const EXTRAS: [&str; 5] = ["caller", "callee", "account", "carrier", "country"];
 
@@ -77,7 +49,7 @@ fn module(journal: &Path) -> &'static Instance {
     values::declare(&config.rules.fields);
     arena::install(64).unwrap();
     let wake: OwnedFd = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
-    let instance = worker::install(Instance { config, host: &Nobody, journal: Some(Dir::open(journal).unwrap()), wake });
+    let instance = worker::install(Instance { config, host: SERVER, journal: Some(Dir::open(journal).unwrap()), wake });
     shared::on_change(worker::call_changed);
     instance
 }

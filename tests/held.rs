@@ -8,45 +8,19 @@ use std::path::Path;
 use acc::accounting::clock::Moment;
 use acc::accounting::context::CallEnd;
 use acc::accounting::record::{Backend, Kind, Record};
-use acc::backend::event::{Event, EventValue};
-use acc::host;
 use acc::journal::{DeadLetters, Dir, calls};
 use acc::stats::{self, Counter};
-use acc::worker::port::{Host, LogSettings};
 use acc::worker::{self, Instance};
+use common::host::NoServer;
 use common::{accctl_command, config, record, writer};
 use serde_json::{Value, json};
 
-struct Server;
-
-impl Host for Server {
-    fn log_settings(&self) -> LogSettings {
-        LogSettings::default()
-    }
-
-    fn has_listeners(&self, _: Event) -> bool {
-        false
-    }
-
-    fn raise(&self, _: Event, _: &[(&str, EventValue<'_>)]) -> bool {
-        false
-    }
-
-    fn process_number(&self) -> i32 {
-        1
-    }
-
-    fn process_id(&self) -> u32 {
-        host::pid::id()
-    }
-
-    fn settled(&self, _: &CallEnd) {}
-}
+const SERVER: &NoServer = &NoServer { stderr: None };
 
 /// A worker that found calls in the journal.
 fn instance(dir: &Dir) -> Instance {
     let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
-    Instance { config: config(None, dir.path()), host: &Server, journal: Some(dir.clone()), wake }
+    Instance { config: config(None, dir.path()), host: SERVER, journal: Some(dir.clone()), wake }
 }
 
 /// The end of such a call, for SQL and RADIUS.

@@ -541,16 +541,22 @@ fn half_a_stamp_is_made_whole_and_nothing_comes_twice() {
     }
 }
 
-/// Another process, with a copy of the journal, would move it in the same way.
-#[test]
-fn a_cursor_that_somebody_else_keeps_moving_is_named() {
-    listen();
-    let p = place();
+/// Delivers from a journal that has the record "before", whose row is there.
+fn started(p: &Place) -> (Running, Writer) {
     let dir = Dir::open(&p.journal).unwrap();
     let running = Running::start(config(&p.database, &p.journal), &dir);
     let mut w = writer(&dir, 1);
     w.append_record(SinkId::Db, &record(Kind::Cdr, "before")).unwrap();
     wait_until("the first row", || count(&p.database, "acc") == 1);
+    (running, w)
+}
+
+/// Another process, with a copy of the journal, would move it in the same way.
+#[test]
+fn a_cursor_that_somebody_else_keeps_moving_is_named() {
+    listen();
+    let p = place();
+    let (running, mut w) = started(&p);
     execute(&p.database, "CREATE TRIGGER theirs BEFORE UPDATE ON acc_delivery BEGIN SELECT RAISE(IGNORE); END");
     w.append_record(SinkId::Db, &record(Kind::Cdr, "after")).unwrap();
     let named = ["cursor in table acc_delivery is never where this server left it", "journal_dir"];
@@ -565,11 +571,7 @@ fn a_cursor_that_somebody_else_keeps_moving_is_named() {
 #[test]
 fn a_database_file_moved_away_is_made_anew() {
     let p = place();
-    let dir = Dir::open(&p.journal).unwrap();
-    let running = Running::start(config(&p.database, &p.journal), &dir);
-    let mut w = writer(&dir, 1);
-    w.append_record(SinkId::Db, &record(Kind::Cdr, "before")).unwrap();
-    wait_until("the first row", || count(&p.database, "acc") == 1);
+    let (running, mut w) = started(&p);
     let moved = p.database.with_extension("old");
     for suffix in ["", "-wal", "-shm"] {
         let with = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));

@@ -5,6 +5,7 @@
 pub mod brokers;
 pub mod diameter;
 pub mod freeradius;
+pub mod host;
 pub mod servers;
 
 use std::io::Write as _;

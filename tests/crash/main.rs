@@ -20,7 +20,6 @@ use std::rc::Rc;
 use acc::accounting::clock::Moment;
 use acc::accounting::context::CallEnd;
 use acc::accounting::record::{Backend, Kind, Record};
-use acc::backend::event::{Event, EventValue};
 use acc::backend::log::syslog;
 use acc::backend::{Fate, LocalFuture, Offer, RecordSender, one_by_one};
 use acc::config::Config;
@@ -29,11 +28,11 @@ use acc::host;
 use acc::host::cluster::{self, Named, Nodes};
 use acc::journal::{DeadLetters, Dir, Entry, Item, JournalSync, KIND_CALL, Payload, SegmentName, SinkId, Writer, calls};
 use acc::params::{Draft, RawValue};
-use acc::worker::port::{Host, LogSettings};
 use acc::worker::{self, Instance};
 use sqlx::{Connection, SqliteConnection};
 
 use common::PATIENCE;
+use common::host::NoServer;
 
 /// Small, so that a few records fill a segment.
 const SEGMENT: u64 = 1500;
@@ -521,34 +520,8 @@ fn dead_letters_are_put_back_once() {
     }
 }
 
-/// A server that prints to standard error.
-struct Server;
-
-impl Host for Server {
-    fn log_settings(&self) -> LogSettings {
-        LogSettings { stderr: Some(0), ..LogSettings::default() }
-    }
-
-    fn has_listeners(&self, _: Event) -> bool {
-        false
-    }
-
-    fn raise(&self, _: Event, _: &[(&str, EventValue<'_>)]) -> bool {
-        false
-    }
-
-    fn process_number(&self) -> i32 {
-        1
-    }
-
-    fn process_id(&self) -> u32 {
-        host::pid::id()
-    }
-
-    fn settled(&self, end: &CallEnd) {
-        host::cluster::settled(end);
-    }
-}
+/// Prints errors.
+const SERVER: &NoServer = &NoServer { stderr: Some(0) };
 
 /// A cluster that says when it hears that a call has its CDR.
 struct Cluster;
@@ -579,10 +552,10 @@ fn worker_of_four_records() {
     let Some(journal) = std::env::var_os(WORK) else { return };
     // Without what a start of the server does: the worker alone makes calls.
     let dir = Dir::open_to_read(Path::new(&journal)).unwrap();
-    host::process::log_to(&Server);
+    host::process::log_to(SERVER);
     let config = Config { journal_sync: JournalSync::Always, ..common::config(None, dir.path()) };
     let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap();
-    let instance = worker::install(Instance { config, host: &Server, journal: Some(dir), wake });
+    let instance = worker::install(Instance { config, host: SERVER, journal: Some(dir), wake });
     let two = |n: &str| {
         let record = |backend, id: &str| Record { backend, ..common::record(Kind::Transaction, &format!("{id}-{n}")) };
         vec![record(Backend::Db, "db"), record(Backend::Aaa, "aaa")]
