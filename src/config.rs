@@ -316,6 +316,22 @@ mod tests {
         assert_eq!(text(&all), without);
     }
 
+    #[test]
+    fn the_default_service_type_set_explicitly_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("client.conf");
+        std::fs::write(&file, "acctserver 127.0.0.1:1813:secret\ndictionary dictionary\n").unwrap();
+        std::fs::write(dir.path().join("dictionary"), "VALUE Service-Type Sip-Session 16\n").unwrap();
+        let url = s(&format!("radius:{}", file.display()));
+        let text = |service_type: Option<i32>| {
+            let value = service_type.map(|n| ("service_type", RawValue::Int(n)));
+            let given: Vec<_> = [("aaa_url", url.clone())].into_iter().chain(value).collect();
+            format!("{:?}", draft(&given).unwrap())
+        };
+        assert_eq!(text(Some(-1)), text(None));
+        assert_ne!(text(Some(0)), text(None));
+    }
+
     /// The words in a row must be the ones that its parser accepts.
     #[test]
     fn every_word_of_a_parameter_is_taken_and_no_other() {

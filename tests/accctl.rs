@@ -561,6 +561,8 @@ fn everything_a_stopped_server_left_is_delivered() {
     let log = log.display().to_string();
     let args = [
         "deliver",
+        "--set",
+        "service_type=-1",
         "--url",
         &url,
         "--extra",
@@ -579,8 +581,8 @@ fn everything_a_stopped_server_left_is_delivered() {
     }
     assert_eq!(segments(&journal), 0);
     let packet = taken.recv_timeout(PATIENCE).unwrap();
-    // Acct-Session-Id, the field, and NAS-Port.
-    for part in [&b"\x2c\x05two"[..], b"\xf3\x13sip:a@example.com", b"\x05\x06\x00\x00\x13\xc4"] {
+    // Acct-Session-Id, the field, NAS-Port, and the default of Service-Type.
+    for part in [&b"\x2c\x05two"[..], b"\xf3\x13sip:a@example.com", b"\x05\x06\x00\x00\x13\xc4", b"\x06\x06\x00\x00\x00\x0f"] {
         assert!(packet.windows(part.len()).any(|w| w == part), "{packet:?}");
     }
     let mut buffer = [0; 100];

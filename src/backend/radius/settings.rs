@@ -44,7 +44,7 @@ pub fn read(draft: &Draft) -> Result<Option<Arc<dyn Settings>>, ConfigError> {
         let peers = DiameterSettings::of(draft, Backend::Aaa, Place::Url(files.to_owned()))?;
         return DiameterSettings { retry, ..peers }.checked(draft);
     }
-    let aaa = Aaa { url: url.into(), service_type: draft.int("service_type").map(|n| n as u32), retry };
+    let aaa = Aaa { url: url.into(), service_type: draft.int("service_type").and_then(|n| n.try_into().ok()), retry };
     super::validate(&aaa, &aaa_names(&draft.fields)).map_err(|e| bad("aaa_url", e))?;
     Ok(Some(Arc::new(aaa)))
 }
