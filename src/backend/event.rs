@@ -117,6 +117,22 @@ mod tests {
     }
 
     #[test]
+    fn what_an_event_cannot_hold_is_clipped_and_counted() {
+        let largest = i64::from(i32::MAX);
+        for (ms, shown) in [(largest, largest), (largest + 1, largest), (30 * 86_400_000, largest), (-1, 0)] {
+            let before = stats::get(Counter::Clipped);
+            let mut r = record(Kind::Cdr, b"200");
+            r.duration_ms = Some(ms);
+            let all = params(&r);
+            let number = |wanted: &str| all[0].iter().find_map(|(name, v)| if let (true, EventValue::Int(n)) = (*name == wanted, v) { Some(*n) } else { None });
+            assert_eq!(number("ms_duration").map(i64::from), Some(shown), "{ms}");
+            assert_eq!(number("duration").map(i64::from), Some(r.duration_seconds()), "{ms}");
+            // Other tests count, too.
+            assert!(ms <= largest || stats::get(Counter::Clipped) > before, "{ms}");
+        }
+    }
+
+    #[test]
     fn manual_requests_choose_the_event_by_code() {
         for (code, event) in [("", Event::Acc), ("200", Event::Acc), ("299", Event::Acc), ("300", Event::Missed), ("486", Event::Missed)] {
             assert_eq!(event_of(&record(Kind::Manual, code.as_bytes())), event, "{code}");
