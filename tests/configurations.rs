@@ -369,6 +369,9 @@ fn every_configuration_loads(host: Host) {
     assert!(complete.len() >= 2 && parts.len() > 30, "{} and {}", complete.len(), parts.len());
     for piece in complete {
         server.loads(&piece.at, &piece.text);
+        // A call that gets no CDR is not let through by mistake.
+        let unheard = piece.text.lines().find(|line| line.trim_start().starts_with("do_accounting(") && line.contains("\"cdr"));
+        assert_eq!(unheard, None, "{}: what it returns is not looked at", piece.at);
         // docs/reference/versions.md says that OpenSIPS does not mind.
         if host == Host::OpenSips {
             server.loads(&format!("{}, acc.so first", piece.at), &acc_first(&piece.text));
