@@ -235,6 +235,14 @@ fn expect_json(text: &[u8]) {
     }
 }
 
+/// Nothing in it does something to a terminal: no control character but the end of a line, and none that turns the text
+/// around or ends a line in Unicode.
+fn expect_plain(text: &[u8]) {
+    let text = std::str::from_utf8(text).unwrap();
+    let hostile = |c: &char| c.is_control() && *c != '\n' || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    assert_eq!(text.chars().find(hostile), None, "{text}");
+}
+
 #[test]
 fn json_is_one_object_a_line_in_dump_and_dead_letters() {
     let tmp = tempfile::tempdir().unwrap();
@@ -248,17 +256,26 @@ fn json_is_one_object_a_line_in_dump_and_dead_letters() {
         w.append_record(SinkId::Db, &r).unwrap();
     }
     drop(w);
-    expect_json(&accctl(&["dump", "--json"]).stdout);
+    let json = accctl(&["dump", "--json"]).stdout;
+    expect_json(&json);
+    expect_plain(&json);
     // The form for people is one line a record as well, and shows control characters.
     let people = accctl(&["dump"]).stdout;
-    assert!(people.iter().all(|b| *b >= 0x20 && *b != 0x7f || *b == b'\n'));
+    expect_plain(&people);
     assert_eq!(people.iter().filter(|b| **b == b'\n').count(), CASES.len());
     drop(dir);
 
     let url = format!("sqlite://{}", tmp.path().join("acc.sqlite").display());
     let out = accctl(&["deliver", "--url", &url]);
     assert!(String::from_utf8_lossy(&out.stdout).contains(&format!("db: 0 delivered, {} dead", CASES.len())), "{out:?}");
-    expect_json(&std::fs::read(journal.join("dead-db.jsonl")).unwrap());
+    let letters = std::fs::read(journal.join("dead-db.jsonl")).unwrap();
+    expect_json(&letters);
+    expect_plain(&letters);
+    for form in [&["find", "--where", "sip_code=200", "--journal"][..], &["find", "--json", "--where", "sip_code=200", "--journal"]] {
+        let found = accctl(form).stdout;
+        assert!(!found.is_empty());
+        expect_plain(&found);
+    }
     // What is put back is what it was.
     assert!(accctl(&["requeue", "--sink", "db"]).status.success());
     expect_json(&accctl(&["dump", "--json"]).stdout);

@@ -137,7 +137,7 @@ fn mariadb_has_its_defaults() {
         "CREATE USER acc@localhost IDENTIFIED BY '{PASSWORD}'; GRANT ALL ON acc.* TO acc@localhost; CREATE DATABASE billing; GRANT ALL ON billing.* TO acc@localhost;"
     ));
     let url = format!("mysql://acc:{PASSWORD}@unix({})/acc?tls_domain=dom1", server.dir().join("sock").display());
-    elsewhere(&server, &url);
+    elsewhere(&server, &url, "write ssl-mode=verify_identity");
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn postgresql_has_its_defaults() {
     cure(&client);
 
     server.sql("CREATE SCHEMA billing");
-    elsewhere(&server, &format!("{}?tls_domain=dom1", client.url));
+    elsewhere(&server, &format!("{}?tls_domain=dom1", client.url), "write sslmode=verify-full");
 
     // Types that text goes into only when somebody says so.
     server.sql(
@@ -169,15 +169,35 @@ fn postgresql_has_its_defaults() {
     assert_eq!(row.trim(), "1\t200\ta\\b\tt\tNULL\tx\tt\twör\tnight\t{\"a\": 1}\t192.0.2.1\t2024-02-29");
 }
 
-/// Tables of another schema, by the parameters and in accctl.
-fn elsewhere(server: &Server, url: &str) {
-    let tables = ["--table-acc", "billing.acc", "--table-missed", "billing.missed_calls"];
+/// Tables of another schema, by the parameters and in accctl. What the server's own modules have in such a URL, and is of
+/// no use here, is said once, with the `cure`.
+fn elsewhere(server: &Server, url: &str, cure: &str) {
+    let tables = ["--table-acc", "billing.acc", "--table-missed", "billing.missed_calls", "--set", "db_table_calls=billing.acc_calls"];
     let schema = |more: &[&str]| accctl_in_zone(&[&["schema", "--url", url, "--extra", "a->caller_uri; b->x_note"], &tables[..], more].concat());
     let made = schema(&["--apply"]);
     assert!(made.contains("('acc', 7)") && made.contains("('missed_calls', 5)"), "{made}");
     assert_eq!(schema(&[]), "");
     deliver_in_zone(url, "billing.acc", &[]);
     assert_eq!(server.count("billing.acc"), 1);
+
+    let tmp = tempfile::tempdir().unwrap();
+    let dir = Dir::open(tmp.path()).unwrap();
+    let mut w = writer(&dir, 1);
+    for (callid, kind) in [("missed", Kind::Missed), ("up", Kind::Start)] {
+        let r = Record { kind, ..record(Kind::Cdr, callid) };
+        w.append_record(SinkId::Db, &Record { duration_ms: None, end: None, ..r }).unwrap();
+    }
+    let mut config = config(Some(url), tmp.path());
+    let names = ["acc", "missed_calls", "acc_calls"].map(|name| format!("billing.{name}").into());
+    let [table_acc, table_missed, table_calls] = names;
+    let db = Db { table_acc, table_missed, table_calls, ..config.db().unwrap().clone() };
+    config.destinations.set(SinkId::Db, db);
+    let running = Running::start(config, &dir);
+    for table in ["billing.missed_calls", "billing.acc_calls"] {
+        wait_until(table, || server.count(table) == 1);
+    }
+    running.stop();
+    assert_eq!(said(&["tls_domain", cure]).len(), 1);
 }
 
 #[test]
