@@ -1,5 +1,5 @@
-//! Counters, all declared here. They live in the shared arena, so every process adds to the
-//! same ones. Server statistics, MI and `accctl` are made from this list.
+//! Counters, all declared here. They are in the shared arena, so every process adds to the same
+//! ones. Server statistics, management commands and `accctl` use this list.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -84,7 +84,7 @@ counters! {
     JournalDropped = "journal_dropped";
     /// Requests refused because the journal was full.
     JournalRefused = "journal_refused";
-    /// Messages of streams that their broker had already, from an attempt whose end was not seen.
+    /// Stream messages that the broker already had, from an attempt whose result was not seen.
     StreamDuplicates = "stream_duplicates";
     /// 1 while the journal is full.
     JournalFull = "journal_full";
@@ -102,40 +102,52 @@ counters! {
     DeliveryRestarts = "delivery_restarts";
 }
 
-/// How many counters every sink has, see [`SinkCounters`].
-const OF_A_SINK: usize = 7;
+/// Declares the counters that every sink has, one row each: field, end of its name, and help as a text before and a text
+/// after the name of the sink. `$d` is a dollar sign, for the macros that are made here.
+macro_rules! sink_counters {
+    ($d:tt $($(#[doc = $doc:literal])+ $field:ident = $end:literal, $before:literal, $after:literal;)+) => {
+        /// How many counters every sink has.
+        const OF_A_SINK: usize = [$($end),+].len();
 
-/// Names of a sink's counters.
-macro_rules! names_of {
-    ($name:literal) => {
-        [
-            concat!($name, "_accepted"),
-            concat!($name, "_parked"),
-            concat!($name, "_delivered"),
-            concat!($name, "_dead"),
-            concat!($name, "_pending"),
-            concat!($name, "_oldest_age"),
-            concat!($name, "_outages"),
-        ]
+        /// Names of a sink's counters.
+        macro_rules! names_of {
+            ($d name:literal) => { [$(concat!($d name, $end)),+] };
+        }
+
+        /// What a sink's counters count.
+        macro_rules! help_of {
+            ($d name:literal) => { [$(concat!($before, $d name, $after)),+] };
+        }
+
+        /// The counters of one sink. At any instant `accepted = delivered + dead + pending + parked`.
+        pub struct SinkCounters { $($(#[doc = $doc])+ pub $field: Counter,)+ }
+
+        impl SinkCounters {
+            const fn of([$($field),+]: [Counter; OF_A_SINK]) -> SinkCounters {
+                SinkCounters { $($field),+ }
+            }
+        }
     };
 }
 
-/// What a sink's counters count.
-macro_rules! help_of {
-    ($name:literal) => {
-        [
-            concat!("Records for ", $name, " handed to the journal."),
-            concat!("Records for ", $name, " refused while others were accepted, or waiting for a repair; they are retried separately."),
-            concat!("Records for ", $name, " delivered."),
-            concat!("Records for ", $name, " given up: written to the dead-letter file, or dropped."),
-            concat!("Records for ", $name, " waiting in the journal."),
-            concat!("Seconds that the oldest record for ", $name, " has been waiting; 0 if none is waiting or none has been read yet."),
-            concat!("Times ", $name, " stopped accepting records."),
-        ]
-    };
+sink_counters! { $
+    /// Entries handed to the journal, including those left from earlier starts.
+    accepted = "_accepted", "Records for ", " handed to the journal.";
+    /// Entries set aside to be retried separately.
+    parked = "_parked", "Records for ", " refused while others were accepted, or waiting for a repair; they are retried separately.";
+    /// Entries delivered.
+    delivered = "_delivered", "Records for ", " delivered.";
+    /// Entries given up.
+    dead = "_dead", "Records for ", " given up: written to the dead-letter file, or dropped.";
+    /// Entries waiting, derived from the four above.
+    pending = "_pending", "Records for ", " waiting in the journal.";
+    /// Age of the oldest waiting entry in seconds, derived from the time of its append.
+    oldest_age = "_oldest_age", "Seconds that the oldest record for ", " has been waiting; 0 if none is waiting or none has been read yet.";
+    /// Times the sink stopped accepting entries.
+    outages = "_outages", "Times ", " stopped accepting records.";
 }
 
-/// Names of what tells how a sink is.
+/// Names of the values that tell the state of a sink.
 macro_rules! states_of {
     ($name:literal) => {
         [concat!($name, "_state"), concat!($name, "_outage")]
@@ -151,7 +163,7 @@ macro_rules! names {
         /// Help texts of the counters by sink.
         const SINK_HELP: [[&str; OF_A_SINK]; SinkId::COUNT] = [$($(help_of!($name), $($(help_of!($its_name),)+)?)?)+];
 
-        /// Names of the values that tell how a sink is, and for how many seconds it has accepted nothing.
+        /// Names of the values that tell the state of each sink, and for how many seconds it has accepted nothing.
         const STATE_NAMES: [[&str; 2]; SinkId::COUNT] = [$($(states_of!($name), $($(states_of!($its_name),)+)?)?)+];
     };
 }
@@ -198,54 +210,26 @@ impl Counter {
     }
 }
 
-/// The counters of one sink. At any instant `accepted = delivered + dead + pending + parked`.
-pub struct SinkCounters {
-    /// Entries handed to the journal, including those left from earlier starts.
-    pub accepted: Counter,
-    /// Entries set aside to be retried separately.
-    pub parked: Counter,
-    /// Entries delivered.
-    pub delivered: Counter,
-    /// Entries given up.
-    pub dead: Counter,
-    /// Entries waiting, derived from the four above.
-    pub pending: Counter,
-    /// Age of the oldest waiting entry in seconds, derived from the time of its append.
-    pub oldest_age: Counter,
-    /// Times the sink stopped accepting entries.
-    pub outages: Counter,
-}
-
 /// For every sink, in the order of [`SinkId::ALL`].
 static SINKS: [SinkCounters; SinkId::COUNT] = {
-    let mut sinks = [const { SinkCounters::at(GENERAL.len()) }; SinkId::COUNT];
+    let mut sinks = [const { SinkCounters::of([Counter(0); OF_A_SINK]) }; SinkId::COUNT];
     let mut i = 0;
     while i < SinkId::COUNT {
-        sinks[i] = SinkCounters::at(GENERAL.len() + i * OF_A_SINK);
+        let (mut own, mut n) = ([Counter(0); OF_A_SINK], 0);
+        while n < OF_A_SINK {
+            own[n] = Counter((GENERAL.len() + i * OF_A_SINK + n) as u16);
+            n += 1;
+        }
+        sinks[i] = SinkCounters::of(own);
         i += 1;
     }
     sinks
 };
 
-impl SinkCounters {
-    const fn at(slot: usize) -> SinkCounters {
-        let s = slot as u16;
-        SinkCounters {
-            accepted: Counter(s),
-            parked: Counter(s + 1),
-            delivered: Counter(s + 2),
-            dead: Counter(s + 3),
-            pending: Counter(s + 4),
-            oldest_age: Counter(s + 5),
-            outages: Counter(s + 6),
-        }
-    }
-}
-
 /// Most peers of a destination.
 pub const MAX_PEERS: usize = 16;
 
-/// How a Diameter peer is: a state of the watchdog (RFC 3539 §3.4.1), or one of the connection (RFC 6733 §5.6).
+/// State of a Diameter peer: a state of the watchdog (RFC 3539 §3.4.1), or one of the connection (RFC 6733 §5.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerState {
     /// There was no connection yet.
@@ -254,7 +238,7 @@ pub enum PeerState {
     Okay,
     /// It does not answer watchdogs.
     Suspect,
-    /// It took leave.
+    /// It is disconnecting, or this node is.
     Closing,
     /// There is no connection.
     Down,
@@ -265,7 +249,7 @@ pub enum PeerState {
 impl PeerState {
     const ALL: [PeerState; 6] = [PeerState::Initial, PeerState::Okay, PeerState::Suspect, PeerState::Closing, PeerState::Down, PeerState::Reopen];
 
-    /// For people.
+    /// Its name, for people.
     pub const fn name(self) -> &'static str {
         match self {
             PeerState::Initial => "initial",
@@ -278,12 +262,12 @@ impl PeerState {
     }
 }
 
-/// What is known of a peer.
+/// What is known about a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
     /// Its state.
     pub state: PeerState,
-    /// Seconds for which it has been in it.
+    /// Seconds for which it has been in this state.
     pub seconds: u64,
     /// How often another peer took its place.
     pub failovers: u64,
@@ -292,9 +276,9 @@ pub struct PeerStatus {
 /// A peer in shared memory.
 #[repr(C)]
 struct SharedPeer {
-    /// Hash of its name: the delivery process may have read another file than its parent.
+    /// Hash of its name: the file that the delivery process has read may differ from its parent's.
     name: AtomicU64,
-    /// Its state, below the monotonic time in µs since which it has it.
+    /// Its state, below the monotonic time in µs since which it has been in it.
     state: AtomicU64,
     failovers: AtomicU64,
 }
@@ -314,18 +298,18 @@ fn hash(name: &str) -> u64 {
     identity.finish() as u64
 }
 
-/// What the delivery of one sink shares beside its counters.
+/// What the delivery of one sink shares besides its counters.
 #[repr(C)]
 pub struct SinkState {
-    /// When the oldest entry in hand was appended, µs since 1970; 0 = none.
+    /// When the oldest entry in hand was appended, µs since 1970; 0 = there is none.
     oldest: AtomicU64,
-    /// Server start whose leftover entries have been counted.
+    /// The server start for which leftover entries have been counted.
     counted: AtomicU64,
     /// Monotonic time in µs since which it has accepted no entries; 0 = it accepts them.
     outage: AtomicU64,
     /// 1 while more entries wait than `backlog_threshold`.
     backlog: AtomicU64,
-    /// In the order of the list.
+    /// Its peers, in the order of the configured list.
     peers: [SharedPeer; MAX_PEERS],
 }
 
@@ -362,7 +346,7 @@ impl SinkState {
     }
 
     /// Notes how many entries wait. Returns a change worth reporting: that there are now more
-    /// than `threshold`, or at most half of it again.
+    /// than `threshold`, or no more than half of it again.
     pub fn backlog_changes(&self, pending: u64, threshold: u64) -> Option<bool> {
         let was = self.backlog.load(Ordering::Relaxed) != 0;
         let is = if was { pending > threshold / 2 } else { pending > threshold };
@@ -387,7 +371,7 @@ impl SinkState {
         }
     }
 
-    /// How the peer of this name is; `None` if the delivery has not begun with it.
+    /// The state of the peer of this name; `None` if the delivery has not begun with it.
     pub fn peer(&self, name: &str) -> Option<PeerStatus> {
         let peer = self.peers.iter().find(|p| p.name.load(Ordering::Relaxed) == hash(name))?;
         let word = peer.state.load(Ordering::Acquire);
@@ -396,14 +380,14 @@ impl SinkState {
         Some(PeerStatus { state, seconds, failovers: peer.failovers.load(Ordering::Relaxed) })
     }
 
-    /// Is this the first delivery of this start of the server? True once for each.
+    /// Is this the first delivery process of this start of the server? True once for each start.
     pub fn begins(&self, boot: u64) -> bool {
         self.counted.swap(boot, Ordering::Relaxed) != boot
     }
 }
 
-/// Delivery processes of one start of the server that events are told apart by: it is started anew when it dies, and dies
-/// hardly ever.
+/// How many delivery processes of one start of the server events can tell apart: it is restarted when it dies, which
+/// hardly ever happens.
 const DELIVERIES: usize = 64;
 
 /// All counters, in the layout of the shared memory.
@@ -417,8 +401,8 @@ pub struct Shared {
     flushes: AtomicU64,
     /// 1 once a call may have start or interim records.
     reports: AtomicU64,
-    /// Of each delivery process that has made interim records: its id, and the place of the last one that was raised as an
-    /// event.
+    /// For each delivery process that has made interim records: its id, and the place of the last record that was raised as
+    /// an event.
     raised: [[AtomicU64; 2]; DELIVERIES],
     /// Rung by workers to wake the delivery process.
     bell: Bell,
@@ -479,13 +463,13 @@ impl SinkId {
         STATE_NAMES[self.index()][1]
     }
 
-    /// What its delivery shares beside the counters.
+    /// What its delivery shares besides the counters.
     pub fn state(self) -> &'static SinkState {
         &shared().sinks[self.index()]
     }
 }
 
-/// [`Counter::CallsSeconds`] is kept in milliseconds: a second is no small part of a call.
+/// [`Counter::CallsSeconds`] is kept in milliseconds, because a second is no small part of a call.
 const MILLIS: u64 = 1000;
 
 /// Counts a call that was followed to its end.
@@ -509,8 +493,8 @@ pub fn set(c: Counter, n: u64) {
     slot(c).store(n, Ordering::Release);
 }
 
-/// Is this process the one that raises the interim record that ends there, in a segment with this number of the delivery
-/// process `pid`? True for one process; records of a segment are asked for in their order.
+/// Does this process raise the interim record that ends at this place, in a segment with this number of the delivery
+/// process `pid`? True for one process only; records of a segment are asked for in order.
 pub fn claim_interim(pid: u32, seq: u32, end: u64) -> bool {
     let pid = u64::from(pid);
     let is_its = |slot: &&[AtomicU64; 2]| slot[0].compare_exchange(0, pid, Ordering::AcqRel, Ordering::Acquire).map_or_else(|of| of == pid, |_| true);
@@ -556,7 +540,7 @@ pub fn bell() -> &'static Bell {
     &shared().bell
 }
 
-/// The present value.
+/// The current value.
 pub fn get(c: Counter) -> u64 {
     Snapshot::take().get(c)
 }
@@ -568,9 +552,9 @@ impl Snapshot {
     /// Reads them.
     pub fn take() -> Snapshot {
         let mut values = [0; COUNTERS];
-        // Read backwards: `accepted` is declared before `parked`, `delivered` and `dead`, and so read
-        // after them, so it is never less than their sum. A parked entry that leaves is subtracted before it
-        // is counted elsewhere, so nothing is seen twice.
+        // Read backwards: `accepted` is declared before `parked`, `delivered` and `dead`, so it is read after
+        // them and is never less than their sum. A parked entry that leaves is subtracted before it is counted
+        // elsewhere, so nothing is seen twice.
         for c in Counter::ALL.iter().rev() {
             values[usize::from(c.0)] = slot(*c).load(Ordering::Acquire);
         }
@@ -587,14 +571,14 @@ impl Snapshot {
         Snapshot(values)
     }
 
-    /// One of them.
+    /// The value of one counter.
     pub fn get(&self, c: Counter) -> u64 {
         self.0[usize::from(c.0)]
     }
 }
 
-/// Hosts read one counter after the other. Reads with less time between them belong
-/// to one query. Longer than a busy machine delays a process in the middle of it.
+/// Hosts read one counter after the other. Reads with less time between them belong to one query.
+/// This is longer than a busy machine delays a process in the middle of a query.
 const ONE_QUESTION: Duration = Duration::from_millis(100);
 
 struct Question {
