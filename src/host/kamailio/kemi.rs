@@ -1,15 +1,16 @@
 //! The functions as scripts in other languages call them (KEMI): `KSR.acc.do_accounting("log")`. Such a
-//! function has one number of parameters, and they are values: no variable is looked for in them.
+//! function has a fixed number of parameters, which are plain values: variables in them are not evaluated.
 
 use std::ffi::c_int;
 use std::ptr;
+use std::sync::LazyLock;
 
 use super::abi::*;
 use super::contexts::Current;
 use super::functions;
 use super::symbols::Symbols;
 use crate::accounting::record::Backend;
-use crate::declaration::{self, Argument, MOST_ARGUMENTS};
+use crate::declaration::{Argument, FUNCTIONS, MOST_ARGUMENTS};
 use crate::host::exported::{name, table};
 use crate::host::process::FAILED;
 use crate::host::script;
@@ -17,15 +18,17 @@ use crate::host::server::Text;
 use crate::host::server::numbered::numbered;
 
 /// What a function does.
+#[derive(Clone, Copy)]
 enum Does {
-    /// As the function of the native script with this name.
-    Same(&'static str),
+    /// As the declared function with this number.
+    Declared(usize),
     /// As `acc_request()`.
     RecordToLog,
     /// As `acc_rad_request()`.
     RecordRadius,
 }
 
+#[derive(Clone, Copy)]
 struct Function {
     module: &'static str,
     name: &'static str,
@@ -34,46 +37,72 @@ struct Function {
 }
 
 impl Function {
-    /// The first text is the comment of a record. In the native script the server refuses an empty one at its start.
+    /// Is the first text the comment of a record? In the native script the server refuses an empty one at its start.
     fn has_comment(&self) -> bool {
         match self.does {
-            Does::Same(name) => declaration::FUNCTIONS.iter().any(|f| f.name == name && matches!(f.arguments.first(), Some((Argument::Comment(_), _)))),
+            Does::Declared(i) => matches!(FUNCTIONS[i].arguments.first(), Some((Argument::Comment(_), _))),
             Does::RecordToLog | Does::RecordRadius => true,
         }
     }
 }
 
-const fn of_acc(name: &'static str, texts: usize, does: Does) -> Function {
-    Function { module: "acc", name, texts, does }
-}
-
-const FUNCTIONS: [Function; 18] = [
-    of_acc("do_accounting", 1, Does::Same("do_accounting")),
-    of_acc("do_accounting_flags", 2, Does::Same("do_accounting")),
-    of_acc("do_accounting_table", 3, Does::Same("do_accounting")),
-    of_acc("drop_accounting", 0, Does::Same("drop_accounting")),
-    of_acc("drop_accounting_types", 1, Does::Same("drop_accounting")),
-    of_acc("drop_accounting_flags", 2, Does::Same("drop_accounting")),
-    of_acc("acc_log_request", 1, Does::Same("acc_log_request")),
-    of_acc("acc_db_request", 2, Does::Same("acc_db_request")),
-    of_acc("acc_aaa_request", 1, Does::Same("acc_aaa_request")),
-    of_acc("acc_evi_request", 1, Does::Same("acc_evi_request")),
-    of_acc("acc_diam_request", 1, Does::Same("acc_diam_request")),
-    of_acc("acc_stream_request", 1, Does::Same("acc_stream_request")),
-    of_acc("acc_request", 2, Does::RecordToLog),
-    of_acc("acc_rad_request", 1, Does::RecordRadius),
-    of_acc("acc_new_leg", 0, Does::Same("acc_new_leg")),
-    of_acc("acc_load_ctx_from_dlg", 0, Does::Same("acc_load_ctx_from_dlg")),
-    of_acc("acc_unload_ctx_from_dlg", 0, Does::Same("acc_unload_ctx_from_dlg")),
+/// Functions of Kamailio's own modules that OpenSIPS does not have.
+const OF_KAMAILIO: [Function; 3] = [
+    Function { module: "acc", name: "acc_request", texts: 2, does: Does::RecordToLog },
+    Function { module: "acc", name: "acc_rad_request", texts: 1, does: Does::RecordRadius },
     Function { module: "acc_radius", name: "request", texts: 1, does: Does::RecordRadius },
 ];
+
+/// How many there are: one for each number of arguments that a declared function may have, and [`OF_KAMAILIO`].
+const COUNT: usize = {
+    let (mut count, mut i) = (OF_KAMAILIO.len(), 0);
+    while i < FUNCTIONS.len() {
+        let (arguments, mut n) = (FUNCTIONS[i].arguments, 0);
+        count += 1;
+        while n < arguments.len() {
+            count += arguments[n].1 as usize;
+            n += 1;
+        }
+        i += 1;
+    }
+    count
+};
+
+/// The end of a function's name that says which optional argument is the last one.
+const fn end(argument: Argument) -> &'static str {
+    match argument {
+        Argument::Types => "types",
+        Argument::Flags => "flags",
+        Argument::Table => "table",
+        Argument::Comment(_) => "comment",
+    }
+}
+
+/// Every function; made while the module is loaded. Of a declared one with optional arguments there is one for each number of
+/// arguments: `do_accounting`, `do_accounting_flags`, `do_accounting_table`.
+static ALL: LazyLock<Vec<Function>> = LazyLock::new(|| {
+    let declared = FUNCTIONS.iter().enumerate().flat_map(|(i, f)| {
+        let least = f.arguments.iter().filter(|(_, optional)| !optional).count();
+        (least..=f.arguments.len()).map(move |texts| {
+            let name = match f.arguments[..texts].last() {
+                Some((argument, true)) => format!("{}_{}", f.name, end(*argument)).leak(),
+                _ => f.name,
+            };
+            Function { module: "acc", name, texts, does: Does::Declared(i) }
+        })
+    });
+    declared.chain(OF_KAMAILIO).collect()
+});
 
 /// What the host calls: it passes as many texts as the function has.
 type Entry = unsafe extern "C" fn(*mut km_sip_msg, *const Text, *const Text, *const Text) -> c_int;
 
 unsafe extern "C" fn entry<const I: usize>(msg: *mut km_sip_msg, a: *const Text, b: *const Text, c: *const Text) -> c_int {
-    // SAFETY: the host's arguments.
-    unsafe { call(&FUNCTIONS[I], msg, [a, b, c]) }
+    match ALL.get(I) {
+        // SAFETY: the host's arguments.
+        Some(f) => unsafe { call(f, msg, [a, b, c]) },
+        None => FAILED,
+    }
 }
 
 /// The function of `acc` with this name, for other modules.
@@ -81,7 +110,7 @@ unsafe extern "C" fn entry<const I: usize>(msg: *mut km_sip_msg, a: *const Text,
 /// # Safety
 /// The first arguments are the texts of the function, or null, through the call.
 pub unsafe fn of_acc_by_name(name: &'static str, msg: *mut km_sip_msg, [a, b]: [*mut Text; 2]) -> c_int {
-    match FUNCTIONS.iter().find(|f| f.module == "acc" && f.name == name) {
+    match ALL.iter().find(|f| f.module == "acc" && f.name == name) {
         // SAFETY: the caller's promise.
         Some(f) => unsafe { call(f, msg, [a.cast_const(), b.cast_const(), ptr::null()]) },
         None => FAILED,
@@ -94,7 +123,7 @@ pub unsafe fn of_acc_by_name(name: &'static str, msg: *mut km_sip_msg, [a, b]: [
 unsafe fn call(f: &'static Function, msg: *mut km_sip_msg, arguments: [*const Text; MOST_ARGUMENTS]) -> c_int {
     let mut texts = [const { None }; MOST_ARGUMENTS];
     for (text, p) in texts.iter_mut().zip(arguments).take(f.texts) {
-        // SAFETY: the host passed so many texts, which it keeps through the call (promise 9).
+        // SAFETY: the host passed this many texts, which it keeps through the call (promise 9).
         *text = unsafe { p.as_ref().map(|t| t.bytes().to_vec()) };
     }
     script::function(f.name, || {
@@ -103,22 +132,19 @@ unsafe fn call(f: &'static Function, msg: *mut km_sip_msg, arguments: [*const Te
             return Err("the comment must not be empty".into());
         }
         match f.does {
-            Does::Same(name) => {
-                let i = declaration::FUNCTIONS.iter().position(|f| f.name == name).ok_or("there is no such function")?;
-                functions::run(i, at, instance, texts)
-            }
+            Does::Declared(i) => functions::run(i, at, instance, texts),
             Does::RecordToLog => functions::record_to_log(at, instance, &texts[0].take().unwrap_or_default()),
             Does::RecordRadius => functions::record(at, instance, Backend::Aaa, &texts[0].take().unwrap_or_default(), b""),
         }
     })
 }
 
-/// Offers them to the host, module by module; while this one is loaded.
+/// Offers the functions to the host, module by module; called while this module is loaded.
 pub fn offer(symbols: &Symbols) -> bool {
     let text = |s: &str| Text { s: name(s).cast_mut(), len: s.len() as c_int };
-    let entries: Vec<_> = numbered!(entry as Entry, FUNCTIONS.len()).collect();
+    let entries: Vec<_> = numbered!(entry as Entry, COUNT).collect();
     let list = |module: &'static str| {
-        FUNCTIONS.iter().zip(&entries).filter(move |(f, _)| f.module == module).map(move |(f, entry)| km_kemi {
+        ALL.iter().zip(&entries).filter(move |(f, _)| f.module == module).map(move |(f, entry)| km_kemi {
             mname: text(f.module),
             fname: text(f.name),
             rtype: KM_KEMI_INT as c_int,
@@ -127,4 +153,18 @@ pub fn offer(symbols: &Symbols) -> bool {
         })
     };
     ["acc", "acc_radius"].into_iter().all(|module| symbols.offer(table(list(module))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_number_of_arguments_has_a_name() {
+        let names: Vec<_> = ALL.iter().filter(|f| f.name.contains("_accounting")).map(|f| (f.name, f.texts)).collect();
+        let dropping = [("drop_accounting", 0), ("drop_accounting_types", 1), ("drop_accounting_flags", 2)];
+        assert_eq!(names, [&[("do_accounting", 1), ("do_accounting_flags", 2), ("do_accounting_table", 3)][..], &dropping].concat());
+        assert!(ALL.iter().any(|f| f.name == "acc_db_request" && f.texts == 2 && f.has_comment()));
+        assert_eq!(ALL.len(), COUNT);
+    }
 }
