@@ -219,7 +219,7 @@ fn events_carry_the_bytes() {
 fn bytes(value: &serde_json::Value) -> Vec<u8> {
     match value.as_str() {
         Some(text) => text.as_bytes().to_vec(),
-        None => json::unhex(value["hex"].as_str().unwrap()).unwrap(),
+        None => json::unhex(value["hex"].as_str().unwrap().as_bytes()).unwrap(),
     }
 }
 

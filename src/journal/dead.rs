@@ -18,22 +18,22 @@ use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::record::Record;
 use crate::journal::{Entry, Payload, SinkId};
 
-/// What two lines of one letter have in common.
+/// What two lines about the same entry have in common.
 pub type LetterKey = (Option<Place>, u128);
 
 /// A line of such a file.
 pub struct Letter {
     /// The exact entry.
     pub payload: Payload,
-    /// Where it stood; `None` of a record that was held.
+    /// Where it was; `None` for a record that was held.
     pub place: Option<Place>,
 }
 
 impl Letter {
-    /// Reads a line; `None` if it is none, or not all of one.
+    /// Reads a line; `None` if it is not a complete dead letter.
     pub fn read(line: &[u8]) -> Option<Letter> {
         let line: Value = serde_json::from_slice(line).ok()?;
-        let bytes = to_json::unhex(line["payload"].as_str()?)?;
+        let bytes = to_json::unhex(line["payload"].as_str()?.as_bytes())?;
         let payload = match u8::try_from(line["kind_number"].as_u64()?).ok()? {
             KIND_RECORD => Payload::Record(Box::new(Record::decode(&bytes)?)),
             KIND_LOG_LINE => Payload::LogLine(bytes),
@@ -43,8 +43,8 @@ impl Letter {
         Some(Letter { payload, place })
     }
 
-    /// The same for two lines of one letter: a crash may have it written twice. A call that was held twice may have
-    /// another end the second time; a destination has one record of each identity.
+    /// The same for two lines about one entry: a crash may cause it to be written twice. A call that was held twice may have
+    /// a different end the second time; a destination has one record of each identity.
     pub fn key(&self) -> LetterKey {
         match (self.place, &self.payload) {
             (None, Payload::Record(record)) => (None, record.id),
@@ -53,12 +53,12 @@ impl Letter {
     }
 }
 
-/// The place of an entry. At 0 there is the header of a segment.
+/// The place of an entry. Offset 0 is the header of a segment.
 fn is_place(segment: &str, offset: u64) -> Option<Place> {
     Some((segment.parse().ok()?, offset)).filter(|(_, offset)| *offset > 0)
 }
 
-/// Beginnings of the names of a sink's letters that are being put back, and of those that were.
+/// How the names of files begin whose letters are being put back, and of those whose letters were.
 pub(super) fn prefixes(sink: SinkId) -> [String; 2] {
     ["requeueing", "requeued"].map(|what| format!("{what}-{}-", sink.name()))
 }
@@ -86,9 +86,9 @@ impl DeadLetters {
         format!("dead-{}.jsonl", sink.name())
     }
 
-    /// Place of the entry in such a line, if it is from a segment.
+    /// Place of the entry that such a line is about, if it is from a segment.
     pub fn place(line: &[u8]) -> Option<Place> {
-        // Values that nobody asks for are not built.
+        // Only these values are built.
         let line: HashMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(line).ok()?;
         let segment: String = serde_json::from_str(line.get("segment")?.get()).ok()?;
         is_place(&segment, line.get("offset")?.get().parse().ok()?)
@@ -141,7 +141,7 @@ impl DeadLetters {
             }
             file.write_all(&text)
         });
-        // Who takes the file away need not wait until it is synced.
+        // Whoever renames the file need not wait until it is synced.
         let unlocked = flock(&file, FlockOperation::Unlock);
         self.file = Some(file);
         written?;
@@ -151,7 +151,7 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Makes what was added survive a loss of power. On `Err` what was added since the last time does not count.
+    /// Makes what was added survive a power failure. On `Err`, what was added since the last call does not count.
     pub fn sync(&mut self) -> io::Result<()> {
         let Some(file) = self.file.take() else { return Ok(()) };
         let synced = file.sync_data();
@@ -163,7 +163,7 @@ impl DeadLetters {
         synced
     }
 
-    /// The file that has the name, locked.
+    /// The file that currently has this name, locked.
     fn open(&mut self) -> io::Result<File> {
         let name = Self::file_name(self.sink);
         loop {
@@ -185,27 +185,27 @@ impl DeadLetters {
         }
     }
 
-    /// The entry was added, and the cursor was not known to have passed it.
+    /// Was the entry added, and is the cursor not known to have passed it?
     pub fn holds(&self, entry: &Entry) -> bool {
         self.uncommitted.contains(&(entry.segment, entry.offset))
     }
 
-    /// The cursor has passed all that was added.
+    /// The cursor has passed everything that was added.
     pub fn committed(&mut self) {
         self.uncommitted.clear();
     }
 }
 
 impl Dir {
-    /// Shows `each` the dead letters of a sink that are not put back, a line each: also those of a run of `accctl requeue`
-    /// that was stopped.
+    /// Passes the dead letters of a sink that were not put back to `each`, line by line; including those of a run of
+    /// `accctl requeue` that was stopped.
     pub fn dead_letters(&self, sink: SinkId, mut each: impl FnMut(&[u8])) -> io::Result<()> {
         let [before, _] = prefixes(sink);
         self.new_letters(sink, &mut each)?;
         self.taken_letters(&[before], &mut each)
     }
 
-    /// Shows `each` the places of the dead letters of a sink, also of those that are being or were put back.
+    /// Passes the places of the dead letters of a sink to `each`, including those that are being or were put back.
     pub(crate) fn dead_places(&self, sink: SinkId, mut each: impl FnMut(Place)) -> io::Result<()> {
         let mut place = |line: &[u8]| DeadLetters::place(line).into_iter().for_each(&mut each);
         self.new_letters(sink, &mut place)?;
@@ -219,12 +219,12 @@ impl Dir {
         }
     }
 
-    /// Those in files whose names begin so.
+    /// Those in files whose names begin like this.
     pub(super) fn taken_letters(&self, prefixes: &[String], each: &mut impl FnMut(&[u8])) -> io::Result<()> {
         let rest = |name: &str| prefixes.iter().find_map(|prefix| name.strip_prefix(prefix)).map(String::from);
         let rests: BTreeSet<String> = self.names()?.iter().filter(|name| name.ends_with(".jsonl")).filter_map(|name| rest(name)).collect();
         for rest in rests {
-            // The file may get its next name meanwhile.
+            // The file may be renamed meanwhile.
             for prefix in prefixes {
                 match self.open_file(&format!("{prefix}{rest}"), OFlags::RDONLY) {
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -236,7 +236,7 @@ impl Dir {
     }
 }
 
-/// There may be millions of letters, each with its whole record: one line at a time is in memory.
+/// There may be millions of letters, each with a whole record, so only one line at a time is in memory.
 fn lines_of(file: File, each: &mut impl FnMut(&[u8])) -> io::Result<()> {
     let mut file = BufReader::new(file);
     let mut line = Vec::new();

@@ -15,8 +15,8 @@ fn text(bytes: &[u8]) -> Value {
     }
 }
 
-/// A value as one line. JSON has its own escapes, and leaves most control characters beyond ASCII as they are:
-/// here they are all escaped, which changes no value.
+/// A value as one line. JSON leaves most control characters beyond ASCII unescaped; here all of them are escaped,
+/// which does not change the value.
 pub fn line(value: &Value) -> String {
     let text = value.to_string();
     if !text.chars().any(is_control) {
@@ -37,17 +37,17 @@ pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Reverses [`hex`].
-pub fn unhex(digits: &str) -> Option<Vec<u8>> {
+/// Reverses [`hex`]; `None` for anything but pairs of hexadecimal digits.
+pub fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
     let nibble = |c: u8| (c as char).to_digit(16).map(|d| d as u8);
-    digits.as_bytes().chunks(2).map(|pair| if let [a, b] = pair { Some(nibble(*a)? << 4 | nibble(*b)?) } else { None }).collect()
+    digits.chunks(2).map(|pair| if let [a, b] = pair { Some(nibble(*a)? << 4 | nibble(*b)?) } else { None }).collect()
 }
 
 fn fields(fields: &[Field]) -> Value {
     Value::Object(fields.iter().map(|f| (f.name.to_string(), f.value.as_deref().map_or(Value::Null, text))).collect::<Map<_, _>>())
 }
 
-/// A record with all its values. Times are µs since 1970, spans are milliseconds.
+/// A record with all its values. Times are µs since 1970, durations are milliseconds.
 pub fn record(r: &Record) -> Value {
     let mut out = json!({
         "id": format!("{:032x}", r.id),
@@ -92,9 +92,9 @@ mod tests {
 
     #[test]
     fn hex_is_reversible_and_checked() {
-        assert_eq!(unhex(&hex(&[0, 1, 0xfe, 0xff])), Some(vec![0, 1, 0xfe, 0xff]));
-        assert_eq!(unhex("0"), None);
-        assert_eq!(unhex("zz"), None);
+        assert_eq!(unhex(hex(&[0, 1, 0xfe, 0xff]).as_bytes()), Some(vec![0, 1, 0xfe, 0xff]));
+        assert_eq!(unhex(b"0"), None);
+        assert_eq!(unhex(b"zz"), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::codec::Attribute;
 use super::conf::read_text;
+use crate::journal::json::unhex;
 
 /// Seconds from 1900 to 1970: the AVP type Time counts from then (RFC 6733 §4.3.1).
 const SINCE_1900: i64 = 2_208_988_800;
@@ -29,20 +30,20 @@ pub enum Type {
     Address,
     /// Seconds since 1970, sent as since 1900.
     Time,
-    /// Without a sign, in so many bytes.
+    /// Unsigned, in this many bytes.
     Unsigned(u8),
-    /// With a sign, in so many bytes.
+    /// Signed, in this many bytes.
     Integer(u8),
     /// IEEE 754 in four bytes.
     Float32,
-    /// The same in eight.
+    /// IEEE 754 in eight bytes.
     Float64,
     /// A group: no field can be written to it.
     Grouped,
 }
 
 impl Type {
-    /// By its name in a file, as OpenSIPS compares them: only the beginning counts.
+    /// The type of this name in a file, compared as in OpenSIPS: only the beginning of the name counts.
     fn from_name(name: &str) -> Option<Type> {
         const NAMES: [(&str, Type); 14] = [
             ("ip", Type::Address),
@@ -74,7 +75,7 @@ pub struct Definition {
     pub kind: Type,
 }
 
-/// What RFC 6733, RFC 7155 and OpenSIPS call the AVPs that a field may be written to.
+/// AVPs that a field may be written to, by their names in RFC 6733, RFC 7155 and OpenSIPS.
 const BUILT_IN: &str = "\
 User-Name 1 utf8string
 Called-Station-Id 30 utf8string
@@ -102,7 +103,7 @@ Sip-Call-MSDuration 230 unsigned
 Transaction-Id 231 utf8string
 ";
 
-/// Those of them that RFC 6733 §4.5 wants sent with the M bit.
+/// Those of them that must be sent with the M bit (RFC 6733 §4.5).
 const BASE: [u32; 5] = [1, 25, 44, 50, 295];
 
 /// AVPs by name; case does not count.
@@ -113,7 +114,7 @@ pub struct Dictionary {
     values: HashMap<(u32, String), i64>,
 }
 
-/// Where errors say a name was looked for.
+/// Where a name was looked for, for errors.
 impl fmt::Display for Dictionary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.file {
@@ -138,7 +139,7 @@ impl Dictionary {
         Dictionary { file: None, names, values: HashMap::new() }
     }
 
-    /// These and what a file defines; its AVPs are sent with the M bit, as OpenSIPS sends them.
+    /// These and what a file defines; its AVPs are sent with the M bit, as in OpenSIPS.
     ///
     /// # Errors
     /// The file or its line, and what to change.
@@ -155,7 +156,7 @@ impl Dictionary {
                 "ATTRIBUTE" => self.attribute(args, &vendors),
                 "VALUE" => self.value(args),
                 "VENDOR" => vendor(args, &mut vendors),
-                // For requests and answers of other modules. Words that the original does not know it skips, too.
+                // These describe requests and answers of other modules. The original also skips words that it does not know.
                 _ => Ok(()),
             };
             done.map_err(|e| format!("{}:{}: {keyword} {e}", file.display(), i + 1))?;
@@ -259,7 +260,7 @@ pub fn address(ip: IpAddr) -> Vec<u8> {
     }
 }
 
-/// A time in seconds since 1970, of 1968 to 2104: after 2036 the numbers begin again (RFC 5905 §6).
+/// A time in seconds since 1970, from 1968 to 2104: the numbers start again in 2036 (RFC 5905 §6).
 pub fn time(seconds: i64) -> Option<Vec<u8>> {
     let since = seconds.checked_add(SINCE_1900)?;
     (i64::from(i32::MAX) + 1..3 << 31).contains(&since).then(|| (since as u32).to_be_bytes().to_vec())
@@ -273,11 +274,6 @@ pub fn readable(value: &[u8]) -> Vec<u8> {
         out.extend(chunk.invalid().iter().map(|_| b'?'));
     }
     out
-}
-
-fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
-    let nibble = |c: u8| char::from(c).to_digit(16).map(|d| d as u8);
-    digits.chunks(2).map(|pair| Some(nibble(pair[0])? << 4 | nibble(*pair.get(1)?)?)).collect()
 }
 
 #[cfg(test)]

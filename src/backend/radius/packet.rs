@@ -14,6 +14,7 @@ use subtle::ConstantTimeEq;
 use super::conf::Secret;
 use super::dictionary::{Attribute, Dictionary, Type};
 use crate::accounting::record::{Field, Kind, Record, Shape};
+use crate::journal::json::unhex;
 use crate::stats::{self, Counter};
 
 /// Longest packet (RFC 2865 §3).
@@ -24,7 +25,7 @@ pub const HEADER: usize = 20;
 pub const MAX_VALUE: usize = 253;
 /// Type and length of an attribute.
 const AVP_HEADER: usize = 2;
-/// A full packet clips values no shorter than this: pieces below it tell nothing apart.
+/// In a full packet, values are not clipped to less than this: shorter pieces would be useless.
 const SHORTEST: usize = 16;
 /// Vendor-Specific (RFC 2865 §5.26).
 const VENDOR_SPECIFIC: u8 = 26;
@@ -87,11 +88,11 @@ enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
-/// A value that belongs to an attribute, not yet packed.
+/// An attribute with its value, not yet packed.
 struct Item {
     attribute: Attribute,
     value: Vec<u8>,
-    /// Of an extra or leg, hence clipped first when the packet is full.
+    /// It is of an extra or leg, and so is clipped first when the packet is full.
     optional: bool,
 }
 
@@ -105,7 +106,7 @@ impl Item {
         self.overhead() + self.value.len()
     }
 
-    /// Part of an address or number is a wrong one; part of a text is still a text.
+    /// May the value be clipped? Part of an address or number would be a wrong one; part of a text is still a text.
     fn can_clip(&self) -> bool {
         self.optional && matches!(self.attribute.kind, Type::Text | Type::Octets)
     }
@@ -156,7 +157,7 @@ impl Encoder {
             setup: own("Sip-Call-Setuptime")?,
             created: own("Sip-Call-Created")?,
             ms_duration: own("Sip-Call-MSDuration")?,
-            // Only calls with start and interim records have it, so a dictionary need not.
+            // Only calls with start and interim records need it, so it may be missing in a dictionary.
             session_time: own(SESSION_TIME).unwrap_or_else(|_| Attribute { name: SESSION_TIME.into(), code: 46, kind: Type::Integer(4), vendor: None }),
         };
         let mut resolved = HashMap::with_capacity(names.len());
@@ -220,7 +221,7 @@ impl Encoder {
         items.iter().map(pack).collect()
     }
 
-    /// The record's times, as its shape has them.
+    /// The record's times, in the form of its shape.
     fn times(&self, record: &Record, items: &mut Vec<Item>) {
         let s = &self.standard;
         let is_cdr = record.kind == Kind::Cdr;
@@ -270,7 +271,7 @@ impl Encoder {
         if total(items, MAX_VALUE) <= room {
             return;
         }
-        // The size falls with the limit: the first that fits clips least.
+        // The size falls with the limit, so the first limit that fits clips least.
         let most = (SHORTEST..MAX_VALUE).rev().find(|&most| total(items, most) <= room).unwrap_or(SHORTEST);
         for item in items.iter_mut() {
             if item.can_clip() && clip(item, most) {
@@ -278,7 +279,7 @@ impl Encoder {
                 once(&mut self.told, &item.attribute.name, "clipped because the packet would exceed 4096 bytes (RFC 2865 §3)");
             }
         }
-        // Hundreds of legs: the last ones go.
+        // There are hundreds of legs: the last values are left out.
         let mut size: usize = items.iter().map(Item::size).sum();
         while size > room {
             let Some(last) = items.pop() else { break };
@@ -320,7 +321,7 @@ pub enum StatusType {
     Failed,
 }
 
-/// What a record says of its call.
+/// What a record says about its call.
 pub fn status_type(record: &Record) -> StatusType {
     let answered = (200..300).contains(&record.core.code_number());
     match record.core.method.as_slice() {
@@ -334,7 +335,7 @@ pub fn status_type(record: &Record) -> StatusType {
     }
 }
 
-/// The host's number of a method, which Sip-Method carries: one bit for each.
+/// The host's number for a method, which Sip-Method carries: one bit for each method.
 pub fn method_bit(method: &[u8], shape: Shape) -> u32 {
     let known = match shape {
         Shape::Kamailio => METHODS_OF_KAMAILIO,
@@ -367,7 +368,7 @@ fn write(dictionary: &Dictionary, attribute: &Attribute, value: &Value<'_>) -> O
             Value::Bytes(_) => text().and_then(|t| t.parse().ok().or_else(|| dictionary.value(&attribute.name, t).map(i128::from)))?,
         };
         let bits = u32::from(bytes) * 8;
-        // Negative numbers go as two's complement: the dictionaries' integers have no sign (D17).
+        // Negative numbers are sent as two's complement: integers of the dictionaries have no sign (D17).
         let fits = (-(1i128 << (bits - 1))..1i128 << bits).contains(&n);
         fits.then(|| n.to_be_bytes()[16 - usize::from(bytes)..].to_vec())
     };
@@ -385,11 +386,6 @@ fn write(dictionary: &Dictionary, attribute: &Attribute, value: &Value<'_>) -> O
         }),
         (Type::Unusable(_), _) => None,
     }
-}
-
-fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
-    let nibble = |c: u8| char::from(c).to_digit(16).map(|d| d as u8);
-    digits.chunks(2).map(|pair| Some(nibble(pair[0])? << 4 | nibble(*pair.get(1)?)?)).collect()
 }
 
 /// Shortens a value to `most` bytes, not in the middle of a UTF-8 character of a text; true if
@@ -436,7 +432,7 @@ fn pack(item: &Item) -> Avp {
 /// and the secret (RFC 2866 §3).
 ///
 /// # Errors
-/// Attributes longer than a packet; [`Encoder::attributes`] keeps below.
+/// The attributes are too long for a packet; those of [`Encoder::attributes`] never are.
 pub fn request<'a>(identifier: u8, secret: &Secret, attributes: impl Iterator<Item = &'a Avp>) -> Result<Vec<u8>, PacketError> {
     let mut packet = Packet::new_with_identifier(Code::AccountingRequest, secret.bytes(), identifier);
     packet.extend(attributes.map(|a| AVP::from_bytes(a.code, &a.value)).collect());
@@ -448,14 +444,14 @@ pub fn request<'a>(identifier: u8, secret: &Secret, attributes: impl Iterator<It
 pub enum Refused {
     /// Not a well-formed Accounting-Response.
     Malformed,
-    /// Response Authenticator or Message-Authenticator is not of this request and secret.
+    /// Response Authenticator or Message-Authenticator does not match this request and secret.
     Forged,
 }
 
 /// Checks an Accounting-Response against the authenticator of its request, in constant time.
 ///
 /// The radius crate's own check compares byte by byte and takes bytes after the packet's
-/// length into the digest, which RFC 2865 §3 calls padding.
+/// length into the digest, although RFC 2865 §3 calls them padding.
 ///
 /// # Errors
 /// See [`Refused`].
