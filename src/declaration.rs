@@ -1,16 +1,17 @@
-//! THE declaration: every parameter, function, variable and event of the module, once. The host
-//! families export from these tables, [`crate::config`] reads its defaults here, and the tests
-//! hold the documents against them.
+//! The declaration: every destination, parameter, function, variable, event and management command of the
+//! module, once. The host families export from these tables, [`crate::config`] reads its defaults here, and
+//! the tests compare the documents with them.
 #![forbid(unsafe_code)]
 
 use std::ffi::CStr;
 use std::ops::RangeInclusive;
 
-/// Every destination, one row each: name in Rust; number, which stands in what is written to disk and is never given to
-/// another one; name in scripts, counters and files; what its fields may be called; who writes its records; and for those that the delivery process
-/// serves the folder in `src/backend` and the parameter that switches it on. A parameter that may be given several times
-/// has a further sink for each line after the first, with a number from the same row of numbers and a name of its own.
-/// Everything that is made once for each destination is made from this table: `$then` is given all rows.
+/// Every destination, one row each: its name in Rust; its number, which is written to disk and is never given to another
+/// destination; its name in scripts, counters and files; what its fields may be called; who writes its records; and, for
+/// those that the delivery process serves, the folder in `src/backend` and the parameter that turns it on. A parameter
+/// that may be given several times has a further sink for each line after the first, with a number of its own, from the
+/// same range, and a name of its own. Everything that exists once per destination is generated from this
+/// table: the macro `$then` gets all rows.
 macro_rules! destinations {
     ($then:ident) => {
         $then! {
@@ -20,7 +21,7 @@ macro_rules! destinations {
             Aaa = 1, "aaa", names Attributes, by Delivery, sink radius "aaa_url";
             /// Accounting-Requests to Diameter peers (RFC 6733).
             Diameter = 6, "diameter", names Attributes, by Delivery, sink diameter "diameter_url";
-            /// Lines in the server's log; the delivery process sends those that syslog did not take at once.
+            /// Lines in the server's log; the delivery process sends those that syslog did not accept at once.
             Log = 0, "log", names Text, by Worker, sink log "log_facility";
             /// Events of the server's event interface.
             Evi = 3, "evi", names Text, by Worker;
@@ -33,7 +34,7 @@ macro_rules! destinations {
 }
 pub(crate) use destinations;
 
-/// Room for destinations: their numbers are less than this.
+/// Numbers of destinations and sinks are less than this.
 pub const DESTINATIONS_MAX: usize = 16;
 
 /// Who writes the records of a destination.
@@ -90,19 +91,19 @@ destinations!(backends);
 macro_rules! sinks {
     ($($(#[doc = $doc:literal])+ $id:ident = $number:literal, $name:literal, names $names:ident, by $by:ident
        $(, sink $folder:ident $parameter:literal $(then $($further:ident = $its_number:literal $its_name:literal),+)?)?;)+) => {
-        /// What the delivery process serves, each with a cursor of its own. The number of a backend's first is the backend's.
+        /// What the delivery process serves, each with its own cursor. The first sink of a backend has the number of that backend.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         pub enum SinkId { $($(
-            #[doc = concat!("That of `", $parameter, "`.")]
+            #[doc = concat!("The sink of `", $parameter, "`.")]
             $id = $number,
             $($(
-                #[doc = concat!("That of a further line of `", $parameter, "`.")]
+                #[doc = concat!("The sink of a further line of `", $parameter, "`.")]
                 $further = $its_number,
             )+)?
         )?)+ }
 
-        /// Every sink, its backend, the parameter that switches it on, and its name.
+        /// Every sink, its backend, the parameter that turns it on, and its name.
         const SINKS: &[(SinkId, Backend, &str, &str)] = &[$($(
             (SinkId::$id, Backend::$id, $parameter, $name),
             $($((SinkId::$further, Backend::$id, $parameter, $its_name),)+)?
@@ -111,10 +112,10 @@ macro_rules! sinks {
 }
 destinations!(sinks);
 
-/// A number in [`NUMBERED`] that no destination has.
+/// In [`NUMBERED`]: there is no destination, or no sink, with this number.
 const NONE: u8 = u8::MAX;
 
-/// Places of backends and sinks in their tables, by number.
+/// Positions of backends and sinks in their tables, by number.
 const NUMBERED: [(u8, u8); DESTINATIONS_MAX] = {
     let mut places = [(NONE, NONE); DESTINATIONS_MAX];
     let mut i = 0;
@@ -136,7 +137,7 @@ const NUMBERED: [(u8, u8); DESTINATIONS_MAX] = {
 };
 
 impl Backend {
-    /// How many there are.
+    /// Their number.
     pub const COUNT: usize = Backend::ALL.len();
 
     /// Its place in [`Backend::ALL`].
@@ -144,7 +145,7 @@ impl Backend {
         NUMBERED[self as usize].0 as usize
     }
 
-    /// The same without the table that is being made.
+    /// [`Backend::index`] without the table, which is made with it.
     const fn index_in_all(self) -> usize {
         let mut i = 0;
         while Backend::ALL[i] as u8 != self as u8 {
@@ -167,7 +168,7 @@ impl Backend {
 }
 
 impl SinkId {
-    /// How many there are.
+    /// Their number.
     pub const COUNT: usize = SINKS.len();
 
     /// Every sink, in the order of the table.
@@ -191,7 +192,7 @@ impl SinkId {
         SINKS[self.index()].3
     }
 
-    /// The parameter that switches it on.
+    /// The parameter that turns it on.
     pub const fn parameter(self) -> &'static str {
         SINKS[self.index()].2
     }
@@ -228,18 +229,18 @@ pub enum ParamType {
     Flag,
     /// One of these words.
     Word(&'static [&'static str]),
-    /// A string, or a number from the first to the second, which means the same as its digits.
+    /// A string, or a number from the first to the second, which means the same as its digits in a string.
     Either(i32, i32),
 }
 
-/// Which servers have a parameter. To the others it is refused, with what to do there instead.
+/// Which servers have a parameter. The other one refuses it, and says what to do instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hosts {
     /// Both.
     Both,
-    /// OpenSIPS; in Kamailio this.
+    /// OpenSIPS only; what to do in Kamailio instead.
     OpenSips(&'static str),
-    /// Kamailio; in OpenSIPS this.
+    /// Kamailio only; what to do in OpenSIPS instead.
     Kamailio(&'static str),
 }
 
@@ -250,9 +251,9 @@ pub struct Param {
     pub name: &'static str,
     /// Type of the value.
     pub kind: ParamType,
-    /// Default as the documentation shows it: its first word is the value, where there is one.
+    /// Default as the documentation shows it; if there is a default value, it is the first word.
     pub default: &'static str,
-    /// How its value is written, in Markdown, where type and range do not say it.
+    /// How its value is written, in Markdown, if type and range do not say it.
     pub syntax: Option<&'static str>,
     /// A value, without quotes.
     pub example: &'static str,
@@ -260,9 +261,9 @@ pub struct Param {
     pub since: &'static str,
     /// Servers that have it.
     pub hosts: Hosts,
-    /// A further line adds to the ones before; else it replaces them.
+    /// A further line adds to the earlier ones; otherwise it replaces them.
     pub adds: bool,
-    /// A further line is one more: each counts for itself.
+    /// A further line is another value, independent of the earlier ones.
     pub listed: bool,
 }
 
@@ -319,9 +320,9 @@ impl Param {
 /// line, and parameters of events.
 pub const CORE_COLUMNS: [&str; 6] = ["method", "from_tag", "to_tag", "callid", "sip_code", "sip_reason"];
 
-/// Most records of one sink in memory at a time.
+/// Maximum number of records of one sink in memory at a time.
 const BATCH_MAX: i32 = 5000;
-/// Greatest size in MiB: a TiB is more than a disk of records anybody keeps.
+/// Maximum size in MiB. A TiB is more than anybody keeps in records.
 const MIB_MAX: i32 = 1 << 20;
 
 /// Every parameter, with its default, what it takes, and an example. What a new one needs is in CONTRIBUTING.md.
@@ -335,7 +336,7 @@ pub const PARAMS: &[Param] = &[
     text("log_facility", "LOG_DAEMON", "LOG_LOCAL5").syntax(FACILITY),
     word("log_format", "text", &["text", "json"], "json"),
     text("aaa_url", "none (RADIUS off)", "radius:/etc/radcli/radiusclient.conf").syntax("`radius:FILE` or `diameter:FILE[;extra-avps-file:FILE]`"),
-    either("aaa_retry", "forever", 1..=i32::MAX, "20").syntax("`forever` or a number from 1 on"),
+    either("aaa_retry", "forever", 1..=i32::MAX, "20").syntax("`forever`, or a number from 1 up"),
     int("service_type", "-1 (Sip-Session of the dictionary, else 15)", -1..=i32::MAX, "15"),
     text("stream_url", "none (streams off)", "file:///var/spool/acc/cdr-%Y%m%d-%H.jsonl?max_size=100M").syntax(STREAM).listed(),
     text("stream_node", "the name of the machine", "proxy1.example.org"),
@@ -363,14 +364,14 @@ pub const PARAMS: &[Param] = &[
     int("db_time_digits", "0", 0..=6, "3"),
     text("journal_dir", "/var/lib/opensips-acc", "/var/spool/acc").syntax("a directory; not a symbolic link"),
     word("journal_sync", "batch", &["os", "batch", "always"], "always"),
-    int("journal_max_size", "0 (as much as the disk takes)", 0..=MIB_MAX, "4096").syntax("MiB; 0 is no limit"),
-    // Cursors, dead letters and the ends of calls have room, and a log on the same disk can still tell what is wrong.
-    int("journal_min_free", "16", 0..=MIB_MAX, "500").syntax("MiB; 0 does not look"),
+    int("journal_max_size", "0 (as much as the disk holds)", 0..=MIB_MAX, "4096").syntax("MiB; 0 means no limit"),
+    // Enough for cursors, dead letters and the ends of calls, and for a log on the same disk to tell what is wrong.
+    int("journal_min_free", "16", 0..=MIB_MAX, "500").syntax("MiB; 0 turns the check off"),
     word("journal_full", "drop-new", &["drop-new", "drop-oldest", "refuse"], "refuse"),
     // At most a year.
-    int("journal_keep", "0 (not at all)", 0..=8784, "48").syntax("hours; 0 keeps none"),
+    int("journal_keep", "0 (not at all)", 0..=8784, "48").syntax("hours; 0 keeps nothing"),
     word("drop_accounting_mode", "documented", &["documented", "stock"], "stock"),
-    int("backlog_threshold", "0 (off)", 0..=i32::MAX, "10000").syntax("records; 0 is never"),
+    int("backlog_threshold", "0 (off)", 0..=i32::MAX, "10000").syntax("records; 0 means never"),
     int("delivery_batch", "500", 1..=BATCH_MAX, "2000"),
     int("delivery_retry_max", "30", 1..=3600, "5"),
     int("delivery_give_up", "32", 0..=1_000_000, "5"),
@@ -378,7 +379,7 @@ pub const PARAMS: &[Param] = &[
     word("orphan_cdr", "write", &["write", "hold"], "hold"),
     int("interim_interval", "0 (none)", 0..=86_400, "900").syntax("0, or 60 to 86400"),
     int("cluster_id", "0 (that of the dialogs)", -1..=i32::MAX, "-1")
-        .on(Hosts::OpenSips("Kamailio has no module clusterer, whose cluster this is: leave the line out (see docs/KAMAILIO.md)")),
+        .on(Hosts::OpenSips("Kamailio has no module clusterer: leave the line out (see docs/KAMAILIO.md)")),
     int("arena_size", "1024", 16..=65_536, "256"),
     // KiB. Four times the longest message that both servers take by default (64 KiB): scripts keep headers whole, and again in parts.
     int("context_max", "256", 16..=16_384, "512"),
@@ -412,7 +413,7 @@ pub const PARAMS: &[Param] = &[
     text("evi_extra_bye", "none", "reason=$hdr(Reason)").syntax(EXTRAS).on(OF_BYE),
     text("multi_leg_info", "none", "leg_src=$avp(src); leg_dst=$avp(dst)").syntax(LEGS),
     text("multi_leg_bye_info", "none", "leg_end=$avp(end)").syntax(LEGS).on(OF_BYE),
-    // Of Kamailio's own acc and acc_radius modules, beyond what both servers had.
+    // Of Kamailio's own modules acc and acc_radius; OpenSIPS never had these.
     int("reason_from_hf", "0", 0..=1, "1").on(AS_EXTRA),
     int("acc_extra_nullable", "0", 0..=1, "1").on(NULLS),
     int("clone_msg", "1", 0..=1, "1").on(NEEDLESS),
@@ -467,33 +468,33 @@ pub const PARAMS: &[Param] = &[
 
 /// How the values of several parameters are written.
 const OF_BACKEND: &str = "`BACKEND: TAG->NAME; TAG; ...` with BACKEND one of `log`, `db`, `aaa`, `evi`, `diameter`, `stream`";
-const EXTRAS: &str = "`name=$variable` joined by `;`, with `/reply` behind variables of the reply";
+const EXTRAS: &str = "`name=$variable` joined by `;`, with `/reply` after variables of the reply";
 const LEGS: &str = "`name=$avp(name)` joined by `;`";
 const TABLE: &str = "letters, digits and `_`, not beginning with a digit, at most 63; \
-     before it may stand the name of a database or schema and a dot (`billing.acc`), except in SQLite; \
-     in Kamailio the names for records and missed calls may have variables in them";
+     except in SQLite, the name of a database or schema and a dot may precede it (`billing.acc`); \
+     in Kamailio the names for records and missed calls may contain variables";
 const COLUMN: &str = "a column name";
 const FACILITY: &str = "`LOG_AUTH`, `LOG_AUTHPRIV`, `LOG_CRON`, `LOG_DAEMON`, `LOG_FTP`, `LOG_KERN`, \
-     `LOG_LOCAL0` to `LOG_LOCAL7`, `LOG_LPR`, `LOG_MAIL`, `LOG_NEWS`, `LOG_SYSLOG`, `LOG_USER` or `LOG_UUCP`; case and `LOG_` are free";
+     `LOG_LOCAL0` to `LOG_LOCAL7`, `LOG_LPR`, `LOG_MAIL`, `LOG_NEWS`, `LOG_SYSLOG`, `LOG_USER` or `LOG_UUCP`; case does not matter, and `LOG_` may be left out";
 const STREAM: &str = "`file:///DIRECTORY/NAME.jsonl?OPTIONS` or `file:///DIRECTORY/NAME.csv?OPTIONS`; \
-     a time may stand in the name, as `%Y`, `%m`, `%d`, `%j`, `%H`, `%M`, `%S`; \
+     the name may contain a time, as `%Y`, `%m`, `%d`, `%j`, `%H`, `%M`, `%S`; \
      `nats://[USER:PASSWORD@|TOKEN@]HOST[:4222][,HOST...][/PREFIX]?OPTIONS`; `http[s]://[USER:PASSWORD@|TOKEN@]HOST[:PORT]/PATH[?QUERY]#OPTIONS`; \
      `amqp[s]://[USER:PASSWORD@]HOST[:5672][,HOST...][/VHOST]?exchange=NAME&OPTIONS`; `kafka://[USER:PASSWORD@]HOST[:9092][,HOST...]/TOPIC?OPTIONS`";
 
-/// What stands for a parameter of one server in the other.
+/// What to use in one server instead of a parameter of the other.
 const AS_EXTRA: Hosts = Hosts::Kamailio("declare an extra with the variable instead: log_extra, db_extra");
 const NULLS: Hosts = Hosts::Kamailio("leave it out: a value that is not set is NULL");
 const JSON: Hosts = Hosts::Kamailio("use evi_flag: events have the same values");
 const NEEDLESS: Hosts = Hosts::Kamailio("leave it out: nothing here is limited or delayed by it");
 const OF_BYE: Hosts = Hosts::OpenSips("name the variable in cdr_extra, which is read on the BYE");
 const BY_DIALOG: Hosts = Hosts::OpenSips("use cdr_enable, or do_accounting(\"...\", \"cdr\") in the routes");
-const TABLE_BY_AVP: Hosts = Hosts::OpenSips("write the AVP into db_table_acc, whose text may have variables");
+const TABLE_BY_AVP: Hosts = Hosts::OpenSips("write the AVP into db_table_acc, which may contain variables");
 const BY_CDR_FLAG: Hosts = Hosts::Kamailio("use cdr_flag, or do_accounting(\"...\", \"cdr\") in the routes");
 
-/// Default of `time_format`, which has a blank in it.
+/// Default of `time_format`. It contains a blank, so it is not a first word as in [`Param::default`].
 pub const TIME_FORMAT: &str = "%Y-%m-%d %H:%M:%S";
 
-/// Value that a parameter has without a line; empty for a name that is none.
+/// Value that a parameter has without a line; empty if there is no such parameter.
 pub fn default_of(name: &str) -> &'static str {
     PARAMS.iter().find(|p| p.name == name).and_then(|p| p.default.split(' ').next()).unwrap_or_default()
 }
@@ -503,7 +504,7 @@ pub fn default_of(name: &str) -> &'static str {
 pub enum Routes {
     /// Request, failure, branch and local routes.
     Requests,
-    /// These, and in Kamailio reply routes, as its own accounting functions.
+    /// These, and in Kamailio also reply routes, like its own accounting functions.
     Transactions,
     /// Every route.
     All,
@@ -516,7 +517,7 @@ pub enum Argument {
     Types,
     /// Flags, checked at startup when constant.
     Flags,
-    /// An SQL table name.
+    /// The name of an SQL table.
     Table,
     /// The comment of a manual record to this backend, which must be configured.
     Comment(Backend),
@@ -527,14 +528,14 @@ pub enum Argument {
 pub struct Function {
     /// Name in the script.
     pub name: &'static str,
-    /// Arguments, each with whether it may be left out.
+    /// Arguments, each with whether it is optional.
     pub arguments: &'static [(Argument, bool)],
     /// Routes it may be called from.
     pub routes: Routes,
 }
 
-/// Every function, given to the macro `$then`: its name, which its body in [`crate::host::script`] has
-/// too, its arguments, behind the semicolon those that may be left out, and its routes.
+/// Every function, given to the macro `$then`: its name, which is also that of its body in [`crate::host::script`]; its
+/// arguments, those after the semicolon optional; and its routes.
 macro_rules! functions {
     ($then:ident) => {
         $then! {
@@ -564,11 +565,18 @@ macro_rules! function_rows {
 /// Every function.
 pub const FUNCTIONS: &[Function] = functions!(function_rows);
 
-/// Most arguments that a function has.
+/// Maximum number of arguments of a function.
 pub const MOST_ARGUMENTS: usize = 3;
 
+/// The pseudo-variable with the value of an extra field: `$acc_extra(tag)`.
+pub const EXTRA: &str = "acc_extra";
+/// The pseudo-variable with the value of a leg field: `$(acc_leg(tag)[index])`.
+pub const LEG: &str = "acc_leg";
+/// The pseudo-variable with the index of the current leg.
+pub const CURRENT_LEG: &str = "acc_current_leg";
+
 /// The pseudo-variables.
-pub const VARIABLES: [&str; 3] = ["acc_extra", "acc_leg", "acc_current_leg"];
+pub const VARIABLES: [&str; 3] = [EXTRA, LEG, CURRENT_LEG];
 
 macro_rules! events {
     ($($(#[$doc:meta])+ $event:ident $name:literal $route:literal,)+) => {
@@ -607,7 +615,7 @@ events! {
     Start "E_ACC_START" c"acc:start",
     /// A call is up (flag `interim`).
     Interim "E_ACC_INTERIM" c"acc:interim",
-    /// More records wait than `backlog_threshold`, or not any more.
+    /// More records are waiting than `backlog_threshold`, or no longer so many.
     Backlog "E_ACC_BACKLOG" c"acc:backlog",
 }
 
@@ -622,8 +630,8 @@ pub struct Command {
     pub help: &'static str,
 }
 
-/// Every management command, given to the macro `$then`: its name in OpenSIPS, which its body in
-/// [`crate::host::management`] has too, that of the RPC in Kamailio, and what it does.
+/// Every management command, given to the macro `$then`: its name in OpenSIPS, which is also that of its body in
+/// [`crate::host::management`]; the name of its RPC in Kamailio; and what it does.
 macro_rules! commands {
     ($then:ident) => {
         $then! {
@@ -642,8 +650,8 @@ macro_rules! command_rows {
 /// Every management command.
 pub const COMMANDS: &[Command] = commands!(command_rows);
 
-/// Name of the process that delivers the journal, as the kernel has it: at most 15 bytes.
+/// Name that the kernel shows for the process that delivers the journal: at most 15 bytes.
 pub const DELIVERY_PROCESS: &CStr = c"acc delivery";
 
-/// Name in the host's list of processes of the one that keeps it running.
+/// Name of the process that keeps it running, in the host's list of processes.
 pub const DELIVERY_SUPERVISOR: &CStr = c"supervisor of CDR delivery";

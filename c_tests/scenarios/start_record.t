@@ -12,7 +12,7 @@ recv 1 invite
 reply 3 invite 180
 reply 3 invite 200 totag=bob-1 body
 expect log "*do_accounting(): log has no start and interim records: *"
-expect log "*do_accounting(): the flags start and interim need the flag cdr beside them"
+expect log "*do_accounting(): the flags start and interim need the flag cdr as well"
 expect event "E_ACC_START {$ECORE} x_caller=\"sip:alice@example.com\" *setuptime={n:0..1} created={t}"
 expect row "SELECT length(call_id), callid, from_tag, to_tag, duration, x_caller FROM acc_calls" "32|call-1@test|alice-1|bob-1|0|sip:alice@example.com"
 expect row "SELECT count(*) FROM acc" "0"

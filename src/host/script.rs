@@ -1,5 +1,5 @@
-//! What scripts call and read, alike in every host family. The family takes its arguments and
-//! values from the host, and says where it keeps contexts ([`AtHand`]).
+//! What scripts call and read, the same in every host family. The family gets arguments and values from the
+//! host, and says where it keeps contexts ([`AtHand`]).
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
@@ -21,7 +21,7 @@ use crate::accounting::{decide, flags};
 use crate::backend::sql::is_foreign;
 use crate::backend::sql::schema::is_table_name;
 use crate::config::Config;
-use crate::declaration::{Argument, By, FUNCTIONS, MOST_ARGUMENTS, SinkId, VARIABLES, functions};
+use crate::declaration::{Argument, By, FUNCTIONS, MOST_ARGUMENTS, SinkId, functions};
 use crate::stats::{self, Counter};
 use crate::worker::{self, Instance};
 
@@ -32,8 +32,8 @@ const FALSE: c_int = -1;
 const OK: c_int = 0;
 const FAILED: c_int = -1;
 
-/// Runs a script function; an error is one log line and "false". Once accounting was stopped, which
-/// was one line of its own, it is "false" without more.
+/// Runs a script function; an error is one log line and "false". After accounting was stopped (which was
+/// logged), it is "false" without a log line.
 pub fn function(name: &'static str, f: impl FnOnce() -> Result<(), String>) -> c_int {
     if proof::stopped() {
         return FALSE;
@@ -47,14 +47,14 @@ pub fn function(name: &'static str, f: impl FnOnce() -> Result<(), String>) -> c
     })
 }
 
-/// Assigns a variable; an error is one log line. Once accounting was stopped, nothing happens: the
-/// server would complain of every assignment.
+/// Assigns a variable; an error is one log line. After accounting was stopped, nothing happens: the server
+/// would complain about every assignment.
 pub fn assign(entry: &'static str, name: &str, f: impl FnOnce() -> Result<(), String>) -> c_int {
     if proof::stopped() { OK } else { variable(entry, name, f) }
 }
 
-/// Runs an entry point of a variable; an error is one log line. Once accounting was stopped, there
-/// are no values.
+/// Runs an entry point of a variable; an error is one log line. After accounting was stopped, there are no
+/// values.
 pub fn variable(entry: &'static str, name: &str, f: impl FnOnce() -> Result<(), String>) -> c_int {
     if proof::stopped() {
         return FAILED;
@@ -68,7 +68,7 @@ pub fn variable(entry: &'static str, name: &str, f: impl FnOnce() -> Result<(), 
     })
 }
 
-/// An error of the script. That memory is full is said once a second, however many requests come.
+/// Logs an error of the script. That memory is full is logged once a second, however many requests come.
 fn complain(line: impl Display, error: &str) {
     if error.contains(FULL) {
         full::FULL.error(line);
@@ -88,7 +88,7 @@ pub enum Value<'a> {
     Text(Cow<'a, [u8]>),
 }
 
-/// The arguments of a function, in the order of its row; `None` when left out.
+/// The arguments of a function, in the order of its row; `None` if left out.
 pub struct Arguments<'a>(pub [Option<Value<'a>>; MOST_ARGUMENTS]);
 
 impl Arguments<'_> {
@@ -126,7 +126,7 @@ pub const fn what(argument: Argument) -> &'static str {
     }
 }
 
-/// Checks an argument that is the same at every call; its value, where that is not the text itself.
+/// Checks an argument that is the same in every call; returns its value if that is not the text itself.
 pub fn check(argument: Argument, text: &[u8]) -> Result<Option<Value<'static>>, String> {
     match argument {
         Argument::Types => types_of(text).map(|t| Some(Value::Types(t))),
@@ -139,7 +139,7 @@ pub fn check(argument: Argument, text: &[u8]) -> Result<Option<Value<'static>>, 
     }
 }
 
-/// The value of an argument whose variables were evaluated for this call.
+/// The value of an argument, after its variables were evaluated for this call.
 pub fn read(argument: Argument, text: Vec<u8>) -> Result<Value<'static>, String> {
     match argument {
         Argument::Types => types_of(&text).map(Value::Types),
@@ -149,10 +149,10 @@ pub fn read(argument: Argument, text: Vec<u8>) -> Result<Value<'static>, String>
     }
 }
 
-/// Where a context may be kept for the message at hand (docs/ARCHITECTURE.md, "Look-up order").
+/// Where a context may be kept for the current message (docs/ARCHITECTURE.md, "Look-up order").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// With the message: the context in force.
+    /// With the message: the current context.
     Here,
     /// With the message: the marks of an in-dialog request of its own (D13).
     HereOwn,
@@ -162,69 +162,69 @@ pub enum Place {
     ThereOwn,
 }
 
-/// The message at hand, as a host family sees it.
+/// The current message, as a host family sees it.
 pub trait AtHand: Copy {
     /// The context that a place holds.
     fn get(self, place: Place) -> Option<SharedContext>;
 
-    /// Replaces what a place holds. Without a transaction there is none to hold it.
+    /// Replaces what a place holds. Without a transaction, its places hold nothing.
     fn put(self, place: Place, ctx: &SharedContext);
 
-    /// Gives the transaction `ctx` unless it has one, which is then the answer. A reply route of
-    /// another branch may be doing the same at this moment.
+    /// Gives the transaction `ctx`, unless it has one, which is then returned. A reply route of another branch
+    /// may be doing the same at this moment.
     fn offer(self, ctx: &SharedContext) -> Option<SharedContext>;
 
     /// The context of the message's dialog.
     fn of_dialog(self) -> Option<SharedContext>;
 
-    /// There is a message or a transaction, which a new context can belong to.
+    /// Is there a message or a transaction, which a new context can belong to?
     fn is_there(self) -> bool;
 
-    /// Core values of the request; `None` when there is no SIP message.
+    /// Core values of the request; `None` if there is no SIP message.
     fn core(self) -> Option<Core>;
 
     /// When the request came.
     fn arrival(self) -> Moment;
 
-    /// The callee sent it; asked with `detect_direction` only.
+    /// Did the callee send it? Only asked with `detect_direction`.
     fn is_upstream(self) -> bool;
 
-    /// Calls can be followed to their end.
+    /// Can calls be followed to their end?
     fn has_dialogs(self) -> bool;
 
-    /// Ties a call to its dialog, made if need be. Unless the events of its transaction come to `ctx` already
-    /// (`is_watched`), the answer says whether [`AtHand::watch`] is to watch for the answer, too.
+    /// Ties a call to its dialog, which is made if necessary. Unless `ctx` gets the events of its transaction already
+    /// (`is_watched`), returns whether [`AtHand::watch`] must also watch for the answer.
     fn follow(self, ctx: &SharedContext, is_watched: bool) -> Result<bool, String>;
 
-    /// What `log_extra` and its likes say of the message at hand.
+    /// The values of `log_extra` and the like for the current message.
     fn taken(self, config: &Config, backend: Backend) -> Taken;
 
-    /// Has the events of the message's transaction come to `ctx`; with `answers` also that an answer is about to
-    /// leave.
+    /// Makes `ctx` get the events of the message's transaction; with `answers`, also when an answer is about to be
+    /// sent.
     fn watch(self, ctx: SharedContext, answers: bool) -> Result<(), String>;
 
-    /// `acc_load_ctx_from_dlg()`: puts the context of the message's dialog in force.
+    /// `acc_load_ctx_from_dlg()`: makes the context of the message's dialog the current one.
     fn load(self) -> Result<(), String>;
 
-    /// `acc_unload_ctx_from_dlg()`: puts the one back that it replaced.
+    /// `acc_unload_ctx_from_dlg()`: restores the one that it replaced.
     fn unload(self) -> Result<(), String>;
 
-    /// The script changed a value: others who keep the call's state may have to know it.
+    /// The script changed a value: others who keep the state of the call may have to know.
     fn changed(self) {}
 }
 
-/// The context in force.
+/// The current context.
 pub fn find(at: impl AtHand) -> Option<SharedContext> {
     at.get(Place::Here).or_else(|| at.get(Place::There)).or_else(|| at.of_dialog())
 }
 
-/// Changes a context that was found, else a new one for the message and its transaction, which is
-/// stored once, with the change in it.
+/// Changes the context that was found, or a new one for the message and its transaction, which is stored
+/// together with the change.
 fn change<R>(at: impl AtHand, found: Option<SharedContext>, has_leg_fields: bool, f: impl Fn(&mut Context) -> R) -> Result<(SharedContext, R), String> {
     change_by(at, found, has_leg_fields, &f, |ctx| ctx.update(&f))
 }
 
-/// [`change`], where `of_shared` changes a context that is shared already as `f` changes a new one.
+/// [`change`], where `of_shared` changes a context that is already shared, and `f` a new one.
 fn change_by<R>(
     at: impl AtHand,
     found: Option<SharedContext>,
@@ -250,8 +250,8 @@ fn change_by<R>(
     Ok((ctx, r))
 }
 
-/// The call `call` is known now: what the script set on this message before goes into it (D22),
-/// and marks made before stay with the request alone (D13).
+/// The message's call is now known: values that the script has set on the message go into it (D22), and
+/// earlier marks stay with the request alone (D13).
 pub fn join(at: impl AtHand, call: &SharedContext) {
     let before = at.get(Place::Here);
     if before.as_ref().is_some_and(|c| c.same(call)) {
@@ -259,7 +259,7 @@ pub fn join(at: impl AtHand, call: &SharedContext) {
     }
     if let Some(own) = before {
         let joined = own.copy().and_then(|values| {
-            // Without room for the values the request keeps the marks that are its own.
+            // If there is no room for the values, the request still keeps its own marks.
             let (marks, clipped) = call.happen(|c| {
                 let clipped = c.merge_values(&values, context_max());
                 (c.marks, clipped)
@@ -286,7 +286,7 @@ fn text(e: impl Display) -> String {
     e.to_string()
 }
 
-/// A change was refused: of which request, if its context does not say so yet.
+/// Why a change was refused, naming the request if its context does not have its Call-ID yet.
 fn refused(at: impl AtHand, e: SharedError) -> String {
     match e {
         SharedError::Full(CallId(id)) if id.is_empty() => text(SharedError::Full(call_id(at))),
@@ -309,7 +309,7 @@ pub fn flags_of(argument: &[u8]) -> Result<Flags, String> {
     Flags::parse(argument).map_err(text)
 }
 
-/// A backend without its parameter cannot be accounted to.
+/// Fails for a backend without its parameter: nothing can be accounted to it.
 pub fn configured(types: Types) -> Result<(), String> {
     let config = &worker::instance().ok_or("the module is not initialised")?.config;
     if let Some(sink) = types.iter().filter_map(SinkId::of).find(|sink| !config.destinations.is_on(sink.backend())) {
@@ -318,16 +318,16 @@ pub fn configured(types: Types) -> Result<(), String> {
     Ok(())
 }
 
-/// A manual function for a backend without its parameter is false when it is called, as the original's. Parameters
-/// of message flags are silent without it, and so is this beside them.
+/// A manual function for a backend without its parameter returns false when it is called, as in the original. Message
+/// flags are silent without that parameter, and so is this if there are any.
 fn warn_of_manual(backend: Backend) {
     let has_flags = worker::instance().is_some_and(|m| !m.config.flags.shaped.is_empty());
     if !has_flags && let Err(e) = configured(Types::one(backend)) {
-        log::warn!("{e}; without it functions that write a record there at once do nothing, and are false");
+        log::warn!("{e}; without it, functions that write a record there at once do nothing and return false");
     }
 }
 
-/// A table that a statement can name.
+/// Checks that a statement can contain this name of a table.
 pub fn check_table(table: &[u8]) -> Result<(), String> {
     let name = String::from_utf8_lossy(table);
     if is_table_name(&name) {
@@ -350,7 +350,7 @@ fn mark(at: impl AtHand, instance: &Instance, types: Types, flags: Flags, table:
         return Ok(());
     }
     if core.method == b"ACK" {
-        // An ACK has no reply, so no record can come of it.
+        // An ACK has no reply, so it makes no record.
         return Ok(());
     }
     if types.has(Backend::Db) && !table.is_empty() {
@@ -410,8 +410,8 @@ impl Request<'_> {
     }
 }
 
-/// D13: a request inside a call that is accounted already gets a record of its own only for backends without CDR on
-/// this call; the call's marks never change by it.
+/// D13: a request inside a call that is already accounted gets a record of its own only for backends without a CDR of
+/// this call; the marks of the call never change.
 fn mark_inside(at: impl AtHand, request: &Request<'_>, call: &SharedContext, of_call: Marks) -> Result<(), String> {
     let marks = Marks::default().add(request.types, request.flags).outside_cdr_of(of_call);
     if request.flags.has(Flag::Cdr) || marks.is_empty() {
@@ -434,15 +434,15 @@ fn mark_inside(at: impl AtHand, request: &Request<'_>, call: &SharedContext, of_
     at.watch(own, false)
 }
 
-/// Marks the context that was found, or a new one, and follows what becomes of it.
+/// Marks the context that was found, or a new one, and follows its request.
 fn mark_found(at: impl AtHand, instance: &Instance, request: &Request<'_>, found: Option<SharedContext>) -> Result<(), String> {
     let own_len = request.core.values().map(<[u8]>::len).iter().sum::<usize>();
     if own_len > instance.config.context_max {
         stats::add(Counter::Clipped, 1);
-        return Err(format!("Call-ID and tags of this request are {own_len} bytes long: one context may not take so much (parameter context_max)"));
+        return Err(format!("Call-ID and tags of this request are {own_len} bytes long: one context may not take that much (parameter context_max)"));
     }
     let mark = |c: &mut Head| {
-        // What flags marked has its values, but no callbacks of ours yet.
+        // A context that only flags marked has its values, but no callbacks yet.
         let is_new = std::mem::take(&mut c.by_flags) || !c.marked;
         if !c.marked {
             request.snapshot(c);
@@ -454,7 +454,7 @@ fn mark_found(at: impl AtHand, instance: &Instance, request: &Request<'_>, found
     let (ctx, (is_new, is_cdr_call)) = change_by(at, found, has_leg_fields(instance), |c| mark(c), |ctx| ctx.update_head(mark))?;
     let followed = if is_cdr_call { at.follow(&ctx, !is_new) } else { Ok(false) };
     if followed.is_err() {
-        // A script that ignores the error at least has a record of the answer.
+        // If the script ignores the error, there is at least a record of the answer.
         ctx.update_head(|c| c.marks = c.marks.without(Flag::Cdr)).map_err(text)?;
     }
     if is_new {
@@ -463,10 +463,10 @@ fn mark_found(at: impl AtHand, instance: &Instance, request: &Request<'_>, found
     followed.map(drop).map_err(|e| format!("the flag cdr: {e}; this request is accounted without it"))
 }
 
-/// Start and interim records are for calls with a CDR, and not for lines: these would be of no call.
+/// Start and interim records are for calls with a CDR, and not for log lines, which belong to no call.
 fn may_report(instance: &Instance, types: Types, flags: Flags) -> Result<(), String> {
     if !flags.has(Flag::Cdr) {
-        return Err("the flags start and interim need the flag cdr beside them".into());
+        return Err("the flags start and interim need the flag cdr as well".into());
     }
     match types.iter().find(|b| b.by() == By::Worker && *b != Backend::Evi) {
         Some(b) => Err(format!("{} has no start and interim records: leave it out, and call do_accounting() for it without these flags", b.name())),
@@ -497,7 +497,7 @@ fn drop_marks(at: impl AtHand, instance: &Instance, types: Option<Types>, flags:
             let before = c.marks;
             let drop = if c.answered.is_some() { Marks::remove_answered } else { Marks::remove };
             c.marks = drop(before, types, flags, instance.config.drop_mode);
-            // The table goes with the marks that it was named with; only a call with a CDR keeps it, as in the original.
+            // The table is dropped with the marks that it was named with; only a call with a CDR keeps it, as in the original.
             if !c.marks.on(Backend::Db) && !before.any_cdr() {
                 c.table.clear();
             }
@@ -508,13 +508,13 @@ fn drop_marks(at: impl AtHand, instance: &Instance, types: Option<Types>, flags:
     Ok(())
 }
 
-/// The request at hand is inside a dialog and accounted on its own. The original looks for the direction of no other.
+/// Is the current request inside a dialog and accounted on its own? The original determines the direction of no other.
 fn is_marked_inside(at: impl AtHand) -> bool {
     let found = own(at).or_else(|| find(at));
     found.is_some_and(|ctx| ctx.facts().is_ok_and(|c| c.marked && c.in_dialog))
 }
 
-/// The manual functions: a record at once.
+/// The manual functions: make a record at once.
 pub fn manual(at: impl AtHand, instance: &Instance, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
     may_record(instance, backend, table)?;
     let core = at.core().ok_or("there is no SIP message here")?;
@@ -535,7 +535,7 @@ pub fn manual(at: impl AtHand, instance: &Instance, backend: Backend, comment: &
     Ok(())
 }
 
-/// A manual record to this backend, and into this table, can be taken.
+/// Checks that this backend, and this table, can take a manual record.
 pub fn may_record(instance: &Instance, backend: Backend, table: &[u8]) -> Result<(), String> {
     configured(Types::one(backend))?;
     worker::admit(instance, Types::one(backend), || None)?;
@@ -549,7 +549,7 @@ pub fn may_record(instance: &Instance, backend: Backend, table: &[u8]) -> Result
     Ok(())
 }
 
-/// Backends for which the script called `do_accounting()` for the message at hand.
+/// Backends for which the script has called `do_accounting()` for the current message.
 fn by_script(at: impl AtHand) -> Types {
     let places = [Place::Here, Place::There, Place::HereOwn, Place::ThereOwn];
     let marks = places.into_iter().filter_map(|place| Some(at.get(place)?.facts().ok()?.marks));
@@ -560,7 +560,7 @@ fn by_script(at: impl AtHand) -> Types {
 fn new_leg(at: impl AtHand, instance: &Instance) -> Result<(), String> {
     let found = find(at);
     // An initial request has its first leg from the beginning. What a request sets before its call is
-    // known goes to the call's legs, from the first on (D22).
+    // known goes into the call's legs, starting with the first (D22).
     let has_first = found.is_none() && has_leg_fields(instance) && at.core().is_some_and(|c| c.to_tag.is_empty());
     let most = instance.config.context_max;
     match change(at, found, has_first, |c| c.add_leg(most))? {
@@ -630,7 +630,7 @@ fn tag(set: &FieldSet, number: usize) -> Result<&[u8], String> {
     set.tags.get(number).map(|t| t.as_bytes()).ok_or_else(|| "the module is not initialised".into())
 }
 
-/// The index of a leg, as the script gives it.
+/// The index of a leg, as written in the script.
 pub enum Index<V> {
     /// A number.
     Number(i32),
@@ -643,7 +643,7 @@ pub fn parse_index<V>(index: &[u8], variable: impl FnOnce(&[u8]) -> Option<V>) -
     let index = index.trim_ascii();
     let shown = || String::from_utf8_lossy(index).escape_debug().to_string();
     if index.first() == Some(&b'$') {
-        return variable(index).map(Index::Variable).ok_or_else(|| format!("\"{}\" is not a variable that could be an index", shown()));
+        return variable(index).map(Index::Variable).ok_or_else(|| format!("\"{}\" is not a variable that can be an index", shown()));
     }
     let number = std::str::from_utf8(index).ok().and_then(|t| t.parse().ok());
     number.map(Index::Number).ok_or_else(|| format!("\"{}\" is not an index: use a number (negative from the last leg) or a variable", shown()))
@@ -652,15 +652,15 @@ pub fn parse_index<V>(index: &[u8], variable: impl FnOnce(&[u8]) -> Option<V>) -
 /// The index that a variable holds.
 pub fn index_value(value: Option<Vec<u8>>) -> Result<i64, String> {
     let text = value.and_then(|v| String::from_utf8(v).ok());
-    text.and_then(|t| t.trim().parse().ok()).ok_or_else(|| "the index variable holds no number".into())
+    text.and_then(|t| t.trim().parse().ok()).ok_or_else(|| "the index variable does not contain a number".into())
 }
 
-/// `$acc_extra(tag)`, of the tag with that number: appended to `out`; false if it has no value.
+/// `$acc_extra(tag)`, for the tag with this number: appended to `out`; false if it has no value.
 pub fn extra(at: impl AtHand, number: usize, out: &mut Vec<u8>) -> Result<bool, String> {
     find(at).map_or(Ok(false), |ctx| get(&ctx, Named::Extra(number), out))
 }
 
-/// `$(acc_leg(tag)[index])`, as [`extra`]; without index of the current leg.
+/// `$(acc_leg(tag)[index])`, like [`extra`]; without an index, of the current leg.
 pub fn leg(at: impl AtHand, number: usize, index: Option<i64>, out: &mut Vec<u8>) -> Result<bool, String> {
     match find(at) {
         Some(ctx) => get(&ctx, Named::Leg(number, index), out),
@@ -683,12 +683,12 @@ fn index_of(named: Named) -> Option<i64> {
 fn no_leg(index: Option<i64>, e: NoLeg) -> String {
     match index {
         Some(i) if e.legs == 1 => format!("there is no leg {i}: this request has one, number 0"),
-        Some(i) => format!("there is no leg {i}: this request has {}, from number 0 on", e.legs),
+        Some(i) => format!("there is no leg {i}: this request has {}, numbered from 0", e.legs),
         None => "this request has no leg: call acc_new_leg() first".into(),
     }
 }
 
-/// `$acc_current_leg`: from 0 on.
+/// `$acc_current_leg`: counted from 0.
 pub fn current_leg(at: impl AtHand, instance: &Instance) -> Result<i32, String> {
     let legs = match find(at) {
         Some(ctx) => ctx.legs().map_err(text)?,
@@ -700,7 +700,7 @@ pub fn current_leg(at: impl AtHand, instance: &Instance) -> Result<i32, String> 
     }
 }
 
-/// Assigns `$acc_extra(tag)`, of the tag with that number; no value = `$null`.
+/// Assigns `$acc_extra(tag)`, for the tag with this number; no value = `$null`.
 pub fn set_extra(at: impl AtHand, instance: &Instance, number: usize, value: Option<&[u8]>) -> Result<(), String> {
     set(at, instance, Named::Extra(number), tag(&instance.config.rules.fields.extra, number)?, value)
 }
@@ -727,15 +727,8 @@ fn set(at: impl AtHand, instance: &Instance, named: Named, tag: &[u8], value: Op
     Ok(())
 }
 
-/// Names of the variables, for their error lines.
-pub const EXTRA: &str = VARIABLES[0];
-/// As above.
-pub const LEG: &str = VARIABLES[1];
-/// As above.
-pub const CURRENT_LEG: &str = VARIABLES[2];
-
-/// Values handed to the host stay valid while this many further ones are read: a script line
-/// compares and prints a few at once.
+/// A value handed to the host stays valid until this many further ones have been read: a script line
+/// compares or prints several at once.
 const VALUES_KEPT: usize = 16;
 
 /// Capacity of a place that is kept for the next value.
@@ -766,8 +759,8 @@ thread_local! {
     static KEPT: RefCell<Kept> = const { RefCell::new(Kept { last: 0, values: [const { Vec::new() }; VALUES_KEPT] }) };
 }
 
-/// Keeps a value for the host, and has its place and length made into the host's own kind of string. A
-/// zero follows it, as Kamailio likes its strings.
+/// Keeps a value for the host; `string` makes the host's kind of string from the kept bytes. They are followed
+/// by a zero byte, as Kamailio prefers.
 pub fn keep<S>(value: &[u8], string: impl FnOnce(&[u8]) -> S) -> S {
     let whole = |out: &mut Vec<u8>| {
         out.extend_from_slice(value);
@@ -776,8 +769,8 @@ pub fn keep<S>(value: &[u8], string: impl FnOnce(&[u8]) -> S) -> S {
     KEPT.with(|k| k.borrow_mut().fill(whole).map(|value| string(value.unwrap_or_default())).unwrap_or_else(|e: std::convert::Infallible| match e {}))
 }
 
-/// [`keep`] of what `read` appends; `None` if it says that there is no value. No memory is taken for a value that fits
-/// in the place of an earlier one.
+/// [`keep`] for what `read` appends; `None` if `read` says that there is no value. A value that fits in the place of an
+/// earlier one needs no new memory.
 pub fn keep_read<S, E>(read: impl FnOnce(&mut Vec<u8>) -> Result<bool, E>, string: impl FnOnce(&[u8]) -> S) -> Result<Option<S>, E> {
     KEPT.with(|k| Ok(k.borrow_mut().fill(read)?.map(string)))
 }

@@ -7,7 +7,7 @@ use super::abi::*;
 use super::load::Export;
 use super::state::server;
 use super::{bind, companion, functions, kemi, load, rpc, variables};
-use crate::declaration::{COMMANDS, PARAMS, ParamType, VARIABLES};
+use crate::declaration::{COMMANDS, CURRENT_LEG, EXTRA, LEG, PARAMS, ParamType};
 use crate::host::exported::{name, table};
 use crate::host::server::numbered::numbered;
 
@@ -20,7 +20,7 @@ pub fn fill() -> Export {
     if let Some(server) = server()
         && !kemi::offer(&server.symbols)
     {
-        log::error!("the host takes no functions for scripts in other languages (KEMI): they cannot call those of acc");
+        log::error!("the host refused the functions for scripts in other languages (KEMI): they cannot call those of acc");
     }
     let exports = km_module_exports {
         name: c"acc".as_ptr(),
@@ -42,8 +42,8 @@ pub fn fill() -> Export {
     Export { exports, version: identity.version, flags: identity.flags }
 }
 
-/// Each parameter is listed twice, with its own type and with the other one, so that a value of
-/// the wrong type is answered by us, with a sentence that names parameter and cure.
+/// Each parameter is listed twice, with its own type and with the other one, so that we refuse a value of the
+/// wrong type ourselves, with a message that names the parameter and says what to do.
 fn parameters() -> impl Iterator<Item = km_param_export> {
     PARAMS.iter().zip(numbered!(set_param as Setter, PARAMS.len())).flat_map(|(p, setter)| {
         let (n, kind) = (p.name, p.kind);
@@ -71,20 +71,15 @@ fn pseudo_variables() -> impl Iterator<Item = km_pv_export> {
         e
     };
     [
-        km_pv_export {
-            getf: Some(variables::get_extra),
-            setf: Some(variables::set_extra),
-            parse_name: Some(variables::parse_extra_name),
-            ..with(VARIABLES[0])
-        },
+        km_pv_export { getf: Some(variables::get_extra), setf: Some(variables::set_extra), parse_name: Some(variables::parse_extra_name), ..with(EXTRA) },
         km_pv_export {
             getf: Some(variables::get_leg),
             setf: Some(variables::set_leg),
             parse_name: Some(variables::parse_leg_name),
             parse_index: Some(variables::parse_leg_index),
-            ..with(VARIABLES[1])
+            ..with(LEG)
         },
-        km_pv_export { getf: Some(variables::get_current_leg), ..with(VARIABLES[2]) },
+        km_pv_export { getf: Some(variables::get_current_leg), ..with(CURRENT_LEG) },
         km_pv_export { getf: Some(variables::get_event), parse_name: Some(variables::parse_event_name), ..with(variables::EVENT_VARIABLE) },
     ]
     .into_iter()

@@ -9,7 +9,8 @@ use super::contexts::Current;
 use super::message::{self, Spec, bytes_of, content};
 use super::state::{EVENT, server};
 use crate::accounting::fields::{FieldSet, Fields};
-use crate::host::script::{self, CURRENT_LEG, EXTRA, Index, LEG};
+use crate::declaration::{CURRENT_LEG, EXTRA, LEG};
+use crate::host::script::{self, Index};
 use crate::host::server::Text;
 use crate::host::{process, proof};
 use crate::worker::Instance;
@@ -33,7 +34,7 @@ fn set(entry: &'static str, name: &str, raw: *mut km_sip_msg, f: impl FnOnce(Cur
 /// `sp` is a specification of the host.
 unsafe fn parameter<'a>(sp: *mut km_pv_spec) -> Result<&'a mut km_pv_param, String> {
     // SAFETY: the host has put the functions of one of our variables there already, and its
-    // parameter stands behind them (promise 7).
+    // parameter follows them (promise 7).
     unsafe {
         let word = |offset: u32| sp.cast::<u8>().add(offset as usize).cast::<*const c_void>().read();
         let functions = (word(KM_PV_SPEC_GETF), word(KM_PV_SPEC_SETF));
@@ -49,13 +50,13 @@ unsafe fn parameter<'a>(sp: *mut km_pv_spec) -> Result<&'a mut km_pv_param, Stri
     }
 }
 
-/// Stands above our number in the place of a name, to find it again.
+/// Marks our number, which is stored in place of a name.
 const NUMBER: i64 = 0x5acc_0000;
 
-/// Names of events' parameters that the script reads, by their number.
+/// Names of event parameters that the script reads, by their number.
 static EVENT_NAMES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Puts our number in the place of a variable's name.
+/// Replaces a variable's name by our number.
 ///
 /// # Safety
 /// `sp` is the specification being made.
@@ -86,7 +87,7 @@ pub unsafe extern "C" fn parse_leg_name(sp: *mut km_pv_spec, text: *mut Text) ->
     parse_tag(LEG, sp, text, |f| &f.leg, "leg_fields")
 }
 
-/// Any name: which ones an event has is known when it is raised.
+/// Accepts any name: which parameters an event has is only known when it is raised.
 pub unsafe extern "C" fn parse_event_name(sp: *mut km_pv_spec, text: *mut Text) -> c_int {
     script::variable("variable name", EVENT_VARIABLE, || {
         let mut names = EVENT_NAMES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,7 +127,7 @@ fn number_of(p: &km_pv_param) -> usize {
     (unsafe { p.pvn.isname.name.n } ^ NUMBER) as usize
 }
 
-/// The index given with `$acc_leg`: `Ok(None)` when none is given.
+/// The index given with `$acc_leg`: `Ok(None)` if none is given.
 fn index_of(at: Current, p: &km_pv_param) -> Result<Option<i64>, String> {
     match p.pvi.type_ as u32 {
         // SAFETY: parse_leg_index stored a number.
@@ -150,7 +151,7 @@ unsafe fn answer(out: *mut c_void, value: Option<&[u8]>, number: Option<i64>) {
     unsafe { message::answer(out, script::keep(value.unwrap_or_default(), Text::borrow), number, null) };
 }
 
-/// Hands a value to the host, which `read` appends.
+/// Hands the value that `read` appends to the host.
 ///
 /// # Safety
 /// `out` is the host's place for it.

@@ -5,7 +5,7 @@ use std::ptr;
 
 use super::abi::*;
 use super::{functions, load, processes, variables};
-use crate::declaration::{PARAMS, ParamType, VARIABLES};
+use crate::declaration::{CURRENT_LEG, EXTRA, LEG, PARAMS, ParamType};
 use crate::host::exported::{name, table};
 use crate::host::server::numbered::numbered;
 use crate::stats::{self, COUNTERS, Counter};
@@ -33,8 +33,8 @@ pub fn fill() -> os_module_exports {
     e
 }
 
-/// tm is needed; dialog, rr and all database modules, when they are there, are initialised before
-/// us. So the order of the loadmodule lines does not matter.
+/// tm is needed; dialog, rr, clusterer and all database modules are initialised before us if they are
+/// loaded. So the order of the loadmodule lines does not matter.
 fn dependencies() -> os_dep_export {
     let named = |module, kind| os_module_dependency { mod_type: OS_MOD_TYPE_DEFAULT, mod_name: name(module).cast_mut(), type_: kind };
     let mut d = os_dep_export::default();
@@ -46,8 +46,8 @@ fn dependencies() -> os_dep_export {
     d
 }
 
-/// Each parameter is listed twice, with its own type and with the other one, so that a value of
-/// the wrong type is answered by us, with a sentence that names parameter and cure.
+/// Each parameter is listed twice, with its own type and with the other one, so that we refuse a value of the
+/// wrong type ourselves, with a message that names the parameter and says what to do.
 fn parameters() -> impl Iterator<Item = os_param_export> {
     PARAMS.iter().zip(numbered!(set_param as Setter, PARAMS.len())).flat_map(|(p, setter)| {
         let kinds = match p.kind {
@@ -91,21 +91,18 @@ fn statistics() -> impl Iterator<Item = os_stat_export> {
 const FIRST_TYPE: os_pv_type = 2001;
 
 fn pseudo_variables() -> impl Iterator<Item = os_pv_export> {
-    let with = |i: usize| os_pv_export {
-        name: os_str_const { s: name(VARIABLES[i]), len: VARIABLES[i].len() as i32 },
-        type_: FIRST_TYPE + i as os_pv_type,
-        ..Default::default()
-    };
+    let with =
+        |n: &str, kind: os_pv_type| os_pv_export { name: os_str_const { s: name(n), len: n.len() as i32 }, type_: FIRST_TYPE + kind, ..Default::default() };
     [
-        os_pv_export { getf: Some(variables::get_extra), setf: Some(variables::set_extra), parse_name: Some(variables::parse_extra_name), ..with(0) },
+        os_pv_export { getf: Some(variables::get_extra), setf: Some(variables::set_extra), parse_name: Some(variables::parse_extra_name), ..with(EXTRA, 0) },
         os_pv_export {
             getf: Some(variables::get_leg),
             setf: Some(variables::set_leg),
             parse_name: Some(variables::parse_leg_name),
             parse_index: Some(variables::parse_leg_index),
-            ..with(1)
+            ..with(LEG, 1)
         },
-        os_pv_export { getf: Some(variables::get_current_leg), ..with(2) },
+        os_pv_export { getf: Some(variables::get_current_leg), ..with(CURRENT_LEG, 2) },
     ]
     .into_iter()
 }

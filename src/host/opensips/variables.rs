@@ -7,7 +7,8 @@ use super::contexts::Current;
 use super::message::{Spec, bytes_of};
 use super::state::server;
 use crate::accounting::fields::{FieldSet, Fields};
-use crate::host::script::{self, CURRENT_LEG, EXTRA, Index, LEG};
+use crate::declaration::{CURRENT_LEG, EXTRA, LEG};
+use crate::host::script::{self, Index};
 use crate::host::server::Text;
 use crate::host::{process, proof};
 use crate::worker::Instance;
@@ -28,7 +29,7 @@ fn set(entry: &'static str, name: &str, raw: *mut os_sip_msg, f: impl FnOnce(Cur
 /// `sp` is a specification of the host.
 unsafe fn parameter<'a>(sp: *mut os_pv_spec) -> Result<&'a mut os_pv_param, String> {
     // SAFETY: the host has put the functions of one of our variables there already, and its
-    // parameter stands behind them (promise 7).
+    // parameter follows them (promise 7).
     unsafe {
         let word = |offset: u32| sp.cast::<u8>().add(offset as usize).cast::<*const c_void>().read();
         let functions = (word(OS_PV_SPEC_GETF), word(OS_PV_SPEC_SETF));
@@ -41,7 +42,7 @@ unsafe fn parameter<'a>(sp: *mut os_pv_spec) -> Result<&'a mut os_pv_param, Stri
     }
 }
 
-/// Stands above the number of a tag, to find it again.
+/// Marks the number of a tag.
 const NUMBER: u32 = 0x5acc_0000;
 
 fn parse_tag(name: &str, sp: *mut os_pv_spec, text: *const Text, fields: fn(&Fields) -> &FieldSet, parameter_name: &str) -> c_int {
@@ -88,7 +89,7 @@ fn number_of(p: &os_pv_param) -> usize {
     (unsafe { p.pvn.u.isname.name.n } as u32 ^ NUMBER) as usize
 }
 
-/// The index given with `$acc_leg`: `Ok(None)` when none is given.
+/// The index given with `$acc_leg`: `Ok(None)` if none is given.
 fn index_of(at: Current, p: &os_pv_param) -> Result<Option<i64>, String> {
     match p.pvi.type_ as u32 {
         // SAFETY: parse_leg_index stored a number.
@@ -102,7 +103,7 @@ fn index_of(at: Current, p: &os_pv_param) -> Result<Option<i64>, String> {
     }
 }
 
-/// Hands a value to the host, which `read` appends.
+/// Hands the value that `read` appends to the host.
 ///
 /// # Safety
 /// `out` is the host's place for it.
