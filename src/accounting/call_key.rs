@@ -18,12 +18,12 @@ pub(crate) fn begun(callid: &[u8], from_tag: &[u8], to_tag: &[u8], arrived: Wall
     id
 }
 
-/// Key of the call of these values, the same in all its records.
+/// Key of the call with these values, the same in all its records.
 pub fn call_key(callid: &[u8], from_tag: &[u8], to_tag: &[u8], arrived: Wall) -> u128 {
     begun(callid, from_tag, to_tag, arrived).finish()
 }
 
-/// What stands for a dialog's name in the journal, of a call that is over.
+/// Stands for a dialog's name in the journal once its call is over.
 pub fn dialog_key(name: &[u8]) -> u128 {
     let mut id = Identity::new();
     id.eat(name);

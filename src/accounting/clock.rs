@@ -41,7 +41,7 @@ fn micros(clock: ClockId) -> i64 {
 }
 
 impl Moment {
-    /// The present moment.
+    /// The current moment.
     pub fn now() -> Moment {
         Moment { wall: Moment::wall_now(), mono: micros(ClockId::Monotonic), boot: *BOOT }
     }

@@ -42,7 +42,7 @@ pub type Tag = Cow<'static, [u8]>;
 /// Marks the context of a dialog's own CDR; no variable has such a key.
 pub(super) const DIALOG: &[u8] = b"#dialog";
 
-/// Are these the extras of such a context? No declared tag tells it.
+/// Are these the extras of such a context? Declared tags cannot tell.
 pub fn is_mark_of_dialog(extra: &Values) -> bool {
     extra.get(DIALOG).is_some()
 }
@@ -74,7 +74,7 @@ impl Values {
         }
     }
 
-    /// Where a declared tag stands. If all before it are assigned, too, that is its number.
+    /// Position of a declared tag. If all before it are assigned too, that is its number.
     fn place(&self, number: usize, tag: &[u8]) -> Option<usize> {
         let is_it = |(t, _): &(Tag, Value)| **t == *tag;
         if self.0.get(number).is_some_and(is_it) { Some(number) } else { self.0.iter().position(is_it) }
@@ -85,7 +85,7 @@ impl Values {
         self.0[self.place(number, tag)?].1.get()
     }
 
-    /// Takes the value of the declared tag with this number away, which is unset then.
+    /// Takes the value of the declared tag with this number, and leaves it unset.
     pub(crate) fn take(&mut self, number: usize, tag: &[u8]) -> Option<Vec<u8>> {
         let place = self.place(number, tag)?;
         match std::mem::take(&mut self.0[place].1) {
@@ -94,17 +94,17 @@ impl Values {
         }
     }
 
-    /// None yet, with room for so many.
+    /// No values yet, with room for `n`.
     pub(crate) fn with_capacity(n: usize) -> Values {
         Values(Vec::with_capacity(n))
     }
 
-    /// What the tag has.
+    /// The state of the tag.
     pub(crate) fn value(&self, tag: &[u8]) -> &Value {
         self.0.iter().find(|(t, _)| **t == *tag).map_or(&Value::Unset, |(_, value)| value)
     }
 
-    /// Those whose tags `f` wants.
+    /// The assigned values whose tags `f` accepts.
     pub(crate) fn filtered(&self, f: impl Fn(&[u8]) -> bool) -> Values {
         Values(self.0.iter().filter(|(tag, value)| *value != Value::Unset && f(tag)).cloned().collect())
     }
@@ -209,19 +209,19 @@ pub(crate) fn put_count(out: &mut Vec<u8>, n: usize) {
     out.extend_from_slice(&(n as u16).to_le_bytes());
 }
 
-/// Appends a tag, which its value follows.
+/// Appends a tag; its value follows.
 pub(crate) fn put_tag(out: &mut Vec<u8>, tag: &[u8]) {
     put_count(out, tag.len());
     out.extend_from_slice(tag);
 }
 
-/// Appends the value of a tag that was cleared.
+/// Appends the value of a cleared tag.
 pub(crate) fn put_cleared(out: &mut Vec<u8>) {
     out.extend_from_slice(&CLEARED.to_le_bytes());
 }
 
-/// How many bytes of a value fit in the place of one with `old` bytes plus `room` bytes, and whether that
-/// is all of it; `None` if not even the tag fits, which has a place if it has an `old` value.
+/// How much of a value fits if it may take the `old` bytes of the present value plus `room` bytes, and whether that
+/// is all of it. A tag without an `old` value needs room as well; `None` if not even the tag fits.
 pub(crate) fn fitting<'a>(tag: &[u8], old: Option<usize>, value: Option<&'a [u8]>, room: usize) -> Option<(Option<&'a [u8]>, bool)> {
     let room = match old {
         Some(old) => room + old,
@@ -492,7 +492,7 @@ pub struct Change<'a> {
 pub enum Taken {
     /// Nothing: it does not need the change, or could not write it.
     Nothing,
-    /// The whole state; later changes refer to it by this time, 0: they do not.
+    /// The whole state; later changes refer to it by this time. 0: they do not.
     Whole(u64),
     /// The change relative to [`Change::base`].
     Change,
@@ -506,7 +506,7 @@ pub struct Base {
     pub monotonic: u64,
     /// Bytes after its head.
     pub rest: u32,
-    /// How many of these are kept at the beginning.
+    /// How many of them are kept at the beginning.
     pub prefix: u32,
     /// How many are kept at the end.
     pub suffix: u32,
@@ -544,7 +544,7 @@ pub const fn rang_of(number: u32) -> Option<u32> {
     number.checked_sub(1)
 }
 
-/// Keeps the Reason header of the BYE. No tag of a field and no variable begins so.
+/// Key of the BYE's Reason header. No field tag and no variable begins with `#`.
 const END_REASON: &[u8] = b"#reason";
 
 /// Offset of the revision, so that it can be read without the rest.
@@ -565,7 +565,7 @@ impl Head {
         head.become_parts(facts, parts).then_some(head)
     }
 
-    /// [`Head::of_parts`] in the room of another one; false if these are not such parts.
+    /// [`Head::of_parts`] into this one, reusing its memory; false if these are not such parts.
     pub(crate) fn become_parts(&mut self, facts: Facts, parts: &[u8]) -> bool {
         let mut r = Reader(parts);
         self.read(facts, &mut r).is_some() && r.0.is_empty()
@@ -618,7 +618,7 @@ impl Context {
         Context { head: Head { arrived, ..Head::default() }, extra: Values::default(), legs }
     }
 
-    /// Is this of a dialog's own CDR (Kamailio's `cdr_enable`)?
+    /// Is this the context of a dialog's own CDR (Kamailio's `cdr_enable`)?
     pub fn is_of_dialog(&self) -> bool {
         is_mark_of_dialog(&self.extra)
     }
@@ -760,7 +760,7 @@ impl Context {
     }
 }
 
-/// [`Context::leg_index`] of a context with so many legs.
+/// [`Context::leg_index`] of a context with this many legs.
 pub(crate) fn leg_index(legs: usize, index: Option<i64>) -> Option<usize> {
     let n = legs as i64;
     let i = match index {
@@ -789,14 +789,14 @@ pub struct CallEnd {
     pub dialog: Vec<u8>,
     /// When it was answered.
     pub answered: Option<Moment>,
-    /// How long it was up; `None` if its end is another server's.
+    /// How long it was up; `None` if another server has ended it.
     pub duration_ms: Option<i64>,
     /// The CDRs; none if accounting was dropped during the call.
     pub records: Vec<Record>,
 }
 
 impl CallEnd {
-    /// Nobody saw this end: a server has lost the call, or its lifetime is over there. Elsewhere it may go on.
+    /// Nobody saw this end: a server lost the call, or its lifetime ended there. Elsewhere it may go on.
     pub fn is_guess(&self) -> bool {
         matches!(self.records.first().and_then(|record| record.end), Some(EndCause::Orphan | EndCause::Timeout))
     }

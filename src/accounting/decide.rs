@@ -130,8 +130,8 @@ fn add_reply(core: &mut Core, reply: &Reply) {
     core.reason.clone_from(&reply.reason);
 }
 
-/// Puts a reply code as records have it in the place of another one. Every answer has one, and formatting costs ten times
-/// as much.
+/// Replaces `out` by a reply code as records have it. Every answer needs this, and formatting would cost ten times as
+/// much.
 fn put_code(out: &mut Vec<u8>, code: u16) {
     out.clear();
     match code {
@@ -164,7 +164,7 @@ pub fn is_initial_invite(ctx: &Head) -> bool {
     is_invite(ctx) && !ctx.in_dialog
 }
 
-/// What is seen of a request's signalling until it gets a reply. What is sent in a call is no attempt at one.
+/// What is seen of a request's signalling until it gets a reply. A request inside a call is not an attempt at one.
 pub fn signalling(ctx: &Context, reply: &Reply) -> Signalling {
     let of_call = if is_invite(ctx) && !ctx.in_dialog { ctx.signalling() } else { Signalling::default() };
     Signalling { end_reason: Signalling::clipped(&reply.cause).to_vec(), ..of_call }
@@ -266,9 +266,8 @@ pub fn on_reply(rules: &Rules, ctx: &mut Context, call: Option<&Context>, reply:
     records
 }
 
-/// Can a reply with this code make a record, answer a call, or complete one, of a request that message flags add
-/// nothing to? False for the answer of a call that is up and accounted by its CDR alone, and for a failure that no
-/// backend records.
+/// Can a reply with this code make a record, answer a call, or complete one, if message flags add nothing to the request?
+/// False for an answer in a call that is up and accounted by its CDR alone, and for a failure that no backend records.
 pub const fn may_record(facts: &Facts, code: u16) -> bool {
     let marks = facts.marks;
     match code {
@@ -281,7 +280,7 @@ pub const fn may_record(facts: &Facts, code: u16) -> bool {
     }
 }
 
-/// Can the failure of an attempt make a record of such a request?
+/// Can the failure of an attempt make a record, if message flags add nothing to the request?
 pub const fn may_miss(facts: &Facts) -> bool {
     !facts.marks.types().and(facts.marks.having(Flag::Missed)).is_empty()
 }
@@ -289,7 +288,7 @@ pub const fn may_miss(facts: &Facts) -> bool {
 /// The 2xx of a call with a CDR is about to be sent: the call starts now (D5). Further 2xx of
 /// forked branches change nothing. Returns whether this answered the call.
 ///
-/// One without To tag makes no dialog (RFC 3261, 12.1): nobody can end such a call.
+/// A 2xx without To tag makes no dialog (RFC 3261, 12.1): nobody could end such a call.
 pub fn on_answer(ctx: &mut Head, reply: &Reply, now: Moment) -> bool {
     let is_untagged = reply.received && reply.to_tag.is_empty();
     if ctx.answered.is_some() || !is_cdr_call(ctx) || !(200..300).contains(&reply.code) || is_untagged {
@@ -307,7 +306,7 @@ pub fn on_end(ctx: &mut Facts, cause: EndCause, now: Moment) {
     }
 }
 
-/// [`on_end`] by a BYE with this Reason header, if that finds room in a context of `most` bytes.
+/// [`on_end`] by a BYE with this Reason header, which is kept if it fits in a context of `most` bytes.
 pub fn on_bye(ctx: &mut Context, cause: EndCause, reason: &[u8], most: usize, now: Moment) {
     if ctx.ended.is_none() {
         ctx.set_end_reason(reason, most);
@@ -348,17 +347,17 @@ fn report(rules: &Rules, ctx: &Context, kind: Kind, due: Types, now: Moment, end
     records
 }
 
-/// The call was just answered: its records of that.
+/// The call was just answered: its start records.
 pub fn start(rules: &Rules, ctx: &Context) -> Vec<Record> {
     report(rules, ctx, Kind::Start, ctx.marks.reported(Flag::Start), ctx.answered.unwrap_or_default(), None)
 }
 
-/// A call is up at this moment: its records of that, for some of the backends that want them.
+/// The call is up at this moment: its interim records for those of the `wanted` backends that take them.
 pub fn interim(rules: &Rules, ctx: &Context, wanted: Types, now: Moment) -> Vec<Record> {
     report(rules, ctx, Kind::Interim, ctx.marks.reported(Flag::Interim).and(wanted), now, None)
 }
 
-/// The call is not accounted any more to SQL, where a row says that it is up: the record that takes it out.
+/// The call is no longer accounted to SQL, where a row says that it is up: the record that removes this row.
 pub fn withdraw(rules: &Rules, ctx: &Context, before: Marks, now: Moment) -> Vec<Record> {
     let db = Types::one(Backend::Db);
     let had = before.reported(Flag::Start).and(db);
@@ -366,7 +365,7 @@ pub fn withdraw(rules: &Rules, ctx: &Context, before: Marks, now: Moment) -> Vec
     report(rules, ctx, Kind::Interim, due, now, Some(EndCause::Proxy))
 }
 
-/// A CDR that is kept for a person to decide about: the record that takes its call out of the SQL table of calls that
+/// A CDR that is kept for a person to decide about: the record that removes its call from the SQL table of calls that
 /// are up.
 pub fn withheld(rules: &Rules, cdr: &Record) -> Option<Record> {
     let is_up = cdr.reported && cdr.backend == Backend::Db;
@@ -505,7 +504,7 @@ mod tests {
         assert_eq!([&received(""), &received("x"), &local_reply(200)].map(answers), [false, true, true]);
     }
 
-    /// Whatever a request has: where nothing may be recorded, nothing is.
+    /// For every request: where nothing may be recorded, nothing is.
     #[test]
     fn what_may_not_be_recorded_is_not() {
         let (rules, now) = (Rules::default(), Moment::now());

@@ -25,16 +25,16 @@ pub struct Span {
 }
 
 impl Span {
-    /// That from a moment on. As in the original, the duration lies between the two moments as they are shown.
+    /// The one that begins at `start`. As in the original, the duration is the difference of the two times as they are shown.
     pub fn new(precision: Precision, start: Moment, micros: i64) -> Span {
         let (from, to) = (precision.cut(start.wall.0), precision.cut(start.wall.0.saturating_add(micros.max(0))));
         Span { start: from, end: to, duration: to - from }
     }
 }
 
-/// The dialog has the variable of `cdr_skip`.
+/// The dialog has the variable that `cdr_skip` names.
 const SKIPPED: &[u8] = b"#skipped";
-/// As above, of `json_cdr_skip`.
+/// The dialog has the variable that `json_cdr_skip` names.
 const JSON_SKIPPED: &[u8] = b"#jsonskipped";
 
 /// What the script made of the dialog variables of start, end and duration.
@@ -43,8 +43,7 @@ const CHANGED: [&[u8]; 3] = [b"#start", b"#end", b"#duration"];
 /// The year 10000 in seconds since 1970: dates in SQL end before it.
 const END_OF_DATES: i64 = 253_402_300_800;
 
-/// A moment as a dialog variable has it, with up to six digits behind its point; of the machine's clocks only the
-/// wall clock is known.
+/// A moment from a dialog variable: seconds since 1970 with one to six decimals. Only its wall clock is known.
 pub fn instant(text: &[u8]) -> Option<Moment> {
     let (seconds, digits) = std::str::from_utf8(text).ok()?.split_once('.')?;
     if !matches!(digits.len(), 1..=6) || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -55,12 +54,12 @@ pub fn instant(text: &[u8]) -> Option<Moment> {
     Some(Moment { wall: Wall(seconds * 1_000_000 + micros), ..Moment::default() })
 }
 
-/// A script may give a call another start, and when it has ended (`is_over`) another end and duration: `variable` has what the
-/// dialog's variables say.
+/// A script may give a call another start, and once it has ended (`is_over`) another end and duration, by setting the
+/// dialog's variables, which `variable` reads.
 pub fn change(cdrs: &DialogCdrs, ctx: &mut Context, is_over: bool, variable: impl Fn(&str) -> Option<Vec<u8>>) {
     let is_span = |text: &[u8]| std::str::from_utf8(text).is_ok_and(|t| t.parse().is_ok_and(f64::is_finite));
     let keep = |n: usize, own: &[u8], ctx: &mut Context| {
-        // A dialog that goes has no variables any more: what they said before counts.
+        // A dialog that is being removed has no variables any more: what they said before counts.
         let Some(text) = variable(&cdrs.names[n]) else { return };
         let is_number = if n < 2 { instant(&text).is_some() } else { is_span(&text) };
         let other = Some(text).filter(|text| text != own && is_number);
@@ -92,7 +91,7 @@ pub fn begin(cdrs: &DialogCdrs, core: Core, now: Moment) -> Context {
     ctx
 }
 
-/// It has no CDR if a dialog variable says so, as long as it is there: `has` tells which there are.
+/// The dialog has no CDR as long as it has a certain variable; `has` says whether it has one of this name.
 pub fn skip(cdrs: &DialogCdrs, ctx: &mut Context, has: impl Fn(&str) -> bool) {
     let of_json = cdrs.json.as_ref().and_then(|j| j.skip.as_ref());
     for (key, variable) in [(SKIPPED, cdrs.skip.as_ref()), (JSON_SKIPPED, of_json)] {
@@ -103,17 +102,17 @@ pub fn skip(cdrs: &DialogCdrs, ctx: &mut Context, has: impl Fn(&str) -> bool) {
     }
 }
 
-/// When it starts, for its CDR.
+/// The start of the call in its CDR.
 pub fn start(cdrs: &DialogCdrs, ctx: &Context) -> Moment {
     ctx.extra.get(CHANGED[0]).and_then(instant).unwrap_or_else(|| own_start(cdrs, ctx))
 }
 
-/// When it did, whatever the script says.
+/// When it really started, whatever the script says.
 fn own_start(cdrs: &DialogCdrs, ctx: &Context) -> Moment {
     ctx.answered.filter(|_| cdrs.from_answer).unwrap_or(ctx.arrived)
 }
 
-/// The end of an answered dialog that is not closed: its CDRs.
+/// The end of an answered dialog that is not yet closed, with its CDRs.
 pub fn end(rules: &Rules, ctx: &Context) -> Option<CallEnd> {
     let (Some(answered), Some((ended, cause)), false) = (ctx.answered, ctx.ended, ctx.closed) else { return None };
     let cdrs = rules.dialog_cdrs.as_ref();
@@ -127,7 +126,7 @@ pub fn end(rules: &Rules, ctx: &Context) -> Option<CallEnd> {
     Some(CallEnd { call: ctx.call_key(), dialog: ctx.dialog.clone(), answered: Some(answered), duration_ms: Some(ended.millis_since(answered)), records })
 }
 
-/// The CDRs of a dialog that was never answered, once: no time is between its beginning and its end.
+/// The CDRs of a dialog that was never answered, once. They begin and end at the same time.
 pub fn failed(rules: &Rules, ctx: &mut Context) -> Vec<Record> {
     let Some(cdrs) = rules.dialog_cdrs.as_ref().filter(|c| c.failed && !ctx.closed) else { return Vec::new() };
     ctx.closed = true;
@@ -242,7 +241,7 @@ mod tests {
         assert_eq!(ended(&[]), ["100.000", "160.000", "60.000"]);
         assert_eq!(ended(&[("s", "105.500"), ("d", "54.500")]), ["105.500", "160.000", "54.500"]);
         assert_eq!(ended(&[("e", "170.000")]), ["100.000", "170.000", "60.000"]);
-        assert_eq!(ended(&[("s", "soon"), ("e", ""), ("d", "inf")]), ["100.000", "160.000", "60.000"], "what is no number changes nothing");
+        assert_eq!(ended(&[("s", "soon"), ("e", ""), ("d", "inf")]), ["100.000", "160.000", "60.000"], "text that is not a number changes nothing");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Grammar of `log_extra` and its likes, `multi_leg_info` and `db_table_avp`: names in a backend, and the
-//! variables of the server whose values stand under them.
+//! Grammar of `log_extra` and the like, `multi_leg_info` and `db_table_avp`: names in a backend, and the
+//! server's variables whose values are recorded under them.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use super::names::is_identifier;
 use super::record::Backend;
 use super::visible::is_control;
 
-/// The server whose variables these are: some names mean other things in the other one.
+/// The server whose variables these are. Some names mean different things in the two servers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Family {
     /// OpenSIPS.
@@ -18,7 +18,7 @@ pub enum Family {
     Kamailio,
 }
 
-/// Where the value of a variable comes from. No variable is read on a request that processes share.
+/// Where the value of a variable comes from. No variable is read on a request that several processes share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
     /// The request: read when it comes, while it is private.
@@ -31,24 +31,24 @@ pub enum Class {
     Code,
 }
 
-/// Variables without a message behind them; a name that ends with `*` stands for all that begin so.
+/// Variables that need no message; a name that ends with `*` stands for all that begin like it.
 const MOMENT_OPENSIPS: &[&str] = &["avp", "dlg_val", "DLG_*", "shv", "stat", "time", "Ts", "Tsm", "TS", "Tf", "TF", "acc_extra", "acc_leg", "acc_current_leg"];
 const MOMENT_KAMAILIO: &[&str] = &[
     "avp", "xavp", "xavu", "xavi", "dlg", "dlg_var", "dlg_ctx", "shv", "sht", "shtex", "shtinc", "stat", "def", "defn", "time", "utime", "timef", "utimef",
     "TV", "Ts", "Tf", "TF", "TS",
 ];
-/// Variables that each branch has its own of.
+/// Variables that differ from branch to branch.
 const BRANCH_OPENSIPS: &[&str] =
     &["ru", "ruri", "rU", "ruri.user", "rd", "ruri.domain", "rp", "rP", "ru_q", "du", "duri", "dd", "dp", "dP", "fs", "socket_out"];
 const BRANCH_KAMAILIO: &[&str] = &["ru", "rU", "rd", "rp", "rP", "rz", "nh"];
-/// Variables that a reply has none of, in Kamailio.
+/// Variables that have no value on a reply, in Kamailio.
 const OF_REQUESTS: &[&str] = &["ru", "rU", "rd", "rp", "rP", "ou", "oU", "od", "op", "oP", "du"];
 /// Text around other variables.
 const AROUND: &str = "_s";
 
 impl Class {
-    /// That of a variable, by its text. Several in one are read together, where all of them are this request's own: AVPs
-    /// have the values of that moment.
+    /// The class of a variable, by its text. Variables nested in one text are read together, at a moment when all of them
+    /// belong to this request; AVPs then have the values of that moment.
     fn of(text: &str, family: Family) -> Class {
         if names_of(text).eq(["T_reply_code"]) {
             return Class::Code;
@@ -86,7 +86,7 @@ impl Class {
     }
 }
 
-/// The names in a variable's text, which may have others inside: `sht` and `ci` of `$(sht(a=>$ci))`.
+/// The names in a variable's text, which may contain other variables: `sht` and `ci` of `$(sht(a=>$ci))`.
 fn names_of(text: &str) -> impl Iterator<Item = &str> {
     text.split('$').skip(1).map(|variable| {
         let inner = variable.trim_start_matches('(');
@@ -95,7 +95,7 @@ fn names_of(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// A variable that some extra is made of. Each is there once, whichever backends use it.
+/// A variable that an extra is made of. Each is listed once, however many backends use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Variable {
     /// As the server reads it.
@@ -109,19 +109,19 @@ pub struct Variable {
 }
 
 impl Variable {
-    /// It is a script's own: while no route of this request has run, it has what another request left in it.
+    /// It belongs to the script: until a route of this request has run, it has what another request left in it.
     pub fn is_of_script(&self) -> bool {
         names_of(&self.text).any(|name| name == "var")
     }
 
-    /// In Kamailio it looks at fields of a reply that stand there since its headers were parsed, and changes none: those of a
-    /// request alone have no value.
+    /// In Kamailio, reading it only looks at fields of a reply that were filled in when its headers were parsed, and changes
+    /// nothing. Variables of requests have no value there.
     pub fn only_looks_at_replies(&self) -> bool {
         names_of(&self.text).all(|name| name == "rs" || name == "rr" || name == "hdr" || OF_REQUESTS.contains(&name))
     }
 }
 
-/// A name in a backend, and what stands there.
+/// A name in a backend, and the value recorded under it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Named {
     /// Column, attribute, pair or parameter.
@@ -139,7 +139,7 @@ pub struct Extras {
     pub extra: [Vec<Named>; Backend::ALL.len()],
     /// By backend: `log_extra_bye`, ...: read on the BYE of a call with a CDR.
     pub bye: [Vec<Named>; Backend::ALL.len()],
-    /// AVPs of legs, as they stand between the parentheses of `$avp()`.
+    /// AVPs of legs, as written between the parentheses of `$avp()`.
     pub avps: Vec<Arc<str>>,
     /// `multi_leg_info`, for all backends.
     pub legs: Vec<Named>,
@@ -153,13 +153,13 @@ pub struct Extras {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExtraError {
     /// No name, no `=`, no variable.
-    #[error("\"{0}\" is not an extra: write name=$variable, several joined by ';', with none behind the last")]
+    #[error("\"{0}\" is not an extra: write name=$variable, several joined by ';', with none after the last")]
     NoExtra(String),
-    /// Parentheses that do not end.
+    /// Parentheses that are not closed.
     #[error("\"{0}\" is not a variable: close its parentheses")]
     Open(String),
-    /// Something behind the variable.
-    #[error("\"{0}\" stands behind a variable: only /reply may, which reads it on the reply")]
+    /// Something after the variable.
+    #[error("\"{0}\" follows a variable: only /reply may, which reads it on the reply")]
     Marker(String),
     /// `/reply` where there is none.
     #[error("\"{0}\" is marked /reply, but there is no reply when it is read: remove the mark")]
@@ -167,7 +167,7 @@ pub enum ExtraError {
     /// An SQL column that would have to be quoted.
     #[error("\"{0}\" is not a column name: use letters, digits and '_', not beginning with a digit")]
     BadColumn(String),
-    /// A leg or table of something else.
+    /// A leg or table that is not an AVP.
     #[error("\"{0}\" is not an AVP: write $avp(name)")]
     NoAvp(String),
 }
@@ -180,7 +180,7 @@ struct Item<'a> {
     of_reply: bool,
 }
 
-/// Reads `name = $variable [/reply] (; ...)*`. Blanks and ends of lines are free around all parts.
+/// Reads `name = $variable [/reply] (; ...)*`. Blanks and line ends are allowed around all parts.
 fn parse(list: &str) -> Result<Vec<Item<'_>>, ExtraError> {
     let mut items = Vec::new();
     let mut rest = list.trim();
@@ -211,7 +211,7 @@ fn parse(list: &str) -> Result<Vec<Item<'_>>, ExtraError> {
     }
 }
 
-/// Length of the variable that a text begins with: a name, and what stands in parentheses.
+/// Length of the variable that a text begins with: a name, and what is in parentheses.
 fn length(text: &str) -> Result<usize, ExtraError> {
     let name = text[1..].find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '.' | ':')).map_or(text.len(), |n| n + 1);
     if text.as_bytes().get(name) != Some(&b'(') {
@@ -309,7 +309,7 @@ impl Extras {
         Ok(named)
     }
 
-    /// Reads a list that is no backend's own; names may have to be columns.
+    /// Reads a list that belongs to no single backend; names may have to be columns.
     ///
     /// # Errors
     /// As [`Extras::set`].
@@ -317,7 +317,7 @@ impl Extras {
         self.named(if of_columns { Backend::Db } else { Backend::Log }, list, family, true)
     }
 
-    /// Takes the variable that a text begins with; what stands behind it is left.
+    /// Takes the variable that a text begins with; what follows is left.
     ///
     /// # Errors
     /// As [`Extras::set`].
@@ -412,11 +412,11 @@ mod tests {
             ("a=", "is not an extra"),
             ("a=fu", "is not an extra"),
             ("a=$", "is not an extra"),
-            ("a=$fu;", "none behind the last"),
+            ("a=$fu;", "none after the last"),
             ("a=$fu;;b=$tu", "is not an extra"),
             ("a=$avp(x", "close its parentheses"),
-            ("a=$fu/request", "\"/request\" stands behind a variable"),
-            ("a=$fu x", "\"x\" stands behind a variable"),
+            ("a=$fu/request", "\"/request\" follows a variable"),
+            ("a=$fu x", "\"x\" follows a variable"),
         ] {
             let e = log(list).unwrap_err().to_string();
             assert!(e.contains(part), "{list}: {e}");

@@ -1,6 +1,6 @@
 //! Accounting by message flags: what is watched, what a reply makes due, and the records of it.
 //!
-//! A host family says which flags are set, and reads the values ([`Source`]); nothing here knows its types.
+//! A host family says which flags are set, and reads the values ([`Source`]); this module does not know its types.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -48,10 +48,10 @@ impl<F> Default for Flags<F> {
 }
 
 impl<F> Flags<F> {
-    /// The same flags by what `f` makes of each.
+    /// The same flags, each as `f` converts it.
     ///
     /// # Errors
-    /// The first of `f`.
+    /// The first error of `f`.
     pub fn resolve<G, E>(&self, mut f: impl FnMut(&F) -> Result<G, E>) -> Result<Flags<G>, E> {
         let mut out = Flags::default();
         for b in Backend::ALL {
@@ -70,7 +70,7 @@ impl<F> Flags<F> {
     }
 }
 
-/// What flags do.
+/// What the flags do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FlagRules {
     /// The flags.
@@ -87,11 +87,11 @@ pub struct FlagRules {
     pub early_media: bool,
 }
 
-/// What a watched request's context keeps beside its values.
+/// Keys of what a watched request's context keeps besides its values.
 const CDR: &[u8] = b"#cdr";
 const ON_FAILURE: &[u8] = b"#missed";
 
-/// Flags of a request that make it a watched one: at least one of them is set.
+/// The flags that make a request a watched one: at least one of them is set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Raised {
     /// The backends whose accounting flag is set.
@@ -179,12 +179,12 @@ impl FlagRules {
         })
     }
 
-    /// A flag may be an accounting flag and a missed one: the missed record uses up both.
+    /// A flag may be both an accounting flag and a missed flag: the missed record then uses up both.
     pub fn shares_flags(&self) -> bool {
         self.flags.missed.iter().flatten().any(|bit| self.flags.accounting.contains(&Some(*bit)))
     }
 
-    /// A missed record of some backend uses up this flag.
+    /// A missed record of a backend uses up this flag.
     pub fn is_missed_flag(&self, bit: Bit) -> bool {
         self.flags.missed.contains(&Some(bit))
     }
@@ -194,7 +194,7 @@ impl FlagRules {
         missed.iter().filter_map(|b| self.flags.missed[b.index()])
     }
 
-    /// What a reply that goes upstream makes due. A missed flag that is an accounting flag, too, is used up
+    /// What a reply that goes upstream makes due. A missed flag that is also an accounting flag is used up
     /// by the missed record.
     pub fn on_reply(&self, request: &Core, cdr: bool, reply: &Reply, is_set: impl Fn(Bit) -> bool) -> Due {
         let missed = if reply.code >= 300 { self.missed(&request.method, &is_set) } else { Types(0) };
@@ -214,24 +214,24 @@ pub trait Source {
     /// The value of a variable at this moment.
     fn value(&self, index: usize, variable: &Variable) -> Option<Vec<u8>>;
 
-    /// The value of an AVP with this index, the `n`-th counted from the one that was set last.
+    /// The value of the AVP with this index: the `n`-th, counted from the one that was set last.
     fn avp(&self, index: usize, n: usize) -> Option<Vec<u8>>;
 }
 
 /// Values of one event, each read once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Taken {
-    /// By variable: those that some backend asked for.
+    /// By variable: those that a backend asked for.
     values: Vec<Option<Vec<u8>>>,
     is_read: Vec<bool>,
     /// Of each leg, by AVP.
     legs: Vec<Vec<Option<Vec<u8>>>>,
-    /// The same of the BYE of a call.
+    /// The same for the BYE of a call.
     bye_values: Vec<Option<Vec<u8>>>,
     bye_legs: Vec<Vec<Option<Vec<u8>>>>,
 }
 
-/// Where a context keeps what is [`Taken`]. No tag of a field and no variable begins so.
+/// Keys under which a context keeps what is [`Taken`]. No field tag and no variable begins with `#`.
 const BYE: &str = "#bye";
 const LEGS: &str = "#legs";
 const LEG: &str = "#leg";
@@ -239,7 +239,7 @@ const BYE_LEGS: &str = "#byelegs";
 const BYE_LEG: &str = "#byeleg";
 
 impl Taken {
-    /// Reads what records of these backends show.
+    /// Reads the values that records of these backends show.
     pub fn read(extras: &Extras, due: Types, source: &impl Source) -> Taken {
         let named = due.iter().flat_map(|b| &extras.extra[b.index()]).map(|n| n.value);
         let table = extras.table.filter(|_| due.has(Backend::Db));
@@ -247,7 +247,7 @@ impl Taken {
         Taken { values, is_read, legs: legs(extras, &extras.legs, source), ..Taken::default() }
     }
 
-    /// Reads, at the BYE of a call, what its CDRs show of it.
+    /// Reads, at the BYE of a call, the values that its CDRs show of the BYE.
     pub fn read_bye(extras: &Extras, due: Types, source: &impl Source) -> Taken {
         let named = due.iter().flat_map(|b| &extras.bye[b.index()]).map(|n| n.value);
         let (bye_values, is_read) = values(extras, named, source);
@@ -257,14 +257,14 @@ impl Taken {
     /// The table that the script named, empty if none.
     ///
     /// # Errors
-    /// What is not the name of a table.
+    /// The text, if it is not the name of a table.
     pub fn table(&self, extras: &Extras) -> Result<&[u8], &[u8]> {
         let named = extras.table.and_then(|i| self.values.get(i)?.as_deref()).unwrap_or_default();
         let is_one = |name: &str| name.is_empty() || name.split('.').count() <= 2 && name.split('.').all(is_identifier);
         if std::str::from_utf8(named).is_ok_and(is_one) { Ok(named) } else { Err(named) }
     }
 
-    /// Keeps the values in a context of at most `most` bytes. Returns a key whose value is not whole, if there is one.
+    /// Keeps the values in a context of at most `most` bytes. Returns a key whose value was clipped, if there is one.
     pub fn keep(&self, extras: &Extras, ctx: &mut Context, most: usize) -> Option<String> {
         let mut clipped = None;
         let mut put = |key: String, value: &Option<Vec<u8>>| {
@@ -299,7 +299,7 @@ impl Taken {
         let get = |key: &str| values.get(key.as_bytes()).map(<[u8]>::to_vec);
         let legs = |count: &str, leg: &str| {
             let n: usize = get(count).and_then(|n| String::from_utf8(n).ok()?.parse().ok()).unwrap_or(0);
-            // A damaged number makes no more legs than there are values.
+            // A damaged count makes no more legs than there are values.
             let of = |n: usize| extras.avps.iter().map(|avp| get(&format!("{leg}{n}${avp}"))).collect::<Vec<_>>();
             (0..n).map(of).take_while(|leg| leg.iter().any(Option::is_some)).collect()
         };
@@ -312,7 +312,7 @@ impl Taken {
         }
     }
 
-    /// With the legs of another event.
+    /// These values with the legs of another event.
     #[must_use]
     pub fn with_legs_of(self, other: Taken) -> Taken {
         Taken { legs: other.legs, ..self }
@@ -327,7 +327,7 @@ impl Taken {
         fields
     }
 
-    /// One list for each leg, in a CDR with the BYE's beside the INVITE's; where legs are declared there is one at least.
+    /// One list for each leg; in a CDR, with the BYE's values after the INVITE's. If legs are declared, there is at least one.
     fn leg_fields(&self, extras: &Extras, kind: Kind) -> Vec<Vec<Field>> {
         let is_cdr = kind == Kind::Cdr;
         let bye = if is_cdr { &extras.bye_legs[..] } else { &[] };
@@ -346,7 +346,7 @@ impl Taken {
         (0..n).map(leg).collect()
     }
 
-    /// Puts the values behind those of a record in the shape of `do_accounting()`.
+    /// Appends the values to those of a record in the shape of `do_accounting()`.
     pub fn join(&self, extras: &Extras, record: &mut Record) {
         record.extras.extend(self.fields(extras, record.backend, record.kind));
         if record.legs.is_empty() {
@@ -384,7 +384,7 @@ pub struct Event<'a> {
     pub created: Moment,
     /// Completion, or the answer of a call.
     pub time: Moment,
-    /// The record shows when the request came: that of a call with a CDR.
+    /// The record shows when the request came: it belongs to a call with a CDR.
     pub timed: bool,
     /// Milliseconds from the answer to the end (CDR only).
     pub duration_ms: Option<i64>,
@@ -396,7 +396,7 @@ pub struct Event<'a> {
     pub table: &'a [u8],
 }
 
-/// The record of a backend in the shape of flags.
+/// The record of a backend, in the shape of message flags.
 pub fn record(rules: &Rules, backend: Backend, event: &Event<'_>, taken: &Taken) -> Record {
     let mut core = event.core.clone();
     if event.upstream {
@@ -423,7 +423,7 @@ pub fn record(rules: &Rules, backend: Backend, event: &Event<'_>, taken: &Taken)
     }
 }
 
-/// A manual record in the shape of flags.
+/// A manual record, in the shape of message flags.
 pub fn shaped(rules: &Rules, record: Record, taken: &Taken) -> Record {
     let extras = &rules.fields.flags;
     Record {
@@ -568,7 +568,7 @@ mod tests {
         assert_eq!(shown(&kept.fields(&extras, Backend::Db, Kind::Cdr)), "x=$ru");
         let legs: Vec<_> = kept.leg_fields(&extras, Kind::Cdr).iter().map(|leg| shown(leg)).collect();
         assert_eq!(legs, ["src=00 dst=10 end=10", "src=01 dst=- end=-"]);
-        assert_eq!(kept.table(&extras), Err(&b"$avp(t)"[..]), "a name that no statement can have");
+        assert_eq!(kept.table(&extras), Err(&b"$avp(t)"[..]), "a name that no statement can contain");
         assert_eq!(shown(&Taken::default().leg_fields(&extras, Kind::Transaction)[0]), "src=- dst=-", "one empty leg");
     }
 
@@ -582,7 +582,7 @@ mod tests {
     }
 
     proptest! {
-        /// A damaged number of legs makes none.
+        /// A damaged number of legs makes no legs.
         #[test]
         fn what_is_kept_never_panics(n in "[0-9]{0,12}") {
             let mut ctx = Context::default();

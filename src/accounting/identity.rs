@@ -4,7 +4,7 @@
 
 const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
 const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
-/// Eight steps, of which the last seven are those of zeros.
+/// Eight steps, the last seven of them for zero bytes.
 const PRIME_8: u128 = {
     let (mut power, mut i) = (PRIME, 1);
     while i < 8 {
@@ -51,7 +51,7 @@ impl Identity {
 mod tests {
     use super::*;
 
-    /// Identities are stored: they are those of FNV-1a, byte by byte, whatever the length.
+    /// Identities are stored: they must be those of FNV-1a, byte by byte, for every length.
     #[test]
     fn identities_are_those_of_the_plain_algorithm() {
         for len in [0, 1, 20, 255, 256, 70_000] {

@@ -131,7 +131,7 @@ impl Types {
         Types(self.0 | other.0)
     }
 
-    /// Those of [`Marks::bits`].
+    /// The backends in [`Marks::bits`].
     const fn of_bits(mut bits: u128) -> Types {
         let mut set = 0;
         while bits != 0 {
@@ -182,7 +182,7 @@ impl Flags {
         self.0 >> flag as u8 & 1 != 0
     }
 
-    /// Are there to be records of a call while it is up?
+    /// Does the call want records while it is up?
     pub const fn report(self) -> bool {
         self.has(Flag::Start) || self.has(Flag::Interim)
     }
@@ -237,7 +237,7 @@ impl Marks {
         out.extend_from_slice(&bytes[..count]);
     }
 
-    /// Reads what [`Marks::encode`] wrote, which has no zero at its end.
+    /// Reads what [`Marks::encode`] wrote; it never ends with a zero.
     pub(crate) fn decode(r: &mut Reader<'_>) -> Option<Marks> {
         let count = usize::from(r.u8()?);
         let mut bytes = [0; size_of::<u128>()];
@@ -276,7 +276,7 @@ impl Marks {
         Types::of_bits(self.bits(Flag::CdrByFlag))
     }
 
-    /// With just these backends for [`Flag::CdrByFlag`].
+    /// With exactly these backends for [`Flag::CdrByFlag`].
     #[must_use]
     pub fn with_cdr_by_flag(self, types: Types) -> Marks {
         types.iter().fold(self.without(Flag::CdrByFlag), |m, b| Marks(m.0 | Marks::bit(b, Flag::CdrByFlag)))
@@ -315,7 +315,7 @@ impl Marks {
     }
 
     /// `drop_accounting(types, flags)`: no types = all backends, no flags = everything of these backends. In the mode of
-    /// the original a backend goes off that is left without `cdr`, `missed` and `failed`.
+    /// the original, a backend that is left without `cdr`, `missed` and `failed` is turned off.
     #[must_use]
     pub fn remove(self, types: Option<Types>, flags: Option<Flags>, mode: DropMode) -> Marks {
         const OPTIONS: u128 = (1 << Flag::Cdr as u8) | (1 << Flag::Missed as u8) | (1 << Flag::Failed as u8);
@@ -338,8 +338,8 @@ impl Marks {
         left
     }
 
-    /// The same inside an answered call. That it gets a CDR was settled by its answer: the flag `cdr` cannot be dropped any
-    /// more, and the CDR is written to the backends that are on at its end.
+    /// The same inside an answered call. Its answer has settled that it gets a CDR: the flag `cdr` can no longer be dropped,
+    /// and the CDR is written to the backends that are on at its end.
     #[must_use]
     pub fn remove_answered(self, types: Option<Types>, flags: Option<Flags>, mode: DropMode) -> Marks {
         let left = self.remove(types, flags, mode);
@@ -464,7 +464,7 @@ mod tests {
         assert!(left.with_cdr_by_flag(Types(0)).is_empty());
     }
 
-    /// A call as the model represents it.
+    /// A call of a script function, as the model represents it.
     #[derive(Clone, Debug)]
     enum Call {
         Do(u16, u8),

@@ -3,7 +3,7 @@
 
 use crate::declaration::Names;
 
-/// Is this usable as the name of a field where names are such?
+/// Is this usable as the name of a field, where names are of this kind?
 pub fn may_be(names: Names, s: &str) -> bool {
     match names {
         Names::Text => is_text(s),
@@ -17,7 +17,7 @@ fn is_text(s: &str) -> bool {
     !s.is_empty() && !s.contains(char::is_control)
 }
 
-/// The same, and behind a number that of its vendor.
+/// The same; a number may be followed by `@` and the vendor's number.
 fn is_attribute(s: &str) -> bool {
     is_word(s.split_once('@').filter(|(_, vendor)| is_word(vendor)).map_or(s, |(code, _)| code))
 }

@@ -2,7 +2,7 @@
 //! phrases the host sends for the code, so that records match what is on the wire.
 #![forbid(unsafe_code)]
 
-/// Codes of calls that a person refused or gave up, or nobody picked up: the network did its part (NER of E.425).
+/// Codes of calls that a person refused or gave up, or that nobody picked up: the network did its part (NER of E.425).
 pub const USER_CODES: [u16; 6] = [408, 480, 486, 487, 600, 603];
 
 /// The phrase of a code; a code without one gets the name of its class.
@@ -101,7 +101,7 @@ pub fn split_comment(comment: &[u8]) -> (Option<u16>, Vec<u8>) {
     (code, reason)
 }
 
-/// Code and reason of a comment as they stand there, either of which may be missing.
+/// Code and reason as they are in a comment; either may be missing.
 pub fn parts_of_comment(comment: &[u8]) -> (Vec<u8>, Vec<u8>) {
     match comment.split_at_checked(3) {
         Some((code, rest)) if code.iter().all(u8::is_ascii_digit) => (code.to_vec(), rest.trim_ascii_start().to_vec()),

@@ -27,14 +27,14 @@ pub enum Kind {
     Cdr = 3,
     /// The ACK for the answer of an INVITE arrived ("request acknowledged").
     Ack = 4,
-    /// A call began that has a CDR later.
+    /// A call began that will have a CDR.
     Start = 5,
     /// Such a call is up.
     Interim = 6,
 }
 
 impl Kind {
-    /// Its name in objects.
+    /// Its name in JSON objects.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Transaction => "transaction",
@@ -47,7 +47,7 @@ impl Kind {
         }
     }
 
-    /// It is of a call that goes on, and means nothing once that has ended.
+    /// It says that a call goes on, and means nothing once that call has ended.
     pub const fn is_report(self) -> bool {
         matches!(self, Kind::Start | Kind::Interim)
     }
@@ -75,11 +75,11 @@ pub enum Shape {
     Context = 0,
     /// For message flags: times only in CDRs and in missed records of calls with a CDR.
     Flags = 1,
-    /// As `Flags`; the first extra is one more time field, which stands behind the time.
+    /// As `Flags`; the first extra is another time field, which follows the time.
     Stamped = 2,
     /// As `Flags`, with the methods numbered as Kamailio does.
     Kamailio = 3,
-    /// The CDR of a dialog of Kamailio: its extras are all, of which the first three are start, end and duration.
+    /// The CDR of a Kamailio dialog: it has only extras, of which the first three are start, end and duration.
     Dialog = 4,
 }
 
@@ -162,7 +162,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// Takes the values of another one, in the room of its own.
+    /// Takes the values of another one, reusing its own memory.
     pub fn copy(&mut self, other: &Core) {
         let Core { method, from_tag, to_tag, callid, code, reason } = self;
         [method, from_tag, to_tag, callid, code, reason].into_iter().zip(other.values()).for_each(|(to, from)| {
@@ -200,7 +200,7 @@ pub struct Times {
     pub setup_ms: i64,
 }
 
-/// Identity of the record, 32 hexadecimal digits: the same for every copy of it.
+/// Identity of the record, 32 hexadecimal digits: the same in every copy.
 pub const ACC_ID: &str = "acc_id";
 /// Why the call ended: bye, proxy, timeout or orphan (CDR only).
 pub const END_CAUSE: &str = "end_cause";
@@ -212,7 +212,7 @@ pub const PDD_MS: &str = "pdd_ms";
 pub const RING_MS: &str = "ring_ms";
 /// Value of the Reason header (RFC 3326) of the BYE that ended the call, or of the reply that refused the request.
 pub const END_REASON: &str = "end_reason";
-/// Number of targets that an INVITE was sent to so far.
+/// Number of targets that an INVITE has been sent to so far.
 pub const ATTEMPTS: &str = "attempts";
 
 /// Most bytes of a Reason header that are kept.
@@ -223,7 +223,7 @@ const REASON_MAX: usize = 255;
 pub struct Signalling {
     /// See [`PDD_MS`]; `None` if no 18x went to the caller.
     pub pdd_ms: Option<u32>,
-    /// See [`ATTEMPTS`]; 0 if it was not sent anywhere, or is no INVITE that begins a call.
+    /// See [`ATTEMPTS`]; 0 if it was not sent anywhere, or is not an INVITE that begins a call.
     pub attempts: u8,
     /// See [`END_REASON`]; empty if there was none.
     pub end_reason: Vec<u8>,
@@ -253,13 +253,13 @@ pub struct Record {
     pub time: Wall,
     /// Creation and setup; `None` for a record without an accounting context.
     pub times: Option<Times>,
-    /// Milliseconds from the answer to the end, or to this record of a call that is up, monotonic.
+    /// Milliseconds from the answer to the end, or to this record if the call is up, by the monotonic clock.
     pub duration_ms: Option<i64>,
-    /// How the call ended (CDR only). Of an interim record: its call is not accounted here any more.
+    /// How the call ended (CDR only). In an interim record: the call is no longer accounted here.
     pub end: Option<EndCause>,
     /// See [`Signalling`].
     pub signalling: Signalling,
-    /// The call has start and interim records as well, which this one follows.
+    /// The call has start and interim records as well, and this one follows them.
     pub reported: bool,
     /// The request had a To tag (RADIUS uses this to choose between Start, Stop, Alive and Failed).
     pub in_dialog: bool,
@@ -308,12 +308,12 @@ impl Record {
         }
     }
 
-    /// It says that a call is up, and nothing that a later one does not say, too.
+    /// It says that a call is up, and nothing that a later record does not say as well.
     pub fn is_interim(&self) -> bool {
         self.kind == Kind::Interim && self.end.is_none()
     }
 
-    /// When what it says was so: of a call that is up the moment of the record, of a CDR the answer.
+    /// The moment it describes: for a call that is up the time of the record, for a CDR the answer.
     pub fn timestamp(&self) -> Wall {
         let later = if self.kind == Kind::Interim { self.duration_ms.unwrap_or(0).saturating_mul(1000) } else { 0 };
         Wall(self.time.0.saturating_add(later))
@@ -325,13 +325,13 @@ impl Record {
         call_key(&self.core.callid, &self.core.from_tag, &self.core.to_tag, created)
     }
 
-    /// Identity of the CDR of the call that a start or interim record is of.
+    /// Identity of the CDR of the call that a start or interim record belongs to.
     pub fn id_of_cdr(&self) -> u128 {
         let moment = |wall| Moment { wall, ..Moment::default() };
         of_event(Kind::Cdr, &self.core, moment(self.times.map_or(self.time, |t| t.created)), moment(self.time))
     }
 
-    /// The call of an encoded record of a call that goes on; `None` for any other.
+    /// The call of an encoded start or interim record; `None` for any other record.
     pub fn report_of(encoded: &[u8]) -> Option<Box<Record>> {
         let kind = match encoded {
             [ENCODING_WITH_SHAPE, _, kind, ..] => Kind::from_index(*kind)?,
@@ -465,7 +465,7 @@ const REPORTED: u8 = 32;
 /// A length that stands for "no value".
 const UNSET: u32 = u32::MAX;
 
-/// An older build without shapes reads version 1 and leaves version 2 alone: each record has one of the two.
+/// A build without shapes reads version 1 and skips version 2; every record has one of the two.
 fn version_of(shape: Shape, kind: Kind) -> u8 {
     if shape == Shape::Context && kind != Kind::Ack && !kind.is_report() { ENCODING } else { ENCODING_WITH_SHAPE }
 }
@@ -501,7 +501,7 @@ pub(crate) fn of_event(kind: Kind, core: &Core, created: Moment, time: Moment) -
     begin_event(kind, core, created, time).finish()
 }
 
-/// The same, of an event that more tells from others.
+/// The same for an event that is told from others by more than these values.
 pub(crate) fn begin_event(kind: Kind, core: &Core, created: Moment, time: Moment) -> Identity {
     let mut id = Identity::new();
     id.eat(&[kind as u8]);

@@ -16,7 +16,7 @@ pub struct Rules {
     pub early_media: bool,
     /// Default tables for SQL records; `None` = SQL is off.
     pub tables: Option<Tables>,
-    /// CDRs that every dialog has (Kamailio).
+    /// CDRs of every dialog (Kamailio).
     pub dialog_cdrs: Option<DialogCdrs>,
 }
 
@@ -63,13 +63,13 @@ pub struct DialogCdrs {
     pub failed: bool,
     /// A dialog with this variable has none.
     pub skip: Option<Arc<str>>,
-    /// What stands behind start, end and duration.
+    /// The extras, which follow start, end and duration.
     pub extra: Vec<Named>,
     /// Extras without a value are NULL.
     pub nullable: bool,
     /// In SQL start and end are in UTC.
     pub utc: bool,
-    /// Digits behind the point of the seconds in start, end and duration.
+    /// Decimals of the seconds in start, end and duration.
     pub precision: Precision,
     /// JSON objects.
     pub json: Option<JsonCdrs>,
@@ -78,7 +78,7 @@ pub struct DialogCdrs {
 /// How exact start, end and duration are (`cdr_duration_mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
-    /// Whole seconds; one zero stands behind the point.
+    /// Whole seconds, with one zero after the point.
     Seconds,
     /// Three digits.
     #[default]
@@ -113,7 +113,7 @@ impl Precision {
 /// CDRs of every dialog as JSON (`json_cdr_enable`), beside the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JsonCdrs {
-    /// What stands behind start, end and duration.
+    /// The extras, which follow start, end and duration.
     pub extra: Vec<Named>,
     /// Calls whose lifetime is over have one.
     pub expired: bool,
