@@ -44,7 +44,7 @@ pub struct ByFlags {
     pub names: Flags<FlagName>,
     /// What the flags do, without the flags themselves, whose numbers only the server knows.
     pub rules: FlagRules,
-    /// Backends with a flag, extras or legs: their manual records have the shape of flags.
+    /// Backends with a flag, extras or legs: their manual records have the shape of message flags.
     pub shaped: Types,
 }
 
@@ -53,7 +53,7 @@ pub struct ByFlags {
 pub struct Config {
     /// See [`ByFlags`].
     pub flags: ByFlags,
-    /// What goes into records.
+    /// What records contain.
     pub rules: Rules,
     /// What parameters of Kamailio's own modules ask for.
     pub stock: StockParams,
@@ -151,7 +151,7 @@ impl Draft {
         if let Some(avp) = self.text("db_table_avp")
             && let Err(e) = extras.set_table(avp, self.family)
         {
-            // The server's own module takes anything, and uses nothing.
+            // The server's own module accepts any text here, and ignores it.
             log::warn!("parameter db_table_avp is not used: {e}");
         }
         (names.failed, names.cdr, names.prepare) = (self.flag("failed_transaction_flag"), self.flag("cdr_flag"), self.flag("acc_prepare_flag"));
@@ -166,28 +166,28 @@ impl Draft {
         Ok((ByFlags { names, rules, shaped: Types(shaped) }, extras))
     }
 
-    /// Parameters of the DISC client, which only old configurations have: what is spoken now is another protocol.
+    /// Parameters of the DISC client, which only old configurations have: this module speaks another protocol.
     fn warn_of_disc(&self) {
         let has_peer = self.text("diameter_url").or(self.text("diameter_client_host")).is_some();
         if !has_peer && ["diameter_flag", "diameter_missed_flag", "diameter_extra"].iter().any(|name| self.raw(name).is_some()) {
             log::warn!(
-                "nothing is sent over Diameter: diameter_flag, diameter_missed_flag or diameter_extra is set, but no peer; set diameter_url or diameter_client_host"
+                "nothing is sent over Diameter: diameter_flag, diameter_missed_flag or diameter_extra is set, but no peer is; set diameter_url or diameter_client_host"
             );
         } else if has_peer && self.number("diameter_client_port") == DISC_PORT {
             log::warn!(
-                "parameter diameter_client_port: {DISC_PORT} was the port of the DISC client; what is spoken now is Diameter (RFC 6733), whose servers listen on 3868 by default"
+                "parameter diameter_client_port: {DISC_PORT} was the port of the DISC client; this module speaks Diameter (RFC 6733), whose servers listen on 3868 by default"
             );
         }
     }
 
-    /// RFC 2869 §5.16: never less than a minute, and better not less than ten.
+    /// RFC 2869 §5.16: never less than a minute, and preferably not less than ten.
     fn interim_interval(&self) -> Result<u32, ConfigError> {
         const NAME: &str = "interim_interval";
         match self.number(NAME) as u32 {
-            n @ 1..60 => Err(bad(NAME, format!("{n} seconds are too short: use 60 to 86400, or 0 for no interim records"))),
+            n @ 1..60 => Err(bad(NAME, format!("{n} seconds is too short: use 60 to 86400, or 0 for no interim records"))),
             n => {
                 if (1..600).contains(&n) {
-                    log::warn!("parameter {NAME}: {n} seconds make many records; RFC 2869 advises 600 or more");
+                    log::warn!("parameter {NAME}: an interval of {n} seconds makes many records; RFC 2869 advises 600 or more");
                 }
                 Ok(n)
             }

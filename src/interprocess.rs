@@ -1,8 +1,8 @@
-//! What processes do with shared memory beside each other: locks, replacing a content, flags, free
+//! What processes do with shared memory side by side: locks, replacing a content, flags, free
 //! blocks, and a bell.
 //! A process may be killed between any two steps; the others go on.
 //!
-//! No unsafe code and nothing of this crate is used here: `tests/loom` compiles this file with
+//! No unsafe code and nothing else of this crate is used here: `tests/loom` compiles this file with
 //! loom's atomics and tries every order of the steps.
 #![forbid(unsafe_code)]
 
@@ -19,21 +19,21 @@ use rustix::thread::futex;
 /// Rounds of spinning before a process sleeps, some 5 µs: a context's lock is mostly held for less,
 /// and a sleep with its wake-up costs about as much.
 const SPINS: u32 = if cfg!(loom) { 0 } else { 200 };
-/// Nanoseconds of sleep before a look whether the holder is still alive. Holders that live wake who
-/// sleeps, so this is only how long the lock of a killed one stays taken: well below the 500 ms after
-/// which SIP repeats a message, and far above what the look costs (a file of /proc is read).
+/// Nanoseconds of sleep before a check whether the holder is still alive. A live holder wakes the sleepers,
+/// so this is only how long the lock of a killed one stays taken: well below the 500 ms after which SIP
+/// repeats a message, and far above the cost of the check (a file of /proc is read).
 #[cfg(not(loom))]
 const LOOK: i64 = 10_000_000;
-/// Beside the process id of a lock's holder: somebody may sleep until it is free. Process ids are
+/// Set beside the process id of a lock's holder: somebody may be sleeping until it is free. Process ids are
 /// less than 2^22.
 const WAITED_FOR: u32 = 1 << 31;
 
-/// A lock between processes. Zeroed memory is a free one.
+/// A lock between processes. Zeroed memory is a free lock.
 #[cfg_attr(not(loom), repr(transparent))]
 pub struct Lock {
     /// Process id of the holder, 0 = none, and [`WAITED_FOR`].
     word: AtomicU32,
-    /// Stands for the kernel, which compares the word and lets sleep in one step.
+    /// Stands for the kernel, which compares the word and puts the caller to sleep in one step.
     #[cfg(loom)]
     kernel: (Mutex<()>, Condvar),
 }
@@ -52,8 +52,8 @@ impl Lock {
     }
 
     /// Waits for the lock as process `me`: for a short time awake, then asleep, since a holder may be
-    /// writing to a disk. The lock of a holder that is not `alive` any more is taken over: what it
-    /// protects must be whole after every single step.
+    /// writing to a disk. The lock of a holder that is no longer `alive` is taken over: what it
+    /// protects must be consistent after every single step.
     pub fn lock(&self, me: u32, alive: impl Fn(u32) -> bool) -> Locked<'_> {
         for _ in 0..=SPINS {
             if self.exchange(0, me) {
@@ -65,7 +65,7 @@ impl Lock {
             let word = self.word.load(Ordering::Relaxed);
             let holder = word & !WAITED_FOR;
             if holder == 0 {
-                // Of several that slept one was woken: it wakes the next one.
+                // Only one of several sleepers is woken: it wakes the next one.
                 if self.exchange(word, me | WAITED_FOR) {
                     return Locked(self);
                 }
@@ -76,7 +76,7 @@ impl Lock {
                 continue;
             }
             let woken = self.sleep(waited_for, || alive(holder));
-            // Of several that see the holder dead one takes over; the others' exchange fails.
+            // If several find the holder dead, one of them takes over; the exchange of the others fails.
             if !woken && !alive(holder) && self.exchange(waited_for, me | WAITED_FOR) {
                 return Locked(self);
             }
@@ -87,7 +87,7 @@ impl Lock {
         self.word.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
-    /// Sleeps while the word is `word`. False when nobody woke this process for as long as [`LOOK`].
+    /// Sleeps while the word is `word`. False if nobody has woken this process within [`LOOK`].
     #[cfg(not(loom))]
     fn sleep(&self, word: u32, _alive: impl Fn() -> bool) -> bool {
         let look = futex::Timespec { tv_sec: 0, tv_nsec: LOOK };
@@ -99,7 +99,7 @@ impl Lock {
         let _ = futex::wake(&self.word, futex::Flags::empty(), 1);
     }
 
-    /// Time passes only when nobody else will come: see [`Lock::time_passes`].
+    /// Here, time passes only in [`Lock::time_passes`].
     #[cfg(loom)]
     fn sleep(&self, word: u32, alive: impl Fn() -> bool) -> bool {
         let kernel = self.kernel.0.lock().unwrap();
@@ -115,7 +115,7 @@ impl Lock {
         self.kernel.1.notify_one();
     }
 
-    /// So long that every sleeper looks again.
+    /// Lets enough time pass for every sleeper to check again.
     #[cfg(loom)]
     pub fn time_passes(&self) {
         let _kernel = self.kernel.0.lock().unwrap();
@@ -125,7 +125,7 @@ impl Lock {
 
 #[cfg(any(test, loom))]
 impl Locked<'_> {
-    /// As a process that is killed: the lock stays taken.
+    /// What the death of the process does: the lock stays taken.
     pub fn killed(self) {
         std::mem::forget(self);
     }
@@ -138,7 +138,7 @@ impl Lock {
         self.word.load(Ordering::Relaxed) & !WAITED_FOR
     }
 
-    /// Does somebody sleep until it is free?
+    /// Is somebody sleeping until it is free?
     #[cfg(not(loom))]
     pub fn is_waited_for(&self) -> bool {
         self.word.load(Ordering::Relaxed) & WAITED_FOR != 0
@@ -153,7 +153,7 @@ impl Drop for Locked<'_> {
     }
 }
 
-/// Names the first block of the present content of something, 0 = none: its length stands with the
+/// Names the first block of the present content of something, 0 = none. The length is stored with the
 /// content, so that one exchange replaces both.
 #[repr(transparent)]
 pub struct Content(AtomicU32);
@@ -164,32 +164,32 @@ impl Content {
         Content(AtomicU32::new(0))
     }
 
-    /// The present content, complete. The lock alone does not say so: who wrote it may have been
-    /// killed before unlocking.
+    /// The present content, complete. The lock alone does not guarantee that: the process that wrote it may
+    /// have been killed before unlocking.
     pub fn get(&self) -> u32 {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Puts a complete content in the place of the present one, which is returned.
+    /// Replaces the present content by a complete one, and returns the old one.
     pub fn replace(&self, with: u32) -> u32 {
         self.0.swap(with, Ordering::AcqRel)
     }
 }
 
-/// Lets one process change several numbers that others read as a whole: it is odd while they change.
+/// Lets one process change several numbers that others read as a unit: it is odd while they change.
 /// Zeroed memory is a new one.
 #[repr(transparent)]
 pub struct Sequence(AtomicU32);
 
 impl Sequence {
-    /// Nothing was changed yet.
+    /// Nothing has changed yet.
     #[cfg(any(test, loom))]
     pub fn unchanged() -> Sequence {
         Sequence(AtomicU32::new(0))
     }
 
-    /// Runs `f`, which changes the numbers. One that was killed at it left them as they were: its
-    /// successor changes them anew.
+    /// Runs `f`, which changes the numbers. If a process is killed meanwhile, its successor writes all of
+    /// them again.
     pub fn write(&self, f: impl FnOnce()) {
         let during = self.0.load(Ordering::Relaxed) | 1;
         self.0.store(during, Ordering::Relaxed);
@@ -198,7 +198,7 @@ impl Sequence {
         self.0.store(during.wrapping_add(1), Ordering::Release);
     }
 
-    /// Runs `f`, which reads the numbers. `None` when they were not all of one change.
+    /// Runs `f`, which reads the numbers. `None` if they did not all come from the same change.
     pub fn read<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
         let before = self.0.load(Ordering::Acquire);
         if !before.is_multiple_of(2) {
@@ -210,7 +210,7 @@ impl Sequence {
     }
 }
 
-/// Facts in one word. What a flag says of other memory was written before the flag.
+/// Facts in one word. What a flag says about other memory was written before the flag.
 #[repr(transparent)]
 pub struct Flags(AtomicU64);
 
@@ -231,7 +231,7 @@ impl Flags {
     }
 }
 
-/// Tells one listener that something is there, without waking it while it will look anyway: waking
+/// Tells one listener that something is there, without waking it if it is going to look anyway: waking
 /// a process costs both sides more than anything else that is done for a record.
 #[repr(transparent)]
 pub struct Bell(AtomicU64);
@@ -241,25 +241,25 @@ impl Bell {
     const RUNG: u64 = 1;
     const WAITED_FOR: u64 = 2;
 
-    /// One that nobody rang.
+    /// A bell that nobody has rung.
     #[cfg(not(loom))]
     pub const fn quiet() -> Bell {
         Bell(AtomicU64::new(Bell::QUIET))
     }
 
-    /// One that nobody rang.
+    /// A bell that nobody has rung.
     #[cfg(loom)]
     pub fn quiet() -> Bell {
         Bell(AtomicU64::new(Bell::QUIET))
     }
 
-    /// Something is there. True when the listener waits and has to be woken.
+    /// Something is there. True if the listener is waiting and has to be woken.
     #[must_use]
     pub fn ring(&self) -> bool {
         self.0.swap(Bell::RUNG, Ordering::AcqRel) == Bell::WAITED_FOR
     }
 
-    /// The listener is about to wait until woken. False when the bell was rung and not heard yet:
+    /// The listener is about to wait until woken. False if the bell was rung and not heard yet:
     /// then it must not wait.
     #[must_use]
     pub fn wait(&self) -> bool {
@@ -272,8 +272,8 @@ impl Bell {
     }
 }
 
-/// How many blocks are in use. Whoever wants some claims them here first and takes them then; whoever
-/// gives some back does that first and says so here then: so a claim that was granted finds its blocks.
+/// How many blocks are in use. Blocks are claimed here before they are taken, and released here after they
+/// are given back, so a granted claim always finds its blocks.
 #[repr(transparent)]
 pub struct Used(AtomicU64);
 
@@ -284,7 +284,7 @@ impl Used {
         Used(AtomicU64::new(0))
     }
 
-    /// Claims `n` more; false when there would be more than `limit`.
+    /// Claims `n` more; false if there would then be more than `limit`.
     pub fn claim(&self, n: u64, limit: u64) -> bool {
         self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| Some(used + n).filter(|all| *all <= limit)).is_ok()
     }
@@ -294,7 +294,7 @@ impl Used {
         self.0.fetch_sub(n, Ordering::AcqRel);
     }
 
-    /// So many.
+    /// The number of blocks in use.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
@@ -312,7 +312,7 @@ pub struct Chain {
 }
 
 /// Free blocks, in a chain: the number of the first one, 0 = none, below a tag that changes with
-/// every exchange, so that a process which was overtaken notices.
+/// every exchange, so that a process that was overtaken notices.
 #[repr(transparent)]
 pub struct FreeList(AtomicU64);
 
@@ -323,8 +323,8 @@ impl FreeList {
         FreeList(AtomicU64::new(0))
     }
 
-    /// Takes up to `most` blocks, `None` when there is none; `next` is where a block keeps the number
-    /// of the next one, in use or not. The last one's is not 0.
+    /// Takes up to `most` blocks; `None` if there are none. `next` is where a block keeps the number of the
+    /// next one, whether it is in use or not. In the last block taken it need not be 0.
     pub fn pop<'a>(&self, most: u32, next: impl Fn(u32) -> &'a AtomicU32) -> Option<Chain> {
         let mut top = self.0.load(Ordering::Acquire);
         loop {
@@ -332,8 +332,8 @@ impl FreeList {
             if first == 0 {
                 return None;
             }
-            // Blocks may be taken by another process meanwhile, and their numbers lead anywhere; then
-            // the tag in `top` has moved on and the exchange fails.
+            // Another process may take these blocks meanwhile, and then their numbers may lead anywhere; but
+            // then the tag in `top` has changed, and the exchange fails.
             let (mut last, mut len, mut after) = (first, 1, next(first).load(Ordering::Relaxed));
             while len < most && after != 0 {
                 (last, len, after) = (after, len + 1, next(after).load(Ordering::Relaxed));
@@ -345,7 +345,7 @@ impl FreeList {
         }
     }
 
-    /// Gives blocks back, the first of which is `first`; `next` is that of the last one.
+    /// Gives a chain of blocks back, which begins with `first`; `next` is where the last one keeps its number.
     pub fn push(&self, first: u32, next: &AtomicU32) {
         let mut top = self.0.load(Ordering::Acquire);
         loop {

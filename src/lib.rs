@@ -1,6 +1,6 @@
 //! Accounting module for OpenSIPS-style SIP servers.
 //!
-//! A C SIP server loads this crate as `acc.so` and forks its workers. The way of a record:
+//! A C SIP server loads this crate as `acc.so` and forks its workers. The path of a record:
 //!
 //! ```text
 //!  SIP worker                                                   delivery process
@@ -8,7 +8,7 @@
 //!  reply, BYE, expiry (callbacks)            └─ db, aaa: journal ═══ delivery: tail ── backend ── SQL, RADIUS
 //! ```
 //!
-//! | module | what lives there |
+//! | module | contents |
 //! |---|---|
 //! | [`declaration`] | the declaration: parameters, functions, variables, events |
 //! | [`config`] | parameters to a validated configuration |

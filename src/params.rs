@@ -41,7 +41,7 @@ pub enum ConfigError {
     /// No such parameter.
     #[error("there is no parameter \"{0}\"")]
     Unknown(String),
-    /// A string instead of a number, or the other way round.
+    /// A string instead of a number, or vice versa.
     #[error("parameter {name}: expected {expected}, got {got}; for example: {example}")]
     Type {
         /// Which parameter.
@@ -124,12 +124,12 @@ impl Draft {
         Ok(())
     }
 
-    /// The value of a line, if there is one.
+    /// The value set by a line, if there is one.
     pub fn raw(&self, name: &str) -> Option<&RawValue> {
         self.values.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
     }
 
-    /// Lines of a parameter count no more, where they do not add to each other.
+    /// Forgets the lines of a parameter, unless its lines add to each other.
     pub fn forget(&mut self, name: &str) {
         self.values.retain(|(n, _)| *n != name);
     }

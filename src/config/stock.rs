@@ -1,4 +1,4 @@
-//! What the parameters of Kamailio's own accounting modules ask for, beyond what both servers have.
+//! Parameters of Kamailio's own accounting modules that OpenSIPS does not have.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use crate::backend::log::facility;
 use crate::declaration::TIME_FORMAT;
 use crate::params::{ConfigError, Draft, RawValue, bad};
 
-/// One more field beside the time of a record, in lines and rows.
+/// Another field next to the time of a record, in lines and rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeField {
     /// Name of the field, and column.
     pub name: Arc<str>,
-    /// What stands there.
+    /// What it contains.
     pub what: TimeText,
 }
 
@@ -39,13 +39,13 @@ pub enum TimeText {
 /// A part of the name of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// As it stands.
+    /// Text, unchanged.
     Text(Arc<str>),
     /// The value of a variable of [`Extras::variables`].
     Variable(usize),
 }
 
-/// All of them.
+/// All of these parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StockParams {
     /// `acc_extra_nullable`: extras and legs without a value are NULL in SQL, not ''.
@@ -56,18 +56,18 @@ pub struct StockParams {
     pub time: Option<TimeField>,
     /// Column of the whole second, with `time_mode` 1.
     pub time_seconds: Option<Arc<str>>,
-    /// JSON objects, where they go anywhere.
+    /// JSON objects, if they go anywhere.
     pub json: Option<Json>,
-    /// The text of the time in them, with `json_time_mode` 3 and 4.
+    /// The format of the time in them, with `json_time_mode` 3 and 4.
     pub json_time: Option<TimeText>,
-    /// `db_table_acc` and `db_table_missed_calls`, where they have variables in them.
+    /// `db_table_acc` and `db_table_missed_calls`, if they contain variables.
     pub tables: [Option<Vec<Part>>; 2],
 }
 
-/// Two names of one parameter, and what becomes of a value of the first.
+/// Two names of one parameter, and how a value of the first is converted.
 type Synonym = (&'static str, &'static str, fn(&str) -> String);
 
-/// All of them.
+/// All synonyms.
 const SYNONYMS: [Synonym; 4] = [
     ("radius_config", "aaa_url", |file| format!("radius:{file}")),
     ("radius_flag", "aaa_flag", str::to_owned),
@@ -76,7 +76,7 @@ const SYNONYMS: [Synonym; 4] = [
 ];
 
 impl Draft {
-    /// With the parameters of Kamailio's companion modules under their names here.
+    /// Copies the parameters of Kamailio's companion modules to the names that they have here.
     ///
     /// # Errors
     /// Two names of one parameter have different values.
@@ -89,7 +89,7 @@ impl Draft {
                 RawValue::Int(n) => RawValue::Int(*n),
             };
             if draft.raw(ours).is_some_and(|other| *other != value) {
-                return Err(bad(name, format!("this is the parameter {ours} by its other name, and that has another value: leave one of the two lines out")));
+                return Err(bad(name, format!("this is another name of the parameter {ours}, which has a different value: remove one of the two lines")));
             }
             draft.set(ours, value)?;
         }
@@ -99,7 +99,7 @@ impl Draft {
     /// What Kamailio's parameters ask for; their variables join the others.
     ///
     /// # Errors
-    /// What is wrong, and the cure.
+    /// What is wrong, and what to do about it.
     pub fn stock_params(&self, extras: &mut Extras) -> Result<(StockParams, Option<DialogCdrs>), ConfigError> {
         if self.family != Family::Kamailio {
             return Ok((StockParams::default(), None));
@@ -118,7 +118,7 @@ impl Draft {
         Ok((params, cdrs))
     }
 
-    /// Where JSON objects go; nowhere without a flag, extras or CDRs of them.
+    /// Where JSON objects go; nowhere if there is no flag, extra or CDR for them.
     fn json(&self) -> Result<Option<Json>, ConfigError> {
         if ["json_flag", "json_missed_flag", "json_extra", "json_cdr_enable"].iter().all(|name| self.raw(name).is_none()) {
             return Ok(None);
@@ -188,7 +188,7 @@ impl Draft {
     fn dialog_cdrs(&self, extras: &mut Extras) -> Result<DialogCdrs, ConfigError> {
         let is_on = |name| self.number(name) != 0;
         let name = |name: &'static str| match self.raw(name) {
-            Some(RawValue::Str(text)) if text.is_empty() => Err(bad(name, "the name of a dialog variable is expected, not an empty text".into())),
+            Some(RawValue::Str(text)) if text.is_empty() => Err(bad(name, "expected the name of a dialog variable, got an empty string".into())),
             _ => Ok(Arc::from(self.word(name))),
         };
         let names = [name("cdr_start_id")?, name("cdr_end_id")?, name("cdr_duration_id")?];

@@ -202,10 +202,7 @@ fn mistakes_in_kamailios_parameters_are_named() {
         ("modparam(\"acc\", \"multi_leg_info\", \"a=$fU\")", "parameter multi_leg_info: \"$fU\" is not an AVP"),
         ("modparam(\"acc\", \"cdr_enable\", 2)", "parameter cdr_enable: 2 is outside 0 to 1"),
         ("modparam(\"acc\", \"cdr_facility\", \"LOG_X\")\nmodparam(\"acc\", \"cdr_enable\", 1)", "parameter cdr_facility: "),
-        (
-            "modparam(\"acc\", \"radius_flag\", 1)\nmodparam(\"acc\", \"aaa_flag\", 2)",
-            "parameter radius_flag: this is the parameter aaa_flag by its other name",
-        ),
+        ("modparam(\"acc\", \"radius_flag\", 1)\nmodparam(\"acc\", \"aaa_flag\", 2)", "parameter radius_flag: this is another name of the parameter aaa_flag"),
     ] {
         let e = refusal(line, dir.path());
         assert!(e.contains(said), "{line}: {e}");
