@@ -1,9 +1,9 @@
-//! Calls that are up: when their interim records are due, and which start and interim records mean nothing any more.
+//! Calls that are up: when their interim records are due, and which start and interim records are obsolete.
 //!
-//! States of calls are in the journal, which says when one begins and ends; what is kept of each here is where its
-//! state stands, and when it is due next. Tick `k` of a call comes `k` intervals after its answer, and a phase that
-//! depends on the call alone (RFC 6733 §9.8.2): so it is the same after a restart. What could not be sent at its time is
-//! not sent later: the next record says more.
+//! The journal has the states of calls, and says when calls begin and end. For each call, this file keeps only where
+//! its state is, and when its next record is due. Record `k` of a call is due `k` intervals after its answer, plus a
+//! phase that depends on the call alone (RFC 6733 §9.8.2), so the times are the same after a restart. What could not be
+//! sent in time is not sent later: the next record says more.
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -25,10 +25,10 @@ use crate::stats::{self, Counter};
 
 /// Shortest and longest interval that a server may ask for, in seconds (RFC 2869 §5.16, and a day).
 const INTERVALS: (u32, u32) = (60, 86_400);
-/// Calls whose records are made in one look, so that sinks do not wait for them.
+/// For how many calls records are made in one pass, so that sinks do not wait for them.
 const AT_ONCE: usize = 2000;
 
-/// What all tasks of the delivery process know of calls.
+/// What the tasks of the delivery process know about calls, shared by all of them.
 pub type Calls = Rc<RefCell<Interims>>;
 
 /// Half of a call's key, which is a hash: two calls of one server do not share it in practice.
@@ -47,7 +47,7 @@ struct Up {
     next: i64,
 }
 
-/// See the head of this file.
+/// See the beginning of this file.
 pub struct Interims {
     dir: Dir,
     rules: Rules,
@@ -60,22 +60,22 @@ pub struct Interims {
     writer: Writer,
     up: HashMap<Key, Up>,
     due: BTreeSet<(i64, Key)>,
-    /// Interim records that are not delivered: where they stand.
+    /// Interim records that are not delivered yet, by place.
     waiting: HashMap<(Key, SinkId), SegmentName>,
     /// The journal could not be written; logged once.
     failed: bool,
 }
 
-/// The first tick after `now`: `interval` and the result in µs.
+/// When the first record after `now` is due: `interval` and the result in µs.
 fn next_tick(call: Key, answered: i64, interval: i64, now: i64) -> i64 {
-    // Within a tenth of the interval, and never before the call.
+    // At most a tenth of the interval, and never before the call.
     let phase = (call % (interval as u64 / 5).max(1)) as i64 - interval / 10;
     let first = answered + interval + phase;
     if first > now { first } else { first + ((now - first) / interval + 1) * interval }
 }
 
 impl Interims {
-    /// Knows nothing yet. `clock` tells the time.
+    /// Knows no calls yet. `clock` is asked for the time.
     pub fn new(dir: &Dir, config: &Config, clock: fn() -> Moment) -> Interims {
         let limits = config.limits;
         Interims {
@@ -119,7 +119,7 @@ impl Interims {
                 schedule(key, known, due, now.mono);
             }
         });
-        // An end may be read before the state it is of.
+        // The end of a call may be read before its state.
         for call in fresh.into_iter().filter(|call| self.tracker.has_ended(*call)) {
             over(call as Key, &mut self.up, &mut self.due);
         }
@@ -132,7 +132,7 @@ impl Interims {
         }
     }
 
-    /// A server wants the records of this call so many seconds apart.
+    /// A server wants this many seconds between the records of this call.
     pub fn set_interval(&mut self, call: u128, seconds: u32) {
         let key = call as Key;
         let Some(known) = self.up.get_mut(&key) else { return };
@@ -160,7 +160,7 @@ impl Interims {
                 continue;
             }
             let Some(ctx) = latest.read(&self.dir).filter(|c| c.is_open_call() && c.ended.is_none()) else { continue };
-            // Should the server be killed now, the call ends no earlier than this record says.
+            // If the server is killed now, the call ends no earlier than this record says.
             let _ = self.dir.still_alive();
             for record in decide::interim(&self.rules, &ctx, wanted, now) {
                 self.append(call, &record);
@@ -168,14 +168,14 @@ impl Interims {
         }
     }
 
-    /// The journal fills up, because a destination is away: the room that is left is for the ends of calls.
+    /// Is the journal filling up, because a destination is unavailable? Then the remaining room is for the ends of calls.
     fn is_filling(&self) -> bool {
         let half = self.limits.max_bytes / 2;
         stats::full_since().is_some() || half > 0 && stats::get(Counter::JournalBytes) > half
     }
 
-    /// The sinks that get a record of this call; one without a sink is for the server. One that takes nothing at the
-    /// moment, or has not taken the last record of this call, gets no other.
+    /// The sinks that get a record of this call; a record without a sink is for the server. A sink that accepts nothing at
+    /// the moment, or has not accepted the last record of this call, gets no further one.
     fn takers(&self, call: Key, backend: Backend) -> impl Iterator<Item = Option<SinkId>> {
         let is_free = move |sink: &SinkId| sink.state().outage_seconds().is_none() && !self.waiting.contains_key(&(call, *sink));
         let of_server = (backend.by() == By::Worker && SinkId::of(backend).is_none()).then_some(None);
@@ -203,14 +203,14 @@ impl Interims {
         }
     }
 
-    /// Takes out of `entries` what means nothing any more, and returns it: interim records of calls that have ended or
-    /// that a later one is there of, and with `starts` the start records of calls that have ended.
+    /// Removes obsolete records from `entries`, and returns them: interim records whose call has ended or has a later one,
+    /// and with `starts` also start records of calls that have ended.
     pub fn superseded(&mut self, entries: &mut Vec<Entry>, before: &[Segment], starts: bool) -> Vec<Entry> {
         let is_asked = |e: &Entry| matches!(&e.payload, Payload::Record(r) if r.is_interim() || starts && r.kind == Kind::Start);
         if !entries.iter().any(is_asked) {
             return Vec::new();
         }
-        // A sink may have read what this has not.
+        // A sink may have read further than this.
         if let Ok(segments) = self.dir.segments_after(before) {
             self.follow(&segments);
         }
@@ -235,7 +235,7 @@ impl Interims {
         entries.extract_if(.., is_over).collect()
     }
 
-    /// An entry left its sink, delivered or not: the next interim record of its call may come.
+    /// An entry has left its sink, delivered or not: the sink may get the next interim record of its call.
     pub fn left(&mut self, sink: SinkId, entry: &Entry) {
         if let Payload::Record(record) = &entry.payload
             && record.kind == Kind::Interim
@@ -350,7 +350,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whenever one asks, and however often the process was started meanwhile.
+        /// Independent of when it is asked, and of restarts of the process.
         #[test]
         fn ticks_of_a_call_are_the_same_for_ever(call in any::<Key>(), answered in 0i64..1 << 40, interval in 60i64..86_400, later in 0i64..1 << 40) {
             let interval = interval * 1_000_000;
@@ -371,7 +371,7 @@ mod tests {
         p.up(&b);
         let mut interims = p.interims();
         p.look(&mut interims);
-        assert_eq!(interims.up.len(), 1, "of a call without the flag there is nothing to do");
+        assert_eq!(interims.up.len(), 1, "a call without the flag needs nothing");
         for _ in 0..4 * MINUTE {
             NOW.set(NOW.get() + 1);
             p.look(&mut interims);
@@ -382,7 +382,7 @@ mod tests {
         let ticks: Vec<_> = made.iter().filter(|(b, ..)| *b == Backend::Db).map(|(.., s)| *s).collect();
         assert!((3..=4).contains(&ticks.len()) && (54..=66).contains(&ticks[0]) && ticks.windows(2).all(|w| w[1] - w[0] == 60), "{made:?}");
         assert_eq!(made.iter().filter(|(b, ..)| *b == Backend::Evi).count(), ticks.len());
-        // A change of the call's state is what the next record says; one without the flag makes none.
+        // The next record shows a change of the call's state; without the flag there is no record.
         p.worker.append_end(a.call_key(), &[]).unwrap();
         NOW.set(NOW.get() + 5 * MINUTE);
         p.look(&mut interims);
@@ -400,7 +400,7 @@ mod tests {
         p.look(&mut interims);
         p.look(&mut interims);
         assert_eq!(p.made(), [(Backend::Db, "a".into(), 600)]);
-        // While that is not delivered there is no other.
+        // Until it is delivered there is no further one.
         NOW.set(20 * MINUTE);
         p.look(&mut interims);
         assert_eq!(p.made().len(), 1);
@@ -419,7 +419,7 @@ mod tests {
         NOW.set(30 * MINUTE);
         p.look(&mut interims);
         assert_eq!(p.made().len(), 2);
-        // Another process begins at the next tick.
+        // Another process begins with the next time that is due.
         let mut again = p.interims();
         p.look(&mut again);
         assert_eq!(p.made().len(), 2);
@@ -427,7 +427,7 @@ mod tests {
         p.look(&mut again);
         assert_eq!(p.made().len(), 3);
 
-        // Of what a sink has not got, the last counts; nothing counts once the call has ended.
+        // Of the records that a sink has not got yet, the last counts; once the call has ended, none does.
         let mut entries = vec![interim(60), interim(180), interim(120), entry(decide::start(&p.config.rules, &a).remove(0))];
         let seconds = |entries: &[Entry]| -> Vec<_> {
             entries.iter().map(|e| if let Payload::Record(r) = &e.payload { r.duration_ms.unwrap() / 1000 } else { 0 }).collect()
@@ -465,7 +465,7 @@ mod tests {
         let mut p = place(60);
         let a = answered("a", Types::one(Backend::Db));
         p.up(&a);
-        // The next start of the server: the lock goes with the last that holds it.
+        // The next start of the server: the lock is released with its last holder.
         let Place { _tmp: tmp, dir, config, worker } = p;
         drop((dir, worker));
         let dir = Dir::open(tmp.path()).unwrap();
@@ -490,7 +490,7 @@ mod tests {
         p.up(&a);
         let mut interims = p.interims();
         p.look(&mut interims);
-        // The flag is taken back, and the segment with the first state is gone.
+        // The flag is dropped, and the segment with the first state is gone.
         a.marks = Marks::default().add(Types::one(Backend::Db), Flags::parse(b"cdr").unwrap());
         p.up(&a);
         p.look(&mut interims);
@@ -502,7 +502,7 @@ mod tests {
         p.up(&a);
         NOW.set(10 * MINUTE);
         p.look(&mut interims);
-        assert!(p.made().is_empty(), "its end is known, only its CDR is not");
+        assert!(p.made().is_empty(), "its end is known, although its CDR is not written yet");
     }
 
     /// docs/PERFORMANCE.md: what a call takes in the delivery process.

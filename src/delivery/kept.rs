@@ -1,5 +1,5 @@
-//! What becomes of a segment that every sink is past: it stays for a while, for a database that is restored
-//! from a backup, and then goes.
+//! What happens to a segment that every sink is past: it is kept for a while, in case a database is restored
+//! from a backup, and is then removed.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -14,32 +14,32 @@ use crate::journal::calls::CARRY_RANK;
 use crate::journal::limit::Limits;
 use crate::journal::{Dir, Kept, Segment, SegmentName};
 
-/// How often those whose time is over are looked for: `journal_keep` counts hours.
+/// How often expired segments are looked for: `journal_keep` counts hours.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// The segments in the directory `kept`.
 pub struct KeptSegments {
     dir: Dir,
-    /// How long they stay.
+    /// How long they are kept.
     keep: Duration,
-    /// A tool removes none: it may not know how long they have to be kept.
+    /// A tool removes none: it may not know how long they must be kept.
     only_adds: bool,
     kept: Vec<Kept>,
-    /// The same, as others see them.
+    /// The same, for other tasks.
     segments: Arc<Vec<Segment>>,
-    /// Those that the database may need now.
+    /// Those that the database may still need.
     pub needed: Needed,
     looked: Option<Instant>,
-    /// The journal is nearly full without them, too.
+    /// The journal would be nearly full even without them.
     no_room: bool,
-    /// That one could not be removed was logged.
+    /// It was logged that one could not be removed.
     remove_failed: bool,
-    /// That what is removed could not be noted was logged.
+    /// It was logged that removals could not be noted.
     note_failed: bool,
 }
 
 impl KeptSegments {
-    /// What there is. Says at once if no more can be kept, and not only when the first has to be.
+    /// Lists the kept segments. Reports at once if no more can be kept, not only when the first one is due.
     pub fn new(delivery: &Delivery) -> KeptSegments {
         // The progress of other databases is unknown.
         let is_used = delivery.config.db().is_some_and(|db| !is_foreign(&db.url));
@@ -74,7 +74,7 @@ impl KeptSegments {
         self.segments.clone()
     }
 
-    /// Their bytes.
+    /// Their size in bytes.
     pub fn bytes(&self) -> u64 {
         self.kept.iter().map(|k| k.segment.size).sum()
     }
@@ -86,22 +86,22 @@ impl KeptSegments {
     pub fn take(&mut self, name: SegmentName) -> Result<(), String> {
         let path = self.dir.path().display();
         let not_removed = |e| format!("journal segment {name} is delivered, but cannot be removed ({e}): restore the permissions of journal_dir {path}");
-        // Calls that were carried over are no records.
+        // Segments of carried-over calls contain no records.
         if name.rank == CARRY_RANK {
             return self.dir.remove(name).map_err(not_removed);
         }
         let dir = self.dir.clone();
         let not_kept = |e| not_kept(&dir, &format!("journal segment {name}"), &e);
-        // It is there, but that could not be synced.
+        // It was moved, but the move could not be synced.
         if self.kept.iter().any(|k| k.segment.name == name) {
             return self.dir.sync_kept().map_err(not_kept);
         }
         let keeps = !self.keep.is_zero() || (self.only_adds && !self.kept.is_empty());
-        // There is no room for it: it would be the first to go.
+        // There is no room for it: it would be the first to be removed.
         if !keeps || self.no_room {
             let now = Moment::wall_now();
-            // Before, in case the process ends in between: logging too much is better than logging nothing.
-            // But a full disk has room for that only afterwards.
+            // Noted before the removal, in case the process ends in between: logging too much is better than
+            // logging nothing. But on a full disk there is room for the note only afterwards.
             let noted = self.are_gone(now);
             self.dir.remove(name).map_err(not_removed)?;
             let noted = noted.or_else(|_| self.are_gone(now));
@@ -119,8 +119,8 @@ impl KeptSegments {
         self.dir.sync_kept().map_err(not_kept)
     }
 
-    /// Removes those whose time is over, and the oldest when the journal, with `bytes` in its other
-    /// segments, is nearly full. Returns whether any was removed.
+    /// Removes expired segments, and the oldest ones if the journal, with `bytes` in its other segments, is
+    /// nearly full. Returns whether any was removed.
     pub fn leave_room(&mut self, limits: Limits, bytes: u64, free: Option<u64>) -> bool {
         if self.only_adds {
             return false;
@@ -184,13 +184,13 @@ impl KeptSegments {
         self.segments = Arc::new(self.kept.iter().map(|k| k.segment).collect());
     }
 
-    /// Once, until it works again: nothing else depends on it.
+    /// Logs a failure once, until it works again: nothing else depends on it.
     fn say_not_noted(&mut self, noted: io::Result<()>) {
         match noted {
             Ok(()) => self.note_failed = false,
             Err(e) if !std::mem::replace(&mut self.note_failed, true) => {
                 log::warn!(
-                    "{}/gone cannot be written ({e}): should the database be restored from a backup, the log may not say of all records that they are missing; check the free space and permissions of journal_dir",
+                    "{}/gone cannot be written ({e}): if the database is restored from a backup, the log may not mention all missing records; check the free space and permissions of journal_dir",
                     self.dir.path().display()
                 );
             }
@@ -198,7 +198,7 @@ impl KeptSegments {
         }
     }
 
-    /// Once, until it works again.
+    /// Logs a failure once, until it works again.
     fn say(&mut self, e: &io::Error) -> bool {
         if !std::mem::replace(&mut self.remove_failed, true) {
             log::error!("segments kept in {}/kept cannot be removed ({e}): restore the permissions of the directory", self.dir.path().display());
@@ -211,6 +211,6 @@ impl KeptSegments {
 fn not_kept(dir: &Dir, what: &str, e: &io::Error) -> String {
     let path = dir.path().display();
     format!(
-        "journal_keep: {what} cannot be moved to {path}/kept ({e}): what is delivered stays in journal_dir until then, or until its room is needed; make {path}/kept a directory of the server's user on the same file system, no link and no mount point, or set journal_keep to 0"
+        "journal_keep: {what} cannot be moved to {path}/kept ({e}): delivered segments stay in journal_dir until then, or until their space is needed; make {path}/kept a directory of the server's user on the same file system, not a link or a mount point, or set journal_keep to 0"
     )
 }

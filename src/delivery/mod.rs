@@ -45,24 +45,24 @@ use sinks::{Held, Off};
 use view::View;
 
 /// Longest time between two looks at the directory. It is also the loss window of
-/// `journal_sync=batch` after a power cut, which its documentation gives as 200 ms. While records
-/// come it is the shortest time as well: they go in batches, and workers need not wake anybody.
+/// `journal_sync=batch` after a power cut, which its documentation gives as 200 ms. While records keep
+/// coming it is also the shortest time: they are delivered in batches, and workers need not wake anybody.
 const LOOK: Duration = Duration::from_millis(200);
 /// How long a database that does not answer may keep the process that is ending.
 const LET_GO: Duration = Duration::from_millis(50);
-/// How often the free space of the disk is asked for, and a sign of life left: the disk of a busy
-/// server does not fill much in that time, and a call that a crash cuts off is billed this exactly.
+/// How often the free disk space is checked, and a sign of life left: even a busy server does not fill much
+/// of the disk in this time, and calls that a crash cuts off are billed this precisely.
 const SECOND: Duration = Duration::from_secs(1);
-/// How long a segment that cannot go waits for the next attempt.
+/// How long a segment that cannot be removed waits for the next attempt.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 /// How long [`run`] goes on delivering after it was told to stop. Hosts kill children that take
-/// much longer; what is left waits in the journal for the next start.
+/// much longer; the rest waits in the journal for the next start.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Bytes from which an allocation is a mapping of its own, and free bytes that go back to the system, in the delivery process.
-/// They are the C library's own values, which otherwise grow with what is freed: with 100 000 calls up, and interim records
-/// in SQLite, the process then kept 29.6 MB instead of 21.5.
+/// From how many bytes on an allocation of the delivery process is a mapping of its own, and how many free bytes go back to
+/// the system. These are the C library's own initial values, which would otherwise grow with what is freed: with 100 000 calls
+/// up, and interim records in SQLite, the process kept 29.6 MB instead of 21.5.
 pub const HEAP_THRESHOLD: i32 = 128 << 10;
-/// Size of such a segment: they hold only calls in progress.
+/// Size of segments that hold only calls in progress.
 const CARRY_SEGMENT: u64 = 4 << 20;
 /// Every sink has seen the end of a segment.
 const ALL_SINKS: u16 = ((1 << SinkId::COUNT) - 1) as u16;
@@ -76,7 +76,7 @@ pub enum DeliveryError {
     /// A destination cannot be used.
     #[error("{0}")]
     Sink(String),
-    /// A task panicked; the journal and every cursor are as they should be, so [`run`] may be called again.
+    /// A task panicked. The journal and all cursors are consistent, so [`run`] may be called again.
     #[error("the delivery to {0} ended unexpectedly; its records wait in the journal")]
     Task(&'static str),
 }
@@ -96,7 +96,7 @@ async fn coordinate(mut delivery: Delivery) -> Result<(), DeliveryError> {
     };
     let mut directory = Directory::new(&delivery);
     let closing = delivery.only_what_is_there.is_some();
-    // Segments that are missing now are gone for good: the runners forget their cursors.
+    // Segments that are missing now are gone for good, so the runners forget their cursors.
     let (publish, view) = watch::channel(View { segments: Arc::new(delivery.dir.segments()?), closing, kept: directory.kept.segments(), ..View::default() });
     let runners = start_runners(&mut delivery, &directory, &view)?;
     drop(view);
@@ -132,7 +132,7 @@ fn start_runners(delivery: &mut Delivery, directory: &Directory, view: &watch::R
     Ok(runners)
 }
 
-/// Looks at the directory again and again, until told to stop.
+/// Keeps looking at the directory until told to stop.
 async fn follow(
     delivery: &Delivery,
     directory: &mut Directory,
@@ -162,7 +162,7 @@ async fn follow(
     Ok(())
 }
 
-/// Until every runner has delivered what it can.
+/// Waits until every runner has delivered what it can.
 async fn drain(runners: Runners) {
     for (id, runner) in runners {
         if runner.await.is_err() {
@@ -176,7 +176,7 @@ fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, Interest::READABLE)
 }
 
-/// Until woken, but not longer than [`LOOK`].
+/// Waits until woken, but not longer than [`LOOK`].
 async fn wait(wake: Option<&AsyncFd<OwnedFd>>) {
     let Some(fd) = wake else {
         tokio::time::sleep(LOOK).await;
@@ -198,7 +198,7 @@ fn make_sink(id: SinkId, delivery: &mut Delivery) -> Result<Box<dyn Sink>, Strin
     }
     match delivery.config.destinations.get(id) {
         Some(settings) => settings.sink(&delivery.config.rules.fields),
-        // A server without the parameter will never deliver them; a tool that was not given it may.
+        // A server without the parameter will never deliver them; a tool that lacks it may be given it later.
         None if delivery.only_what_is_there.is_some() => Ok(Box::new(Held(id))),
         None => Ok(Box::new(Off(id))),
     }
@@ -210,32 +210,32 @@ struct Directory {
     finished: Finished,
     /// Segments that every sink has passed, not yet removed.
     kept: KeptSegments,
-    /// Bytes of each segment of this start that are known to be on the disk.
+    /// How many bytes of each segment of this start are known to be on the disk.
     synced: Arc<Mutex<HashMap<SegmentName, u64>>>,
     syncing: Option<JoinHandle<()>>,
-    /// Calls in progress, whose states must not go with their segments, and which may have records while they are up.
+    /// Calls in progress, whose states must not be lost with their segments, and which may have records while they are up.
     calls: Calls,
-    /// Where such states go instead.
+    /// Where these states are copied to.
     carry: Writer,
     /// How large the journal may get, and what happens then.
     limits: Limits,
     owed: Option<fn() -> u64>,
-    /// Free bytes of the disk, as of the last second.
+    /// Free bytes of the disk, updated once a second.
     free: Option<u64>,
-    /// What is kept of the statistics of calls.
+    /// The statistics of calls that are kept in the directory.
     counts: CallCounts,
     /// When the last second began.
     second: Option<Instant>,
-    /// The journal is full since then, by the monotonic clock in µs.
+    /// Since when the journal has been full, by the monotonic clock in µs.
     full: Option<i64>,
-    /// Segments that go before every sink is past them.
+    /// Segments that are removed before every sink is past them.
     dropping: Arc<BTreeSet<SegmentName>>,
-    /// These failures are logged once, until they are over.
+    /// Failures that have been logged; each is logged once, until it is over.
     look_failed: bool,
     stuck: Option<Stuck>,
 }
 
-/// A segment that every sink is past, and that could not go.
+/// A segment that every sink is past and that could not be removed.
 struct Stuck {
     name: SegmentName,
     /// When it was last tried.
@@ -278,7 +278,7 @@ impl Directory {
                 if !std::mem::replace(&mut self.look_failed, true) {
                     log::error!("journal_dir {} cannot be read ({e}): check the disk and its permissions", self.dir.path().display());
                 }
-                // The last look stays valid: an empty one would say that all segments are gone.
+                // The last result stays valid: an empty one would mean that all segments are gone.
                 None
             }
         };
@@ -303,7 +303,7 @@ impl Directory {
 
     /// Makes the interim records that are due.
     fn report(&mut self, view: &watch::Sender<View>) {
-        // An old list of segments would have some of them counted twice.
+        // With an old list of segments, some would be counted twice.
         if self.owed.is_none() || self.look_failed || !stats::has_reports() {
             return;
         }
@@ -320,7 +320,7 @@ impl Directory {
         }
         self.second = Some(Instant::now());
         self.free = self.dir.free_bytes().ok();
-        // accctl has no calls that it owes, and is no server. Should the directory be gone, the look at it says so.
+        // accctl owes no calls and is not a server. If the directory is gone, looking at it reports that.
         if self.owed.is_some() {
             let _ = self.dir.still_alive();
             let _ = self.counts.keep(&self.dir);
@@ -361,14 +361,14 @@ impl Directory {
         self.choose_dropped(segments, verdict.excess);
     }
 
-    /// Adds the oldest segments to those that go, until they have `excess` bytes.
+    /// Marks the oldest segments for removal, until they add up to `excess` bytes.
     fn choose_dropped(&mut self, segments: &[Segment], excess: u64) {
-        // One that cannot be read cannot go either.
+        // A segment that cannot be read cannot be removed either.
         let there = |name: &SegmentName| segments.binary_search_by_key(name, |s| s.name).is_ok() && !self.dir.is_passed_over(*name);
         let mut dropping: BTreeSet<_> = self.dropping.iter().copied().filter(there).collect();
         let going: u64 = segments.iter().filter(|s| dropping.contains(&s.name)).map(|s| s.size).sum();
         if excess > going {
-            // Calls in progress that were carried over have no records to give up.
+            // Segments of carried-over calls contain no records to give up.
             let sealed = segments.iter().filter(|s| s.sealed && s.name.rank != CARRY_RANK && there(&s.name) && !dropping.contains(&s.name));
             let dated = sealed.filter_map(|s| Some((self.dir.modified(s.name).ok()?, s.name, s.size))).collect();
             dropping.extend(limit::oldest(dated, excess - going));
@@ -378,7 +378,7 @@ impl Directory {
         }
     }
 
-    /// Removes segments that every sink is past, or keeps them. One that cannot go stays, and is tried again after a pause.
+    /// Removes segments that every sink is past, or keeps them. One that cannot be removed is tried again after a pause.
     fn remove_finished(&mut self) {
         if self.stuck.as_ref().is_some_and(|stuck| stuck.since.elapsed() < TRY_AGAIN) {
             return;
@@ -399,7 +399,7 @@ impl Directory {
                     if self.stuck.is_none() {
                         log::error!("{why}");
                     }
-                    // What stops one stops the others, as a rule; the next attempt begins with another one.
+                    // What stops one usually stops the others as well; the next attempt begins with another one.
                     self.stuck = Some(Stuck { name, since: Instant::now() });
                     break;
                 }
@@ -411,20 +411,20 @@ impl Directory {
         }
     }
 
-    /// Segments that every sink is past. The one that could not go comes last.
+    /// Segments that every sink is past. The one that could not be removed comes last.
     fn complete(&self) -> Vec<SegmentName> {
         let finished = self.finished.borrow();
         let mut complete: Vec<_> = finished
             .iter()
             .filter(|(name, sinks)| {
-                // Entries that wait apart concern one sink.
+                // Parked entries concern one sink.
                 let all = name.parks_for().map_or(ALL_SINKS, |sink| 1 << sink.index());
                 **sinks & all == all
             })
             .map(|(name, _)| *name)
             .collect();
-        // Calls carried over are carried on only when most of them have ended: else they would be
-        // copied again with every look.
+        // Segments of carried-over calls are removed only when most of their calls have ended: otherwise
+        // the rest would be copied again with every look.
         let mut calls = self.calls.borrow_mut();
         complete.retain(|name| name.rank != CARRY_RANK || calls.tracker().needed(*name) < CARRY_SEGMENT / 2);
         complete.sort_unstable();
@@ -438,11 +438,11 @@ impl Directory {
     /// Carries over what is needed of a segment, and removes or keeps it. Returns whether anything was carried over. `Err`: why it stays.
     fn let_go(&mut self, name: SegmentName, followed: bool) -> Result<bool, String> {
         let mut calls = self.calls.borrow_mut();
-        // Once for all that go, but again behind one whose ends were carried over: states that go after
-        // them need not be.
+        // Once for all segments to be removed, but again after one whose ends were carried over: states in
+        // later ones need not be carried over then.
         let known = if followed { Ok(()) } else { self.dir.segments().map(|segments| calls.follow(&segments)) };
         let released = known.and_then(|()| calls.tracker().release(name, &mut self.carry)).map_err(|e| {
-            format!("journal segment {name} is delivered, but cannot go: its calls in progress cannot be copied ({e}): check the free space and permissions of journal_dir")
+            format!("journal segment {name} is delivered, but cannot be removed: its calls in progress cannot be copied ({e}): check the free space and permissions of journal_dir")
         })?;
         let appended = released.has_appended();
         self.kept.take(name)?;

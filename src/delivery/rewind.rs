@@ -1,5 +1,5 @@
-//! A database that is older than it was: restored from a backup, or a new one. It is believed: what it
-//! lacks comes again, as far as it is kept.
+//! A database that is older than it was: restored from a backup, or a new one. Its state counts: what it
+//! lacks is delivered again, as far as it is kept.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -12,7 +12,7 @@ use super::view::View;
 use crate::accounting::clock::Wall;
 use crate::journal::{Committed, Dir, Item, Positions, Segment, SegmentName, SinkId, Stamp};
 
-/// The database is as it was then.
+/// A database that is older than it was.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rewind {
     /// The state it reports; `None`: it has nothing from this journal.
@@ -26,7 +26,7 @@ pub fn rewind(stamp: Option<Stamp>, stored: &Positions, known: Option<Committed>
     let from = known?;
     match stamp {
         Some(stamp) if stamp.at < from.stamp.at => Some(Rewind { to: Some(stamp), from }),
-        // One whose rows of the cursor are older than the stamp has some.
+        // If only the stamp is missing, there are rows of the cursor.
         None if stored.is_empty() => Some(Rewind { to: None, from }),
         _ => None,
     }
@@ -37,7 +37,7 @@ pub fn shown(at: Wall) -> String {
     DateTime::from_timestamp_micros(at.0).unwrap_or_default().with_timezone(&Local).format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// Places in these segments whose entries are dead letters, also those that were put back since.
+/// Places in these segments whose entries are dead letters, including those that have been put back since.
 pub fn dead_places(dir: &Dir, sink: SinkId, segments: &[Segment]) -> io::Result<HashSet<(SegmentName, u64)>> {
     let mut places = HashSet::new();
     dir.dead_places(sink, |place| {
@@ -48,7 +48,7 @@ pub fn dead_places(dir: &Dir, sink: SinkId, segments: &[Segment]) -> io::Result<
     Ok(places)
 }
 
-/// Entries of a sink between two places of a segment, but for those that are `passed` over.
+/// Counts the entries of a sink between two places of a segment, except those that are `passed` over.
 fn count(dir: &Dir, sink: SinkId, name: SegmentName, from: u64, to: u64, passed: &HashSet<(SegmentName, u64)>) -> io::Result<u64> {
     let mut reader = match dir.read_also_kept(name, from) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -85,7 +85,7 @@ impl Rewind {
                     Err(e) => dir.pass_over(name, &e),
                 }
             }
-            // It is needed as long as any other that the database has just passed.
+            // It is needed as long as a segment that the database has only just passed.
             if is_kept(&name)
                 && let Err(e) = dir.keep_longer(name)
             {
@@ -113,7 +113,7 @@ impl Rewind {
                 "{sink}: the database has nothing from this journal, as if it were new: the {again} records still in the journal are sent again; {missing} earlier ones, accepted until {until}, are not (see journal_keep)"
             ),
         }
-        // Should the process end now, the positions in the database say the rest.
+        // If the process ends now, the positions in the database say the rest.
         let believed = self.to.map(|stamp| Committed { stamp, positions: tail.settled().clone() });
         if let Err(e) = dir.set_committed(believed.as_ref()) {
             log::warn!("committed-db in journal_dir cannot be written ({e}): check its free space and permissions");
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::journal::DeadLetters;
 
-    /// Wherever the letters are by now, and only those whose segments are there.
+    /// Wherever the letters are by now; only those whose segments still exist.
     #[test]
     fn letters_that_are_put_back_still_say_what_is_dead() {
         let tmp = tempfile::tempdir().unwrap();
@@ -148,10 +148,10 @@ mod tests {
         let stamp = |at| Stamp { at: Wall(at), records: at as u64 };
         let known = || Some(Committed { stamp: stamp(5), positions: Positions::new() });
         let some = Positions::from([(SegmentName { boot: 1, rank: 1, pid: 1, seq: 0 }, 8)]);
-        // The commit was never heard, or the file is older.
+        // The result of the commit was never received, or the file is older.
         assert_eq!(rewind(Some(stamp(6)), &some, known()), None);
         assert_eq!(rewind(Some(stamp(5)), &some, known()), None);
-        // Nothing is known of it.
+        // Nothing is known about it.
         assert_eq!(rewind(Some(stamp(4)), &some, None), None);
         assert_eq!(rewind(None, &Positions::new(), None), None);
         assert_eq!(rewind(None, &some, known()), None);

@@ -21,39 +21,39 @@ use crate::stats::{self, Counter};
 
 /// First pause after a failed attempt; each further one doubles up to `delivery_retry_max`.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-/// Removed segments whose cursor rows go in one transaction; keeps it short after a long outage.
+/// How many removed segments lose their cursor rows in one transaction; keeps it short after a long outage.
 const RETIRED_AT_ONCE: usize = 200;
 
-/// Entries read at once while a sink works: some 100 µs, a fraction of what a database takes for an INSERT.
+/// How many entries are read at once while a sink works: some 100 µs, a fraction of the time of an INSERT.
 const READ_AT_ONCE: usize = 32;
 
-/// The cursor was not where it was left so often in a row: more than one transaction whose end was not seen explains.
+/// How often in a row the cursor may be in an unexpected place. A transaction whose result was not seen explains only one.
 const STALE_IN_A_ROW: u32 = 10;
 
-/// Pause before a database that seems to be older than it was is believed.
+/// Pause before a database that seems to be older than it was is asked again.
 const BEHIND: Duration = Duration::from_secs(1);
-/// While more waits in the stream, those that wait apart get a twentieth of the time.
+/// While the stream has a backlog, parked entries get a twentieth of the time.
 const REST: u32 = 19;
 
-/// Entries of the stream that may be under way at once. One in a hundred may wait 3 s for an answer that never
-/// comes, beside 20 000 a second that are answered at once.
+/// How many entries of the stream may be under way at once. One in a hundred may wait 3 s for an answer that never
+/// comes, while 20 000 per second are answered at once.
 const UNDER_WAY: usize = 800;
-/// Parked entries in flight at once: they take room that others need.
+/// How many parked entries may be under way at once: they take room that others need.
 const APART_UNDER_WAY: usize = 64;
 
-/// A sink is not waited for longer than this before those that wait apart are looked at again.
+/// How long a sink is waited for before parked entries are looked at again.
 const LOOK_UP: Duration = Duration::from_secs(1);
 
 /// Refused entries are logged at most once in this time.
 const TOLD: Duration = Duration::from_secs(60);
 
-/// Attempts to count the entries of a journal that workers append to.
+/// Attempts to count the entries of a journal while workers append to it.
 const RECOUNTS: u32 = 20;
 
-/// Which sinks (a bit each) are past the end of a segment.
+/// Which sinks (one bit each) are past the end of a segment.
 pub type Finished = Rc<RefCell<HashMap<SegmentName, u16>>>;
 
-/// Kept segments that the database may not have passed: they must stay.
+/// Kept segments that the database may not have passed, so they must stay.
 pub type Needed = Rc<RefCell<BTreeSet<SegmentName>>>;
 
 /// The queue of one sink.
@@ -72,22 +72,22 @@ pub struct Runner {
     pub once: bool,
     outage: Outage,
     aside: Aside,
-    /// Entries behind the cursor whose fate the sink does not know yet. The file with the cursor does not
-    /// pass them.
+    /// Entries before the cursor whose fate the sink does not know yet. The cursor in the file does not pass
+    /// them.
     under_way: Vec<Entry>,
     /// Segments that are otherwise done.
     almost_ended: Vec<SegmentName>,
-    /// The cursor as it was last written to its file.
+    /// The cursor as last written to its file.
     written: Option<Positions>,
-    /// Tables in trouble, and why.
+    /// Tables that accept nothing, and why.
     tables: HashMap<Arc<str>, String>,
     refused: Refused,
-    /// Positions of the file that are ahead of those the sink keeps itself: they go into its own with
+    /// Positions in the file that are ahead of those that the sink stores itself. The sink stores them with
     /// the next batch, and then the file is outdated.
     of_file: Option<Positions>,
-    /// The database turned out to be older than it was.
+    /// Set if the database turned out to be older than it was.
     rewind: Option<Rewind>,
-    /// How often in a row the cursor was not where it was left.
+    /// How often in a row the cursor was in an unexpected place.
     stale: u32,
     /// What last cut a pause short.
     woken_by: (Arc<BTreeSet<SegmentName>>, u64),
@@ -113,13 +113,13 @@ struct Refused {
 /// The process is ending.
 struct Ended;
 
-/// What was read of a sink's entries, and whose turn it is.
+/// Entries of a sink that were read, and whose turn it is.
 struct Turns {
     /// The next batch of the stream, if it was read already.
     ahead: Option<Batch>,
-    /// Those that wait apart come now; they take turns with the stream.
+    /// It is the turn of parked entries, which alternate with the stream.
     apart: bool,
-    /// Until then, those that wait apart come only if the stream is empty.
+    /// Until then, parked entries are offered only if the stream is empty.
     rest: Instant,
 }
 
@@ -133,7 +133,7 @@ enum Did {
 struct InHand {
     /// Without its entries.
     batch: Batch,
-    /// Removed segments that go from the cursor with it.
+    /// Removed segments whose positions are deleted with it.
     retired: Vec<SegmentName>,
     /// Entries whose fate is open.
     pending: Vec<Entry>,
@@ -147,13 +147,13 @@ struct InHand {
     progress: bool,
 }
 
-/// What became of entries that a sink was given.
+/// What became of entries that were given to a sink.
 struct Fates {
     delivered: u64,
     dead: u64,
     /// Those that have to be tried again.
     left: Vec<Entry>,
-    /// Why the first of these has to be.
+    /// Why the first of these has to be tried again.
     why: Option<String>,
 }
 
@@ -205,7 +205,7 @@ impl Runner {
     async fn deliver_all(&mut self) -> Result<(), Ended> {
         let mut tail = self.begin().await?;
         let mut turns = Turns { ahead: None, apart: true, rest: Instant::now() };
-        // At the end each of those that wait apart is offered once.
+        // At the end, each parked entry is offered once.
         let mut last = self.once;
         let mut flushes = self.view.borrow().flushes;
         loop {
@@ -239,7 +239,7 @@ impl Runner {
         }
     }
 
-    /// Lets go what must: segments that the journal has no room for, and full ones of those that wait apart.
+    /// Gives up what it must: segments that the journal has no room for. Closes full segments of parked entries.
     fn let_go(&mut self, tail: &mut Tail, turns: &mut Turns, view: &View) {
         if !view.dropping.is_empty() && turns.ahead.take().is_some() {
             // Entries read ahead may be from segments about to be removed.
@@ -249,19 +249,19 @@ impl Runner {
         self.aside.parking.close(|name, end| tail.is_settled_to(name, end));
     }
 
-    /// Entries that wait apart and are under way.
+    /// How many parked entries are under way.
     fn apart_under_way(&self) -> usize {
         self.under_way.iter().filter(|e| e.parked.is_some()).count()
     }
 
-    /// May entries that wait apart be offered now?
+    /// May parked entries be offered now?
     fn has_time_for_parked(&self, turns: &Turns, view: &View) -> bool {
         let stream_waits = turns.ahead.as_ref().is_some_and(|batch| !batch.is_empty());
         let has_time = !stream_waits || turns.rest <= Instant::now();
         has_time && self.apart_under_way() < APART_UNDER_WAY && (self.once || !view.closing)
     }
 
-    /// Delivers a batch of those that wait apart. If there is none, says when there will be.
+    /// Delivers a batch of parked entries. If there is none, says when there will be one.
     async fn deliver_parked(&mut self, tail: &mut Tail, turns: &mut Turns, view: &View) -> Result<Did, Ended> {
         match tail.parked_batch(&view.segments, self.batch_max.min(APART_UNDER_WAY)) {
             // Entries read ahead stay valid: they are from other segments.
@@ -302,11 +302,11 @@ impl Runner {
         Ok(Did::Something)
     }
 
-    /// The batch that was read ahead, or else what can be read now.
+    /// The batch that was read ahead, otherwise what can be read now.
     fn next_of_stream(&mut self, tail: &mut Tail, ahead: Option<Batch>, view: &View) -> std::io::Result<Batch> {
         match ahead {
             Some(batch) if !batch.is_empty() => Ok(batch),
-            // There was nothing after the last batch; more may have arrived since then.
+            // Nothing was left after the last batch; more may have arrived since.
             nothing => {
                 nothing.iter().for_each(|batch| self.done(tail, batch));
                 let room = UNDER_WAY.saturating_sub(self.under_way.len() - self.apart_under_way());
@@ -328,12 +328,12 @@ impl Runner {
         }
     }
 
-    /// Places whose entries wait apart by now.
+    /// Places whose entries are parked by now.
     pub fn moved(&self) -> Vec<(SegmentName, u64)> {
         self.aside.parking.moved().borrow().iter().copied().collect()
     }
 
-    /// The current segments; for a database, including those that it may need again.
+    /// The current segments; for a database, including kept ones that it may need again.
     fn look(&mut self) -> View {
         let view = self.view.borrow_and_update().clone();
         if self.id == SinkId::Db { View { segments: view.with_kept(), ..view } } else { view }
@@ -363,7 +363,7 @@ impl Runner {
         });
     }
 
-    /// The cursor may turn out to be behind segments that this sink was past: they must stay until it
+    /// The cursor may turn out to be before segments that this sink was past: they must stay until it
     /// has seen their end again.
     fn reads_again(&self, tail: &Tail) {
         for (_, sinks) in self.finished.borrow_mut().iter_mut().filter(|(name, _)| !tail.is_given_up(**name)) {
@@ -371,14 +371,14 @@ impl Runner {
         }
     }
 
-    /// Finds the cursor. Entries of earlier starts count as accepted, once: not again when only
-    /// this process was started anew.
+    /// Finds the cursor. Entries of earlier starts are counted as accepted, but only once: not again if only
+    /// this process was restarted.
     async fn begin(&mut self) -> Result<Tail, Ended> {
         let state = self.id.state();
         state.set_outage(None);
         let first = state.begins(self.dir.boot());
-        // While the sink does not tell how far it is, its file does: entries delivered already may
-        // be among those counted.
+        // If the sink does not tell how far it is, only its file does: then entries that were delivered
+        // already may be counted.
         let mut counted = None;
         let segments = self.view.borrow().segments.clone();
         let moved = self.aside.parking.moved();
@@ -440,7 +440,7 @@ impl Runner {
         if self.rewind.is_some() || !view.kept.is_empty() {
             self.aside.parking.moved().borrow_mut().extend(parking::moved(&self.dir, self.id, &view.segments));
         }
-        // The transaction of a dead letter may not have come to its end.
+        // The transaction of a dead letter may not have been completed.
         if self.id == SinkId::Db {
             match dead_places(&self.dir, self.id, &view.segments) {
                 Ok(dead) => tail.pass(dead),
@@ -453,8 +453,8 @@ impl Runner {
         }
     }
 
-    /// What a delivery process delivered and could not count, because it was killed, counts; what
-    /// it counted before its cursor was stored is counted again.
+    /// Counts what a killed delivery process had delivered but not counted. What it had counted before its
+    /// cursor was stored is counted again.
     fn recount(&self, tail: &Tail) -> std::io::Result<()> {
         let (accepted, boot) = (self.id.accepted(), self.dir.boot());
         for _ in 0..RECOUNTS {
@@ -480,7 +480,7 @@ impl Runner {
         tail.count(segments.iter().filter(|s| s.name.parks_for().is_none() && s.name.boot < self.dir.boot()))
     }
 
-    /// Entries that wait apart.
+    /// Parked entries.
     fn parked(&self, tail: &Tail, segments: &[Segment]) -> u64 {
         tail.count(segments.iter().filter(|s| s.name.parks_for() == Some(self.id)))
     }
@@ -503,7 +503,7 @@ impl Runner {
             self.rewind = self.is_older(stored.as_ref())?;
         }
         if let (Some(stored), true) = (&stored, self.rewind.is_some()) {
-            // The file has a later state, if it has any.
+            // If the file has a state, it is a later one.
             self.of_file = None;
             self.dir.set_cursor(self.id, &Positions::new()).map_err(|e| cursor_file_trouble(&self.dir, self.id, &e))?;
             return Ok(stored.clone());
@@ -511,7 +511,7 @@ impl Runner {
         let mut positions = self.dir.cursor(self.id).map_err(|e| format!("{} cannot be read ({e}): check its permissions", self.dir.cursor_path(self.id)))?;
         self.of_file = None;
         if let Some(stored) = stored {
-            // The file also counts for a sink that keeps its own cursor now, but did not all the time.
+            // The file also counts for a sink that stores its own cursor now, but did not do so all the time.
             let ahead = |(name, position): &(SegmentName, u64)| stored.get(name).is_none_or(|own| own < position);
             self.of_file = (!positions.is_empty()).then(|| positions.iter().map(|(n, p)| (*n, *p)).filter(ahead).collect());
             for (name, own) in stored {
@@ -522,7 +522,7 @@ impl Runner {
         Ok(positions)
     }
 
-    /// Is the database older than it was when it was last heard of?
+    /// Is the database older than in its last known state?
     fn is_older(&self, stored: Option<&Positions>) -> Result<Option<Rewind>, String> {
         let (Some(stored), true) = (stored, self.sink.stores_cursor()) else { return Ok(None) };
         let known = self.dir.committed().map_err(|e| format!("committed-db in journal_dir cannot be read ({e}): check its permissions"))?;
@@ -535,7 +535,7 @@ impl Runner {
         let segments = self.view.borrow().segments.clone();
         let there = |(name, _): &(&SegmentName, &u64)| segments.binary_search_by_key(*name, |s| s.name).is_ok();
         let positions = tail.settled().iter().filter(there).map(|(name, position)| (*name, *position)).collect();
-        // An older note makes no database an older one.
+        // A note that is too old never makes a database look older.
         let _ = self.dir.set_committed(Some(&Committed { stamp, positions }));
     }
 
@@ -571,7 +571,7 @@ impl Runner {
                 tail.put_back(&hand.batch);
                 return Ok(None);
             }
-            // Before the cursor passes them. A sink that stored it has done this.
+            // Before the cursor passes them. A sink that stored the cursor has done this itself.
             let aside_trouble = if stored { None } else { self.set_aside(&hand.pending, &mut fates) };
             let Fates { delivered, dead, left, why } = self.take_fates(std::mem::take(&mut hand.pending), fates);
             hand.progress |= delivered + dead > 0;
@@ -590,7 +590,7 @@ impl Runner {
             }
             self.pause(aside_trouble.or(why).unwrap_or_default(), tail, &hand).await?;
         }
-        // Entries in flight may have been so for a long time.
+        // Entries may have been under way for a long time.
         if hand.progress || self.under_way.is_empty() {
             self.recovered();
         }
@@ -602,14 +602,14 @@ impl Runner {
         Ok(hand.ahead)
     }
 
-    /// Takes a batch in hand, with those that are under way already. What cannot be decoded is a dead letter at once.
+    /// Begins to settle a batch, together with entries that are already under way. What cannot be decoded becomes a dead letter at once.
     async fn take_in_hand(&mut self, tail: &Tail, mut batch: Batch, segments: &[Segment]) -> Result<InHand, Ended> {
         let retired = tail.retired(segments, RETIRED_AT_ONCE);
         while let Err(e) = self.bury_unreadable(&batch.unreadable) {
             let reason = self.aside.dead.trouble(&e);
             self.trouble(reason).await?;
         }
-        // More waits after a full batch: it is read while the sink works on this one.
+        // There is more after a full batch: it is read while the sink works on this one.
         let room = self.under_way.is_empty() || self.under_way.len() + 2 * self.batch_max <= UNDER_WAY;
         let reads_ahead = batch.is_full(self.batch_max) && batch.of_stream() && room;
         for (name, position) in self.of_file.iter().flatten() {
@@ -620,7 +620,7 @@ impl Runner {
         Ok(InHand { batch, retired, pending, reads_ahead, ahead: None, stored: false, progress: false })
     }
 
-    /// Makes these dead letters, which the cursor may pass then.
+    /// Makes these entries dead letters, which the cursor may then pass.
     fn bury_unreadable(&mut self, unreadable: &[Unreadable]) -> std::io::Result<()> {
         for u in unreadable {
             self.aside.dead.add_unreadable(u.segment, u.offset, u.wall, u.kind, &u.bytes)?;
@@ -628,20 +628,20 @@ impl Runner {
         self.aside.dead.sync()
     }
 
-    /// Before each attempt: takes out of the batch what need not be offered any more. `Err` if it cannot be tried now.
+    /// Before each attempt: removes from the batch what need not be offered any more. `Err` if it cannot be tried now.
     fn sort_out(&mut self, tail: &mut Tail, hand: &mut InHand) -> Result<(), String> {
         if hand.ahead.take().is_some() {
             tail.unread(&hand.batch);
         }
         self.give_up(tail, &hand.batch, &mut hand.pending);
-        // A transaction that failed may have copied some of them: the cursor passes these now.
+        // A transaction that failed may have copied some of them: the cursor now passes these.
         self.aside.sync()?;
         hand.pending.retain(|entry| !self.aside.parking.holds(entry));
         self.supersede(&mut hand.pending);
         Ok(())
     }
 
-    /// Gives the sink what is to be delivered, and reads the next batch meanwhile. Returns also whether the sink
+    /// Gives the sink what is to be delivered, and reads the next batch meanwhile. Also returns whether the sink
     /// stored the cursor.
     async fn offer(&mut self, tail: &mut Tail, hand: &mut InHand, segments: &[Segment]) -> (Result<Vec<Fate>, Trouble>, bool) {
         let mut commit = Commit { positions: &hand.batch.positions, retired: &hand.retired, aside: &mut self.aside, stored: false };
@@ -663,7 +663,7 @@ impl Runner {
             let (fates, next) = tokio::join!(biased; delivery, read_ahead(tail, segments, self.batch_max));
             match next {
                 Ok(next) => hand.ahead = Some(next),
-                // The error shows again when its turn comes.
+                // The error will come up again when it is this batch's turn.
                 Err(_) => tail.unread(&hand.batch),
             }
             fates
@@ -673,12 +673,12 @@ impl Runner {
         (fates, commit.stored)
     }
 
-    /// A pause after a failed attempt. At the end of the process, the cursor passes what is settled.
+    /// Pauses after a failed attempt. When the process is ending, the cursor passes what is settled.
     async fn pause(&mut self, reason: String, tail: &Tail, hand: &InHand) -> Result<(), Ended> {
         self.trouble(reason).await.inspect_err(|_| self.keep_partial(tail, &hand.batch, &hand.pending))
     }
 
-    /// A table in trouble accepts rows again.
+    /// A table that accepted nothing accepts rows again.
     fn table_works(&mut self, tail: &mut Tail, table: &Arc<str>) {
         tail.table_works(table);
         if self.tables.remove(table).is_some() {
@@ -686,10 +686,10 @@ impl Runner {
         }
     }
 
-    /// The sink's cursor is not where this process knows it: what it is past is settled, and the rest is read again.
+    /// The sink's cursor is not where this process expects it: what it has passed is settled, and the rest is read again.
     async fn catch_up(&mut self, tail: &mut Tail, batch: &Batch, pending: &[Entry]) -> Result<(), Ended> {
         self.reads_again(tail);
-        // A transaction whose end this process did not see was committed after all.
+        // A transaction whose result this process did not see was committed after all.
         let positions = self.open().await?;
         for entry in pending.iter().filter(|e| positions.get(&e.segment).is_some_and(|p| *p >= e.end)) {
             if !self.aside.parking.holds(entry) {
@@ -699,7 +699,7 @@ impl Runner {
         }
         let passed = batch.unreadable.iter().filter(|u| positions.get(&u.segment).is_some_and(|p| *p > u.offset));
         self.unreadable_are_dead(passed);
-        // If another process keeps moving the cursor, do not spin.
+        // Do not spin if another process keeps moving the cursor.
         self.stale += 1;
         if self.stale < STALE_IN_A_ROW {
             tokio::time::sleep(FIRST_PAUSE).await;
@@ -712,7 +712,7 @@ impl Runner {
         }
         let view = self.look();
         self.restart(tail, positions, &view);
-        // What was superseded is read, and counted, again.
+        // Obsolete entries are read, and counted, again.
         self.recount_or_say(tail);
         Ok(())
     }
@@ -764,14 +764,14 @@ impl Runner {
         Fates { delivered, dead, left, why }
     }
 
-    /// No entry of a batch has to be tried again: the cursor passes it.
+    /// No entry of the batch has to be tried again, so the cursor passes it.
     async fn pass(&mut self, tail: &mut Tail, batch: &Batch, retired: &[SegmentName], stored: bool) -> Result<(), Ended> {
         // Entries that could not be decoded were accepted as well.
         self.unreadable_are_dead(batch.unreadable.iter());
         self.done(tail, batch);
         tail.forget(retired);
         let outdated = self.of_file.take().is_some();
-        // Left as it is, it would count again should the sink come back with an older cursor.
+        // Otherwise it would count again if the sink came back with an older cursor.
         let of_file = if stored { outdated.then(Positions::new) } else { Some(self.of_file(tail.settled(), &Positions::new(), &[])) };
         if let Some(of_file) = of_file.filter(|positions| self.written.as_ref() != Some(positions)) {
             while let Err(e) = self.dir.set_cursor(self.id, &of_file) {
@@ -786,7 +786,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Takes out what means nothing any more: its call has ended, or there is a later record of it.
+    /// Removes obsolete entries: their call has ended, or has a later record.
     fn supersede(&self, pending: &mut Vec<Entry>) {
         let segments = self.view.borrow().segments.clone();
         let over = self.calls.borrow_mut().superseded(pending, &segments, self.id == SinkId::Db);
@@ -815,8 +815,8 @@ impl Runner {
         }
     }
 
-    /// Keeps entries that the cursor is about to pass although they are not delivered. Those that cannot be
-    /// kept have to be tried again; says why.
+    /// Keeps entries that the cursor is about to pass although they were not delivered. Those that cannot be
+    /// kept have to be tried again; returns why.
     fn set_aside(&mut self, entries: &[Entry], fates: &mut [Fate]) -> Option<String> {
         let mut trouble = None;
         for (entry, fate) in entries.iter().zip(&mut *fates) {
@@ -855,7 +855,7 @@ impl Runner {
         }
     }
 
-    /// Says now and then that entries are refused.
+    /// Logs from time to time that entries are refused.
     fn tell_refused(&mut self) {
         let refused = &mut self.refused;
         if refused.count > 0 && refused.told.is_none_or(|told| told.elapsed() > TOLD) {
@@ -880,8 +880,8 @@ impl Runner {
         positions
     }
 
-    /// Gives up what the segments that have to go hold for this sink: the entries in hand, and what
-    /// was not read yet. Returns how many of them were of earlier starts.
+    /// Gives up what segments that must be removed hold for this sink: the entries in hand, and those not read
+    /// yet. Returns how many of them were from earlier starts.
     fn give_up(&mut self, tail: &mut Tail, batch: &Batch, pending: &mut Vec<Entry>) -> u64 {
         let view = self.view.borrow().clone();
         let mut of_earlier_starts = 0;
@@ -923,7 +923,7 @@ impl Runner {
         of_earlier_starts
     }
 
-    /// At the end: what is still to be delivered of the batch is all that is repeated next time.
+    /// At the end, makes sure that only the undelivered part of the batch is repeated next time.
     fn keep_partial(&self, tail: &Tail, batch: &Batch, pending: &[Entry]) {
         if self.sink.stores_cursor() {
             return;
@@ -934,8 +934,8 @@ impl Runner {
         }
     }
 
-    /// An attempt failed: says so once, and waits. `Err`: the process is ending, and this was the
-    /// last attempt.
+    /// An attempt failed: logs it once, and waits. `Err`: the process is ending, and this was the last
+    /// attempt.
     async fn trouble(&mut self, reason: String) -> Result<(), Ended> {
         if self.outage.since.is_none() {
             self.outage.since = Some(Instant::now());
@@ -949,7 +949,7 @@ impl Runner {
         if self.view.borrow().closing {
             return Err(Ended);
         }
-        // Half to all of the pause, so that many servers do not come back in step.
+        // Between half and all of the pause, so that many servers do not come back in step.
         let micros = self.outage.pause.as_micros() as u64;
         let pause = Duration::from_micros(micros / 2 + crate::journal::random() % (micros / 2 + 1));
         self.outage.pause = (self.outage.pause * 2).min(self.retry_max.max(FIRST_PAUSE));
@@ -959,13 +959,13 @@ impl Runner {
         loop {
             tokio::select! {
                 () = &mut sleep => return Ok(()),
-                // At the end of the process one more attempt is made at once.
+                // When the process is ending, one more attempt is made at once.
                 changed = view.changed() => if changed.is_err() || view.borrow().closing || self.is_woken() { return Ok(()) },
             }
         }
     }
 
-    /// Must a pause end early? Segments may have to go, or somebody asked for delivery at once.
+    /// Must a pause end early, because segments must be removed or somebody asked for immediate delivery?
     fn is_woken(&mut self) -> bool {
         let (dropping, flushes) = {
             let view = self.view.borrow();
@@ -1004,7 +1004,7 @@ fn cursor_file_trouble(dir: &Dir, id: SinkId, e: &std::io::Error) -> String {
     format!("{} cannot be written ({e}): check the free space and permissions of journal_dir", dir.cursor_path(id))
 }
 
-/// Until there is more to do than to wait for the sink.
+/// Waits until there is more to do than to wait for the sink.
 async fn interrupted(view: &mut watch::Receiver<View>) {
     let _ = tokio::time::timeout(LOOK_UP, view.changed()).await;
 }

@@ -5,7 +5,7 @@ use crate::backend::{Commit, Fate, LocalFuture, Sink, Trouble};
 use crate::declaration::SinkId;
 use crate::journal::{Entry, Positions};
 
-/// Not configured (any more): entries of an earlier configuration go to the dead letters, where they can be seen and put
+/// Not configured, or no longer: entries of an earlier configuration go to the dead letters, where they can be seen and put
 /// back, instead of holding their segments for ever.
 pub struct Off(pub SinkId);
 
@@ -29,6 +29,6 @@ impl Sink for Held {
     }
 
     fn deliver<'a>(&'a mut self, _batch: &'a [Entry], _commit: &'a mut Commit<'_>) -> LocalFuture<'a, Result<Vec<Fate>, Trouble>> {
-        Box::pin(std::future::ready(Err(Trouble::Outage(format!("{} is not given here", self.0.parameter())))))
+        Box::pin(std::future::ready(Err(Trouble::Outage(format!("{} is not set here", self.0.parameter())))))
     }
 }

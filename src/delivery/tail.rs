@@ -11,7 +11,7 @@ use crate::journal::parking::{self, Moved};
 use crate::journal::{Dir, Entry, Frame, Item, Parked, Positions, Reader, Segment, SegmentName, SinkId};
 use crate::stats::{self, Counter};
 
-/// Most bytes of payload in one batch: bounds memory when every value has its greatest length.
+/// Most bytes of payload in one batch: limits memory if every value has its greatest length.
 const BATCH_BYTES: usize = 8 << 20;
 
 /// Pause before an unreadable segment is tried again: a broken disk takes seconds for each attempt.
@@ -35,11 +35,11 @@ pub struct Batch {
     bytes: usize,
     /// Where the cursor is once the batch is settled.
     pub positions: Positions,
-    /// Segments of which nothing is left once the batch is settled.
+    /// Segments that have nothing left once the batch is settled.
     pub ended: Vec<SegmentName>,
-    /// Entries that have been moved elsewhere were skipped: the cursor has to pass them, too.
+    /// Entries that were moved elsewhere have been skipped: the cursor has to pass them as well.
     passed: bool,
-    /// The table that these entries wait for, of entries that wait apart for one.
+    /// The table that these entries wait for, if they are parked for one.
     pub queue: Option<Arc<str>>,
 }
 
@@ -49,12 +49,12 @@ impl Batch {
         self.entries.is_empty() && self.unreadable.is_empty() && !self.passed
     }
 
-    /// It holds as much as it may, of `max` entries at most.
+    /// Is it full: does it have `max` entries, or as many bytes as a batch may have?
     pub fn is_full(&self, max: usize) -> bool {
         self.entries.len() >= max || self.bytes >= BATCH_BYTES
     }
 
-    /// It is of entries that wait for nothing but their turn.
+    /// Are these entries of the stream, which wait only for their turn?
     pub fn of_stream(&self) -> bool {
         self.entries.first().is_none_or(|e| e.parked.is_none())
     }
@@ -64,7 +64,7 @@ impl Batch {
         self.entries.iter().map(|e| e.wall).chain(self.unreadable.iter().map(|u| u.wall)).min()
     }
 
-    /// Adds what a frame holds.
+    /// Adds the entry in a frame.
     fn add(&mut self, frame: &Frame<'_>, segment: SegmentName, entry: Result<Entry, ()>) {
         self.bytes += frame.payload.len();
         match entry {
@@ -74,11 +74,11 @@ impl Batch {
     }
 }
 
-/// What is to be done with a frame.
+/// What to do with a frame.
 enum Turn {
     /// It is for another sink, or of a kind that this build does not know.
     NotOurs,
-    /// It waits apart, and longer; nothing behind it may be offered either.
+    /// It is parked for longer; nothing after it may be offered either.
     NotDue,
     /// It was moved elsewhere.
     Moved,
@@ -88,7 +88,7 @@ enum Turn {
     Now(Result<Entry, ()>),
 }
 
-/// Why a segment is not read on.
+/// Why reading a segment stops.
 enum Stop {
     /// The batch is full.
     Full,
@@ -106,16 +106,16 @@ enum Stop {
 pub struct Tail {
     dir: Dir,
     sink: SinkId,
-    /// Last settled positions, of all segments that the cursor knows.
+    /// Last settled positions in all segments that the cursor knows.
     settled: Positions,
-    /// How far it was read beyond that, and segments read to their end: the batch in hand.
+    /// How far beyond that the batch in hand was read, and which segments were read to their end.
     read: Positions,
     read_out: HashSet<SegmentName>,
     open: BTreeMap<SegmentName, Reader>,
     ended: HashSet<SegmentName>,
-    /// Segments of which the rest was given up.
+    /// Segments whose rest was given up.
     given_up: HashSet<SegmentName>,
-    /// Live segment to begin with, so that a busy writer does not starve the others.
+    /// The live segment to begin with, so that a busy writer does not starve the others.
     turn: usize,
     /// How far entries that accctl put back are counted as accepted.
     put_back: BTreeMap<SegmentName, u64>,
@@ -125,31 +125,31 @@ pub struct Tail {
     dead: HashSet<(SegmentName, u64)>,
     /// Places whose entries have been moved elsewhere.
     moved: Moved,
-    /// First entry in each segment of those that wait apart.
+    /// The first entry in each segment of parked entries.
     heads: BTreeMap<SegmentName, Head>,
     waits: Waits,
 }
 
-/// The first entry of a segment of those that wait apart.
+/// The first entry of a segment of parked entries.
 struct Head {
     /// Its place.
     at: u64,
     parked: Parked,
 }
 
-/// When entries that wait apart are offered again.
+/// When parked entries are offered again.
 #[derive(Default)]
 struct Waits {
-    /// Those that wait for a table: when it is looked at next, and the pause before that.
+    /// By table that entries wait for: when it is tried next, and the pause before that.
     tables: HashMap<Arc<str>, (Instant, Duration)>,
-    /// Entries that were copied before need not wait any longer, by the wall clock in µs.
+    /// Entries copied before this time need not wait any longer; wall clock in µs.
     now: i64,
 }
 
 impl Waits {
-    /// What is left of an entry's pause at this time. One that waits for a table has none of its own.
+    /// What is left of an entry's pause at this time. An entry that waits for a table has no pause of its own.
     fn left_of(&self, parked: &Parked, wall: i64) -> Duration {
-        // A clock that was set back makes no pause longer.
+        // A clock that was set back must not make a pause longer.
         let since = parked.since.0.min(wall);
         if !parked.queue.is_empty() || since <= self.now {
             return Duration::ZERO;
@@ -158,7 +158,7 @@ impl Waits {
     }
 }
 
-/// First pause of a table in trouble; each further one doubles up to `delivery_retry_max`.
+/// First pause of a table that accepts nothing; each further one doubles up to `delivery_retry_max`.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 /// Number of entries with which a failing table is tried: a refused one costs two statements.
 const PROBE: usize = 8;
@@ -209,14 +209,14 @@ impl Tail {
         Ok(count)
     }
 
-    /// The rest of the segment must go: this sink will not read it. `in_hand` is where the batch
-    /// being settled ends in it. Returns how many entries that costs behind it.
+    /// Gives up the rest of the segment: this sink will not read it. `in_hand` is where the batch being
+    /// settled ends in it. Returns how many entries are lost after that.
     pub fn give_up(&mut self, name: SegmentName, in_hand: Option<u64>) -> io::Result<u64> {
         let count = self.count_from(name, in_hand)?;
         self.open.remove(&name);
         self.read.remove(&name);
         self.given_up.insert(name);
-        // Only the copies made from there are left of it.
+        // All that is left are the copies made of it.
         self.moved.borrow_mut().retain(|(segment, _)| *segment != name);
         Ok(count)
     }
@@ -231,8 +231,8 @@ impl Tail {
         self.ended.contains(&name)
     }
 
-    /// When the oldest entry that is not settled was appended; entries of one segment stand in
-    /// their order.
+    /// When the oldest entry that is not settled was appended; entries of one segment are in the order of
+    /// their times.
     pub fn oldest(&self, segments: &[Segment]) -> Option<Wall> {
         let mut oldest: Option<Wall> = None;
         for segment in segments.iter().filter(|s| s.name.parks_for().is_none() && !self.is_given_up(s.name)) {
@@ -292,7 +292,7 @@ impl Tail {
     pub fn read_into(&mut self, batch: &mut Batch, segments: &[Segment], max: usize) -> io::Result<bool> {
         let live = segments.partition_point(|s| s.name.boot < self.dir.boot());
         let (old, live) = segments.split_at(live);
-        // Each writer has its turn; its own segments stay in their order, which is that of its records.
+        // The writers take turns; the segments of one writer are read in order, which is that of its records.
         let writer = |at: usize| (live[at].name.boot, live[at].name.rank, live[at].name.pid);
         let first: Vec<_> = (0..live.len()).filter(|at| *at == 0 || writer(*at) != writer(at - 1)).collect();
         let turn = self.turn.checked_rem(first.len()).map_or(0, |n| first[n]);
@@ -314,7 +314,7 @@ impl Tail {
         !self.passed_over.is_empty()
     }
 
-    /// Reads on in a segment, unless it could not be read a moment ago.
+    /// Continues reading a segment, unless it could not be read a moment ago.
     fn read_one(&mut self, segment: &Segment, max: usize, batch: &mut Batch, due: Option<i64>) -> io::Result<()> {
         if self.passed_over.get(&segment.name).is_some_and(|tried| tried.elapsed() < AGAIN) {
             return Ok(());
@@ -335,12 +335,12 @@ impl Tail {
         self.ended.contains(&name) || self.read_out.contains(&name) || self.is_given_up(name)
     }
 
-    /// Entries that wait apart and are to be offered now: of one segment, at most `max`. Also segments
-    /// of which nothing is left. The second value is when to look again, if there is nothing now.
+    /// Parked entries that are to be offered now: from one segment, at most `max`. Also segments that have
+    /// nothing left. The second value is when to look again, if there is nothing now.
     pub fn parked_batch(&mut self, segments: &[Segment], max: usize) -> io::Result<(Batch, Option<Instant>)> {
         let (now, wall) = (Instant::now(), Moment::wall_now().0);
         let mut next: Option<Instant> = None;
-        // Of those that wait for one table the oldest come first.
+        // Of the entries that wait for one table, the oldest come first.
         let mut tables = HashSet::new();
         let sink = self.sink;
         let mut over = Vec::new();
@@ -367,7 +367,7 @@ impl Tail {
                 self.forget_read(name, &first);
             }
             let Some(Head { parked, .. }) = self.heads.get(&name) else { continue };
-            // Its copy does not count before the cursor has passed the place where it stood.
+            // The copy does not count before the cursor has passed the place of the original.
             if self.moved.borrow().contains(&parked.from) {
                 continue;
             }
@@ -396,12 +396,12 @@ impl Tail {
         Ok((Batch { ended: over, ..Batch::default() }, next))
     }
 
-    /// Everything that waits apart is to be offered now.
+    /// All parked entries are to be offered now.
     pub fn wait_no_more(&mut self) {
         self.waits = Waits { now: Moment::wall_now().0, ..Waits::default() };
     }
 
-    /// The table is in trouble: it is looked at again after a pause, of this length at most.
+    /// The table accepts nothing: it is tried again after a pause of at most this length.
     pub fn wait_for_table(&mut self, table: &Arc<str>, longest: Duration) {
         let (next, pause) = self.waits.tables.entry(table.clone()).or_insert((Instant::now(), FIRST_LOOK / 2));
         *pause = (*pause * 2).min(longest);
@@ -413,13 +413,13 @@ impl Tail {
         self.waits.tables.remove(table).is_some()
     }
 
-    /// Reads on in a segment; of those that wait apart only what may be offered at `due`, by the wall clock in µs. The
-    /// inner error is one of reading it: what was read before it counts.
+    /// Continues reading a segment; of parked entries only those that may be offered at `due` (wall clock in µs). The inner
+    /// error is a read error: what was read before it counts.
     fn read_segment(&mut self, segment: &Segment, max: usize, batch: &mut Batch, due: Option<i64>) -> io::Result<io::Result<()>> {
         let name = segment.name;
         let mut reader = match self.take_reader(name) {
             Ok(reader) => reader,
-            // Removed since the scan, which happens only when nothing was left in it.
+            // Removed since the scan, which happens only if nothing was left in it.
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Ok(())),
             Err(e) => return Ok(Err(e)),
         };
@@ -464,7 +464,7 @@ impl Tail {
             Stop::Full | Stop::End => drop(self.open.insert(name, reader)),
             // It is read again when its time has come.
             Stop::NotDue(_) => {}
-            // Thousands of segments may wait: their files do not stay open.
+            // Thousands of segments may be waiting: their files do not stay open.
             Stop::Ended => {
                 self.read_out.insert(name);
                 batch.ended.push(name);
@@ -474,7 +474,7 @@ impl Tail {
         Ok(Ok(()))
     }
 
-    /// The reader of a segment, where it was left or at the cursor. Who still needs it puts it back into `open`.
+    /// The reader of a segment, where it was left or at the cursor. A caller that still needs it puts it back into `open`.
     fn take_reader(&mut self, name: SegmentName) -> io::Result<Reader> {
         if let Some(reader) = self.open.remove(&name) {
             return Ok(reader);
@@ -483,7 +483,7 @@ impl Tail {
         self.dir.read_also_kept(name, position)
     }
 
-    /// What is to be done with a frame of the segment; `due` as for [`Tail::read_segment`].
+    /// What to do with a frame of the segment; `due` as for [`Tail::read_segment`].
     fn turn_of(&self, frame: &Frame<'_>, name: SegmentName, due: Option<i64>) -> Turn {
         if frame.sink_id() != Some(self.sink) {
             return Turn::NotOurs;
@@ -501,7 +501,7 @@ impl Tail {
         if self.dead.contains(&(name, frame.offset)) { Turn::DeadLetter } else { Turn::Now(decoded) }
     }
 
-    /// What accctl put back while the server runs was counted by no worker: it is accepted now, once.
+    /// What accctl puts back while the server runs has been counted by no worker, so it is counted as accepted now, once.
     fn count_put_back(&mut self, frame: &Frame<'_>, name: SegmentName) {
         if name.boot > self.dir.boot() && self.put_back.get(&name).is_none_or(|counted| *counted < frame.end) {
             self.put_back.insert(name, frame.end);
@@ -569,7 +569,7 @@ impl Tail {
         self.read_out = in_hand.ended.iter().copied().collect();
     }
 
-    /// Begins again at these positions.
+    /// Starts again at these positions.
     pub fn restart(&mut self, settled: Positions, segments: &[Segment]) {
         // Segments that are gone had been read to their end by every sink.
         self.ended = settled.keys().filter(|name| segments.binary_search_by_key(*name, |s| s.name).is_err()).copied().collect();
@@ -579,7 +579,7 @@ impl Tail {
         self.unread(&Batch::default());
     }
 
-    /// Entries at these places are passed over.
+    /// Entries at these places are skipped.
     pub fn pass(&mut self, dead: HashSet<(SegmentName, u64)>) {
         self.dead = dead;
     }

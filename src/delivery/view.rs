@@ -6,22 +6,22 @@ use std::sync::Arc;
 
 use crate::journal::{Segment, SegmentName};
 
-/// What the directory looks like, and whether this is the last look.
+/// What is in the directory, and whether this is the last look.
 #[derive(Clone, Default)]
 pub struct View {
     pub segments: Arc<Vec<Segment>>,
     /// Deliver what is there, then end; do not wait for a failing sink.
     pub closing: bool,
-    /// Segments that go although not every sink is past them.
+    /// Segments that are removed although not every sink is past them.
     pub dropping: Arc<BTreeSet<SegmentName>>,
-    /// How often delivery at once was asked for.
+    /// How often immediate delivery was requested.
     pub flushes: u64,
     /// Segments that every sink has passed, and that a database may need again.
     pub kept: Arc<Vec<Segment>>,
 }
 
 impl View {
-    /// Segments, with those that are kept, in their order.
+    /// All segments, including kept ones, in order.
     pub fn with_kept(&self) -> Arc<Vec<Segment>> {
         if self.kept.is_empty() {
             return self.segments.clone();

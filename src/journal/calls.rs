@@ -1,11 +1,11 @@
 //! Calls in progress, so that a crash of the server costs no CDR.
 //!
 //! At the answer, and at every later change, a worker appends the call's state, whole or as a change of
-//! one ([`Base`]); at the end its records and the end itself in one write. A call whose last state is
-//! followed by no end is open: after a restart it is given back to its dialog, or reported as lost.
+//! one ([`Base`]); at the end its records and the end itself in one write. A call without an end after
+//! its last state is open: after a restart it is given back to its dialog, or reported as lost.
 //!
-//! What their frames hold is in [`super::said`]. A segment may go only
-//! when nothing in it is needed any more; [`Tracker`] knows, and carries the rest over.
+//! The contents of these frames are described in [`super::said`]. A segment may be removed only when
+//! nothing in it is needed any more; [`Tracker`] knows what is, and carries it over.
 #![forbid(unsafe_code)]
 
 use std::collections::hash_map::Entry;
@@ -29,12 +29,12 @@ pub const INTERIM_RANK: i32 = -4;
 pub struct OpenCalls {
     /// The open calls, by their keys.
     pub calls: HashMap<u128, OpenCall>,
-    /// Calls whose end is still there, and whether nobody saw it: see [`End::guessed`].
+    /// Calls whose end is still in the journal, and whether nobody saw that end: see [`End::guessed`].
     pub ended: HashMap<u128, bool>,
-    /// [`dialog_key`](crate::accounting::call_key::dialog_key) of each dialog that may come back, although its call is over.
+    /// [`dialog_key`](crate::accounting::call_key::dialog_key) of each dialog that may come back although its call is over.
     pub dialogs: HashSet<u128>,
-    /// The server was alive then: when the last state was written, or the last sign of life of its delivery
-    /// process, by their order; the time of day may have been set back since, and is never later than now.
+    /// When the server was last alive: the later of the last state and the last sign of life of its delivery
+    /// process, by their order. The clock may have been set back since; this time is never later than now.
     pub last_seen: Option<Moment>,
 }
 
@@ -45,7 +45,7 @@ pub struct OpenCall {
     pub state: Vec<u8>,
     /// The last start of the server in which it was followed.
     start: u64,
-    /// When the server was last seen alive in that start. A call that no dialog claimed in later starts ended then.
+    /// When the server was last seen alive in that start. If no dialog claimed the call in later starts, it ended then.
     pub last_seen: Option<Moment>,
 }
 
@@ -78,7 +78,7 @@ impl LastSeen {
     }
 }
 
-/// A frame that was read: when it was first written, where it stands, and what it says of its call.
+/// A frame that was read: when it was first written, where it is, and what it says about its call.
 type Read = (Order, SegmentName, Vec<u8>);
 
 /// The last whole state of a call, and the last change.
@@ -89,7 +89,7 @@ struct LastState {
 }
 
 impl LastState {
-    /// The latest state, from the frames that are still there, and in which start it was written. `None` if there are none.
+    /// The latest state, from the frames that are still there, and the start in which it was written. `None` if there are none.
     fn state(self, is_there: impl Fn(&SegmentName) -> bool) -> Option<(u64, Vec<u8>)> {
         let change = self.change.filter(|(_, name, _)| is_there(name));
         let Some((order, _, whole)) = self.whole.filter(|(_, name, _)| is_there(name)) else {
@@ -107,16 +107,16 @@ impl LastState {
     }
 }
 
-/// Most looks at the directory in one [`scan`]; each reads only what is new since the one before.
+/// Most passes over the directory in one [`scan`]; each reads only what is new since the one before.
 const LOOKS: usize = 20;
 
-/// Reads all segments. A delivery process may remove some meanwhile: what is still needed of them is
-/// then read where it was carried to.
+/// Reads all segments. A delivery process may remove some of them meanwhile: what is still needed is then
+/// read from where it was carried to.
 pub fn scan(dir: &Dir) -> io::Result<OpenCalls> {
     scan_with(dir, || dir.segments(), |name, from| dir.read(name, from))
 }
 
-/// [`scan`], with its ways to list the segments and to open one.
+/// [`scan`], with functions that list the segments and open one.
 fn scan_with(
     dir: &Dir,
     mut list: impl FnMut() -> io::Result<Vec<Segment>>,
@@ -129,12 +129,12 @@ fn scan_with(
     if let Some((start, m)) = alive {
         last_seen.add(Order { start, monotonic: (m.mono.max(0) as u64).saturating_mul(1000) }, m.wall);
     }
-    // Up to where each segment was read, at which look.
+    // How far each segment was read, and in which pass.
     let mut read_to: HashMap<SegmentName, (usize, u64)> = HashMap::new();
     for look in 0..LOOKS {
         let mut all_there = true;
         for Segment { name, .. } in list()? {
-            // Those of carried over calls are read again as a whole: a state may have gone from elsewhere since.
+            // Segments of carried-over calls are read again from the beginning: a state may have been removed elsewhere since.
             let known = if name.rank == CARRY_RANK { 0 } else { read_to.get(&name).map_or(0, |(_, position)| *position) };
             let mut reader = match read(name, known) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -148,7 +148,7 @@ fn scan_with(
                 }
                 Ok(reader) => reader,
             };
-            // Carried over states say when they were carried.
+            // Carried-over states have the time when they were carried over.
             let is_carried = name.rank == CARRY_RANK;
             let read = each_call(&mut reader, |f, said| {
                 if let Some(order) = said.order().filter(|_| !is_carried) {
@@ -173,10 +173,10 @@ fn scan_with(
             }
             read_to.insert(name, (look, reader.position()));
         }
-        // Nothing was carried to where this look did not see it.
+        // Nothing was carried over to a place that this pass did not see.
         let same = |s: &Segment| s.name.rank != CARRY_RANK || read_to.get(&s.name).is_some_and(|(seen, _)| *seen == look);
         if all_there && list()?.iter().all(same) {
-            // A state that went with its segment, and was not carried, is one of a call that ended.
+            // A state that was removed with its segment and not carried over belongs to a call that has ended.
             let is_there = |name: &SegmentName| read_to.get(name).is_some_and(|(seen, _)| *seen == look);
             let (ends, last_seen) = (dir.ends(), last_seen.moment(alive));
             let mut found = OpenCalls { ended: closed, dialogs, last_seen, ..OpenCalls::default() };
@@ -191,32 +191,32 @@ fn scan_with(
     Err(io::Error::other("segments are removed faster than they can be read"))
 }
 
-/// What a frame says about a call that is up, for who follows them.
+/// What a frame says about a call that is up, for those who follow such calls.
 pub enum Heard {
     /// A state that was written in this start of the server.
     Up {
         /// Key of the call.
         call: u128,
-        /// Where the state stands.
+        /// Where the state is.
         at: Standing,
         /// It is only a change to a whole one.
         is_change: bool,
-        /// What is accounted where, and since when the call is up.
+        /// What is accounted where, and since when the call has been up.
         facts: Facts,
     },
     /// The end of the call of this key.
     Over(u128),
 }
 
-/// Where a state stands, and since when.
+/// Where a state is, and since when.
 ///
-/// There may be a hundred thousand of them: what is the same for all of one start is left out.
+/// There may be a hundred thousand of these, so what all states of one start have in common is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     rank: i32,
     pid: u32,
     seq: u32,
-    /// 0 = nowhere: there is the header of a segment.
+    /// 0 = nowhere: offset 0 is the header of a segment.
     offset: u32,
     monotonic: u64,
 }
@@ -239,7 +239,7 @@ impl Latest {
         is_latest
     }
 
-    /// Reads the state; `None` if it does not stand there any more.
+    /// Reads the state; `None` if it is no longer there.
     pub fn read(&self, dir: &Dir) -> Option<Context> {
         let read = |at: Standing| -> Option<Read> {
             let segment = SegmentName { boot: dir.boot(), rank: at.rank, pid: at.pid, seq: at.seq };
@@ -271,7 +271,7 @@ impl Frames {
     }
 }
 
-/// What is in a segment of carried over calls.
+/// What is in a segment of carried-over calls.
 #[derive(Default)]
 struct Carried {
     /// Short key and length of each state.
@@ -300,9 +300,9 @@ struct Leaving {
     frames: HashMap<u128, Frames>,
     /// Calls whose end somebody saw.
     seen: HashSet<u128>,
-    /// Of each call without an end the last whole state, and the last change: what that belongs to may stand elsewhere.
+    /// For each call without an end, its last whole state and last change. The state that the change refers to may be elsewhere.
     states: HashMap<u128, [Option<(Order, u64)>; 2]>,
-    /// Of each call whose dialog may come back its end.
+    /// The end of each call whose dialog may come back.
     remembered: HashMap<u128, ((bool, Order), u64)>,
 }
 
@@ -314,7 +314,7 @@ impl Leaving {
             if !end.guessed {
                 self.seen.insert(call);
             }
-            // One that was seen before one that was not.
+            // An end that somebody saw counts more than one that nobody saw.
             if let Some(order) = order.filter(|order| order.is_remembered(alive)).map(|order| (!end.guessed, order))
                 && self.remembered.get(&call).is_none_or(|(known, _)| *known <= order)
             {
@@ -330,7 +330,7 @@ impl Leaving {
     }
 }
 
-/// A segment of which nothing is needed any more.
+/// A segment from which nothing is needed any more.
 #[must_use = "its states count until the tracker forgets it"]
 pub struct Released {
     name: SegmentName,
@@ -339,7 +339,7 @@ pub struct Released {
 }
 
 impl Released {
-    /// Something of it was appended: [`Tracker::follow`] has to see that before another segment goes.
+    /// Something from it was appended elsewhere: [`Tracker::follow`] has to see that before another segment is removed.
     pub fn has_appended(&self) -> bool {
         self.appended
     }
@@ -347,17 +347,17 @@ impl Released {
 
 /// Follows the call frames of all segments, to keep what is still needed when a segment is removed.
 ///
-/// During a long outage of a sink it knows every call of the outage, so it only counts: 16 bytes
-/// and their share of the table for a call, about 40 MB for 10^6.
+/// During a long outage of a sink it knows every call of the outage, so it only counts frames: a call takes
+/// 16 bytes and a share of the table, about 40 MB for 10^6 calls.
 pub struct Tracker {
     dir: Dir,
     /// Up to where each segment was read.
     positions: BTreeMap<SegmentName, u64>,
     /// Frames of every call, by [`short`] key.
     frames: HashMap<u64, Frames>,
-    /// What is in the segments of carried over calls.
+    /// What is in the segments of carried-over calls.
     carried: BTreeMap<SegmentName, Carried>,
-    /// Segments that were released and have not gone.
+    /// Segments that were released and are still there.
     released: BTreeSet<SegmentName>,
     /// A segment could not be read: what it says about calls is unknown, so every end is still needed.
     unseen: bool,
@@ -369,7 +369,7 @@ const fn short(call: u128) -> u64 {
 }
 
 impl Tracker {
-    /// Knows nothing yet; the first [`Tracker::follow`] reads everything.
+    /// A tracker that knows nothing yet; the first [`Tracker::follow`] reads everything.
     pub fn new(dir: &Dir) -> Tracker {
         Tracker { dir: dir.clone(), positions: BTreeMap::new(), frames: HashMap::new(), carried: BTreeMap::new(), released: BTreeSet::new(), unseen: false }
     }
@@ -379,7 +379,7 @@ impl Tracker {
         self.frames.get(&short(call)).is_some_and(|all| all.closed > 0)
     }
 
-    /// Reads what has been appended since the last time, and tells `hear` what it says of calls that are up.
+    /// Reads what has been appended since the last time, and tells `hear` what it says about calls that are up.
     pub fn follow(&mut self, segments: &[Segment], mut hear: impl FnMut(Heard)) {
         self.unseen = false;
         self.positions.retain(|name, _| segments.binary_search_by_key(name, |s| s.name).is_ok());
@@ -402,13 +402,13 @@ impl Tracker {
                 let said = match said {
                     Ok(said) => said,
                     Err(call) => {
-                        // To be delivered, it has to be known whether the call has ended.
+                        // Before such a record is delivered, it has to be known whether its call has ended.
                         frames.entry(short(call)).or_default().opened += 1;
                         return;
                     }
                 };
                 frames.entry(short(said.call())).or_default().count(&said);
-                // What was written in another start has no place in `Standing`.
+                // `Standing` is only for what was written in this start.
                 if said.order().is_none_or(|order| order.start == boot && segment.name.boot == boot)
                     && let Some(heard) = heard(segment.name, f, &said)
                 {
@@ -418,7 +418,7 @@ impl Tracker {
                     carried.entry(segment.name).or_default().add(&said, f.end - f.offset, segment.name.boot);
                 }
             });
-            // Also after an error: nothing may be counted twice.
+            // Even after an error: nothing may be counted twice.
             self.positions.insert(segment.name, reader.position());
             if let Err(e) = result {
                 self.dir.pass_over(segment.name, &e);
@@ -436,7 +436,7 @@ impl Tracker {
         }
         let leaving = self.leaving(name)?;
         let appended = self.carry_over(name, &leaving, writer)?;
-        // Nobody may rely on its ends any more. States that need an end elsewhere are there until it has gone.
+        // Nobody may rely on its ends from now on. States elsewhere that need them stay until the segment is gone.
         self.uncount(leaving.frames.iter().map(|(call, here)| (*call, Frames { opened: 0, ..*here })));
         self.released.insert(name);
         Ok(Released { name, appended, frames: leaving.frames })
@@ -453,7 +453,7 @@ impl Tracker {
         }
     }
 
-    /// Reads what a segment says of calls, as far as it was followed. One that is no longer there says nothing.
+    /// Reads what a segment says about calls, as far as it was followed. A segment that no longer exists says nothing.
     fn leaving(&self, name: SegmentName) -> io::Result<Leaving> {
         let mut leaving = Leaving::default();
         let known_to = self.positions.get(&name).copied().unwrap_or(0);
@@ -491,7 +491,7 @@ impl Tracker {
                 self.copy(name, *offset, writer)?;
                 appended = true;
             } else if all.opened > here.opened || self.unseen {
-                // States of the call are in other segments: the end must stay as long as they do.
+                // Other segments have states of the call: the end must stay as long as they do.
                 writer.append_closed(End { call: *call, guessed: !leaving.seen.contains(call), dialog: None })?;
                 appended = true;
             }
@@ -502,7 +502,7 @@ impl Tracker {
         Ok(appended)
     }
 
-    /// Frames that count no longer.
+    /// Removes frames from the count.
     fn uncount(&mut self, frames: impl Iterator<Item = (u128, Frames)>) {
         for (call, here) in frames {
             if let Entry::Occupied(mut known) = self.frames.entry(short(call)) {
@@ -516,7 +516,7 @@ impl Tracker {
         }
     }
 
-    /// Bytes of a segment of carried over calls that [`Tracker::release`] would append again.
+    /// How many bytes of a segment of carried-over calls [`Tracker::release`] would append again.
     pub fn needed(&self, name: SegmentName) -> u64 {
         if self.unseen {
             // The ends in it, too.
@@ -528,7 +528,7 @@ impl Tracker {
         states.map(|(_, length)| length).sum::<u64>() + bytes(carried.ends) + bytes((carried.lasting, Order::throughout(name.boot)))
     }
 
-    /// The state keeps its order: a newer one may be elsewhere, or be appended at this moment.
+    /// The state keeps its place in the order: a newer one may be elsewhere, or may be appended at this moment.
     fn copy(&self, segment: SegmentName, offset: u64, writer: &mut Writer) -> io::Result<()> {
         match self.dir.read(segment, offset)?.read()? {
             Item::Frame(f) => writer.append_about_call(f.payload),
@@ -537,7 +537,7 @@ impl Tracker {
     }
 }
 
-/// What a frame says for who follows calls that are up.
+/// What a frame says, for those who follow calls that are up.
 fn heard(segment: SegmentName, frame: &Frame<'_>, said: &Said<'_>) -> Option<Heard> {
     let (call, order, head, is_change) = match said {
         Said::Open(call, order, state) => (*call, *order, *state, false),
@@ -562,7 +562,7 @@ fn each_of_call(reader: &mut Reader, mut f: impl FnMut(&Frame<'_>, Result<Said<'
                 f(frame, Err(record.call_key()));
             }
         }
-        // One that waits apart, such as for its table, must find the end of its call as well.
+        // A record that waits separately, for its table for instance, must find the end of its call as well.
         KIND_PARKED => {
             if let Some((_, KIND_RECORD, _, payload)) = Parked::decode(frame.payload, frame.wall)
                 && let Some(record) = Record::report_of(payload)
@@ -596,7 +596,7 @@ mod tests {
         Writer::new(dir, 1, pid, JournalSync::Os, 1 << 20)
     }
 
-    /// A segment goes. Returns whether anything of it was appended.
+    /// Removes a segment. Returns whether anything from it was appended.
     fn go(tracker: &mut Tracker, name: SegmentName, carry: &mut Writer) -> bool {
         let released = tracker.release(name, carry).unwrap();
         let appended = released.has_appended();
@@ -655,7 +655,7 @@ mod tests {
         assert!(next.boot() > ahead);
         writer(&next, 3).append_call(1, b"third").unwrap();
         assert_eq!(open(&next), [(1, b"third".to_vec())]);
-        // A tool beside the server puts entries back, which the server must not take for those of an earlier start.
+        // A tool puts entries back while the server runs; the server must not take them for entries of an earlier start.
         assert!(Dir::open_to_read(tmp.path()).unwrap().boot() > next.boot());
         // A segment shows it as well as the file.
         let name = SegmentName { boot: next.boot() + (3_600_000_000 << 12), rank: 1, pid: 1, seq: 0 };
@@ -704,7 +704,7 @@ mod tests {
         let answered = Moment { wall: Wall(seen.wall.0 + 400 * 86_400_000_000), ..then };
         assert!(seen.millis_since(answered) < 60_000, "{seen:?}");
 
-        // A start later counts, with whatever is known of it.
+        // A later start counts, with whatever is known about it.
         drop(dir);
         let next = Dir::open(tmp.path()).unwrap();
         writer(&next, 3).append_call(3, b"next").unwrap();
@@ -717,7 +717,7 @@ mod tests {
         }
     }
 
-    /// The server ends again before a dialog has claimed its calls, as often as may be.
+    /// The server ends again, any number of times, before a dialog has claimed its calls.
     #[test]
     fn a_call_that_nobody_claimed_ended_with_the_last_server_that_followed_it() {
         let tmp = tempfile::tempdir().unwrap();
@@ -740,7 +740,7 @@ mod tests {
         let first_seen = last_seen(&first);
         assert_eq!(until(&first), BTreeMap::from([(1, first_seen), (2, first_seen)]));
         drop((w, first));
-        // One that ends at once, and one that ends before its first sign of life.
+        // A server that ends at once, and one that ends before its first sign of life.
         drop(start());
         let second = start();
         writer(&second, 2).append_again(2, |out| out.extend_from_slice(b"claimed")).unwrap();
@@ -764,7 +764,7 @@ mod tests {
             }
             assert_eq!((until(&later), open(&later).len()), (want.clone(), 3));
         }
-        // One of before this file has none, and the file may hold anything: then the last sign of life of all is what is known.
+        // Calls from before this file existed have no line, and the file may contain anything: then the last sign of life of all counts.
         let last = start();
         let at_last = last_seen(&last);
         let hostile = format!("{}\n{}", "0 0 0", ["ffffffffffffffff"; 4].join(" "));
@@ -798,9 +798,9 @@ mod tests {
     #[test]
     fn reading_while_segments_go_finds_every_open_call_and_no_ended_one() {
         let orders = [vec![0], vec![1], vec![2], vec![0, 1], vec![1, 0], vec![2, 0], vec![0, 2], vec![0, 1, 2], vec![2, 1, 0]];
-        // Before which step of the scan, a listing or an opening, the first is carried over, and before which they go.
+        // The steps of the scan (a listing or an opening) before which the first is carried over, and before which they are removed.
         let steps = (0..6).flat_map(|at| (0..4).map(move |later| (at, at + later)));
-        // A listing may be in the middle when they go.
+        // They may be removed in the middle of a listing.
         for (gone, (at, then), middle) in orders.iter().flat_map(|o| steps.clone().flat_map(move |s| [(o, s, false), (o, s, true)])) {
             let tmp = tempfile::tempdir().unwrap();
             let dir = Dir::open(tmp.path()).unwrap();
@@ -966,7 +966,7 @@ mod tests {
         }
     }
 
-    /// The host may restore a dialog although its call is over: the next start has to know, whichever segments went meanwhile.
+    /// The host may restore a dialog although its call is over: the next start has to know, whichever segments were removed meanwhile.
     #[test]
     fn the_end_of_a_call_is_remembered_while_its_dialog_may_come_back() {
         let tmp = tempfile::tempdir().unwrap();

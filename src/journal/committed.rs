@@ -1,5 +1,5 @@
-//! What a database is known to have committed: `committed-db`. A database that knows less was restored
-//! from a backup.
+//! What a database is known to have committed: the file `committed-db`. A database that has less was
+//! restored from a backup.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write as _;
@@ -22,7 +22,7 @@ pub struct Stamp {
 /// The state of the database after a transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Committed {
-    /// What it says of itself.
+    /// What it reports about itself.
     pub stamp: Stamp,
     /// How far it was in segments that were not kept yet.
     pub positions: Positions,
@@ -35,7 +35,7 @@ impl Dir {
         let text = String::from_utf8_lossy(&content);
         let mut found = Committed::default();
         let (mut at, mut records) = (None, None);
-        // A line without its end may be cut off in a number.
+        // A line without a line end may have been cut off within a number.
         for (name, value) in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.split_once(' ')) {
             match name {
                 "at" => at = value.parse().ok(),

@@ -1,4 +1,4 @@
-//! Statistics of calls in the journal directory: what `accctl metrics` tells of a server that nobody can ask.
+//! Statistics of calls in the journal directory, for `accctl metrics` when the server cannot be asked.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use crate::stats::{Counter, Snapshot};
 /// Name of the file: a counter and its value in each line.
 const FILE: &str = "calls";
 
-/// Counters of calls, but for those that the journal itself tells.
+/// Counters of calls, except those that follow from the journal itself.
 pub const KEPT: [Counter; 9] = [
     Counter::CallsAnswered,
     Counter::CallsFailed3xx,
@@ -23,14 +23,14 @@ pub const KEPT: [Counter; 9] = [
     Counter::CallsSeconds,
 ];
 
-/// What the file has.
+/// What the file contains.
 #[derive(Default)]
 pub struct CallCounts {
     text: String,
 }
 
 impl CallCounts {
-    /// Writes the present values, if they are others.
+    /// Writes the current values if they have changed.
     pub(crate) fn keep(&mut self, dir: &Dir) -> io::Result<()> {
         let now = Snapshot::take();
         let mut text = String::new();
@@ -45,7 +45,7 @@ impl CallCounts {
     }
 }
 
-/// The values of [`KEPT`] when a server last wrote them; `None` of those that it did not.
+/// The values of [`KEPT`] as a server last wrote them; `None` for those that it did not write.
 pub fn read(dir: &Dir) -> io::Result<[Option<u64>; KEPT.len()]> {
     let content = dir.content(FILE)?;
     let text = String::from_utf8_lossy(&content);

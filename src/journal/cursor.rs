@@ -1,4 +1,4 @@
-//! How far a sink is, for one that does not keep it itself: `cursor-SINK`, a line for each segment.
+//! How far a sink has come, if it does not store that itself: `cursor-SINK`, a line for each segment.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write as _;
@@ -21,8 +21,8 @@ impl Dir {
     pub fn cursor(&self, sink: SinkId) -> io::Result<Positions> {
         let content = self.content(&file_name(sink))?;
         let text = String::from_utf8_lossy(&content);
-        // A line that cannot be read costs a repetition, no loss. One without its end may be cut off in a
-        // number, and then leads into the middle of an entry.
+        // A line that cannot be read causes a repetition, not a loss. One without a line end may have been cut off
+        // within a number, and would then point into the middle of an entry.
         let whole = text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
         Ok(whole.filter_map(|line| line.split_once(' ')).filter_map(|(n, p)| Some((n.parse().ok()?, p.parse().ok()?))).collect())
     }

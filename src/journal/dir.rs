@@ -21,13 +21,13 @@ use super::reader::Reader;
 use super::segment::{Segment, SegmentName, why_not_a_segment};
 use crate::accounting::clock::{Moment, Wall};
 
-/// How long [`Dir::open`] waits for the previous server to let go: it drains for up to 2 s
-/// after SIGTERM, and a restart must not fail over that.
+/// How long [`Dir::open`] waits for the previous server to release the directory: it drains for up to 2 s
+/// after SIGTERM, and a restart must not fail because of that.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 /// Pause between two tries for the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 
-/// Why a journal directory cannot be used. The text names the parameter and the cure.
+/// Why a journal directory cannot be used. The text names the parameter and says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// It is missing and cannot be made.
@@ -35,7 +35,7 @@ pub enum JournalError {
     Create {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// It cannot be opened, or is a symbolic link.
@@ -43,7 +43,7 @@ pub enum JournalError {
     Open {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// A file cannot be made in it.
@@ -51,10 +51,10 @@ pub enum JournalError {
     NotWritable {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Its file `id` says nothing.
+    /// Its file `id` cannot be used.
     #[error(
         "the file {ID} in journal_dir \"{path}\" cannot be used ({source}): without it the database would get records of this journal a second time. \
          Give it back to the user the server runs as, or write it again from the column journal of the table acc_delivery; \
@@ -97,8 +97,8 @@ impl fmt::Debug for Dir {
 }
 
 impl Dir {
-    /// Opens the directory for this server, before the fork: makes it (mode 0700) when missing,
-    /// takes its lock for all processes forked later, waiting up to 5 s for a server that is
+    /// Opens the directory for this server, before the fork: creates it (mode 0700) if it is missing,
+    /// and takes its lock for all processes forked later, waiting up to 5 s for a server that is
     /// just ending.
     pub fn open(path: &Path) -> Result<Dir, JournalError> {
         let not_writable = |source: io::Error| JournalError::NotWritable { path: path.into(), source };
@@ -131,14 +131,14 @@ impl Dir {
         };
         let boot = boot_id(last_start(&fd).map_err(not_writable)?);
         let start = open_at(&fd, START, OFlags::WRONLY | OFlags::CREATE).map_err(|e| not_writable(e.into()))?;
-        // In place, which a full disk allows. Without it segments still tell; only a clock that is set back while there are none goes unnoticed.
+        // In place, which works on a full disk. Without this file the segments still tell; only a clock that is set back while there are none goes unnoticed.
         if let Err(e) = rustix::io::pwrite(&start, format!("{boot:016x}\n").as_bytes(), 0) {
             log::warn!("the file {START} in journal_dir \"{}\" cannot be written: {e}", path.display());
         }
         Ok(Dir(Arc::new(Inner { path: path.into(), fd, lock: Some(lock), boot, id, passed_over: PassedOver::default(), later: OnceCell::new() })))
     }
 
-    /// Opens the directory for looking only, while a server may be using it: no lock, nothing made.
+    /// Opens the directory for reading only, while a server may be using it: takes no lock, creates nothing.
     pub fn open_to_read(path: &Path) -> Result<Dir, JournalError> {
         let fd = open_dir(path).map_err(|e| JournalError::Open { path: path.into(), source: e.into() })?;
         let id = stored_id(&fd).ok().flatten().unwrap_or(0);
@@ -151,8 +151,8 @@ impl Dir {
         &self.0.path
     }
 
-    /// Number of this start of the server: unique, and larger than those before it, also when the
-    /// machine's time was set back.
+    /// Number of this start of the server: unique, and larger than earlier ones even if the machine's clock
+    /// was set back.
     pub fn boot(&self) -> u64 {
         self.0.boot
     }
@@ -191,8 +191,8 @@ impl Dir {
         Ok(found)
     }
 
-    /// A sign of life of the server: without traffic the last entry may be old when it ends. It stands in the
-    /// file of the lock, which is this server's, and is written in place, which a full disk allows.
+    /// Leaves a sign of life of the server: without traffic, the last entry may be old when it ends. It is written
+    /// to the lock file, which is this server's, in place, which works on a full disk.
     pub(crate) fn still_alive(&self) -> io::Result<()> {
         let Some(lock) = &self.0.lock else { return Ok(()) };
         rustix::io::pwrite(lock, sign_of_life(self.0.boot, Moment::now()).as_bytes(), 0).map(drop).map_err(Into::into)
@@ -209,8 +209,8 @@ impl Dir {
         String::from_utf8_lossy(&content).lines().filter_map(read_sign_of_life).collect()
     }
 
-    /// Keeps the last signs of life of earlier servers whose calls are still open. The one in the file of the lock is lost when
-    /// this server gives its first, and should it end, too, before a dialog claims such a call, the call ended with its own server.
+    /// Keeps the last signs of life of earlier servers whose calls are still open. The one in the lock file is lost with the first
+    /// sign of life of this server; yet a call that is still unclaimed when this server stops has ended with its own server.
     pub(crate) fn keep_ends(&self, ends: &BTreeMap<u64, Moment>) -> io::Result<()> {
         if *ends == self.ends() {
             return Ok(());
@@ -237,11 +237,11 @@ impl Dir {
 
     fn look_at(&self, name: SegmentName) -> io::Result<Segment> {
         if self.0.lock.is_some() && name.boot < self.0.boot {
-            // Of an earlier start: that server's lock is ours now, so its writers are gone.
+            // From an earlier start: we have that server's lock, so its writers are gone.
             return Ok(Segment { name, size: self.stat_segment(name)?.st_size as u64, sealed: true });
         }
         let file = self.open_segment(name)?;
-        // A writer locks its segment before it writes the header, and lets go of the lock only by
+        // A writer locks its segment before it writes the header, and releases the lock only by
         // closing it or dying. So a segment that has its header and can be locked has no writer.
         let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared).is_err();
         let size = file.metadata()?.len();
@@ -268,7 +268,7 @@ impl Dir {
         self.0.passed_over.len()
     }
 
-    /// What the directory says about a file, if it is a segment.
+    /// The directory's data about a file, if it is a segment.
     pub(super) fn stat_segment(&self, name: SegmentName) -> io::Result<Stat> {
         let stat = rustix::fs::statat(&self.0.fd, name.to_string(), AtFlags::SYMLINK_NOFOLLOW)?;
         match why_not_a_segment(&stat) {
@@ -277,7 +277,7 @@ impl Dir {
         }
     }
 
-    /// Opens a segment. Anything else with such a name gives an error of the kind `InvalidData`.
+    /// Opens a segment. Anything else with such a name is an error of the kind `InvalidData`.
     pub(crate) fn open_segment(&self, name: SegmentName) -> io::Result<File> {
         match open_at(&self.0.fd, &name.to_string(), OFlags::RDONLY) {
             Ok(file) => match why_not_a_segment(&rustix::fs::fstat(&file)?) {
@@ -310,8 +310,8 @@ impl Dir {
         Ok(Reader::new(self.open_segment(name)?, offset))
     }
 
-    /// Keeps bytes of a segment that are no entry in a `.bad` file, into which `copy` writes them. Returns
-    /// whether they were not kept before: every sink meets the same damage.
+    /// Keeps bytes of a segment that are not an entry in a `.bad` file, into which `copy` writes them. Returns
+    /// whether this is new: every sink meets the same damage.
     pub(crate) fn keep_aside(&self, name: SegmentName, offset: u64, copy: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<bool> {
         let file_name = name.to_string().replace(".seg", &format!("-{offset}.bad"));
         match rustix::fs::statat(&self.0.fd, &file_name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -319,7 +319,7 @@ impl Dir {
             Err(Errno::NOENT) => {}
             Err(e) => return Err(e.into()),
         }
-        // It gets its name when it is complete: a disk may be full, and a process may die.
+        // It gets its name only when it is complete: the disk may be full, or the process may die.
         let temporary = format!("{file_name}.new");
         let mut file = self.open_file(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
         copy(&mut file)?;
@@ -336,7 +336,7 @@ impl Dir {
         }
     }
 
-    /// Makes names created or removed so far survive a crash of the machine.
+    /// Makes the creations, removals and renames so far survive a crash of the machine.
     pub(crate) fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.0.fd)?)
     }
@@ -363,13 +363,13 @@ impl Dir {
 
     /// Replaces a small file as a whole.
     ///
-    /// Not synced: such files say what need not be repeated; losing one repeats, and loses nothing.
+    /// Not synced: such files say what need not be repeated; if one is lost, something is repeated and nothing is lost.
     pub(crate) fn replace(&self, name: &str, content: &str) -> io::Result<()> {
         let (temporary, _) = self.temporary(name, content)?;
         self.rename(&temporary, name)
     }
 
-    /// A file with this content that is to get this name, and the name that it has until then.
+    /// Writes a file with this content that is to get this name; returns it with its temporary name.
     fn temporary(&self, name: &str, content: &str) -> io::Result<(String, File)> {
         let temporary = format!("{name}.new");
         let mut file = self.open_file(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)?;
@@ -428,14 +428,14 @@ fn read_sign_of_life(line: &str) -> Option<(u64, Moment)> {
     Some((start, Moment { wall: Wall(wall as i64), mono: mono as i64, boot }))
 }
 
-/// Microseconds since 1970, but at least one more than in `last`, above 12 bits of process id: grows
+/// Microseconds since 1970, but at least one more than in `last`, above 12 bits of the process id: it grows
 /// from start to start, and two servers started in the same microsecond still differ.
 fn boot_id(last: u64) -> u64 {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64);
     micros.max((last >> 12) + 1).min(u64::MAX >> 12) << 12 | u64::from(std::process::id() & 0xfff)
 }
 
-/// The largest number that any start had: of the file for it and of the segments.
+/// The largest number of any earlier start, according to its file and the segments.
 fn last_start(dir: &OwnedFd) -> io::Result<u64> {
     let mut last = read_small(dir, START).ok().and_then(|s| u64::from_str_radix(s.trim(), 16).ok()).unwrap_or(0);
     for entry in rustix::fs::Dir::read_from(dir)? {
@@ -459,7 +459,7 @@ fn stored_id(dir: &OwnedFd) -> io::Result<Option<u64>> {
     if text.trim().len() == 16 { u64::from_str_radix(text.trim(), 16).map(Some).map_err(|_| damaged()) } else { Err(damaged()) }
 }
 
-/// Gives the journal a number. The file has it as soon as it is there: it never holds a part of one.
+/// Gives the journal a number. The file never contains a part of one.
 fn new_id(dir: &OwnedFd) -> io::Result<u64> {
     let id = random();
     let temporary = format!("{ID}.new");

@@ -46,12 +46,12 @@ pub struct Entry {
     pub wall: Wall,
     /// What to deliver.
     pub payload: Payload,
-    /// It left its stream, and this is its copy.
+    /// It has left the stream, and this is its copy.
     pub parked: Option<Parked>,
 }
 
 impl Entry {
-    /// It is a record that a call is up, see [`Record::is_interim`].
+    /// It is a record of a call that is up, see [`Record::is_interim`].
     pub fn is_interim(&self) -> bool {
         matches!(&self.payload, Payload::Record(r) if r.is_interim())
     }
@@ -63,13 +63,13 @@ pub type Place = (SegmentName, u64);
 /// What is known about a parked entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parked {
-    /// Where it stood before.
+    /// Where it was before.
     pub from: Place,
-    /// How often it was refused while the destination took others.
+    /// How often it was refused while the destination accepted others.
     pub offers: u32,
     /// How often it was copied before this copy.
     pub tries: u32,
-    /// The table that it waits for; empty: it waits only for its next offer.
+    /// The table that it waits for; empty: it only waits for its next attempt.
     pub queue: Arc<str>,
     /// Why.
     pub reason: String,
@@ -106,5 +106,5 @@ impl Parked {
     }
 }
 
-/// How far a sink is in each segment, in bytes.
+/// How far a sink has come in each segment, in bytes.
 pub type Positions = BTreeMap<SegmentName, u64>;

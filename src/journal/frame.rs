@@ -13,8 +13,8 @@ pub const HEADER: &[u8; 8] = b"ACCSEG2\n";
 pub const PREFIX: usize = 8;
 /// Least length: sink, kind and wall.
 pub const BODY_MIN: usize = 10;
-/// Greatest length in bytes. A record of all that fits in a SIP message (64 KiB) with some hundred
-/// legs stays far below; a length above it is damage.
+/// Greatest length in bytes. A record with everything that fits in a SIP message (64 KiB), in some
+/// hundred legs, stays far below; a greater length is damage.
 pub const FRAME_MAX: usize = 16 << 20;
 
 /// Kind of a frame whose payload is an encoded record. Readers skip kinds they do not know, so
@@ -24,7 +24,7 @@ pub const KIND_RECORD: u8 = 1;
 pub const KIND_LOG_LINE: u8 = 2;
 /// Kind of a frame about a call in progress, see [`super::calls`]. It has no sink.
 pub const KIND_CALL: u8 = 3;
-/// Kind of a frame with an entry that left its stream, see [`super::parking`].
+/// Kind of a frame with an entry that has left the stream, see [`super::parking`].
 pub const KIND_PARKED: u8 = 4;
 
 /// CRC-32 of a frame.

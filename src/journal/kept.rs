@@ -1,8 +1,8 @@
-//! Segments that every destination has passed, and that stay for a while (parameter `journal_keep`): a
+//! Segments that every destination has passed and that are kept for a while (parameter `journal_keep`): a
 //! database that is restored from a backup needs them again.
 //!
-//! They stand in the directory `kept`, so that nobody else looks at them: their calls in progress were
-//! carried over as if they had been removed. A segment's time there is when the database last passed it.
+//! They are in the directory `kept`, where nothing else looks at them: their calls in progress were carried
+//! over as if they had been removed. The file time of a segment there is when the database last passed it.
 #![forbid(unsafe_code)]
 
 use std::fs::File;
@@ -19,9 +19,9 @@ use crate::accounting::clock::Wall;
 
 /// Name of the directory.
 pub(super) const DIRECTORY: &str = "kept";
-/// Name of the file that says up to when segments are gone.
+/// Name of the file that says up to which time segments are gone.
 const GONE: &str = "gone";
-/// Name of a file that is moved for a trial.
+/// Name of a file that is moved as a test.
 const TRIAL: &str = "trial";
 
 /// A segment that is kept.
@@ -80,7 +80,7 @@ impl Dir {
         Ok(self.kept_directory()?.ok_or(io::ErrorKind::NotFound)?)
     }
 
-    /// Can segments be moved there? Tries it with a file of no content: that is how a mount point shows.
+    /// Can segments be moved there? Tries it with an empty file: that reveals a mount point.
     pub(crate) fn try_to_keep(&self) -> io::Result<()> {
         let directory = self.make_kept_directory()?;
         open_at(&self.0.fd, TRIAL, OFlags::WRONLY | OFlags::CREATE)?;
@@ -90,7 +90,7 @@ impl Dir {
         Ok(moved?)
     }
 
-    /// Moves a segment that every sink has passed to those that are kept.
+    /// Moves a segment that every sink has passed to the kept ones.
     pub(crate) fn keep(&self, name: SegmentName) -> io::Result<Kept> {
         let directory = self.make_kept_directory()?;
         let file = name.to_string();
@@ -108,7 +108,7 @@ impl Dir {
         }
     }
 
-    /// Makes now the time of a file.
+    /// Sets the time of a file to now.
     pub(super) fn touch(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::utimensat(&self.0.fd, name, &NOW, AtFlags::SYMLINK_NOFOLLOW)?)
     }
@@ -130,7 +130,7 @@ impl Dir {
         }
     }
 
-    /// Starts reading a segment at a byte offset, also one that is kept.
+    /// Starts reading a segment at a byte offset; it may be a kept one.
     pub fn read_also_kept(&self, name: SegmentName, offset: u64) -> io::Result<Reader> {
         match self.read(name, offset) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -145,13 +145,13 @@ impl Dir {
         }
     }
 
-    /// Segments that the database had passed up to then are gone: an older one cannot be filled up.
-    /// `None`: nothing has been removed.
+    /// Segments that the database had passed by this time are gone: a database older than that cannot be
+    /// filled up. `None`: nothing has been removed.
     pub fn gone_until(&self) -> io::Result<Option<Wall>> {
         Ok(String::from_utf8_lossy(&self.content(GONE)?).trim().parse().ok().map(Wall))
     }
 
-    /// A segment that the database had passed then is removed.
+    /// A segment that the database had passed at this time is removed.
     pub(crate) fn set_gone_until(&self, passed: Wall) -> io::Result<()> {
         self.replace(GONE, &format!("{}\n", passed.0))
     }

@@ -1,4 +1,4 @@
-//! What becomes of records when the journal may not grow any more: decided here, once, for the
+//! What happens to records when the journal may not grow any more. This is decided here, both for the
 //! delivery process, which watches, and for the workers, which ask before they append.
 #![forbid(unsafe_code)]
 
@@ -8,7 +8,7 @@ use crate::params::{ConfigError, Draft};
 use crate::stats;
 
 /// Size at which a segment is closed and a new one begun: small enough that a delivered one frees
-/// its space soon, large enough that creating files does not show (about 50 000 records).
+/// its space soon, large enough that the cost of creating files does not matter (about 50 000 records).
 const SEGMENT_MAX: u64 = 16 << 20;
 /// Least such size: below it, opening files costs more than writing them.
 const SEGMENT_MIN: u64 = 64 << 10;
@@ -47,11 +47,11 @@ impl WhenFull {
 pub enum Append {
     /// A record of a request or call.
     Record,
-    /// A line that syslog did not take.
+    /// A line that syslog did not accept.
     Line,
     /// The state of a call in progress.
     State,
-    /// The end of a call, which was answered then.
+    /// The end of a call, with the moment of its answer.
     End(Option<Moment>),
 }
 
@@ -87,7 +87,7 @@ pub struct Verdict {
 }
 
 impl Limits {
-    /// As the parameters say.
+    /// The limits that the parameters set.
     pub fn of(draft: &Draft) -> Result<Limits, ConfigError> {
         Ok(Limits {
             max_bytes: draft.mib("journal_max_size"),
@@ -105,7 +105,7 @@ impl Limits {
     }
 
     /// Judges a measurement. A journal that was full counts as full until a sixteenth of it is free,
-    /// so that the result does not flip with every measurement.
+    /// so that the result does not change with every measurement.
     pub fn judge(&self, found: Found, was_full: bool) -> Verdict {
         let owed = if self.when_full == WhenFull::Refuse { found.owed } else { 0 };
         let margin = |n: u64| if was_full { n / 16 } else { 0 };
@@ -136,10 +136,10 @@ impl Limits {
     pub fn admits(&self, what: Append) -> bool {
         let Some(since) = stats::full_since() else { return true };
         match (self.when_full, what) {
-            // It belongs to a request that was accepted: there is room for it.
+            // It belongs to a request that was accepted, and room was reserved for it.
             (WhenFull::Refuse, Append::Record | Append::State | Append::End(_)) => true,
-            // The end of a call of which the journal knows must be in it, or a start of the server
-            // would take the call for one that a crash cut off.
+            // If the journal knows the call, it must get its end, or the next start of the server would treat
+            // the call as cut off by a crash.
             (_, Append::End(answered)) => is_known(answered, Moment { mono: since, ..Moment::now() }),
             (_, Append::Record | Append::Line | Append::State) => false,
         }
@@ -151,14 +151,14 @@ impl Limits {
     }
 }
 
-/// Does the journal know a call that was answered then, if it became full at `since`? It always
-/// knows one from an earlier boot of the machine, whose monotonic clock cannot be compared.
+/// Does the journal know a call that was answered at `answered`, if it became full at `since`? It is taken to
+/// know a call from an earlier boot of the machine, whose monotonic clock cannot be compared.
 fn is_known(answered: Option<Moment>, since: Moment) -> bool {
     answered.is_none_or(|a| a.boot != since.boot || a.mono < since.mono)
 }
 
-/// Which segments go: the oldest of `sealed` (each with its time of the last append and its size)
-/// until `excess` bytes are together.
+/// Which segments to remove: the oldest of `sealed` (each with the time of its last append and its size),
+/// until they add up to `excess` bytes.
 pub fn oldest(mut sealed: Vec<(i64, SegmentName, u64)>, excess: u64) -> Vec<SegmentName> {
     sealed.sort_unstable();
     let mut got = 0;
@@ -200,7 +200,7 @@ mod tests {
             assert!(full(found(61, 100, 0), true) && !full(found(59, 100, 0), true));
             assert!(full(found(0, 16, 0), true) && !full(found(0, 17, 0), true));
             assert!(!full(Found { bytes: 0, free: None, owed: 0 }, false));
-            // Room for accepted requests is only reserved where it is promised.
+            // Room for accepted requests is reserved only if it is promised.
             assert_eq!(full(found(60, 100, 5), false), policy == WhenFull::Refuse);
             assert_eq!(full(found(0, 20, 5), false), policy == WhenFull::Refuse);
         }

@@ -11,12 +11,12 @@
 //! | `ends` | the last signs of life of earlier servers whose calls were open at the last start, a line each, as in `lock` |
 //! | `id` | random name of this journal, 16 hexadecimal digits; keeps servers apart in `acc_delivery` |
 //! | `BOOT-RANK-PID-SEQ.seg` | a segment, see `frame` |
-//! | `BOOT-RANK-PID-SEQ-OFFSET.bad` | bytes of a segment that are no entry |
-//! | such a segment of rank -16 or less | entries of the destination with the number -16 - rank that wait apart from the others, see `parking` |
-//! | `cursor-SINK` | how far a sink is, where the sink cannot keep that itself |
-//! | `committed-db` | what the database last said of itself, to know an older one by |
+//! | `BOOT-RANK-PID-SEQ-OFFSET.bad` | bytes of a segment that are not an entry |
+//! | such a segment of rank -16 or less | entries of the destination with the number -16 - rank that wait separately, see `parking` |
+//! | `cursor-SINK` | how far a sink has come, if the sink cannot store that itself |
+//! | `committed-db` | what the database last reported about itself, to recognise an older one |
 //! | `kept/` | segments that every sink has passed, see `kept` |
-//! | `gone` | up to when such segments are gone |
+//! | `gone` | up to which time kept segments are gone |
 //! | `dead-SINK.jsonl` | entries that can never be delivered, with the reason |
 //! | `requeued-SINK-BOOT.jsonl` | those that were put back; `requeueing-...` while that is under way |
 #![forbid(unsafe_code)]

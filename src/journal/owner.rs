@@ -1,4 +1,4 @@
-//! The user whose files those of a journal are.
+//! The user who owns the files of a journal.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -13,7 +13,7 @@ use super::kept::Kept;
 
 impl Dir {
     /// Gives the directory and all its files to the user and group (0 = leave) that the server will
-    /// run as: it is opened before the server gives up its rights.
+    /// run as: it is opened before the server drops its privileges.
     pub fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
         let (user, group) = *self.0.later.get_or_init(|| ((uid != 0).then(|| Uid::from_raw(uid)), (gid != 0).then(|| Gid::from_raw(gid))));
         rustix::fs::fchown(&self.0.fd, user, group)?;
@@ -32,7 +32,7 @@ impl Dir {
         Ok(())
     }
 
-    /// Gives a new file to whom the server will run as: it may be made before the server gives up its rights.
+    /// Gives a new file to the user that the server will run as: it may be created before the server drops its privileges.
     pub(crate) fn hand_over(&self, file: &OwnedFd) -> io::Result<()> {
         match self.0.later.get() {
             Some((user, group)) if geteuid().is_root() => Ok(rustix::fs::fchown(file, *user, *group)?),
@@ -40,8 +40,8 @@ impl Dir {
         }
     }
 
-    /// Number of the user whose files these are, which is that of the server; `None` where no server
-    /// was yet.
+    /// ID of the user who owns these files, who is also the server's user; `None` if no server has used the
+    /// directory yet.
     pub fn owner(&self) -> io::Result<Option<u32>> {
         match rustix::fs::statat(&self.0.fd, LOCK, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat.st_uid)),

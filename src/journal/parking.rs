@@ -1,17 +1,17 @@
-//! Entries that wait apart from the others of their sink.
+//! Entries that wait separately from the others of their sink.
 //!
-//! An entry that alone is refused, or whose table cannot take rows, would hold up everything behind it.
-//! It is copied to a segment of its own kind, which is synced before the cursor passes the entry. From
-//! the moment that the copy can be read the entry *is* there: whoever reads the place where it stood
-//! before passes over it. So a crash at any point leaves exactly one of the two.
+//! An entry that is refused on its own, or whose table cannot accept rows, would hold up everything after
+//! it. It is copied to a segment of parked entries, which is synced before the cursor passes the entry. As
+//! soon as the copy can be read, it *is* the entry: readers skip the place where the entry was before. So
+//! a crash at any point leaves exactly one of the two.
 //!
-//! All entries of such a segment wait equally long, or for the same table. So it is read in its order,
-//! with a position like any other, and an entry that is refused again goes to the end of another one.
+//! All entries of such a segment wait equally long, or for the same table. So it is read in order, with a
+//! position like any other segment, and an entry that is refused again goes to the end of another one.
 //!
 //! A frame of kind [`super::KIND_PARKED`] has the payload `kind u8 | wall i64 | boot u64 | rank i32 |
 //! pid u32 | seq u32 | offset u64 | offers u32 | tries u32 | queue | reason | payload`: kind, time and
-//! payload of the entry, where it stood, how often it was refused, how often it was copied, the table that it
-//! waits for (empty: none), and why; queue and reason behind their lengths (u32).
+//! payload of the entry, where it was, how often it was refused, how often it was copied, the table that it
+//! waits for (empty: none), and why; queue and reason are preceded by their lengths (u32).
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -28,24 +28,24 @@ use crate::accounting::clock::Wall;
 use crate::journal::{Entry, JournalSync, SinkId};
 use crate::stats;
 
-/// Pause behind the first refusal: a server that was just overloaded, a row that was locked. Each further
-/// one is twice as long.
+/// Pause after the first refusal, long enough for an overloaded server or a locked row. Each further
+/// pause is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// How often it doubles, up to 68 min: by then somebody has to repair something, and an extra hour loses no record.
+/// How often it doubles, up to 68 min: by then somebody has to repair something, and another hour loses no record.
 const DOUBLINGS: u32 = 12;
-/// A segment gets no more entries after this time: only one without a writer can be dropped from a full journal.
+/// A segment gets no more entries after this time: only a segment without a writer can be dropped from a full journal.
 const OPEN_FOR: Duration = Duration::from_secs(300);
 
 /// Places whose entries have been moved elsewhere; shared by the writer and the reader.
 pub type Moved = Rc<RefCell<HashSet<Place>>>;
 
-/// How long an entry waits that was copied so often before. Who waits for a table waits for that.
+/// How long an entry waits that was copied this often before. An entry that waits for a table has no pause of its own.
 pub fn pause(tries: u32) -> Duration {
     FIRST_PAUSE * (1 << tries.min(DOUBLINGS))
 }
 
-/// Places in these segments whose entries were copied to a segment of `sink`. What cannot be read is passed
-/// over: its entries may be delivered twice, rather than all others not at all.
+/// Places in these segments whose entries were copied to a segment of `sink`. What cannot be read is skipped:
+/// better that its entries are delivered twice than that all others are not delivered at all.
 pub fn moved(dir: &Dir, sink: SinkId, segments: &[Segment]) -> HashSet<Place> {
     let mut places = HashSet::new();
     for segment in segments.iter().filter(|s| s.name.parks_for() == Some(sink)) {
@@ -54,7 +54,7 @@ pub fn moved(dir: &Dir, sink: SinkId, segments: &[Segment]) -> HashSet<Place> {
                 if f.kind == super::KIND_PARKED
                     && let Some((parked, ..)) = Parked::decode(f.payload, f.wall)
                     && let Ok(at) = segments.binary_search_by_key(&parked.from.0, |s| s.name)
-                    // A loss of power may have taken what was copied, and not the copy.
+                    // A power failure may have destroyed the original, and not the copy.
                     && parked.from.1 < segments[at].size
                 {
                     places.insert(parked.from);
@@ -70,8 +70,8 @@ pub fn moved(dir: &Dir, sink: SinkId, segments: &[Segment]) -> HashSet<Place> {
     places
 }
 
-/// Whoever wrote the segment may have been killed before it was synced, and then a loss of power would take
-/// the copies, whose originals are passed over from now on.
+/// The writer of the segment may have been killed before it was synced. Then a power failure would destroy
+/// the copies, whose originals are skipped from now on.
 fn make_last(dir: &Dir, name: SegmentName) -> io::Result<()> {
     match dir.open_segment(name) {
         // Kept or removed in the meantime.
@@ -83,9 +83,9 @@ fn make_last(dir: &Dir, name: SegmentName) -> io::Result<()> {
 /// Entries that share a segment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Class {
-    /// They wait this long.
+    /// Those that wait this long.
     Pause(Duration),
-    /// They wait for this table.
+    /// Those that wait for this table.
     Table(Arc<str>),
 }
 
@@ -93,8 +93,8 @@ enum Class {
 struct Open {
     writer: Writer,
     since: Instant,
-    /// Its length when it was last synced, and what was copied to it since: where from, and whether
-    /// that was a first copy.
+    /// Its length when it was last synced, and what was copied to it since: from where, and whether
+    /// for the first time.
     synced: u64,
     behind: Vec<(Place, bool)>,
 }
@@ -110,24 +110,24 @@ pub struct Parking {
 }
 
 impl Parking {
-    /// For a sink.
+    /// For the entries of `sink`.
     pub fn new(dir: &Dir, sink: SinkId, segment_max: u64) -> Parking {
         Parking { dir: dir.clone(), sink, segment_max, seq: 0, open: HashMap::new(), moved: Moved::default() }
     }
 
-    /// No segment gets one of these names: the cursor may know one of a segment that is gone.
+    /// No new segment gets one of these names: the cursor may still have a segment that is gone.
     pub fn avoid<'a>(&mut self, names: impl Iterator<Item = &'a SegmentName>) {
         let mine = |n: &&SegmentName| n.parks_for() == Some(self.sink) && n.boot == self.dir.boot() && n.pid == std::process::id();
         let next = names.filter(mine).map(|n| n.seq.wrapping_add(1)).max().unwrap_or(0);
         self.seq = self.seq.max(next);
     }
 
-    /// Places that a reader passes over.
+    /// Places that a reader skips.
     pub fn moved(&self) -> Moved {
         self.moved.clone()
     }
 
-    /// The entry was copied, and the cursor was not known to have passed it.
+    /// Was the entry copied, and is the cursor not known to have passed it?
     pub fn holds(&self, entry: &Entry) -> bool {
         self.moved.borrow().contains(&(entry.segment, entry.offset))
     }
@@ -149,7 +149,7 @@ impl Parking {
         }
         let (dir, sink, seq) = (&self.dir, self.sink, &mut self.seq);
         let open = self.open.entry(class.clone()).or_insert_with(|| {
-            // One name for each segment, whatever it is for: a name that was used once is never used again.
+            // Names are unique, whatever the segment is for: a name is never used again.
             let writer = Writer::new(dir, PARKED_RANK - sink as i32, std::process::id(), JournalSync::Os, u64::MAX).syncing_at_end().beginning_at(*seq);
             *seq += 1;
             Open { writer, since: Instant::now(), synced: 0, behind: Vec::new() }
@@ -174,8 +174,8 @@ impl Parking {
         Ok(())
     }
 
-    /// Makes what was copied survive a loss of power: the cursor may pass it then. On `Err` what was copied
-    /// since the last time is not there.
+    /// Makes what was copied survive a power failure: then the cursor may pass it. On `Err`, what was copied
+    /// since the last call is not there.
     pub fn sync(&mut self) -> io::Result<()> {
         let mut failed = Vec::new();
         for (class, open) in self.open.iter_mut().filter(|(_, open)| !open.behind.is_empty()) {
@@ -199,7 +199,7 @@ impl Parking {
         result
     }
 
-    /// Discards what was copied there last.
+    /// Discards what was last copied there.
     fn not_there(&self, open: &Open) {
         let mut moved = self.moved.borrow_mut();
         for (place, first) in &open.behind {
@@ -210,7 +210,7 @@ impl Parking {
         }
     }
 
-    /// Nothing more goes to segments that are old, or of which nothing is left: they may go.
+    /// Closes segments that are old or have nothing left, so that they can be removed.
     pub fn close(&mut self, is_done: impl Fn(SegmentName, u64) -> bool) {
         self.open.retain(|_, open| {
             let done = open.writer.segment().is_some_and(|name| is_done(name, open.writer.length()));

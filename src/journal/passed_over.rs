@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::segment::SegmentName;
 
-/// Most of them that are named: of a broken disk some are enough.
+/// Maximum number of files that are named: if the disk is broken, some are enough.
 const NAMED: usize = 32;
 
 /// The names of all of them.

@@ -46,8 +46,8 @@ impl Frame<'_> {
         decode(self.kind, self.payload)
     }
 
-    /// The entry as it stands in the segment of this name, also one that left its stream; else as
-    /// [`Frame::decode`].
+    /// The entry in this frame of the segment of this name, unpacked if it is a copy of a parked entry. The result is
+    /// as for [`Frame::decode`].
     pub fn entry(&self, segment: SegmentName) -> Option<Result<Entry, ()>> {
         let (parked, kind, wall, payload) = match self.kind {
             super::KIND_PARKED => match Parked::decode(self.payload, self.wall) {
@@ -57,7 +57,7 @@ impl Frame<'_> {
             kind => (None, kind, self.wall, self.payload),
         };
         let decoded = match decode(kind, payload) {
-            // A copy is always of an entry.
+            // Only entries are copied.
             None if parked.is_some() => Err(()),
             decoded => decoded?,
         };
@@ -97,7 +97,7 @@ pub enum Item<'a> {
     End,
 }
 
-/// What is at a place, judged by the numbers only.
+/// What is at a place, judging only by the numbers.
 enum Found {
     Whole(usize),
     Damaged(usize),
@@ -185,8 +185,8 @@ impl Reader {
         let offset = self.position;
         let mut found = self.look(0)?;
         if matches!(found, Found::Damaged(_)) {
-            // A writer takes back what it could not write completely; bytes read while it did so
-            // are no damage. A second, fresh look tells.
+            // A writer takes back what it could not write completely, and bytes read meanwhile are not
+            // damage. Reading once more tells.
             self.forget();
             found = self.look(0)?;
         }
@@ -207,7 +207,7 @@ impl Reader {
                 }))
             }
             Found::Damaged(size) => {
-                // The damaged length leads on only when it leads to a whole frame or the very end.
+                // The damaged length is believed only if it leads to a whole frame or exactly to the end.
                 // A search for a frame at any byte could mistake a caller's text for one.
                 let end = self.file.metadata()?.len();
                 let next = offset + size as u64;
@@ -242,7 +242,7 @@ impl Reader {
         let crc = u32::from_le_bytes([at[4], at[5], at[6], at[7]]);
         let body = u32::from_le_bytes(length) as usize;
         if !(frame::BODY_MIN..=FRAME_MAX).contains(&body) {
-            // A machine that lost power may leave zeros where a frame was about to be.
+            // A power failure may leave zeros where a frame was about to be written.
             return Ok(if body == 0 && crc == 0 && self.is_blank(self.position + ahead as u64, self.file.metadata()?.len())? {
                 Found::Torn
             } else {
@@ -270,7 +270,7 @@ impl Reader {
         &self.buffer[(self.position - self.base) as usize..]
     }
 
-    /// Has at least `wanted` bytes from the position in the buffer, or all there are. Returns how many.
+    /// Makes the buffer hold at least `wanted` bytes from the position, or all there are. Returns how many.
     fn fill(&mut self, wanted: usize) -> io::Result<usize> {
         if self.position < self.base || self.position > self.base + self.buffer.len() as u64 {
             self.buffer.clear();
@@ -283,7 +283,7 @@ impl Reader {
         let used = (self.position - self.base) as usize;
         self.buffer.drain(..used);
         self.base = self.position;
-        // The tail may have been read while its writer took it back: read it again.
+        // The tail may have been read while its writer was taking it back: read it again.
         self.buffer.clear();
         have = 0;
         // A damaged length may claim far more than there is.

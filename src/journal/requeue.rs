@@ -1,9 +1,10 @@
-//! Dead letters that are put back for delivery: each once, wherever the run is stopped.
+//! Puts dead letters back for delivery: each once, even if a run is stopped at any point.
 //!
 //! The file with the letters gets the name `requeueing-SINK-BOOT.jsonl`. Its entries are written to segments in a directory
 //! `requeueing-SINK-BOOT`, where nobody else looks. When all of them are on the disk, the file gets the name
-//! `requeued-SINK-BOOT.jsonl`: from then on they are put back, and the segments move into the journal. So the next run completes
-//! one that was stopped. If the file has its first name, the directory is begun anew; else what is left in the directory moves.
+//! `requeued-SINK-BOOT.jsonl`. That is the moment at which they are put back; the segments then move into the journal. The next
+//! run completes one that was stopped: if the file still has the first name, it fills the directory again from the beginning,
+//! otherwise it moves what is left in the directory.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeSet, HashSet};
@@ -24,13 +25,13 @@ pub struct PutBack {
     pub file: String,
     /// How many entries went into the journal; `None`: an earlier run was stopped while its segments moved into the journal.
     pub entries: Option<u64>,
-    /// Letters of entries that were put back before, and are not again.
+    /// Letters of entries that had been put back before, and are not put back again.
     pub again: u64,
-    /// Lines that cannot be read, and are only there.
+    /// Lines that cannot be read, and remain only in the file.
     pub unreadable: u64,
 }
 
-/// A file of letters, by the part of its names that stays.
+/// A file of letters, by the part of its name that does not change.
 struct Run {
     before: String,
     after: String,
@@ -45,13 +46,13 @@ impl Run {
 }
 
 impl Dir {
-    /// Puts the dead letters of a sink back, after those of runs that were stopped. `progress` is told how many bytes of how many
-    /// are read.
+    /// Puts the dead letters of a sink back, after completing runs that were stopped. `progress` is told how many bytes have been
+    /// read, and how many there are.
     ///
     /// # Errors
     /// What was not put back is still there, as a whole file.
     pub fn put_back(&self, sink: SinkId, segment_max: u64, mut progress: impl FnMut(u64, u64)) -> io::Result<Vec<PutBack>> {
-        // Until this process ends: another one would take what is under way here for stopped.
+        // Held until this process ends: another run would take what is under way here for a stopped run.
         retry_on_intr(|| flock(&self.0.fd, FlockOperation::LockExclusive))?;
         let mut next = SegmentName { boot: self.boot(), rank: REQUEUE_RANK, pid: std::process::id(), seq: 0 };
         let mut done = Vec::new();
@@ -65,11 +66,11 @@ impl Dir {
             }
         }
         let run = Run::of(sink, &format!("{:016x}", self.boot()));
-        // Taken away first: the server begins a new file for what dies meanwhile.
+        // Renamed first: the server begins a new file for entries that die meanwhile.
         match self.rename(&DeadLetters::file_name(sink), &run.before) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             renamed => {
-                // A directory without this file would be one that moves.
+                // The segments of a directory without this file would be moved into the journal.
                 renamed.and_then(|()| self.sync())?;
                 done.push(self.put_back_file(sink, run, segment_max, &mut next, &mut progress)?);
             }
@@ -83,7 +84,7 @@ impl Dir {
         let number = |name: &String| {
             let rest = name.strip_prefix(&before)?;
             let number = rest.strip_suffix(".jsonl").unwrap_or(rest);
-            // Not a copy that somebody made.
+            // Ignores a copy that somebody made.
             (number.len() == 16 && number.bytes().all(|b| b.is_ascii_hexdigit())).then(|| number.to_owned())
         };
         Ok(self.names()?.iter().filter_map(number).collect())
@@ -117,7 +118,7 @@ impl Dir {
         }
         writer.sync()?;
         drop(writer);
-        // `accctl prune` counts from now on.
+        // `accctl prune` counts from this time on.
         self.touch(&run.before)?;
         self.sync()?;
         self.rename(&run.before, &run.after)?;
@@ -126,8 +127,8 @@ impl Dir {
         Ok(PutBack { file: run.after, entries: Some(entries), again, unreadable })
     }
 
-    /// Letters that earlier runs put back. A server that was killed before it knew that an entry is dead, or a call over, may
-    /// have written it once more since.
+    /// Letters that earlier runs put back. A server that was killed before it had noted that an entry was dead, or a call over,
+    /// may have written the letter once more since.
     fn were_put_back(&self, sink: SinkId) -> io::Result<HashSet<LetterKey>> {
         let [_, after] = prefixes(sink);
         let mut keys = HashSet::new();
@@ -135,18 +136,18 @@ impl Dir {
         Ok(keys)
     }
 
-    /// A file of letters that got this name, with the letter that may have been under way to it.
+    /// A file of letters that was renamed to this name, including a letter that was being written to it meanwhile.
     fn taken_away(&self, name: &str) -> io::Result<File> {
         let file = self.open_file(name, OFlags::RDONLY)?;
         retry_on_intr(|| flock(&file, FlockOperation::LockShared))?;
-        // Who comes to the lock now finds that the file was moved away, and need not wait for its reader.
+        // Whoever gets the lock now finds that the file was renamed, and need not wait for its reader.
         flock(&file, FlockOperation::Unlock)?;
-        // Its letters say what must not be delivered from their old places: they must last as long as the new entries.
+        // Its letters say what must not be delivered from the old places, so they must last as long as the new entries.
         file.sync_data()?;
         Ok(file)
     }
 
-    /// Removes a directory of segments that were not decided on.
+    /// Removes a directory of segments that do not count yet.
     fn discard(&self, directory: &str) -> io::Result<()> {
         let staging = match self.directory(directory) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -169,14 +170,14 @@ impl Dir {
         Ok(rustix::fs::unlinkat(&self.0.fd, directory, AtFlags::REMOVEDIR)?)
     }
 
-    /// Why a file of letters that were put back is still needed, if it is; `there` are all segments, also those that are kept.
+    /// Why a file of letters that were put back is still needed, if it is; `there` are all segments, including kept ones.
     pub fn is_needed(&self, letters: &str, there: &HashSet<SegmentName>) -> io::Result<Option<String>> {
         let mut file = BufReader::new(self.open_file(letters, OFlags::RDONLY)?);
         let mut line = Vec::new();
         let mut unreadable = 0;
         while file.read_until(b'\n', &mut line)? > 0 {
             match Letter::read(&line) {
-                // A restored database would get the entry from there, too.
+                // A restored database would get the entry from there as well.
                 Some(Letter { place: Some((segment, _)), .. }) if there.contains(&segment) => {
                     return Ok(Some(format!("its entries are still in segment {segment} as well")));
                 }
@@ -188,7 +189,7 @@ impl Dir {
         Ok((unreadable > 0).then(|| format!("{unreadable} lines of it cannot be read, and were not put back: look at them, and remove it yourself")))
     }
 
-    /// Names of the files and directories in it; one that is not UTF-8 is none of ours.
+    /// Names of the files and directories in it. A name that is not UTF-8 is not ours.
     pub(super) fn names(&self) -> io::Result<BTreeSet<String>> {
         let mut names = BTreeSet::new();
         for entry in rustix::fs::Dir::read_from(&self.0.fd)? {

@@ -1,9 +1,9 @@
 //! What frames say about calls in progress, see [`super::calls`].
 //!
 //! A frame of kind [`super::KIND_CALL`] has the payload `op u8 | call u128`, and for a state also
-//! `start u64 | monotonic u64`, then a whole state or a change, see [`put_changed`]. For the end of a call whose
-//! dialog the host may restore all the same it is `start u64 | monotonic u64 | dialog u128`. Behind an end that nobody saw
-//! stands one byte more, which is 1.
+//! `start u64 | monotonic u64`, then a whole state or a change, see [`put_changed`]. The end of a call whose
+//! dialog the host may still restore has `start u64 | monotonic u64 | dialog u128`. An end that nobody saw is
+//! followed by one more byte, which is 1.
 #![forbid(unsafe_code)]
 
 use rustix::time::{ClockId, clock_gettime};
@@ -14,23 +14,23 @@ use crate::accounting::context::Base;
 /// Used in place of a sink number: no sink reads such frames.
 pub(super) const NO_SINK: u8 = u8::MAX;
 
-/// So long behind its end a call may leave its dialog in the host's database, in microseconds. Kamailio takes the row out
-/// when the transaction of the BYE goes, which is 35 s after a BYE without an answer, and drops what is left of
-/// a dialog 300 s after its end (its parameter `end_timeout`), at the next of its looks, which are 90 s apart.
+/// How long after its end the dialog of a call may remain in the host's database, in microseconds. Kamailio removes the row
+/// when the transaction of the BYE is freed, which is 35 s after an unanswered BYE. It removes what is left of a dialog 300 s
+/// after its end (its parameter `end_timeout`), at its next check; it checks every 90 s.
 pub(super) const REMEMBERED: u64 = 600_000_000;
 
 const OP_OPEN: u8 = 1;
 const OP_CLOSED: u8 = 2;
 const OP_CHANGED: u8 = 3;
 
-/// When a state was first written, by what no change of the machine's time touches: states of one
-/// call are written under its lock, so that a later one is greater.
+/// When a state was first written, independent of changes of the machine's clock: states of one call are
+/// written under its lock, so a later one is greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Order {
     /// Start of the server, see [`Dir::boot`].
     pub start: u64,
-    /// Nanoseconds of the monotonic clock: it begins again only when the machine does, and then the
-    /// server does too.
+    /// Nanoseconds of the monotonic clock. It starts again only with the machine, and then the server starts
+    /// again as well.
     pub monotonic: u64,
 }
 
@@ -40,10 +40,10 @@ impl Order {
         Order { start, monotonic: u64::MAX }
     }
 
-    /// Must an end of that time be known at the next start, as far as the last sign of life of a server says? Whoever
-    /// cannot tell keeps it.
+    /// Must an end of this time still be known at the next start, judging by the last sign of life of a server? If that
+    /// is unknown, it must.
     pub(super) fn is_remembered(self, alive: Option<(u64, Moment)>) -> bool {
-        // A server that was started since has given no sign of life yet.
+        // A server was started later and has given no sign of life yet.
         alive.is_none_or(|(start, last)| {
             start < self.start || start == self.start && (self.monotonic / 1000).saturating_add(REMEMBERED) >= last.mono.max(0) as u64
         })
@@ -93,7 +93,7 @@ impl Changed<'_> {
         Some(Changed { base, head, middle })
     }
 
-    /// The state that a whole one has become; `None` when it is not that one.
+    /// Applies the change to a whole state; `None` if the change belongs to another one.
     pub fn of(&self, whole: &[u8]) -> Option<Vec<u8>> {
         let rest = &whole[whole.len().checked_sub(self.base.rest as usize)?..];
         let (first, _) = rest.split_at_checked(self.base.prefix as usize)?;
@@ -116,13 +116,13 @@ pub struct End {
     pub call: u128,
     /// Nobody saw it, see [`CallEnd::is_guess`](crate::accounting::context::CallEnd::is_guess).
     pub guessed: bool,
-    /// [`dialog_key`](crate::accounting::call_key::dialog_key) of a dialog that the host may restore although its call is over:
-    /// the next start has to know.
+    /// [`dialog_key`](crate::accounting::call_key::dialog_key) of a dialog that the host may restore although its call is over,
+    /// so that the next start knows.
     pub dialog: Option<u128>,
 }
 
 impl End {
-    /// One that somebody saw, of a call of whose dialog nothing is left.
+    /// An end that somebody saw, of a call whose dialog is gone.
     pub const fn seen(call: u128) -> End {
         End { call, guessed: false, dialog: None }
     }
@@ -151,7 +151,7 @@ pub(super) enum Said<'a> {
     Open(u128, Order, &'a [u8]),
     /// A change, to be read by [`Changed::read`].
     Changed(u128, Order, &'a [u8]),
-    /// The end, and when it was if its dialog has to be known for a while.
+    /// The end, with its time if its dialog has to be remembered for a while.
     Closed(End, Option<Order>),
 }
 

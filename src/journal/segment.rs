@@ -40,7 +40,7 @@ impl fmt::Display for SegmentName {
 }
 
 impl SegmentName {
-    /// The sink whose parked entries it holds, if it is a segment of such.
+    /// The sink whose parked entries it holds, if it is such a segment.
     pub fn parks_for(&self) -> Option<SinkId> {
         let number = PARKED_RANK.checked_sub(self.rank)?;
         SinkId::from_number(u8::try_from(number).ok()?)

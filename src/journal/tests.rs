@@ -375,13 +375,13 @@ fn any_flipped_bit_costs_its_entry_and_none_before_it() {
         std::fs::write(tmp.path().join(name.to_string()), &damaged).unwrap();
         let want: Vec<_> = match places[bit / 8] {
             None => vec![],
-            // The way to what is behind it is lost, too.
+            // The way to what follows is lost as well.
             Some((hit, true)) => entries[..hit].iter().map(|e| line(e)).collect(),
             Some((hit, false)) => entries.iter().enumerate().filter(|(n, _)| *n != hit).map(|(_, e)| line(e)).collect(),
         };
         let (got, places_damaged) = read_all(&dir, name);
         assert_eq!(got, want, "bit {bit}");
-        // A length that leads behind the end is that of an entry which never was written completely.
+        // A length that leads beyond the end is that of an entry that was never written completely.
         assert!(places_damaged == 1 || matches!(places[bit / 8], Some((_, true))), "bit {bit}");
     }
 }

@@ -16,16 +16,16 @@ use crate::accounting::record::Record;
 use crate::journal::{Payload, SinkId};
 use crate::stats;
 
-/// Capacity the buffer starts with: a common record takes some 600 bytes, a log line 400.
+/// Initial capacity of the buffer: a common record takes some 600 bytes, a log line 400.
 const BUFFER: usize = 4096;
-/// Capacity the buffer is cut back to after a giant entry, so that one does not stay in every process.
+/// Capacity that the buffer is cut back to after a giant entry, so that no process keeps a giant buffer.
 const BUFFER_KEPT: usize = 1 << 20;
 
 /// Not all entries of an append are in the journal.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct AppendError {
-    /// How many of the first ones are.
+    /// How many are, counted from the first one.
     pub kept: usize,
     /// Why the others are not.
     pub source: io::Error,
@@ -67,17 +67,17 @@ impl JournalSync {
     pub const NAMES: [(&str, JournalSync); 3] = [("os", JournalSync::Os), ("batch", JournalSync::Batch), ("always", JournalSync::Always)];
 }
 
-/// The one writer of a process. Made after the fork; its file is opened at the first append.
+/// The writer of a process. Made after the fork; its file is opened at the first append.
 pub struct Writer {
     dir: Dir,
     name: SegmentName,
     sync: JournalSync,
     segment_max: u64,
     sync_at_end: bool,
-    /// What is being appended stands elsewhere in the journal, too.
+    /// What is being appended is also elsewhere in the journal.
     is_again: bool,
     open: Option<Open>,
-    /// Why appended entries could not be synced, until somebody asks.
+    /// Why appended entries could not be synced; kept until somebody asks.
     unsynced: Option<io::Error>,
     buffer: Vec<u8>,
 }
@@ -135,8 +135,8 @@ impl Writer {
         Ok(self.write([sink], true)?)
     }
 
-    /// Appends the whole state of a call in progress, see [`super::calls`]; answers with the time by which
-    /// a change names it.
+    /// Appends the whole state of a call in progress, see [`super::calls`]; returns the time by which
+    /// changes refer to it.
     pub fn append_call(&mut self, call: u128, state: &[u8]) -> io::Result<u64> {
         self.append_state(call, |out| out.extend_from_slice(state))
     }
@@ -151,8 +151,8 @@ impl Writer {
         Ok(order.monotonic)
     }
 
-    /// [`Writer::append_state`] of one that the journal has of an earlier start. It is not synced: a loss of power costs only
-    /// the knowledge that the call is followed in this start. So no change may name it.
+    /// [`Writer::append_state`] for a state that the journal has from an earlier start. It is not synced: a power failure would
+    /// only destroy the knowledge that the call is followed in this start. So no change may refer to it.
     pub fn append_again(&mut self, call: u128, state: impl FnOnce(&mut Vec<u8>)) -> io::Result<()> {
         self.is_again = true;
         let appended = self.append_state(call, state);
@@ -190,19 +190,19 @@ impl Writer {
         self.about_call(|out| put_closed(out, end, || Order::now(boot)))
     }
 
-    /// Appends the records of a call's end, which was seen, and the end itself, all or nothing.
+    /// Appends the records of a call's end that somebody saw, and the end itself, all or nothing.
     pub fn append_end(&mut self, call: u128, records: &[(SinkId, Record)]) -> io::Result<()> {
         Ok(self.append_all(records.iter().map(|(sink, record)| (*sink, record)), Some(End::seen(call)))?)
     }
 
-    /// Appends that the call of a dialog is over which the host has restored: known until the next start.
+    /// Appends that the call of a dialog that the host has restored is over. This is known until the next start.
     pub fn append_restored_over(&mut self, dialog: u128) -> io::Result<()> {
         let boot = self.dir.boot();
         self.about_call(|out| put_closed(out, End { dialog: Some(dialog), ..End::seen(dialog) }, || Order::throughout(boot)))
     }
 
-    /// Appends records in one write; with the end of a call, if they are its last, all or nothing.
-    /// Only a disk that does not even let them be taken back keeps some of these.
+    /// Appends records in one write; together with the end of a call, if they are its last, all or nothing.
+    /// Some of them stay only if the disk does not even let them be taken back.
     pub fn append_all<'a>(&mut self, records: impl Iterator<Item = (SinkId, &'a Record)> + Clone, end: Option<End>) -> Result<(), AppendError> {
         self.buffer.clear();
         for (sink, record) in records.clone() {
@@ -222,8 +222,8 @@ impl Writer {
         Ok(self.write([], true)?)
     }
 
-    /// Why entries that were appended could not be synced, as `journal_sync=always` promises: they are
-    /// in the journal, but a loss of power may cost them. Told once.
+    /// Why appended entries could not be synced, as `journal_sync=always` promises: they are in the journal,
+    /// but a power failure may destroy them. Returned once.
     pub fn unsynced(&mut self) -> Option<io::Error> {
         self.unsynced.take()
     }
@@ -250,7 +250,7 @@ impl Writer {
         self.open.as_ref().map_or(0, |o| o.len)
     }
 
-    /// [`Writer::sync`], given the length when that was last done; 0: never. Returns the present one.
+    /// [`Writer::sync`], given the length at the last sync (0: none yet). Returns the present length.
     pub(super) fn sync_from(&mut self, synced: u64) -> io::Result<u64> {
         if let Some(open) = &self.open {
             rustix::fs::fdatasync(&open.fd)?;
@@ -330,18 +330,17 @@ impl Writer {
             && let Err(e) = rustix::fs::fdatasync(&open.fd)
         {
             // Readers saw the entry while the disk tried: taken back and written again, it would be
-            // delivered twice. The kernel tells a file's failure once, so nothing more goes to this one.
+            // delivered twice. The kernel reports a file's failure once, so nothing more goes to this one.
             self.open = None;
             self.unsynced = Some(e.into());
         }
         Ok(())
     }
 
-    /// Ends the segment when a part of the buffer was written, and cuts that off, but for its whole
-    /// frames if they need not stay `together`: these may be delivered already. Returns how many
-    /// frames are left.
+    /// Ends the segment if only a part of the buffer was written, and cuts that part off. Its whole frames
+    /// stay unless they must stay `together`: they may be delivered already. Returns how many frames stay.
     fn take_back(&mut self, written: usize, together: bool) -> usize {
-        // A reader may have seen more than what is left, and would look for later entries after that.
+        // A reader may have seen more than what stays, and would look for later entries after that.
         let Some(open) = self.open.take_if(|_| written > 0) else { return 0 };
         let (whole, bytes) = whole_frames(&self.buffer[..written]);
         let (left, len) = if together { (0, open.len) } else { (whole, open.len + bytes as u64) };
@@ -366,8 +365,8 @@ impl Writer {
                 Ok(file) => {
                     let fd = OwnedFd::from(file);
                     if let Err(e) = self.begin(&fd) {
-                        // A full disk fails each of many tries. The name is not used again: a reader
-                        // may have this file open under it.
+                        // On a full disk, many attempts fail. The name is not used again: a reader may
+                        // have this file open under it.
                         let _ = self.dir.remove(name);
                         return Err(e);
                     }
@@ -380,11 +379,11 @@ impl Writer {
         }
     }
 
-    /// Makes an empty file a segment of this writer.
+    /// Turns an empty file into a segment of this writer.
     fn begin(&self, fd: &OwnedFd) -> io::Result<()> {
         self.dir.hand_over(fd)?;
-        // Readers take a segment that nobody locks for a finished one. The header comes after the
-        // lock, so that they never see a header without it.
+        // Readers treat a segment that nobody has locked as finished. The header is written after
+        // locking, so that they never see a header without a lock.
         rustix::io::retry_on_intr(|| rustix::fs::flock(fd, FlockOperation::LockExclusive))?;
         write_all(fd, frame::HEADER).map_err(|(_, e)| e)?;
         if self.sync == JournalSync::Always {
@@ -394,8 +393,8 @@ impl Writer {
     }
 }
 
-/// One `write` in all but failing cases: the kernel takes a whole buffer or runs out of space. An
-/// error comes with the number of bytes written before it.
+/// One `write`, unless it fails: the kernel takes the whole buffer or runs out of space. An error comes
+/// with the number of bytes written before it.
 fn write_all(fd: &OwnedFd, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
     let mut written = 0;
     while written < bytes.len() {
@@ -409,7 +408,7 @@ fn write_all(fd: &OwnedFd, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
     Ok(())
 }
 
-/// How many whole frames these bytes begin with, and their length.
+/// How many whole frames these bytes begin with, and their total length.
 fn whole_frames(bytes: &[u8]) -> (usize, usize) {
     let (mut count, mut end) = (0, 0);
     while let Some(length) = bytes[end..].first_chunk::<4>() {
