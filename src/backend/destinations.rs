@@ -15,10 +15,10 @@ pub trait Settings: Any + fmt::Debug + Send + Sync {
     /// Makes the sink, in the delivery process and inside its runtime.
     ///
     /// # Errors
-    /// One line that names the parameter, and the cure.
+    /// One line that names the parameter and says what to do.
     fn sink(&self, fields: &Fields) -> Result<Box<dyn Sink>, String>;
 
-    /// Names of its servers whose states its delivery notes, in order of preference.
+    /// Names of its servers, in order of preference; their states are noted by its delivery.
     fn peers(&self) -> &[String] {
         &[]
     }
@@ -39,7 +39,7 @@ pub struct Destinations {
 }
 
 impl Destinations {
-    /// Reads all.
+    /// Reads the settings of all destinations.
     ///
     /// # Errors
     /// The first parameter that cannot be used.
@@ -52,12 +52,12 @@ impl Destinations {
         Ok(all)
     }
 
-    /// The settings of one.
+    /// The settings of one destination.
     pub fn get(&self, id: SinkId) -> Option<&dyn Settings> {
         self.settings[id.index()].as_deref()
     }
 
-    /// The sinks that get a backend's records from the journal. A backend that is off, of calls from before, has one as well.
+    /// The sinks that get a backend's records from the journal. A backend that is off still has one, for calls from before.
     pub fn sinks_of(&self, backend: Backend) -> impl Iterator<Item = SinkId> + Clone + '_ {
         self.sinks[backend.index()].iter().copied()
     }
@@ -76,24 +76,24 @@ impl Destinations {
         SinkId::all_of(backend).any(|id| self.get(id).is_some())
     }
 
-    /// The settings of this type.
+    /// The settings that have this type.
     pub fn of<S: Settings>(&self) -> Option<&S> {
         self.settings.iter().flatten().find_map(|s| (&**s as &dyn Any).downcast_ref())
     }
 
-    /// Switches one on.
+    /// Turns a destination on.
     pub fn set(&mut self, id: SinkId, settings: impl Settings) {
         self.settings[id.index()] = Some(Arc::new(settings));
         self.find_sinks();
     }
 
-    /// Switches one off.
+    /// Turns a destination off.
     pub fn remove(&mut self, id: SinkId) {
         self.settings[id.index()] = None;
         self.find_sinks();
     }
 
-    /// Does any get its records from the journal?
+    /// Does any destination get its records from the journal?
     pub fn need_journal(&self) -> bool {
         SinkId::ALL.into_iter().any(|id| id.backend().by() == By::Delivery && self.get(id).is_some())
     }

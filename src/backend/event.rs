@@ -29,13 +29,13 @@ pub fn event_of(record: &Record) -> Event {
     }
 }
 
-/// Numbers of the event interface have 32 bits: a time beyond 2038 goes as it wraps, which
-/// consumers that read it unsigned understand until 2106.
+/// Numbers of the event interface have 32 bits: a time beyond 2038 wraps, and is right until 2106 for
+/// consumers that read it as unsigned.
 const fn int(v: i64) -> EventValue<'static> {
     EventValue::Int(v as i32)
 }
 
-/// A duration, clipped to what such a number can hold (milliseconds: 24.8 days) as in SQL.
+/// A duration, clipped to what such a number can hold (24.8 days in milliseconds), as in SQL.
 fn duration(v: i64) -> EventValue<'static> {
     if v > i32::MAX.into() {
         stats::add(Counter::Clipped, 1);
@@ -51,7 +51,7 @@ pub fn params(record: &Record) -> Vec<Vec<(&str, EventValue<'_>)>> {
 }
 
 /// The parameters of [`Event::Backlog`]: which sink, how many entries wait for it, for how many
-/// seconds the oldest does, and whether the backlog begins or is over.
+/// seconds the oldest has been waiting, and whether the backlog begins or is over.
 pub fn backlog_params(sink: SinkId, counters: &Snapshot, begins: bool) -> [(&'static str, EventValue<'static>); 4] {
     let number = |c| int(i64::try_from(counters.get(c)).unwrap_or(i64::MAX).min(i32::MAX.into()));
     [

@@ -1,5 +1,5 @@
-//! Records as JSON, one object each, as Kamailio's acc_json module has them: to syslog, or into a queue of the
-//! script's. Workers write them.
+//! Records as JSON, one object each, like those of Kamailio's acc_json module: to syslog, or into a queue of the
+//! script. Workers write them.
 #![forbid(unsafe_code)]
 
 use chrono::Local;
@@ -9,18 +9,18 @@ use serde_json::value::RawValue;
 use crate::accounting::record::{Field, Record, Shape};
 use crate::declaration::CORE_COLUMNS;
 
-/// Where objects of one sort go.
+/// Where objects of one kind go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// To syslog.
     pub syslog: bool,
-    /// Severity there, as syslog counts.
+    /// Severity there, in syslog's numbers.
     pub severity: i32,
     /// Facility (already shifted, as in `<syslog.h>`).
     pub facility: i32,
     /// Queue of the module mqueue.
     pub queue: Option<String>,
-    /// Values of names that begin so are JSON already.
+    /// Values of names with this prefix are JSON already.
     pub encoded_prefix: Option<String>,
 }
 
@@ -31,7 +31,7 @@ pub struct Json {
     pub records: Output,
     /// Of CDRs.
     pub cdrs: Output,
-    /// The time has a fraction.
+    /// The time includes a fraction.
     pub fraction: bool,
 }
 
@@ -42,21 +42,21 @@ impl Json {
     }
 }
 
-/// Key of an object in its queue.
+/// Key of the object in its queue.
 pub fn key(record: &Record) -> &'static str {
     if record.shape == Shape::Dialog { "cdr" } else { "acc" }
 }
 
-/// Names of start, end and duration in the object of a CDR: they are not those of the parameters.
+/// Names of start, end and duration in the object of a CDR; the parameters do not change them.
 const CDR_NAMES: [&str; 3] = ["start_time", "end_time", "duration"];
 
-/// A value of an object, as it stands there.
+/// A value, as it is written in an object.
 fn text(value: &[u8]) -> String {
     let text = std::str::from_utf8(value).unwrap_or("NON-UTF8");
     ascii(&Value::from(text).to_string())
 }
 
-/// What is beyond ASCII stands inside of texts only, where it can be escaped.
+/// Characters beyond ASCII occur only inside strings, where they can be escaped.
 fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
@@ -71,18 +71,18 @@ fn ascii(json: &str) -> String {
     out
 }
 
-/// A value that is JSON already, an object or a list.
+/// A value that is JSON already: an object or a list.
 fn encoded(value: &[u8]) -> Option<String> {
     let raw: &RawValue = serde_json::from_slice(value).ok()?;
     let raw = raw.get();
-    // Ends of lines can stand between its parts only.
+    // Line ends can only occur between its parts.
     raw.starts_with(['{', '[']).then(|| ascii(&raw.replace(['\r', '\n'], " ")))
 }
 
 /// The object of a record.
 pub fn object(record: &Record, json: &Json) -> String {
     let mut members: Vec<(String, String)> = Vec::with_capacity(8 + record.extras.len());
-    // As with objects of the original, the last value of a name counts.
+    // As in the original's objects, the last value of a name counts.
     let mut put = |name: &str, value: String| match members.iter_mut().find(|(n, _)| n == name) {
         Some((_, v)) => *v = value,
         None => members.push((name.into(), value)),

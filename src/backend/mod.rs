@@ -24,7 +24,7 @@ macro_rules! folders {
        $(, sink $folder:ident $parameter:literal $(then $($further:ident = $its_number:literal $its_name:literal),+)?)?;)+) => {
         $($(#[doc = concat!("The folder of `", $name, "`.")] pub mod $folder;)?)+
 
-        /// Who reads the settings of each sink.
+        /// The function that reads the settings of each sink.
         const READERS: [(SinkId, Read); SinkId::COUNT] = [$($(
             (SinkId::$id, $folder::read),
             $($((SinkId::$further, |draft| $folder::read_further(draft, SinkId::$further)),)+)?
@@ -33,10 +33,10 @@ macro_rules! folders {
 }
 destinations!(folders);
 
-/// Why a destination of records cannot take an entry that is a line of the log.
+/// Why a destination of records cannot accept an entry that is a log line.
 pub const NOT_A_RECORD: &str = "found a log line where a record was expected";
 
-/// From so many refusals in a row on, the server is at fault, not the records.
+/// After this many refusals in a row the server is considered to be at fault, not the records.
 pub const REFUSED_IN_A_ROW: u32 = 16;
 
 /// Result of delivering one entry.
@@ -44,16 +44,16 @@ pub const REFUSED_IN_A_ROW: u32 = 16;
 pub enum Fate {
     /// It is stored or acknowledged.
     Delivered,
-    /// It can never be delivered: dead-letter file, with this reason.
+    /// It can never be delivered: it goes to the dead letters, with this reason.
     Dead(String),
     /// Only this entry was refused, for this reason, while the sink accepts others.
     Refused(String),
-    /// Its table takes no rows (or it was not comparable with others) until something is repaired: it waits, as
-    /// long as that takes.
+    /// Its table accepts no rows until something is repaired (or it could not be compared with others): it
+    /// waits, however long that takes.
     Held(Hold),
-    /// It is an interim record, and was refused or held for this reason: it is left out, as the next one says more.
+    /// It is an interim record that was refused or held up, for this reason: it is left out, since the next one says more.
     Superseded(String),
-    /// The sink does not know yet: it wants the entry again with the next ones.
+    /// The sink does not know yet: it wants to be given the entry again with the next ones.
     UnderWay,
     /// The sink accepts nothing at the moment, for this reason: try again later.
     Retry(String),
@@ -70,20 +70,20 @@ pub struct Hold {
     pub all: bool,
 }
 
-/// Data that must become durable together with a batch.
+/// What must become durable together with a batch.
 pub struct Commit<'a> {
     /// New positions of the cursor.
     pub positions: &'a Positions,
     /// Removed segments whose positions are no longer needed.
     pub retired: &'a [SegmentName],
-    /// Where entries go that the cursor passes, but that are not delivered.
+    /// Where entries go that the cursor passes although they were not delivered.
     pub aside: &'a mut Aside,
-    /// Set by a sink that stored the positions itself; it has then also set aside what was not delivered,
-    /// before the positions. Otherwise the caller does both.
+    /// Set by a sink that has stored the positions itself, after setting aside what was not delivered. Otherwise
+    /// the caller does both.
     pub stored: bool,
 }
 
-/// Where entries go that are not delivered, but that the cursor passes.
+/// Where entries go that the cursor passes although they were not delivered.
 pub struct Aside {
     /// Those that never will be.
     pub dead: DeadLetters,
@@ -94,8 +94,8 @@ pub struct Aside {
 }
 
 impl Aside {
-    /// Takes an entry with a fate that needs it; the others are left alone. One that was refused too
-    /// often is dead by that. [`Aside::sync`] comes before the cursor passes it.
+    /// Takes an entry if its fate requires that. An entry that has been refused too often becomes a dead letter.
+    /// Call [`Aside::sync`] before the cursor passes it.
     ///
     /// # Errors
     /// What cannot be written, and what to do.
@@ -103,7 +103,7 @@ impl Aside {
         if let Fate::Refused(reason) | Fate::Held(Hold { reason, .. }) = fate
             && entry.is_interim()
         {
-            // Whoever is told counts it: a transaction may be done again.
+            // The caller counts it, because a transaction may be repeated.
             *fate = Fate::Superseded(std::mem::take(reason));
             return Ok(());
         }
@@ -152,7 +152,7 @@ fn not_copied(e: std::io::Error) -> String {
 /// Why nothing of a batch was delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// The sink does not take entries now, for this reason: the same batch is tried again later.
+    /// The sink does not accept entries now, for this reason: the same batch is tried again later.
     Outage(String),
     /// The stored cursor is not where this process left it: it has to be read again.
     Stale,
@@ -167,17 +167,17 @@ pub trait Sink {
     /// Delivers a batch: one fate for each entry, in order, or nothing at all.
     fn deliver<'a>(&'a mut self, batch: &'a [Entry], commit: &'a mut Commit<'_>) -> LocalFuture<'a, Result<Vec<Fate>, Trouble>>;
 
-    /// It goes on with entries that are under way, also when its future is dropped.
+    /// Does it go on with entries that are under way, even if the future of [`Sink::deliver`] is dropped?
     fn goes_on(&self) -> bool {
         false
     }
 
-    /// Most entries that it wants at once, if that is less than `delivery_batch`.
+    /// The most entries that it wants at once, if less than `delivery_batch`.
     fn batch_max(&self) -> usize {
         usize::MAX
     }
 
-    /// It stores its cursor itself, in the transaction that delivers the entries.
+    /// Does it store its cursor itself, in the transaction that delivers the entries?
     fn stores_cursor(&self) -> bool {
         false
     }
@@ -192,12 +192,12 @@ pub trait Sink {
         None
     }
 
-    /// Calls whose interim records its server wants so many seconds apart, since this was last asked.
+    /// Calls for which its server has asked for another interval of interim records (in seconds), since the last call of this.
     fn intervals(&mut self) -> Vec<(u128, u32)> {
         Vec::new()
     }
 
-    /// Ends its connection in good order.
+    /// Closes its connection in an orderly way.
     fn close(&mut self) -> LocalFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -219,7 +219,7 @@ pub enum HostValue {
     Int(i32),
 }
 
-/// A database behind one of the host's own database modules. Its functions block.
+/// A database that one of the host's own database modules serves. Its functions block.
 pub trait HostDatabase: Send {
     /// Connects, after giving up an earlier connection.
     fn connect(&mut self) -> Result<(), String>;

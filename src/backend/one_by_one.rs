@@ -1,4 +1,4 @@
-//! Destinations that take records one by one and acknowledge each, such as a RADIUS server, as sinks.
+//! Sinks for destinations that accept records one by one and acknowledge each, such as a RADIUS server.
 #![forbid(unsafe_code)]
 
 use super::{Commit, Fate, LocalFuture, Maker, NOT_A_RECORD, Sink, Trouble};
@@ -7,8 +7,8 @@ use crate::accounting::record::Record;
 use crate::declaration::SinkId;
 use crate::journal::{Entry, Payload, Positions};
 
-/// Most new records given to a [`RecordSender`] at once: an identifier has one byte, and what was under way
-/// in a crash is sent again. In a smaller batch nothing else waits to be sent.
+/// The most new records given to a [`RecordSender`] at once: an identifier has one byte, and what was under way
+/// in a crash is sent again. A smaller batch means that nothing else is waiting.
 pub const SENDER_BATCH: usize = 100;
 
 /// A record for a [`RecordSender`].
@@ -16,17 +16,17 @@ pub const SENDER_BATCH: usize = 100;
 pub struct Offer<'a> {
     /// The record.
     pub record: &'a Record,
-    /// When it was made; with its id that tells it from all others.
+    /// When it was made; together with its id, this identifies it.
     pub made: Wall,
-    /// It waits apart because it was not acknowledged before: its failure says nothing of the server.
+    /// It is parked because it was not acknowledged before: its failure says nothing about the server.
     pub parked: bool,
 }
 
-/// A sink that takes records one by one and acknowledges each, such as a RADIUS client. It keeps
-/// no cursor: after a crash what was under way is sent again.
+/// Sends records one by one and gets an acknowledgement for each, such as a RADIUS client. It keeps no
+/// cursor: after a crash, what was under way is sent again.
 pub trait RecordSender {
-    /// Sends records; one fate for each, in order. Those with [`Fate::UnderWay`] are expected again in the
-    /// next call: it goes on with them. The future may be dropped; then all are expected again.
+    /// Sends records; returns one fate for each, in order. Those with [`Fate::UnderWay`] have to be given again in
+    /// the next call; sending goes on meanwhile. If the future is dropped, all have to be given again.
     fn send_all<'a>(&'a mut self, offers: &'a [Offer<'a>]) -> LocalFuture<'a, Vec<Fate>>;
 
     /// See [`Sink::intervals`].
@@ -34,7 +34,7 @@ pub trait RecordSender {
         Vec::new()
     }
 
-    /// Ends its connections in good order.
+    /// Closes its connections in an orderly way.
     fn close(&mut self) -> LocalFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -43,7 +43,7 @@ pub trait RecordSender {
 /// The sink that hands its records to a sender.
 pub struct OneByOne(pub Box<dyn RecordSender>);
 
-/// How to make such a sink, for a sender that is made there.
+/// A maker of such a sink, from the maker of its sender.
 pub fn one_by_one(id: SinkId, sender: impl FnOnce() -> Result<Box<dyn RecordSender>, String> + 'static) -> (SinkId, Maker) {
     (id, Box::new(move || Ok(Box::new(OneByOne(sender()?)))))
 }

@@ -1,4 +1,4 @@
-//! Checks as much of a server's certificate as a URL asks for; the library itself has only all or nothing.
+//! Checks as much of a server's certificate as a URL asks for; the library itself offers only all or nothing.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, DigitallySignedStruct, SignatureScheme};
 
-/// Checks so much of a certificate.
+/// Checks a certificate to this extent.
 #[derive(Debug)]
 pub struct Verifier {
     /// `None`: the server's identity is not checked.
     pub verifier: Option<Arc<WebPkiServerVerifier>>,
-    /// A certificate for another name will do.
+    /// A certificate for another name is accepted.
     pub any_name: bool,
     /// What signatures are checked with.
     pub provider: Arc<CryptoProvider>,
@@ -31,7 +31,7 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Some(verifier) = &self.verifier else { return Ok(ServerCertVerified::assertion()) };
         match verifier.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // The name is what is looked at last.
+            // The name is checked last.
             Err(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })) if self.any_name => {
                 Ok(ServerCertVerified::assertion())
             }

@@ -97,7 +97,7 @@ fn killed_in_the_middle(records_in_all: u32) {
     let running = Running::start(streaming(&url, &journal), &dir);
     wait_until("the first cure", || !said(&["stream3: ", "there is no exchange acc: rabbitmqadmin"]).is_empty());
     declare_exchange(broker.port);
-    wait_until("the second cure", || !said(&["stream3: ", "no queue gets cdr.proxy1_example_org of exchange acc"]).is_empty());
+    wait_until("the second cure", || !said(&["stream3: ", "no queue receives cdr.proxy1_example_org from exchange acc"]).is_empty());
     assert_eq!(turn.delivered(), 0);
     declare_queue(broker.port);
     wait_until("the records", || turn.delivered() == u64::from(FIRST));
@@ -125,7 +125,7 @@ fn killed_in_the_middle(records_in_all: u32) {
         let kind = if n % 3 == 0 { Kind::Missed } else { Kind::Cdr };
         w.append_record(RABBIT, &Record { kind, ..numbered(n) }).unwrap();
     }
-    wait_until("the third cure", || !said(&["stream3: ", "no queue gets missed.proxy1_example_org of exchange acc"]).is_empty());
+    wait_until("the third cure", || !said(&["stream3: ", "no queue receives missed.proxy1_example_org from exchange acc"]).is_empty());
     bind_queue(broker.port, "missed.*");
     wait_until("both kinds", || turn.delivered() == u64::from(FIRST + 40));
 

@@ -1,15 +1,15 @@
 //! The accounting client of the delivery process: pipelined over several peers, with failover and
 //! failback, and a fate for each record.
 //!
-//! A record goes to the first peer of the list that takes requests; what is in flight at a peer
-//! that fails goes to the next one, with the same End-to-End identifier and the T flag (RFC 6733
-//! §5.5.4). T is set on each sending after one that had no answer, also when that was in an earlier
-//! process: on every record made before this one began.
+//! A record goes to the first peer of the list that takes requests; what is in flight at a peer that
+//! fails goes to the next one, with the same End-to-End identifier and the T flag (RFC 6733 §5.5.4). T
+//! is set whenever the record may have been sent before without an answer, possibly by an earlier
+//! process: so on every record that was made before this process began.
 //!
-//! An answer of success delivers. One that says that a peer is in trouble sends the record to the
-//! next peer. One that finds fault with the record leaves it open until it is known whether others
-//! are taken: then it was refused for itself ([`Fate::Refused`]; the second time, when it comes again
-//! apart from the others, it is dead). If nothing is taken, it is the server's trouble.
+//! After an answer of success, the record is delivered. After one that says that the peer is in trouble, it
+//! goes to the next peer. After one that finds fault with the record, its fate is open until it is known
+//! whether others are accepted: if so, the record itself was refused ([`Fate::Refused`]; if that happens
+//! again when it is retried separately, it is dead). If nothing is accepted, the server is at fault.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -31,23 +31,23 @@ use crate::stats;
 
 /// Most requests in flight at one peer.
 pub const WINDOW: usize = 128;
-/// A record that was sent so long ago keeps no other waiting.
+/// A record that was sent this long ago keeps no other waiting.
 const YOUNG: Duration = Duration::from_millis(200);
-/// Records that may be in flight when a call returns although more wait: so the peer is never idle.
+/// Records that may be in flight when a call returns although more are waiting, so that the peer is never idle.
 const LOW_WATER: usize = 32;
-/// A record that was found fault with waits so long for others to be taken.
+/// How long a record with which a peer found fault waits for others to be accepted.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// A peer that is down is not called again sooner.
+/// A peer that is down is called again after this time at the earliest.
 const NUDGE: Duration = Duration::from_secs(1);
-/// Records of which it is remembered whether they were answered, at least.
+/// For at least this many records it is remembered whether they were answered.
 const REMEMBERED: usize = 1000;
 /// How long an orderly end may take.
 const LEAVE: Duration = Duration::from_secs(1);
 
-/// What tells a record from all others: its id, and when it was made.
+/// Identifies a record: its id, and when it was made.
 type Key = (u128, Wall);
 
-/// How a peer fares.
+/// The state of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// It may take requests soon.
@@ -67,9 +67,9 @@ struct Link {
     orders: UnboundedSender<Order>,
     ids: Arc<Ids>,
     in_flight: usize,
-    /// It takes none, and another peer has taken its place, or it never took any.
+    /// It takes no requests, and another peer has taken its place, or it never took any.
     failed_over: bool,
-    /// When the record was sent, of those answered the one sent last.
+    /// When the last one of the answered records was sent.
     answered_to: Option<Instant>,
 }
 
@@ -78,13 +78,13 @@ struct Flight {
     key: Key,
     message: Vec<u8>,
     end_to_end: u32,
-    /// It may have been sent before, and was not answered.
+    /// It may have been sent before without an answer.
     repeats: bool,
     /// See [`Offer::parked`].
     parked: bool,
-    /// The call that is up, of its start and interim records.
+    /// The call that is up, if this is a start or interim record.
     up: Option<u128>,
-    /// The call that asked for it last.
+    /// The last call of [`DiameterClient`] that asked for it.
     call: u64,
     peer: Option<usize>,
     /// Its identifiers on connections, by peer.
@@ -93,21 +93,21 @@ struct Flight {
     tried: u32,
     begun: Option<Instant>,
     sent: Instant,
-    /// Sendings to this peer without an answer.
+    /// How often it was sent to this peer without an answer.
     sendings: u32,
     deadline: Instant,
-    /// What a peer says of its own trouble.
+    /// What a peer said about its own trouble.
     trouble: Option<String>,
-    /// What a peer finds fault with, and since when.
+    /// With what a peer found fault, and when.
     fault: Option<(String, Instant)>,
-    /// It was sent anew because a peer does not take repetitions.
+    /// It was sent as a new request because a peer does not accept repetitions.
     anew: bool,
     fate: Option<Fate>,
 }
 
-/// What is known of a record that was offered and is not settled.
+/// What is known about a record that was offered and is not settled.
 enum Memory {
-    /// It was sent and not answered, so often.
+    /// How often it was sent and not answered.
     Unanswered { end_to_end: u32, offers: u32 },
     /// It was answered, though not with success.
     Answered,
@@ -128,7 +128,7 @@ pub struct DiameterClient {
     counters: Counters,
     timeout: Duration,
     retry: Option<u32>,
-    /// Records made before are repetitions.
+    /// Records that were made before this time may be repetitions.
     started: Wall,
     links: Vec<Link>,
     events: UnboundedReceiver<(usize, Event)>,
@@ -138,11 +138,11 @@ pub struct DiameterClient {
     by_hop: HashMap<(usize, u32), usize>,
     call: u64,
     fresh: VecDeque<usize>,
-    /// Records that are on their way to another peer, or again to the same one.
+    /// Records that go to another peer, or again to the same one.
     moved: VecDeque<usize>,
     timers: BTreeSet<(Instant, usize)>,
     memory: HashMap<Key, Memory>,
-    /// When a record was last taken, and how many were found fault with since.
+    /// When a record was last accepted, and with how many a peer has found fault since.
     taken: Option<Instant>,
     faults: u32,
     /// See [`RecordSender::intervals`].
@@ -150,7 +150,7 @@ pub struct DiameterClient {
 }
 
 impl DiameterClient {
-    /// Begins to connect; must be called inside a tokio runtime with I/O and time.
+    /// Starts connecting; must be called inside a tokio runtime with I/O and time.
     pub fn new(diameter: Diameter) -> DiameterClient {
         let (tell, events) = unbounded_channel();
         let started = Moment::wall_now();
@@ -197,11 +197,11 @@ impl DiameterClient {
         }
     }
 
-    /// Sends records; the fates are in their order. Returns when nothing is young of what is not known
-    /// yet, or, when more wait behind a full batch, when there is little of that. What is under way then
-    /// is expected in the next call; what is missing there is forgotten.
+    /// Sends records; the fates are in the order of the records. Returns once all records without a known fate were
+    /// sent a while ago, or, if more are waiting after a full batch, once few of them were sent just now. Records that
+    /// are still under way must be given again in the next call; those that are not are forgotten.
     ///
-    /// The future may be dropped at any time, and what was sent is expected in the next call as well.
+    /// The future may be dropped at any time; then, too, what was sent must be given again in the next call.
     pub async fn send_all(&mut self, offers: &[Offer<'_>]) -> Vec<Fate> {
         let (mine, new) = self.begin(offers);
         let low_water = if new < SENDER_BATCH { 0 } else { LOW_WATER };
@@ -220,7 +220,7 @@ impl DiameterClient {
                 biased;
                 event = self.events.recv() => match event {
                     Some((peer, event)) => self.hear(peer, event),
-                    // The tasks live as long as the client: one of them panicked.
+                    // The tasks live as long as the client, so one of them has panicked.
                     None => break,
                 },
                 () = until(deadline) => {}
@@ -235,7 +235,7 @@ impl DiameterClient {
         fates
     }
 
-    /// Takes leave of all peers, so that they answer the next process at once.
+    /// Disconnects from all peers in an orderly way, so that they answer the next process at once.
     pub async fn leave(&mut self) {
         let leaving: Vec<_> = self
             .links
@@ -253,7 +253,7 @@ impl DiameterClient {
         let _ = timeout(LEAVE, all).await;
     }
 
-    /// How many of these records have a fate, how many are young, and when the next one is not any more.
+    /// How many of these records have a fate, how many were sent just now, and when the first of the latter no longer was.
     fn survey(&self, mine: &[usize]) -> (usize, usize, Option<Instant>) {
         let now = Instant::now();
         let (mut known, mut young, mut next) = (0, 0, None::<Instant>);
@@ -269,7 +269,7 @@ impl DiameterClient {
         (known, young, next)
     }
 
-    /// The flights of these records, and how many of them are new. Those of no record are forgotten.
+    /// The flights of these records, and how many of them are new. Flights of other records are forgotten.
     fn begin(&mut self, offers: &[Offer<'_>]) -> (Vec<usize>, usize) {
         self.call += 1;
         let (mut mine, mut new) = (Vec::with_capacity(offers.len()), 0);
@@ -295,7 +295,7 @@ impl DiameterClient {
             let keys: HashSet<Key> = self.by_key.keys().copied().collect();
             self.memory.retain(|key, _| keys.contains(key));
         }
-        // With every peer down the caller's own pause is over: all are called now.
+        // All peers are down, but the caller's own pause is over: all are called now.
         let now = Instant::now();
         if self.links.iter().all(|l| l.state == State::Down) {
             for link in self.links.iter_mut().filter(|l| l.down_since + NUDGE <= now) {
@@ -311,12 +311,12 @@ impl DiameterClient {
         let key = (offer.record.id, offer.made);
         let now = Instant::now();
         let message = self.encoder.request(offer.record);
-        // A start record is of a session, which nobody wants here.
+        // Start records are for sessions, which are not in use here.
         let is_needless = self.encoder.leaves_out(offer.record);
         let (end_to_end, repeats) = match self.memory.get(&key) {
             Some(Memory::Unanswered { end_to_end, .. }) => (*end_to_end, true),
             Some(Memory::Answered) => (self.end_to_end(), false),
-            // Why a record waits apart is forgotten when there are many: rather a T too many.
+            // If many records are parked, it is forgotten why one is: better one T too many.
             None => (self.end_to_end(), offer.parked || offer.made <= self.started),
         };
         let fate = match &message {
@@ -362,7 +362,7 @@ impl DiameterClient {
         self.links.first().map_or(0, |l| l.ids.end_to_end())
     }
 
-    /// Of a flight that has landed.
+    /// The fate of a flight that has ended.
     fn forget(&mut self, i: usize) {
         if let Some(flight) = self.flights[i].take() {
             self.by_key.remove(&flight.key);
@@ -372,7 +372,7 @@ impl DiameterClient {
         }
     }
 
-    /// Takes a record off its peer: timer and room. Late answers still count.
+    /// Takes a record off its peer: timer and room are freed, and late answers still count.
     fn unload(&mut self, i: usize) {
         let Some(flight) = &mut self.flights[i] else { return };
         self.timers.remove(&(flight.deadline, i));
@@ -382,7 +382,7 @@ impl DiameterClient {
         }
     }
 
-    /// The same, and no answer counts any more.
+    /// The same, but answers no longer count.
     fn land(&mut self, i: usize) {
         self.unload(i);
         let Some(flight) = &mut self.flights[i] else { return };
@@ -401,7 +401,7 @@ impl DiameterClient {
         flight.message = Vec::new();
     }
 
-    /// The first peer of the list that may have the record: load is not spread, the list is an order of preference.
+    /// The first peer of the list that may get the record: the list is an order of preference, load is not spread.
     fn choose(&self, tried: u32) -> Choice {
         let mut nothing = Choice::Nowhere;
         for (p, link) in self.links.iter().enumerate().filter(|(p, _)| tried & (1 << p) == 0) {
@@ -460,13 +460,13 @@ impl DiameterClient {
             Some(Memory::Unanswered { .. }) => {}
             _ => drop(self.memory.insert(flight.key, Memory::Unanswered { end_to_end: flight.end_to_end, offers: 0 })),
         }
-        // A task that is gone told so, or its connection is down: the answer is then missing.
+        // If the task is gone or its connection down, the client is told, or the answer is missing.
         let _ = link.orders.send(Order::Send(flight.message.clone()));
     }
 
-    /// Handles the pauses that are over.
+    /// Handles pauses that have ended.
     fn expire(&mut self, now: Instant) {
-        // Nothing else is in hand: there is nobody to tell whose fault it is.
+        // There is no other record, so nothing can tell whose fault it is.
         let open = || self.flights.iter().flatten().filter(|f| f.fate.is_none());
         let hopeless = open().count() > 1 && open().all(|f| f.fault.is_some() && !f.parked);
         if hopeless {
@@ -499,7 +499,7 @@ impl DiameterClient {
         }
     }
 
-    /// Nothing was taken since this record was found fault with.
+    /// Nothing has been accepted since a peer found fault with this record.
     fn blame_the_server(&mut self, i: usize) {
         let fault = self.flights[i].as_ref().filter(|f| f.fate.is_none()).and_then(|f| f.fault.as_ref());
         if let Some((reason, _)) = fault {
@@ -530,7 +530,7 @@ impl DiameterClient {
         let fate = match self.retry {
             Some(most) if offers >= most => Fate::Dead(format!("{reason}; offered {offers} times (aaa_retry)")),
             _ if overtaken => Fate::Refused(reason),
-            // No other was answered meanwhile, which says nothing of this one.
+            // No other record was answered meanwhile, so this one may not be at fault.
             _ if flight.parked => Fate::Held(Hold { queue: "".into(), reason, all: false }),
             _ => Fate::Retry(reason),
         };
@@ -543,7 +543,7 @@ impl DiameterClient {
         format!("no Diameter peer takes records ({})", said.join("; "))
     }
 
-    /// A peer tells something.
+    /// Handles an event of a peer.
     fn hear(&mut self, peer: usize, event: Event) {
         match event {
             Event::Answer(message) => self.answer(peer, &message),
@@ -556,7 +556,7 @@ impl DiameterClient {
             Event::Suspect => {
                 self.links[peer].state = State::Doubtful;
                 self.fails_over(peer);
-                // What nobody else can take stays: it may be answered after all.
+                // What no other peer can take stays: it may be answered after all.
                 if self.links.iter().any(|l| l.state == State::Open) {
                     self.move_all(peer);
                 }
@@ -572,7 +572,7 @@ impl DiameterClient {
         }
     }
 
-    /// A peer takes no requests any more: counts that if it got the new records, and another one gets them now.
+    /// A peer no longer takes requests: counts that as a failover if it got the new records and another one gets them now.
     fn fails_over(&mut self, peer: usize) {
         let is_open = |link: &Link| link.state == State::Open;
         let (before, behind) = (self.links[..peer].iter().any(is_open), self.links[peer + 1..].iter().any(is_open));
@@ -618,7 +618,7 @@ impl DiameterClient {
         let Some(flight) = &mut self.flights[i] else { return };
         (flight.end_to_end, flight.repeats) = (fresh, false);
         match verdict.code {
-            // It does not take a repetition, and maybe has not got the first one.
+            // It does not accept a repetition, and may not have got the first one.
             5012 if repeated && !flight.anew => {
                 flight.anew = true;
                 self.moved.push_back(i);
@@ -632,7 +632,7 @@ impl DiameterClient {
         }
     }
 
-    /// A record was taken: those found fault with are so for themselves.
+    /// A record was accepted: so those with which a peer found fault are themselves at fault.
     fn one_is_taken(&mut self, parked: bool) {
         self.taken = Some(Instant::now());
         if !parked {
@@ -652,7 +652,7 @@ impl DiameterClient {
         let Some(flight) = &mut self.flights[i] else { return };
         self.faults += 1;
         if flight.parked {
-            // It was refused before while others were taken. Are they now? A process that has just begun does not know.
+            // It was refused before while others were accepted. Are others accepted now? A process that has just begun does not know.
             let others_are_taken = self.taken.is_some() && self.faults <= REFUSED_IN_A_ROW;
             let fate = if others_are_taken { Fate::Dead(reason) } else { Fate::Held(Hold { queue: "".into(), reason, all: false }) };
             return self.finish(i, fate);
@@ -667,7 +667,7 @@ impl DiameterClient {
     }
 }
 
-/// Until then; for ever without a time.
+/// Waits until this time; for ever if there is none.
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,

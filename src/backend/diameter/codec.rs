@@ -1,7 +1,7 @@
 //! Diameter messages as bytes (RFC 6733 §3 and §4): header, AVPs, groups.
 //!
-//! Reading trusts nothing: a length that does not fit is an error, never a panic, and nothing is
-//! allocated for what a message only claims to hold.
+//! Reading trusts nothing: a length that does not fit is an error, never a panic, and no memory is
+//! allocated for what a message merely claims to contain.
 #![forbid(unsafe_code)]
 
 /// Version, length, flags, command, application and both identifiers.
@@ -25,7 +25,7 @@ pub const RETRANSMITTED: u8 = 0x10;
 
 /// AVP flag: a vendor's number follows.
 const AVP_VENDOR: u8 = 0x80;
-/// AVP flag: who does not understand it must refuse the message.
+/// AVP flag: a node that does not understand the AVP must refuse the message.
 const AVP_MANDATORY: u8 = 0x40;
 
 /// The header of a message, without version and length.
@@ -37,9 +37,9 @@ pub struct Header {
     pub command: u32,
     /// Application.
     pub application: u32,
-    /// Tells an answer's request on one connection.
+    /// Matches an answer with its request on one connection (Hop-by-Hop identifier).
     pub hop_by_hop: u32,
-    /// Tells copies of one request.
+    /// The same in all copies of one request (End-to-End identifier).
     pub end_to_end: u32,
 }
 
@@ -62,7 +62,7 @@ pub struct Attribute {
 }
 
 impl Attribute {
-    /// One of the base protocol, which has the M bit.
+    /// An AVP of the base protocol, which has the M bit.
     pub const fn base(code: u32) -> Attribute {
         Attribute { code, vendor: None, mandatory: true }
     }
@@ -73,7 +73,7 @@ impl Attribute {
     }
 }
 
-/// Bytes that a value of this length takes, with its header and padding.
+/// Bytes that a value of this length takes, including header and padding.
 pub const fn padded(length: usize) -> usize {
     length.div_ceil(4) * 4
 }
@@ -93,7 +93,7 @@ impl Writer {
         Writer(bytes)
     }
 
-    /// AVPs that another message takes, see [`Writer::append`].
+    /// A writer for AVPs that are added to another message, see [`Writer::append`].
     pub const fn part() -> Writer {
         Writer(Vec::new())
     }
@@ -103,7 +103,7 @@ impl Writer {
         self.0
     }
 
-    /// Adds AVPs that were written apart.
+    /// Adds AVPs that were written separately.
     pub fn append(&mut self, part: &[u8]) {
         self.0.extend_from_slice(part);
     }
@@ -133,7 +133,7 @@ impl Writer {
             self.0.extend(vendor.to_be_bytes());
         }
         members(self);
-        // A message that holds a longer one than fits here is too long itself.
+        // A message with a group that is too long for its header is too long itself.
         let length = (self.0.len() - start) as u32;
         self.0[start + 5..start + 8].copy_from_slice(&length.to_be_bytes()[1..]);
         self.0.resize(padded(self.0.len()), 0);
@@ -156,16 +156,16 @@ pub fn address(message: &mut [u8], hop_by_hop: u32, end_to_end: u32, retransmitt
     }
 }
 
-/// Why bytes are no message.
+/// Why bytes are not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Not version 1.
     #[error("not a Diameter message (version {0})")]
     Version(u8),
-    /// A length that cannot be.
+    /// An impossible length.
     #[error("a message of {0} bytes")]
     Length(usize),
-    /// An AVP that does not fit in what holds it.
+    /// An AVP that does not fit in its message or group.
     #[error("an AVP that does not fit in its message")]
     Avp,
 }
@@ -174,10 +174,10 @@ fn u24(bytes: &[u8]) -> usize {
     bytes.iter().take(3).fold(0, |n, b| n << 8 | usize::from(*b))
 }
 
-/// How long the message is that these bytes begin; `None` while that is not known.
+/// Length of the message that begins with these bytes; `None` if it is not known yet.
 ///
 /// # Errors
-/// The bytes cannot begin a message: close the connection.
+/// The bytes cannot be the beginning of a message: close the connection.
 pub fn length(begin: &[u8]) -> Result<Option<usize>, Malformed> {
     let Some((version, rest)) = begin.split_first() else { return Ok(None) };
     if *version != 1 {
@@ -212,7 +212,7 @@ pub struct Avp<'a> {
 }
 
 impl<'a> Avp<'a> {
-    /// It is this one of the IETF.
+    /// Is it the AVP of the IETF with this number?
     pub fn is(&self, code: u32) -> bool {
         self.attribute.code == code && self.attribute.vendor.is_none()
     }
@@ -233,7 +233,7 @@ impl<'a> Avp<'a> {
     }
 }
 
-/// The AVPs of a message or group, in order; the last item is an error if the rest is none.
+/// The AVPs of a message or group, in order; the last item is an error if what remains is not an AVP.
 #[derive(Clone, Debug)]
 pub struct Avps<'a>(&'a [u8]);
 
@@ -245,7 +245,7 @@ impl<'a> Avps<'a> {
         let attribute = Attribute { code, vendor: vendor.filter(|v| *v != 0), mandatory: flags & AVP_MANDATORY != 0 };
         let header = AVP_HEADER + if vendor.is_some() { VENDOR } else { 0 };
         let value = self.0.get(header..length)?;
-        // Some leave out the padding of a group's last member.
+        // Some implementations leave out the padding of a group's last member.
         let rest = self.0.get(padded(length)..).unwrap_or_default();
         Some((Avp { attribute, value }, rest))
     }
@@ -319,7 +319,7 @@ mod tests {
             let avp = [0, 0, 0, 1, 0x80, 0, 0, n, 0, 0, 0, 9, 1, 2, 3, 4];
             assert_eq!(Avps(&avp).collect::<Vec<_>>(), [Err(Malformed::Avp)], "{n}");
         }
-        // Without the padding behind the last one.
+        // Without the padding after the last one.
         let avp = [0, 0, 0, 1, 0, 0, 0, 9, 7];
         assert_eq!(Avps(&avp).next().unwrap().unwrap().value, [7]);
     }

@@ -1,7 +1,7 @@
 //! The file with the peers, in the grammar of freeDiameter's own configuration, which
 //! `aaa_diameter` of OpenSIPS uses.
 //!
-//! Keys that a client does not need are read over; what cannot be obeyed and would matter stops the start.
+//! Keys that a client does not need are skipped; what would matter and cannot be honoured stops the start.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -16,11 +16,11 @@ use crate::stats::MAX_PEERS;
 pub const PORT: u16 = 3868;
 /// The default of freeDiameter for TLS; 5658 is the registered one.
 pub const TLS_PORT: u16 = 5868;
-/// Files inside one another, as freeDiameter allows.
+/// Maximum depth of nested files, as in freeDiameter.
 const MAX_DEPTH: usize = 5;
 /// Pause before a connection is tried again (RFC 6733 §2.1), and the watchdog's (RFC 3539 §3.4.1), in seconds.
 const TIMER: u64 = 30;
-/// The watchdog is not to be faster (RFC 3539 §3.4.1).
+/// The watchdog must not be faster than this (RFC 3539 §3.4.1).
 const TW_MIN: u64 = 6;
 
 /// A server.
@@ -34,18 +34,18 @@ pub struct Peer {
     pub port: u16,
     /// TLS from the first byte on (RFC 6733 §2.1).
     pub tls: bool,
-    /// Its realm, if the file says so.
+    /// Its realm, if the file gives it.
     pub realm: Option<String>,
     /// Pause before a connection is tried again.
     pub tc: Duration,
-    /// Silence after which the watchdog asks.
+    /// After this much silence, the watchdog asks.
     pub tw: Duration,
 }
 
 /// Files of TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// Own certificate chain and its key.
+    /// This node's certificate chain and its key.
     pub cred: Option<(PathBuf, PathBuf)>,
     /// Authorities; none: those of the system.
     pub ca: Option<PathBuf>,
@@ -54,11 +54,11 @@ pub struct Tls {
 /// The configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conf {
-    /// The file it was read from; none when parameters name the peer.
+    /// The file it was read from; `None` if parameters name the peer.
     pub file: Option<PathBuf>,
-    /// Own Origin-Host.
+    /// This node's Origin-Host.
     pub identity: String,
-    /// Own Origin-Realm.
+    /// This node's Origin-Realm.
     pub realm: String,
     /// Servers in order of preference, 1 to [`MAX_PEERS`].
     pub peers: Vec<Peer>,
@@ -87,7 +87,7 @@ impl Conf {
     /// One peer without TLS and without a file.
     ///
     /// # Errors
-    /// This machine has no full name, which the peer has to know.
+    /// This machine has no full name, which the peer needs.
     pub fn of_host(host: &str, port: u16) -> Result<Conf, String> {
         let (identity, realm) = own_name(None, None, "diameter_client_host: name the peers in a file (diameter_url) with a line Identity = \"...\";")?;
         let second = Duration::from_secs(TIMER);
@@ -95,12 +95,12 @@ impl Conf {
         Ok(Conf { file: None, identity, realm, peers: vec![peer], tls: Tls::default(), source: None })
     }
 
-    /// Destination-Realm unless a parameter says otherwise.
+    /// Destination-Realm, unless a parameter sets it.
     pub fn destination_realm(&self) -> &str {
         self.peers.first().and_then(|p| p.realm.as_deref()).unwrap_or(&self.realm)
     }
 
-    /// What messages call this configuration.
+    /// Name of this configuration in messages.
     pub fn name(&self) -> String {
         self.file.as_ref().map_or_else(|| "diameter_client_host".to_owned(), |f| f.display().to_string())
     }
@@ -108,7 +108,7 @@ impl Conf {
 
 /// A file's text; `why` says who wants it.
 pub(super) fn read_text(file: &Path, why: &str) -> Result<String, String> {
-    // A FIFO or a device would hold up the start, or never end.
+    // A FIFO or a device could block the start, or never end.
     let regular = || if file.metadata()?.is_file() { std::fs::read(file) } else { Err(io::Error::other("it is not a regular file")) };
     match regular() {
         Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
@@ -116,7 +116,7 @@ pub(super) fn read_text(file: &Path, why: &str) -> Result<String, String> {
     }
 }
 
-/// Identity and realm: as given, else the machine's full name, and what stands behind its first dot.
+/// Identity and realm: as given, otherwise the machine's full name, and what follows its first dot.
 fn own_name(identity: Option<String>, realm: Option<String>, cure: &str) -> Result<(String, String), String> {
     let identity = match identity {
         Some(identity) => identity,
@@ -148,7 +148,7 @@ impl fmt::Display for Token {
     }
 }
 
-/// A token and where it stands.
+/// A token and its place.
 struct Placed {
     token: Token,
     file: std::rc::Rc<Path>,
@@ -161,7 +161,7 @@ impl Placed {
     }
 }
 
-/// Appends the tokens of a file; those of included files stand where they are included.
+/// Appends the tokens of a file, with those of included files where these are included.
 fn tokenize(file: &Path, why: &str, out: &mut Vec<Placed>, depth: usize) -> Result<(), String> {
     let text = read_text(file, why)?;
     let name: std::rc::Rc<Path> = file.into();
@@ -217,7 +217,7 @@ fn beside(file: &Path, path: &str) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join(path)
 }
 
-/// The files that a name with '*' stands for, in the order of their names; the name itself without one.
+/// The files that match a name with '*', in the order of their names; without a '*', the name itself.
 fn matching(path: &Path) -> Vec<PathBuf> {
     let pattern = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let Some((begin, end)) = pattern.split_once('*') else { return vec![path.to_owned()] };
@@ -234,7 +234,7 @@ struct Statement<'a> {
     key: String,
     at: String,
     values: Vec<&'a Token>,
-    /// Of a peer.
+    /// The block of a peer.
     block: Vec<Statement<'a>>,
 }
 
@@ -377,9 +377,9 @@ impl Raw {
             }
             "connectpeer" => {
                 let peer = peer(s)?;
-                // A peer met twice would be asked twice before another one is.
+                // A peer listed twice would be asked twice before the next one is.
                 if self.peers.iter().any(|p| p.id.eq_ignore_ascii_case(&peer.id)) {
-                    return Err(format!("{}: ConnectPeer \"{}\" was there before; remove one", s.at, peer.id));
+                    return Err(format!("{}: ConnectPeer \"{}\" is there twice; remove one", s.at, peer.id));
                 }
                 self.peers.push(peer);
                 if self.peers.len() > MAX_PEERS {
@@ -416,7 +416,7 @@ impl Raw {
             | "qlocallimit" => self.ignored.push(s.key.clone()),
             "no_tcp" => return Err(format!("{}: No_TCP: only TCP is spoken here; remove the line", s.at)),
             "tls_old_method" => return Err(format!("{}: TLS_old_method: TLS after the capabilities exchange is not supported; remove the line", s.at)),
-            "tls_crl" => return Err(format!("{}: TLS_CRL: revocation lists are not read, and to ignore them would not be safe; remove the line", s.at)),
+            "tls_crl" => return Err(format!("{}: TLS_CRL: revocation lists are not read, and ignoring them would not be safe; remove the line", s.at)),
             _ => return Err(format!("{}: '{}' is not a key of freeDiameter's configuration; correct or remove the line", s.at, s.key)),
         }
         Ok(())
@@ -445,7 +445,7 @@ impl Raw {
             });
         }
         if !self.ignored.is_empty() {
-            log::info!("{}: {} do not concern a client over TCP and are not looked at", file.display(), self.ignored.join(", "));
+            log::info!("{}: {} do not concern a client over TCP and are ignored", file.display(), self.ignored.join(", "));
         }
         Ok(Conf { file: Some(file.to_owned()), identity, realm, peers, tls: self.tls, source: self.source })
     }
@@ -496,7 +496,7 @@ mod tests {
         Duration::from_secs(n)
     }
 
-    /// As the original's tutorial has it, with a second peer and everything that is read.
+    /// The configuration of the original's tutorial, with a second peer and every key that is read.
     #[test]
     fn a_file_of_freediameter_is_read() {
         let conf = read(&[
@@ -567,7 +567,7 @@ mod tests {
             ("ConnectPeer = \"p\" { No_TLS;", "c:1: ConnectPeer: its block is never ended"),
             ("ConnectPeer = \"p\" { No_TLS; } }", "c:1: ConnectPeer: ';' was expected before '}'"),
             ("Identity=\"p.q\"; ConnectPeer=\"P.q\";", "c:1: ConnectPeer \"P.q\" is this node itself"),
-            (&format!("{peer} {}", &peer[16..]), "c:1: ConnectPeer \"p\" was there before"),
+            (&format!("{peer} {}", &peer[16..]), "c:1: ConnectPeer \"p\" is there twice"),
             ("include \"gone\"", "gone: c:1 includes this file, which cannot be read"),
             ("include \"c\"", "c:1: more than 5 files inside one another"),
             ("Identity = \"nodot\"; ConnectPeer=\"p\";", "c: no Identity and Realm"),

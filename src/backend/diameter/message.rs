@@ -47,7 +47,7 @@ const EXPERIMENTAL_RESULT_CODE: u32 = 298;
 
 /// Service-Type of a record when no parameter says otherwise: Sip-Session.
 const SIP_SESSION: u32 = 15;
-/// A longer value is clipped: nobody reads it, and legs multiply it.
+/// A longer value is clipped: nobody reads so much, and it may be repeated in each leg.
 const MAX_VALUE: usize = 65535;
 
 /// Parameter `diameter_records`.
@@ -64,11 +64,11 @@ pub enum Records {
 pub enum Service {
     /// None.
     None,
-    /// Rf of 3GPP (TS 32.299): Service-Information with what IMS charging wants.
+    /// Rf of 3GPP (TS 32.299): Service-Information with what IMS charging needs.
     Rf,
 }
 
-/// What every request says of itself and its sender.
+/// What every request says about itself and its sender.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Own Origin-Host.
@@ -87,7 +87,7 @@ pub struct Options {
     pub service_type: Option<u32>,
 }
 
-/// Fields that Rf has a place for inside Service-Information, by the names of TS 32.299.
+/// Fields that have a place in the Service-Information of Rf, by their names in TS 32.299.
 const RF_NAMES: [(&str, u32); 9] = [
     ("Calling-Party-Address", CALLING),
     ("Called-Party-Address", CALLED),
@@ -147,10 +147,10 @@ pub struct Encoder {
     options: Options,
     dictionary: Dictionary,
     counters: Counters,
-    /// Names of fields; `None` = one that is not known, met in a record that an earlier
-    /// configuration left behind.
+    /// Names of fields; `None` = an unknown one, from a record that an earlier configuration left
+    /// behind.
     names: HashMap<String, Option<Place>>,
-    /// What was logged, so that it is logged once.
+    /// What has been logged, so that it is logged only once.
     told: HashSet<(String, &'static str)>,
 }
 
@@ -187,8 +187,8 @@ impl Encoder {
     /// The Accounting-Request of a record. Its identifiers are not set yet.
     ///
     /// Empty and unset values are left out, and so are values that their AVP cannot hold (counted
-    /// as omitted). A value over 65 535 bytes is clipped; should the message still be longer than
-    /// a message can be, the last fields are left out.
+    /// as omitted). A value over 65 535 bytes is clipped; if the message would still be too long, the
+    /// last fields are left out.
     pub fn request(&mut self, record: &Record) -> Option<Vec<u8>> {
         let (mut own, mut rf) = (Vec::new(), Vec::new());
         for field in record.extras.iter().chain(record.legs.iter().flatten()) {
@@ -211,7 +211,7 @@ impl Encoder {
         w.finish()
     }
 
-    /// Nothing is to be sent of this record.
+    /// Is nothing sent for this record?
     pub fn leaves_out(&self, record: &Record) -> bool {
         record.kind == Kind::Start && self.options.records == Records::Event
     }
@@ -295,7 +295,7 @@ impl Encoder {
         w
     }
 
-    /// Service-Context-Id and Service-Information (TS 32.299), for an application server beside a proxy.
+    /// Service-Context-Id and Service-Information (TS 32.299), for an application server next to a proxy.
     fn service(&self, record: &Record, fields: &[(u32, Vec<u8>)]) -> Vec<u8> {
         let tgpp = |code: u32| Attribute { code, vendor: Some(TGPP), mandatory: true };
         let all = |code: u32| fields.iter().filter(move |(c, _)| *c == code).map(|(_, v)| v.as_slice());
@@ -367,8 +367,8 @@ fn subscription_type(id: &[u8]) -> u32 {
     }
 }
 
-/// Cause-Code (TS 32.299 §7.2.35): 0 the normal end of a session, negative other successes, positive a
-/// failure's code; none while a session begins.
+/// Cause-Code (TS 32.299 §7.2.35): 0 for the normal end of a session, negative for other successes, the
+/// code for a failure; none when a session begins.
 fn cause_code(record: &Record) -> Option<i32> {
     let code = i32::from(record.core.code_number());
     match (record.kind, record.core.method.as_slice(), code) {
@@ -391,7 +391,7 @@ enum RecordType {
     Stop = 4,
 }
 
-/// What makes a record known to its server.
+/// What identifies a record to its server.
 struct Shape {
     kind: RecordType,
     number: u32,
@@ -401,7 +401,7 @@ struct Shape {
 
 fn shape(record: &Record, records: Records) -> Shape {
     match (records, record.kind) {
-        // Above the number of any interim record, which is the seconds elapsed then.
+        // Above the number of any interim record, which is the seconds elapsed until then.
         (Records::Session, Kind::Cdr) => Shape { kind: RecordType::Stop, number: unsigned(record.duration_seconds()).saturating_add(1), session: call(record) },
         (Records::Session, Kind::Start) => Shape { kind: RecordType::Start, number: 0, session: call(record) },
         (Records::Session, Kind::Interim) => Shape { kind: RecordType::Interim, number: elapsed(record), session: call(record) },
@@ -409,12 +409,12 @@ fn shape(record: &Record, records: Records) -> Shape {
     }
 }
 
-/// Whole seconds of a call that is up: above 0, which is its START, and below its STOP.
+/// Whole seconds of a call that is up: above 0, the number of its START, and below that of its STOP.
 fn elapsed(record: &Record) -> u32 {
     unsigned(record.duration_ms.unwrap_or(0).div_euclid(1000)).max(1)
 }
 
-/// The name of a record's call: the same in all records of a call, whoever writes them and when.
+/// The name of a record's call: the same in all records of a call, whoever writes them, at any time.
 fn call(record: &Record) -> u128 {
     let Some(times) = record.times else { return record.id };
     let mut name = Identity::new();
@@ -428,14 +428,14 @@ fn unsigned(n: i64) -> u32 {
     n.clamp(0, u32::MAX.into()) as u32
 }
 
-/// The node as it names itself to peers.
+/// What this node tells its peers about itself.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// Origin-Host.
     pub identity: String,
     /// Origin-Realm.
     pub realm: String,
-    /// It sends AVPs of 3GPP.
+    /// Does it send AVPs of 3GPP?
     pub tgpp: bool,
 }
 
@@ -470,7 +470,7 @@ impl Node {
         self.message(REQUEST, WATCHDOG, ids, |w| self.origin(w))
     }
 
-    /// Disconnect-Peer-Request: this node may be back soon.
+    /// Disconnect-Peer-Request, with the cause that this node may be back soon.
     pub fn disconnect(&self, ids: (u32, u32)) -> Vec<u8> {
         self.message(REQUEST, DISCONNECT, ids, |w| {
             self.origin(w);
@@ -478,7 +478,7 @@ impl Node {
         })
     }
 
-    /// The answer to a request of a peer: success to those of the base protocol, else that the command is not supported.
+    /// The answer to a peer's request: success for those of the base protocol, otherwise that the command is not supported.
     pub fn answer(&self, request: &Header, avps: Avps<'_>) -> Vec<u8> {
         let known = request.application == 0 && [WATCHDOG, DISCONNECT].contains(&request.command);
         let flags = if known { 0 } else { request.flags & PROXIABLE | ERROR };
@@ -500,20 +500,20 @@ pub fn disconnect_cause(avps: Avps<'_>) -> u32 {
 /// What an answer says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Result-Code, or Experimental-Result-Code; 0 = neither is there.
+    /// Result-Code or Experimental-Result-Code; 0 = it has neither.
     pub code: u32,
-    /// Who says so.
+    /// Who answered.
     pub host: String,
     /// Its Error-Message.
     pub text: String,
-    /// The AVP that it does not like.
+    /// The AVP that it rejects (Failed-AVP).
     pub failed: Option<(u32, Option<u32>)>,
     /// Its Acct-Interim-Interval: seconds between two records of the session (RFC 6733 §9.8.2); 0 is none.
     pub interval: Option<u32>,
 }
 
 impl Verdict {
-    /// Reads an answer; what is malformed in it is not there.
+    /// Reads an answer; malformed parts are ignored.
     pub fn of(avps: Avps<'_>) -> Verdict {
         let mut verdict = Verdict::default();
         let member = |group: &Avp<'_>, code: u32| group.members().flatten().find(|a| a.is(code)).and_then(|a| a.number());
@@ -532,7 +532,7 @@ impl Verdict {
         verdict
     }
 
-    /// For people: who said what of which AVP.
+    /// For people: who said what about which AVP.
     pub fn describe(&self, peer: &str) -> String {
         let mut out = format!("Diameter peer {peer} answered with Result-Code {}", self.code);
         if let Some(name) = result_name(self.code) {
@@ -718,7 +718,7 @@ mod tests {
         assert!(avps(&failed)[0].ends_with("00000001000000020000000300000004"));
     }
 
-    /// A number is the seconds of the call: it rises whatever happens, and the last is the largest.
+    /// The number is the seconds of the call: it always rises, and the last one is the largest.
     #[test]
     fn a_session_starts_and_goes_on() {
         let of = |records: Records, kind: Kind, duration_ms: i64| {

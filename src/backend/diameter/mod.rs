@@ -37,7 +37,7 @@ use peer::Connector;
 /// What is counted of one destination.
 #[derive(Clone, Copy, Debug)]
 pub struct Counters {
-    /// Requests sent with T.
+    /// Requests sent with the T flag.
     pub retransmits: Counter,
     /// Answers to no request.
     pub ignored: Counter,
@@ -112,7 +112,7 @@ fn files<'a>(parameter: &str, url: &'a str) -> Result<(&'a str, Option<&'a str>)
     for part in parts.filter(|p| !p.is_empty()) {
         match part.split_once([':', '=']).map(|(k, v)| (k.trim(), v.trim())) {
             Some((key, value)) if key.eq_ignore_ascii_case("extra-avps-file") && !value.is_empty() => extra = Some(value),
-            _ => return Err(format!("{parameter}: '{part}' behind the file is not extra-avps-file:FILE")),
+            _ => return Err(format!("{parameter}: '{part}' after the file is not extra-avps-file:FILE")),
         }
     }
     Ok((file, extra))
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(files("aaa_url", "a.conf;extra-avps-file:d"), Ok(("a.conf", Some("d"))));
         assert_eq!(files("aaa_url", " a.conf ;"), Ok(("a.conf", None)));
         assert!(files("aaa_url", ";x").unwrap_err().starts_with("aaa_url: no file is named"));
-        assert!(files("diameter_url", "a;b:c").unwrap_err().starts_with("diameter_url: 'b:c' behind the file"));
+        assert!(files("diameter_url", "a;b:c").unwrap_err().starts_with("diameter_url: 'b:c' after the file"));
     }
 
     #[test]

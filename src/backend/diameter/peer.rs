@@ -5,8 +5,8 @@
 //!
 //! A server whose last connection broke takes requests on the new one, but does not answer any
 //! until three of its own watchdog requests were answered (RFC 3539 §3.4.1, REOPEN). It sends the
-//! first right behind its Capabilities-Exchange-Answer. As this process may have been killed
-//! before, each connection waits a moment for that sign, and then until the server is content.
+//! first one right after its Capabilities-Exchange-Answer. As an earlier process may have been killed,
+//! each new connection waits a moment for this sign, and if it comes, until the server is satisfied.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -38,27 +38,27 @@ use crate::stats::PeerState;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// The first pause after a connection failed or broke.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// Pause after a peer said that it is busy, or does not want to talk to this node.
+/// Pause after a peer has said that it is busy, or does not want to talk to this node.
 const LONG_PAUSE: Duration = Duration::from_secs(300);
-/// A server that wants watchdogs answered first says so within this time.
+/// A server that wants its watchdogs answered first sends one within this time.
 const SIGN: Duration = Duration::from_millis(300);
-/// So many of its watchdogs it wants answered.
+/// How many of its watchdogs it wants answered.
 const PROOFS: u32 = 3;
-/// How long after the last of them, besides two of its pauses, it is believed to be content anyway.
+/// How long after the last of them, in addition to two watchdog pauses, it is taken to be satisfied anyway.
 const SLACK: Duration = Duration::from_secs(5);
-/// After a peer's farewell, answers are waited for so long.
+/// How long answers are waited for after a peer has disconnected.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// How long the answer to the own farewell is waited for: the process is ending.
+/// How long the answer to this node's own disconnect is waited for: the process is ending.
 const LEAVE: Duration = Duration::from_millis(500);
 
-/// What the client wants of a peer.
+/// What the client wants from a peer.
 #[derive(Debug)]
 pub enum Order {
     /// Send this request.
     Send(Vec<u8>),
     /// Try to connect now.
     Connect,
-    /// Take leave and end; told when that is done.
+    /// Disconnect and end; reports when that is done.
     Leave(oneshot::Sender<()>),
 }
 
@@ -71,7 +71,7 @@ pub enum Event {
     Open,
     /// It does not answer watchdogs: requests go elsewhere.
     Suspect,
-    /// It said farewell: it takes no new requests, but may still answer old ones.
+    /// It is disconnecting: it takes no new requests, but may still answer old ones.
     Closing,
     /// There is no connection, for this reason. Nothing that was sent will be answered.
     Down(String),
@@ -82,24 +82,24 @@ pub enum Event {
 /// Identifiers of requests.
 #[derive(Debug)]
 pub struct Ids {
-    /// Of one peer's connections.
+    /// Hop-by-Hop, for the connections of one peer.
     hop_by_hop: AtomicU32,
-    /// Of this node.
+    /// End-to-End, for this node.
     end_to_end: Arc<AtomicU32>,
 }
 
 impl Ids {
-    /// Of one peer.
+    /// The identifiers of one peer.
     pub fn new(end_to_end: Arc<AtomicU32>) -> Ids {
         Ids { hop_by_hop: AtomicU32::new(fastrand::u32(..)), end_to_end }
     }
 
-    /// The next identifier on a connection.
+    /// The next Hop-by-Hop identifier.
     pub fn hop_by_hop(&self) -> u32 {
         self.hop_by_hop.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The next identifier of this node.
+    /// The next End-to-End identifier.
     pub fn end_to_end(&self) -> u32 {
         self.end_to_end.fetch_add(1, Ordering::Relaxed)
     }
@@ -109,8 +109,8 @@ impl Ids {
     }
 }
 
-/// The first End-to-End identifier of a process: low bits of the time above random ones, so that those of
-/// an earlier process are not met for some minutes (RFC 6733 §3).
+/// The first End-to-End identifier of a process: low bits of the time above random ones, so that identifiers
+/// of an earlier process do not come again for some minutes (RFC 6733 §3).
 pub fn first_end_to_end(seconds: i64) -> u32 {
     (seconds as u32 & 0xfff) << 20 | fastrand::u32(..1 << 20)
 }
@@ -131,7 +131,7 @@ impl Connector {
     /// For the peers of a configuration.
     ///
     /// # Errors
-    /// Files of TLS that cannot be used.
+    /// TLS files that cannot be used.
     pub fn new(conf: &Conf, node: Node) -> Result<Connector, String> {
         let uses_tls = conf.peers.iter().any(|p| p.tls);
         let tls = if uses_tls { Some(tls(&conf.tls).map_err(|e| format!("{}: {e}", conf.name()))?) } else { None };
@@ -172,7 +172,7 @@ impl Connector {
         }
     }
 
-    /// Connects and exchanges capabilities; returns what was read behind the answer, too.
+    /// Connects and exchanges capabilities; also returns what was read after the answer.
     async fn open(&self, peer: &Peer, ids: &Ids) -> Result<(Box<dyn Stream>, BytesMut), String> {
         let late = |what: &str| format!("{what} within {} s", HANDSHAKE.as_secs());
         let connected = timeout(HANDSHAKE, self.connect(peer)).await.map_err(|_| late("no connection"))?;
@@ -199,7 +199,7 @@ impl Connector {
         let (header, avps) = codec::decode(&answer).map_err(|e| e.to_string())?;
         let verdict = Verdict::of(avps);
         if header.command != CAPABILITIES || header.is_request() {
-            return Err("it sent something else than an answer to the capabilities exchange".into());
+            return Err("it sent something other than an answer to the capabilities exchange".into());
         }
         if !(2000..3000).contains(&verdict.code) {
             let cure = cure(verdict.code).map(|c| format!(": {c}")).unwrap_or_default();
@@ -212,7 +212,7 @@ impl Connector {
     }
 }
 
-/// TLS as the file wants it: authorities of its file or the system's, and a certificate of this node.
+/// TLS as configured: the authorities of a file or of the system, and a certificate of this node.
 fn tls(files: &Tls) -> Result<TlsConnector, String> {
     let mut roots = RootCertStore::empty();
     match &files.ca {
@@ -254,13 +254,13 @@ fn split(input: &mut BytesMut) -> Result<Option<Bytes>, String> {
 
 /// How a connection ended.
 enum End {
-    /// This node took leave.
+    /// This node disconnected.
     Left,
     /// It was never there.
     Never(String),
     /// It broke.
     Lost(String),
-    /// The peer took leave; it is not to be called again for so long.
+    /// The peer disconnected; it must not be called again for this long.
     Dismissed(String, Duration),
 }
 
@@ -268,7 +268,7 @@ enum End {
 pub struct PeerTask {
     /// Its place in the list.
     pub index: usize,
-    /// Whose peer it is.
+    /// The destination that it is a peer of.
     pub sink: SinkId,
     /// What the file says of it.
     pub peer: Peer,
@@ -283,7 +283,7 @@ pub struct PeerTask {
 }
 
 impl PeerTask {
-    /// Until the client takes leave, or is gone.
+    /// Runs until the client disconnects or is gone.
     pub async fn run(mut self) {
         let (mut pause, mut broken, mut told) = (FIRST_PAUSE, false, false);
         self.show(PeerState::Initial);
@@ -313,7 +313,7 @@ impl PeerTask {
                 tokio::select! {
                     () = &mut pause => break,
                     order = self.orders.recv() => match order {
-                        // Requests for the connection that is gone: the client has been told.
+                        // Requests for the connection that is gone are dropped: the client has been told.
                         Some(Order::Send(_)) => {}
                         Some(Order::Connect) => break,
                         Some(Order::Leave(_)) | None => return,
@@ -323,7 +323,7 @@ impl PeerTask {
         }
     }
 
-    /// Notes its state for `acc_status`, also while there are no records.
+    /// Notes its state for `acc_status`, even while there are no records.
     fn show(&self, state: PeerState) {
         self.sink.state().set_peer(self.index, &self.peer.id, state);
     }
@@ -336,7 +336,7 @@ impl PeerTask {
             Event::Down(_) => self.show(PeerState::Down),
             Event::Trying | Event::Answer(_) => {}
         }
-        // Without a client there is nobody to tell.
+        // If the client is gone, there is nobody to tell.
         let _ = self.events.send((self.index, event));
     }
 
@@ -372,15 +372,15 @@ struct Session<'a> {
     writer: WriteHalf<Box<dyn Stream>>,
     input: BytesMut,
     output: BytesMut,
-    /// Something was written that may not have left yet.
+    /// Something was written that may not have been sent yet.
     unsent: bool,
     watchdog: Watchdog,
     hold: Option<Hold>,
     /// The client knows that requests may be sent.
     usable: bool,
-    /// The peer took leave: until when its answers are waited for, why, and how long not to call again.
+    /// The peer is disconnecting: until when its answers are waited for, why, and how long not to call it again.
     dismissed: Option<(Instant, String, Duration)>,
-    /// This node takes leave: until when the answer is waited for.
+    /// This node is disconnecting: until when the answer is waited for.
     leaving: Option<(Instant, Option<oneshot::Sender<()>>)>,
 }
 
@@ -502,7 +502,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes the messages that have come.
+    /// Handles the messages that have arrived.
     fn read(&mut self) -> Option<End> {
         loop {
             let message = match split(&mut self.input) {
@@ -525,7 +525,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The peer asked for something, and was answered.
+    /// Handles a request of the peer that has been answered.
     fn requested(&mut self, header: &Header, cause: u32) {
         let now = Instant::now();
         match (header.application, header.command) {
@@ -545,13 +545,13 @@ impl<'a> Session<'a> {
                     1 => ("it is busy", LONG_PAUSE),
                     _ => ("it does not want to talk to this node", LONG_PAUSE),
                 };
-                self.dismissed.get_or_insert((now + FAREWELL, format!("it took leave: {why}"), pause));
+                self.dismissed.get_or_insert((now + FAREWELL, format!("it disconnected: {why}"), pause));
             }
             _ => log::debug!("Diameter peer {}: request {} is not supported", self.task.peer.id, header.command),
         }
     }
 
-    /// Something is due.
+    /// Handles what is due.
     fn expire(&mut self, now: Instant) -> Option<End> {
         if self.leaving.as_ref().is_some_and(|l| l.0 <= now) {
             return Some(End::Left);
@@ -576,7 +576,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Writes what is there. May be dropped at any time: what is left then is written the next time.
+/// Writes what is waiting. The future may be dropped at any time: the rest is written the next time.
 async fn push(writer: &mut WriteHalf<Box<dyn Stream>>, output: &mut BytesMut) -> io::Result<()> {
     while !output.is_empty() {
         if writer.write_buf(output).await? == 0 {

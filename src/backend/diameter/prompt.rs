@@ -1,9 +1,9 @@
-//! A TCP connection that acknowledges what it reads at once.
+//! A TCP connection that immediately acknowledges what it reads.
 //!
-//! A peer that has Nagle's algorithm on, as freeDiameter has, sends a short answer only when the one before is
-//! acknowledged, and the kernel takes up to 40 ms for that while it hopes for data to send along. With many requests under
-//! way that costs more than it saves: freeDiameter on the same machine gave 2 256 answers a second, and 10 773 to
-//! a connection that acknowledges at once.
+//! A peer that uses Nagle's algorithm, as freeDiameter does, sends a short answer only when the previous one has been
+//! acknowledged, and the kernel delays that by up to 40 ms in the hope of data to send along. With many requests under way
+//! this costs more than it saves: freeDiameter on the same machine gave 2 256 answers per second, but 10 773 to a
+//! connection that acknowledges at once.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -18,16 +18,16 @@ use tokio::net::TcpStream;
 pub struct Prompt(TcpStream);
 
 impl Prompt {
-    /// Of a connection that has just been made.
+    /// Wraps a connection that has just been made.
     pub fn new(tcp: TcpStream) -> Prompt {
         let prompt = Prompt(tcp);
         prompt.acknowledge();
         prompt
     }
 
-    /// The kernel goes back to its own judgement from time to time (tcp(7)), so this is said after each read.
+    /// The kernel resets this from time to time (tcp(7)), so it is set after each read.
     fn acknowledge(&self) {
-        // Without it answers are late, and nothing else is wrong.
+        // If this fails, answers are only late.
         let _ = set_tcp_quickack(&self.0, true);
     }
 }

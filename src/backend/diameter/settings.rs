@@ -1,4 +1,4 @@
-//! What the parameters say of Diameter.
+//! What the parameters say about Diameter.
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -25,13 +25,13 @@ pub enum Place {
 /// Diameter accounting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiameterSettings {
-    /// Whose records go there: `diameter`, or `aaa` when `aaa_url` says so.
+    /// Whose records go there: those of `diameter`, or of `aaa` if `aaa_url` says so.
     pub backend: Backend,
     /// Where the peers are.
     pub place: Place,
     /// Their names, once the settings are checked.
     pub peers: Vec<String>,
-    /// `diameter_realm`, Destination-Realm; `None`: that of the first peer, else the own.
+    /// `diameter_realm`, the Destination-Realm; `None`: that of the first peer, otherwise this node's own.
     pub realm: Option<String>,
     /// `diameter_records`.
     pub records: Records,
@@ -48,7 +48,7 @@ pub struct DiameterSettings {
 }
 
 impl DiameterSettings {
-    /// For these peers, with what the parameters say of the rest.
+    /// For these peers; the parameters give the rest.
     ///
     /// # Errors
     /// A parameter that cannot be used.
@@ -95,7 +95,7 @@ impl DiameterSettings {
         Diameter::open(self, &names)
     }
 
-    /// As settings, when they can be used.
+    /// These settings, if they can be used.
     ///
     /// # Errors
     /// What is wrong with the files or the names of fields.

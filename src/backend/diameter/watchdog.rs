@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Most by which a pause differs from the configured one, so that nodes do not march in step.
+/// By how much a pause may differ from the configured one, so that nodes do not march in step.
 const JITTER: Duration = Duration::from_secs(2);
 
 /// What a pause without a sign of life calls for.
@@ -15,16 +15,16 @@ pub enum Alarm {
     Ask,
     /// It was not answered: requests go elsewhere from now on.
     Suspect,
-    /// The connection is of no use any more.
+    /// The connection has become useless.
     Close,
 }
 
-/// How a connection fares.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Okay,
     Suspect,
-    /// A connection after one that broke: so many of our requests were answered.
+    /// A connection after one that broke: this many of our requests have been answered.
     Reopen(u8),
 }
 
@@ -41,7 +41,7 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Of a connection that has just been opened. `again`: after one that broke; then a request is due at once.
+    /// For a connection that has just been opened. `again`: after one that broke; then a request is due at once.
     pub fn new(tw: Duration, again: bool, now: Instant) -> Watchdog {
         let mut watchdog = Watchdog { tw, state: if again { State::Reopen(0) } else { State::Okay }, pending: false, due: now };
         if !again {
@@ -77,14 +77,14 @@ impl Watchdog {
             State::Reopen(proofs) if answer && proofs + 1 >= PROOFS => self.state = State::Okay,
             State::Reopen(proofs) if answer => {
                 self.state = State::Reopen(proofs + 1);
-                // The next one follows without a pause: records wait.
+                // The next one follows without a pause, because records are waiting.
                 self.due = now;
             }
             State::Reopen(_) => {}
         }
     }
 
-    /// It is due: nothing came for so long.
+    /// Nothing has come for the whole pause.
     pub fn expire(&mut self, now: Instant) -> Alarm {
         self.wind(now);
         match (self.state, self.pending) {

@@ -1,18 +1,18 @@
-//! The forms in which OpenSIPS writes its log (`stderror_log_format`, `syslog_log_format`): what stands around the text of a line.
+//! The formats in which OpenSIPS writes its log (`stderror_log_format`, `syslog_log_format`): what surrounds the text of a line.
 #![forbid(unsafe_code)]
 
 use chrono::Local;
 use serde_json::Value;
 
-/// A form of the host's log.
+/// A format of the host's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Form {
     /// `plain_text`.
     #[default]
     Plain,
-    /// `json`: one object a line.
+    /// `json`: one object per line.
     Json,
-    /// `json_cee`: the same by the schema of Common Event Expression.
+    /// `json_cee`: the same, with the schema of Common Event Expression.
     Cee,
 }
 
@@ -42,7 +42,7 @@ impl Form {
         out
     }
 
-    /// What stands in a syslog datagram in the place of prefix, level and text; `None`: they do themselves.
+    /// What a syslog datagram contains instead of prefix, level and text; `None`: it contains these.
     pub fn syslog_object(self, level: i32, writer: Writer<'_>, text: &[u8]) -> Option<String> {
         match self {
             Form::Plain => None,
@@ -51,7 +51,7 @@ impl Form {
         }
     }
 
-    /// The host takes the colon off its prefix here, and leaves the line's end in the text.
+    /// The host removes the colon from its prefix here, and leaves the line end in the text.
     fn object(self, level: i32, Writer { prefix, name, pid }: Writer<'_>, text: &[u8]) -> String {
         let string = |text: &str| Value::from(text).to_string();
         let text = String::from_utf8_lossy(text);

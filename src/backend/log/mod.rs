@@ -1,4 +1,4 @@
-//! Log lines: `ACC: <text>: ` + head + pairs, or a JSON object, and the syslog datagram around one.
+//! Log lines: `ACC: <text>: `, head and pairs, or a JSON object; and the syslog datagrams around them.
 #![forbid(unsafe_code)]
 
 mod envelope;
@@ -21,11 +21,11 @@ use crate::stats::{self, Counter};
 pub use envelope::{Form, Writer, level_name};
 pub use settings::{LineFormat, LogLines, facility, read};
 
-/// Longest line: 64 KiB less one, what the original's buffer holds and datagram sockets take
-/// everywhere. What is longer is cut there, counted and said (D19).
+/// Longest line: 64 KiB less one byte, which the original's buffer holds and datagram sockets accept
+/// everywhere. A longer line is cut, counted and reported (D19).
 pub const MAX_LINE: usize = 65_535;
 
-/// A cut line was logged by this process.
+/// This process has already logged that a line was cut.
 static SAID: AtomicBool = AtomicBool::new(false);
 
 const fn text(kind: Kind) -> &'static str {
@@ -75,7 +75,7 @@ pub fn line(record: &Record) -> Vec<u8> {
     cut(out, record)
 }
 
-/// What comes before the pairs that all lines have.
+/// What precedes the pairs that all lines have.
 fn head(out: &mut Vec<u8>, record: &Record) -> io::Result<()> {
     let (time, setup) = (record.time.seconds(), record.setup_seconds());
     write!(out, "ACC: {}: ", text(record.kind))?;
@@ -92,7 +92,7 @@ fn head(out: &mut Vec<u8>, record: &Record) -> io::Result<()> {
     }
 }
 
-/// No line is longer than [`MAX_LINE`].
+/// Cuts a line to [`MAX_LINE`].
 fn cut(mut out: Vec<u8>, record: &Record) -> Vec<u8> {
     if out.len() > MAX_LINE {
         say_cut(out.len(), record);
@@ -101,7 +101,7 @@ fn cut(mut out: Vec<u8>, record: &Record) -> Vec<u8> {
     out
 }
 
-/// A line of so many bytes is cut: counted, and said once.
+/// A line of this many bytes was cut: counts it, and logs that once.
 fn say_cut(length: usize, record: &Record) {
     stats::add(Counter::Clipped, 1);
     if !SAID.swap(true, Ordering::Relaxed) {
@@ -116,14 +116,14 @@ fn say_cut(length: usize, record: &Record) {
 struct Head {
     of: (i32, i32, String, u32),
     text: Vec<u8>,
-    /// Place of the time.
+    /// Where the time is.
     stamp: usize,
-    /// The second that stands there, since 1970.
+    /// The time that is there, in seconds since 1970.
     second: Option<i64>,
 }
 
 thread_local! {
-    /// Of the last line: the next one mostly differs in the time alone.
+    /// The head of the last line: the next one usually differs only in the time.
     static HEAD: RefCell<Option<Head>> = const { RefCell::new(None) };
 }
 
@@ -145,12 +145,12 @@ impl Head {
         Head { of: (level, facility, name.into(), pid), text, stamp, second: None }
     }
 
-    /// Makes this second, since 1970, its time.
+    /// Sets its time, in seconds since 1970.
     fn set_time(&mut self, second: i64) {
         if self.second == Some(second) {
             return;
         }
-        // The formatter stamps UTC with a zero before a short day; RFC 3164 §4.1.2 wants local time
+        // The formatter writes UTC, and days below 10 with a zero; RFC 3164 §4.1.2 wants local time
         // and a blank.
         let now = DateTime::from_timestamp(second, 0).unwrap_or_default().with_timezone(&Local);
         let stamp = now.format("%b %e %H:%M:%S").to_string();
@@ -165,7 +165,7 @@ impl Head {
     }
 }
 
-/// A syslog datagram (RFC 3164) for a message of these parts, which may hold any bytes. `facility` as in
+/// A syslog datagram (RFC 3164) for a message of these parts, which may contain any bytes. `facility` is as in
 /// `<syslog.h>`.
 pub fn datagram(level: i32, facility: i32, name: &str, pid: u32, message: &[&[u8]]) -> Vec<u8> {
     HEAD.with(|h| {
@@ -182,7 +182,7 @@ pub fn datagram(level: i32, facility: i32, name: &str, pid: u32, message: &[&[u8
     })
 }
 
-/// [`datagram`] of a line that looks as the host's own do in this form.
+/// [`datagram`] for a line in this format of the host's log.
 pub fn host_datagram(form: Form, level: i32, facility: i32, writer: Writer<'_>, text: &[u8]) -> Vec<u8> {
     let of = |message: &[&[u8]]| datagram(level, facility, writer.name, writer.pid, message);
     match form.syslog_object(level, writer, text) {
@@ -275,7 +275,7 @@ mod tests {
         assert!(again.starts_with("<29>") && again.ends_with(" opensips[42]: NOTICE:other"), "{again}");
         let other = String::from_utf8(datagram(2, 3 << 3, "opensips", 43, &[b"x"])).unwrap();
         assert!(other.ends_with(" opensips[43]: x"), "{other}");
-        // The time is made anew when the second has changed, and only then.
+        // The time is written again only if the second has changed.
         let mut head = Head::new(2, 3 << 3, "opensips", 42);
         let mut stamp = |second| {
             head.set_time(second);

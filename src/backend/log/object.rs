@@ -1,4 +1,4 @@
-//! Records as JSON, an object each, for collectors of logs (`log_format` json).
+//! Records as JSON, one object each, for log collectors (`log_format` json).
 #![forbid(unsafe_code)]
 
 use base64::Engine as _;
@@ -23,7 +23,7 @@ struct Members {
 
 impl Members {
     fn put(&mut self, name: &str, value: String) {
-        // What collectors do with a name that comes twice differs.
+        // Collectors treat a repeated name in different ways.
         let is_taken = |name: &str| self.all.iter().any(|(n, _)| n == name);
         let free = (2..).map(|n| format!("{name}_{n}"));
         let name = if is_taken(name) { free.into_iter().find(|n| !is_taken(n)).unwrap_or_default() } else { name.to_owned() };
@@ -120,8 +120,8 @@ fn values(record: &mut Record) -> impl Iterator<Item = &mut Vec<u8>> {
 /// A value this short is not what makes a line long.
 const SHORT: usize = 64;
 
-/// The line of a record. One that would be too long stays an object: its longest values are cut, then legs and extras
-/// are left out.
+/// The line of a record. If it would be too long, it remains an object: its longest values are cut, then legs and
+/// extras are left out.
 pub fn line(record: &Record) -> String {
     let mut line = object(record);
     if line.len() <= MAX_LINE {

@@ -9,13 +9,13 @@ use crate::accounting::fields::Fields;
 use crate::backend::{Settings, Sink};
 use crate::params::{ConfigError, Draft, bad};
 
-/// What a line is (`log_format`).
+/// The format of a line (`log_format`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LineFormat {
     /// As the original writes it.
     #[default]
     Text,
-    /// A JSON object, without anything of the host before it.
+    /// A JSON object; nothing of the host's precedes it.
     Json,
 }
 
@@ -26,7 +26,7 @@ pub struct LogLines {
     pub level: i32,
     /// Syslog facility (already shifted, as in `<syslog.h>`).
     pub facility: i32,
-    /// What they look like.
+    /// Their format.
     pub format: LineFormat,
 }
 
@@ -36,7 +36,7 @@ impl Settings for LogLines {
     }
 }
 
-/// Always on: any line may have to wait for syslog.
+/// Reads the settings. The log is always on, since any line may have to wait for syslog.
 pub fn read(draft: &Draft) -> Result<Option<Arc<dyn Settings>>, ConfigError> {
     Ok(Some(Arc::new(LogLines::of(draft)?)))
 }

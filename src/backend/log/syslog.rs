@@ -1,5 +1,5 @@
-//! The syslog socket: used by the workers for a try that never blocks, and by the delivery
-//! process for the lines that it did not take.
+//! The syslog socket: used by the workers for an attempt that never blocks, and by the delivery process
+//! for the lines that it did not accept then.
 #![forbid(unsafe_code)]
 
 use std::io;
@@ -15,16 +15,15 @@ use crate::stats::{self, Counter};
 /// Where syslog daemons listen.
 pub const DEV_LOG: &str = "/dev/log";
 
-/// Clipping starts from here downwards when a line is too long: no syslog daemon is known to
-/// take less.
+/// The shortest piece that is tried when a line is too long: no syslog daemon is known to accept less.
 const SHORTEST: usize = 480;
 
 /// Result of sending a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// The daemon's socket has it.
+    /// The daemon's socket has accepted it.
     Taken,
-    /// The daemon's socket has as much of it as a datagram may hold; counted as `clipped`.
+    /// The daemon's socket has accepted as much of it as a datagram may hold; counted as `clipped`.
     Clipped,
     /// Not now: no daemon, or its queue is full. Keep the line.
     NotTaken,
@@ -33,14 +32,14 @@ pub enum Sent {
 }
 
 /// A connection to the syslog socket. Made after the fork; connects at the first line, and again
-/// when the daemon was restarted.
+/// after the daemon has been restarted.
 pub struct SyslogSocket {
     path: PathBuf,
     socket: Option<UnixDatagram>,
 }
 
 impl SyslogSocket {
-    /// For the socket at `path`.
+    /// Uses the socket at `path`; connects later.
     pub fn new(path: &Path) -> SyslogSocket {
         SyslogSocket { path: path.into(), socket: None }
     }
@@ -98,13 +97,13 @@ pub struct SyslogSink {
 }
 
 impl SyslogSink {
-    /// For the socket at `path`.
+    /// Uses the socket at `path`; connects later.
     pub fn new(path: &Path) -> SyslogSink {
         SyslogSink { socket: SyslogSocket::new(path) }
     }
 }
 
-/// How to make it for the socket at `path`.
+/// A maker of the sink for the socket at `path`.
 pub fn at(path: PathBuf) -> (SinkId, Maker) {
     (SinkId::Log, Box::new(move || Ok(Box::new(SyslogSink::new(&path)))))
 }

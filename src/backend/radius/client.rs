@@ -5,17 +5,17 @@
 //! (RFC 5080 §2.2.1) up to `radius_retries` times; then, if the server answered nothing else in
 //! the meantime, the server counts as down for `radius_deadtime` and everything in flight there
 //! goes to the next server of the list. A server that is due again gets one record to prove
-//! itself, another one each time. A record that no server acknowledges is the delivery's again
+//! itself, a different one each time. A record that no server acknowledges goes back to the delivery
 //! ([`Fate::Retry`]).
 //!
-//! A server does not acknowledge what it cannot store (RFC 2866 §2), and then it is that record which is
-//! wrong. A record that is not acknowledged for [`PATIENCE`], while one that was sent later is, was refused
-//! ([`Fate::Refused`]); until then it keeps no other waiting: records stay in flight from one call to the next.
+//! A server does not acknowledge what it cannot store (RFC 2866 §2), and then the record itself is at fault.
+//! So a record that is not acknowledged within [`PATIENCE`], while one that was sent later is, was refused
+//! ([`Fate::Refused`]). Until then it delays no other: records stay in flight from one call to the next.
 //!
-//! Each transmission carries the Acct-Delay-Time of its moment. While that is the same the
-//! packet is repeated byte for byte, so that the server can tell a repetition; when it changes,
-//! identifier and authenticator change too (RFC 2866 §3 and §5.2). An answer to the attempt
-//! before counts as well: the server has stored the record.
+//! Each transmission carries its current Acct-Delay-Time. While that stays the same, the packet is
+//! repeated byte for byte, so that the server recognises a repetition; when it changes, identifier
+//! and authenticator change too (RFC 2866 §3 and §5.2). An answer to the attempt before counts as
+//! well: the server has stored the record.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -37,14 +37,14 @@ use crate::accounting::clock::{Moment, Wall};
 use crate::backend::{Fate, Hold, LocalFuture, Offer, RecordSender, SENDER_BATCH};
 use crate::stats::{self, Counter};
 
-/// Sockets for each address family: an identifier is one byte, so that each gives 256 of them.
+/// Sockets for each address family. An identifier is one byte, so each socket has 256 of them.
 const SOURCE_PORTS: usize = 8;
 /// Identifiers of one server.
 const SLOTS: usize = SOURCE_PORTS * 256;
-/// Most records in flight at one server: each may hold two identifiers, this and the last one. Those without
-/// an answer stay there for [`PATIENCE`].
+/// Most records in flight at one server: each may hold two identifiers, the current and the last one. Those without
+/// an answer stay in flight for [`PATIENCE`].
 const IN_FLIGHT_MAX: usize = SLOTS / 2;
-/// Most of them that wait for their answers.
+/// Most of them that take room in the window.
 const WINDOW_MAX: f64 = 512.0;
 /// Records in flight at first. A server's receive buffer of the usual 208 KiB holds some 160
 /// packets of half a kilobyte; what overflows it is lost and costs a retransmission pause.
@@ -52,23 +52,23 @@ const WINDOW_START: f64 = 128.0;
 /// The window is never halved below this.
 const WINDOW_MIN: f64 = 8.0;
 /// After a loss the window soon grows again to this part of what was too much, and then hardly
-/// any more: each overflow of the server's buffer would stall the end of a batch for a pause.
+/// any further: each overflow of the server's buffer would stall the end of a batch for a pause.
 const WINDOW_KEPT: f64 = 0.75;
-/// Pause between two looks for answers when no other batch waits: a server sends them one after the
-/// other, and waking up for each costs more than the rest of its record does.
+/// Pause between two looks for answers when no other batch is waiting: a server sends them one by one,
+/// and waking up for each costs more than everything else that is done for its record.
 const REPLIES: Duration = Duration::from_millis(1);
-/// A record that is not acknowledged in this time, while one that was sent later is, was refused. A server that
-/// asks a slow database answers in it, and its packets come back in another order by less.
+/// A record that is not acknowledged within this time, while one that was sent later is, was refused. Even a server
+/// with a slow database answers within it, and reorders its answers by less.
 pub const PATIENCE: Duration = Duration::from_secs(3);
-/// A record that was sent this long ago, and was overtaken, no longer takes room in the window.
+/// A record that was sent this long ago and has been overtaken no longer takes room in the window.
 const YOUNG: Duration = Duration::from_millis(200);
-/// The others do not wait longer than this for one without an answer.
+/// How long the others wait for a record without an answer.
 const AWAITED: Duration = Duration::from_millis(50);
-/// Records that may be in flight when a call returns although more wait: so the server is never idle.
+/// Records that may be in flight when a call returns although more are waiting, so that the server is never idle.
 const LOW_WATER: usize = 32;
 /// Longest pause between two transmissions, MRT of RFC 5080 §2.2.1.
 const LONGEST_WAIT: Duration = Duration::from_secs(16);
-/// Records not acknowledged of which that is remembered, at least.
+/// For at least this many records it is remembered that they were not acknowledged.
 const UNANSWERED_MAX: usize = 1000;
 /// RAND of RFC 5080 §2.2.1: pauses differ by up to a tenth, so that clients do not march in step.
 const JITTER: f64 = 0.1;
@@ -90,8 +90,8 @@ pub struct Options {
     /// Sent as NAS-Port; `None` = not sent.
     pub nas_port: Option<u16>,
     /// Parameter `aaa_retry`: how often a record is offered to the server list before it is given
-    /// up; `None` = forever. It was offered when the list is exhausted; waiting for a server that is down
-    /// is no offer. Counted anew in a new process.
+    /// up; `None` = forever. An offer counts when the list is exhausted; waiting for a server that is down
+    /// is not an offer. A new process starts counting at 0.
     pub retry: Option<u32>,
 }
 
@@ -102,30 +102,30 @@ struct Attempt {
     authenticator: [u8; 16],
 }
 
-/// A server and how it fares.
+/// A server and its state.
 struct Peer {
     addr: SocketAddr,
     secret: Secret,
-    /// The first of its family's sockets.
+    /// Index of the first socket of its address family.
     first_socket: usize,
-    /// The attribute that names this client to it.
+    /// The attribute that identifies this client to it.
     nas: Option<Avp>,
     /// By slot: socket `slot % SOURCE_PORTS`, identifier `slot / SOURCE_PORTS`.
     slots: Vec<Option<Attempt>>,
     next_slot: usize,
     in_flight: usize,
-    /// Those of them that take no room in the window.
+    /// How many of them take no room in the window.
     overtaken: usize,
     window: f64,
-    /// Up to where the window grows fast.
+    /// Up to this size the window grows fast.
     ceiling: f64,
     narrowed: Option<Instant>,
-    /// Down, and when it is due again; `None` = up.
+    /// When it is due again; `None` = it is up.
     down_until: Option<Instant>,
-    /// It went down in this call, or proved in it to be still down.
+    /// In this call it went down, or turned out to be still down.
     failed: bool,
     last_reply: Option<Instant>,
-    /// First transmission of the last record, in that order, that was acknowledged.
+    /// The latest first transmission of all acknowledged records.
     answered_to: Option<Instant>,
     last_error: Option<String>,
     told_forged: bool,
@@ -144,12 +144,12 @@ impl Peer {
         self.in_flight - self.overtaken < self.window as usize && self.in_flight < IN_FLIGHT_MAX
     }
 
-    /// A record that was first sent after this moment was acknowledged.
+    /// Was a record acknowledged that was first sent after this moment?
     fn answered_later_than(&self, sent: Instant) -> bool {
         self.answered_to.is_some_and(|later| later > sent)
     }
 
-    /// A packet was lost: half as many, once for all packets lost together.
+    /// A packet was lost: halves the window, once for all packets lost together.
     fn narrow(&mut self, now: Instant, timeout: Duration) {
         if self.narrowed.is_none_or(|t| now - t >= timeout) {
             self.narrowed = Some(now);
@@ -165,7 +165,7 @@ impl Peer {
         if self.down_until.take().is_some() {
             log::info!("RADIUS server {}: answers again", self.addr);
         }
-        // One more for each window that is answered, above the ceiling for each window of windows.
+        // One more for each answered window; above the ceiling, for each window of windows.
         let step = if self.window < self.ceiling { 1.0 / self.window } else { 1.0 / (self.window * self.window) };
         self.window = (self.window + step).min(WINDOW_MAX);
     }
@@ -174,26 +174,26 @@ impl Peer {
 /// Identifies a record: its id, and when it was made.
 type Key = (u128, Wall);
 
-/// A record on its way.
+/// A record on its way to a server.
 struct Flight {
     key: Key,
     attributes: Vec<Avp>,
     /// See [`Offer::parked`].
     parked: bool,
-    /// The call that asked for it last.
+    /// The last call of [`RadiusClient`] that asked for it.
     call: u64,
     /// The server it is in flight at.
     server: Option<usize>,
     /// Servers that did not acknowledge it, one bit each (`conf::MAX_SERVERS` is below 32).
     tried: u32,
-    /// One of them has acknowledged others in the meantime.
+    /// One of these servers has acknowledged other records in the meantime.
     refused: bool,
-    /// First transmission at all, and to this server.
+    /// First transmission to any server, and to this one.
     begun: Option<Instant>,
     started: Instant,
     /// Transmissions to this server.
     sent: u32,
-    /// Present pause and its end; the time to look whether it was overtaken; the earlier of both.
+    /// The current pause and its end; when to check whether the record was overtaken; the earlier of the two times.
     wait: Duration,
     resend: Instant,
     look: Instant,
@@ -204,7 +204,7 @@ struct Flight {
     packet: Vec<u8>,
     delay: u32,
     slot: Option<usize>,
-    /// Slot of the packet before, still good for an answer.
+    /// Slot of the previous packet, an answer to which still counts.
     previous: Option<usize>,
     fate: Option<Fate>,
 }
@@ -225,7 +225,7 @@ enum Choice {
     Nowhere,
 }
 
-/// The client. It lives as long as the delivery process: what is in flight, windows, dead timers and
+/// The client. It lives as long as the delivery process: records in flight, windows, dead timers and
 /// offers are kept from call to call.
 pub struct RadiusClient {
     conf: Conf,
@@ -239,7 +239,7 @@ pub struct RadiusClient {
     call: u64,
     /// Records that were not sent yet.
     fresh: VecDeque<usize>,
-    /// Records that a server did not acknowledge and that are on their way to the next.
+    /// Records that a server did not acknowledge and that go to the next one.
     moved: VecDeque<usize>,
     timers: BTreeSet<(Instant, usize)>,
     unanswered: HashMap<Key, Unanswered>,
@@ -249,7 +249,7 @@ impl RadiusClient {
     /// Opens the sockets; must be called inside a tokio runtime with I/O and time.
     ///
     /// # Errors
-    /// No socket can be bound to `bindaddr`, with the file that says so.
+    /// No socket can be bound to `bindaddr`; names the file with this key.
     pub fn new(radius: Radius, options: Options) -> Result<RadiusClient, String> {
         let Radius { conf, encoder } = radius;
         let mut sockets = Vec::new();
@@ -305,24 +305,24 @@ impl RadiusClient {
         })
     }
 
-    /// Sends records; the fates are in their order. Returns when nothing is young of what is not known yet, or,
-    /// when more wait behind a full batch, when there is little of that. What is under way then is expected
-    /// in the next call; what is missing there is forgotten.
+    /// Sends records; the fates are in the order of the records. Returns once all records without a known fate were sent
+    /// a while ago, or, if more are waiting after a full batch, once few of them were sent just now. Records that are still
+    /// under way must be given again in the next call; those that are not are forgotten.
     ///
-    /// The future may be dropped at any time, and what was sent is expected in the next call as well.
+    /// The future may be dropped at any time; then, too, what was sent must be given again in the next call.
     pub async fn send_all(&mut self, offers: &[Offer<'_>]) -> Vec<Fate> {
         let (mine, new) = self.begin(offers);
         let low_water = if new < SENDER_BATCH { 0 } else { LOW_WATER };
         let mut buffer = vec![0; MAX_PACKET];
         loop {
-            // Before receiving: a flood of datagrams does not hold up the timers.
+            // Before receiving, so that a flood of datagrams does not hold up the timers.
             self.expire(&mut buffer).await;
             self.dispatch().await;
             let (known, young, next) = self.survey(&mine);
             if known == mine.len() || known > 0 && young <= low_water {
                 break;
             }
-            // Something is in flight whenever a record is open: dispatch sends or gives up.
+            // Whenever a record is open, something is in flight: dispatch either sends or gives up.
             let Some(&(deadline, _)) = self.timers.first() else { break };
             let deadline = if known > 0 { next.map_or(deadline, |next| next.min(deadline)) } else { deadline };
             tokio::select! {
@@ -346,7 +346,7 @@ impl RadiusClient {
         fates
     }
 
-    /// How many of these records have a fate, how many are young, and when the next one is not any more.
+    /// How many of these records have a fate, how many were sent just now, and when the first of the latter no longer was.
     fn survey(&self, mine: &[usize]) -> (usize, usize, Option<Instant>) {
         let now = Instant::now();
         let (mut known, mut young, mut next) = (0, 0, None::<Instant>);
@@ -364,7 +364,7 @@ impl RadiusClient {
         (known, young, next)
     }
 
-    /// The flights of these records, and how many of them are new. Those of no record are forgotten.
+    /// The flights of these records, and how many of them are new. Flights of other records are forgotten.
     fn begin(&mut self, offers: &[Offer<'_>]) -> (Vec<usize>, usize) {
         self.call += 1;
         let (mut mine, mut new) = (Vec::with_capacity(offers.len()), 0);
@@ -401,8 +401,8 @@ impl RadiusClient {
                 });
             }
         }
-        // With every server down the caller's own pause is over: the one that is due first is
-        // asked now.
+        // All servers are down, but the caller's own pause is over: the one that is due first is asked
+        // now.
         if self.peers.iter().all(|p| p.down_until.is_some() && p.in_flight == 0) {
             let due = self.peers.iter_mut().filter_map(|p| p.down_until.as_mut()).min();
             let now = Instant::now();
@@ -449,7 +449,7 @@ impl RadiusClient {
         i
     }
 
-    /// Of a flight that has landed.
+    /// The fate of a flight that has ended.
     fn forget(&mut self, i: usize) {
         if let Some(flight) = self.flights[i].take() {
             self.by_key.remove(&flight.key);
@@ -461,7 +461,7 @@ impl RadiusClient {
 
     fn finish(&mut self, i: usize, fate: Fate) {
         let Some(flight) = &mut self.flights[i] else { return };
-        // Only `aaa_retry` counts on.
+        // Only the count for `aaa_retry` goes on.
         let comes_again = match fate {
             Fate::Retry(_) => true,
             Fate::Refused(_) | Fate::Held(_) => self.options.retry.is_some(),
@@ -474,8 +474,8 @@ impl RadiusClient {
         (flight.attributes, flight.packet) = (Vec::new(), Vec::new());
     }
 
-    /// The first server of the list that may have the record: load is not spread, the list is
-    /// an order of preference.
+    /// The first server of the list that may get the record: the list is an order of preference, load is not
+    /// spread.
     fn choose(&self, tried: u32, now: Instant) -> Choice {
         let mut nothing = Choice::Nowhere;
         for (s, peer) in self.peers.iter().enumerate() {
@@ -521,7 +521,7 @@ impl RadiusClient {
         }
     }
 
-    /// Which of those that were not sent was offered the least.
+    /// Which of the records that were not sent yet was offered least often.
     fn least_offered(&self) -> usize {
         let offers = |i: usize| self.flights[i].as_ref().map(|f| (f.parked, self.unanswered.get(&f.key).map_or(0, |u| u.offers)));
         self.fresh.iter().enumerate().min_by_key(|(_, i)| offers(**i)).map_or(0, |(at, _)| at)
@@ -538,7 +538,7 @@ impl RadiusClient {
         self.transmit(i).await;
     }
 
-    /// Sends a record to its server, as the same packet while the packet is unchanged.
+    /// Sends a record to its server; the same packet as before if nothing in it changes.
     async fn transmit(&mut self, i: usize) {
         let Some(flight) = &mut self.flights[i] else { return };
         let Some(server) = flight.server else { return };
@@ -549,7 +549,7 @@ impl RadiusClient {
                 peer.slots[old] = None;
             }
             flight.previous = flight.slot.take();
-            // Two identifiers for each record of the largest window: there is one.
+            // There are two identifiers for each record of the largest window, so one is free.
             let Some(slot) = peer.take_slot(Attempt { flight: i, authenticator: [0; 16] }) else { return };
             let own = own_attributes(&flight.attributes, &self.options, delay, peer.nas.as_ref(), self.conf.nas_identifier.as_deref());
             let packet = match packet::request((slot / SOURCE_PORTS) as u8, &peer.secret, flight.attributes.iter().chain(&own)) {
@@ -571,7 +571,7 @@ impl RadiusClient {
         flight.deadline = flight.resend.min(flight.look);
         self.timers.insert((flight.deadline, i));
         let socket = &self.sockets[peer.first_socket + flight.slot.unwrap_or(0) % SOURCE_PORTS];
-        // A packet that cannot be sent (no route, no buffer) is like a lost one: sent again later.
+        // A packet that cannot be sent (no route, no buffer) is treated as lost: it is sent again later.
         if let Err(e) = socket.send_to(&flight.packet, peer.addr).await {
             peer.last_error = Some(e.to_string());
         }
@@ -592,11 +592,11 @@ impl RadiusClient {
         }
     }
 
-    /// Handles the pauses that are over.
+    /// Handles pauses that have ended.
     async fn expire(&mut self, buffer: &mut [u8]) {
         if self.timers.first().is_some_and(|(deadline, _)| *deadline <= Instant::now()) {
-            // The process may not have run for a while, and answers have come in time. The runtime looks at the sockets
-            // only while this waits.
+            // This process may not have run for a while, although answers came in time. The runtime looks at the
+            // sockets only while this function waits.
             yield_now().await;
             self.take_more(buffer);
         }
@@ -628,7 +628,7 @@ impl RadiusClient {
                     self.down(server, now);
                 }
             } else if flight.resend <= now {
-                // One that was overtaken may be one that the server does not answer: if it was lost, its next answer says so.
+                // A record that was overtaken may be one that the server refuses. If its packet was only lost, its next answer will show it.
                 if !overtaken {
                     peer.narrow(now, self.conf.timeout);
                 }
@@ -643,7 +643,7 @@ impl RadiusClient {
         }
     }
 
-    /// A server that answered nothing while a record was sent to it again and again.
+    /// A server answered nothing while a record was sent to it repeatedly: it is down.
     fn down(&mut self, server: usize, now: Instant) {
         let peer = &mut self.peers[server];
         let why = peer.last_error.as_deref().unwrap_or("no answer");
@@ -668,7 +668,7 @@ impl RadiusClient {
         }
     }
 
-    /// The list is exhausted for a record that was sent.
+    /// The list is exhausted for a record that was sent: its fate.
     fn give_up(&mut self, i: usize) {
         let Some(flight) = &self.flights[i] else { return };
         let reason = self.silence(flight.tried);
@@ -686,14 +686,14 @@ impl RadiusClient {
         self.finish(i, fate);
     }
 
-    /// Why the servers in `tried` did not do, for people.
+    /// Why the servers in `tried` did not accept a record, for people.
     fn silence(&self, tried: u32) -> String {
         let asked = self.peers.iter().enumerate().filter(|(s, _)| tried & (1 << s) != 0);
         let said: Vec<_> = asked.map(|(_, p)| format!("{}: {}", p.addr, p.last_error.as_deref().unwrap_or("no answer"))).collect();
         format!("no RADIUS server acknowledged the record ({})", said.join(", "))
     }
 
-    /// Takes the datagrams that have come in, but no more than answers can be due, so that a flood
+    /// Handles the datagrams that have arrived, but no more than there can be answers due, so that a flood
     /// does not hold up the timers.
     fn take_more(&mut self, buffer: &mut [u8]) {
         let mut left = SLOTS;
@@ -707,7 +707,7 @@ impl RadiusClient {
         }
     }
 
-    /// A datagram came in.
+    /// Handles a datagram.
     fn reply(&mut self, socket: usize, reply: &[u8], from: SocketAddr) {
         let found = self.peers.iter().position(|p| p.addr.ip() == from.ip() && p.addr.port() == from.port());
         let attempt = found.and_then(|server| {

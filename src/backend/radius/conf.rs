@@ -21,8 +21,8 @@ const DEFAULT_TIMEOUT: u64 = 2;
 /// configuration file of radcli comes with.
 const DEFAULT_RETRIES: u32 = 3;
 
-/// Seconds a silent server is passed over when `radius_deadtime` is absent: short enough that
-/// the first server of the list soon has its work back, long enough that asking it costs nothing.
+/// Seconds for which a silent server is skipped when `radius_deadtime` is absent: short enough that the
+/// first server of the list soon gets its work back, long enough that trying it costs little.
 const DEFAULT_DEADTIME: u64 = 60;
 
 /// Most servers of a list; the libraries stop at 8.
@@ -33,7 +33,7 @@ pub const MAX_SERVERS: usize = 16;
 pub struct Secret(Vec<u8>);
 
 impl Secret {
-    /// Keeps the bytes; they must not be empty (RFC 2865 §3), which the reader sees to.
+    /// Keeps the bytes. They must not be empty (RFC 2865 §3); the reader makes sure of that.
     pub fn new(bytes: impl Into<Vec<u8>>) -> Secret {
         Secret(bytes.into())
     }
@@ -72,7 +72,7 @@ pub struct Conf {
     pub timeout: Duration,
     /// `radius_retries`: retransmissions before the next server, 0 to 100.
     pub retries: u32,
-    /// `radius_deadtime`: how long a silent server is passed over, up to one day.
+    /// `radius_deadtime`: how long a silent server is skipped, up to one day.
     pub deadtime: Duration,
     /// `nas-identifier`: sent as NAS-Identifier (RFC 2865 §5.32), at most 253 bytes.
     pub nas_identifier: Option<String>,
@@ -85,7 +85,7 @@ pub struct Conf {
 impl Conf {
     /// Reads `file`, the secrets file it names, and resolves the servers' names.
     ///
-    /// Names are resolved once, here: the caller is still one process without SIP traffic.
+    /// Names are resolved here, once, because the caller is still a single process without SIP traffic.
     ///
     /// # Errors
     /// One line that names the file, its line where there is one, and what to change. It never
@@ -115,7 +115,7 @@ impl fmt::Display for Place<'_> {
 
 /// A file's text; `why` says who wants it.
 pub(super) fn read_text(file: &Path, why: &str) -> Result<String, String> {
-    // A FIFO or a device would hold up the start, or never end.
+    // A FIFO or a device could block the start, or never end.
     let regular = || if file.metadata()?.is_file() { std::fs::read(file) } else { Err(io::Error::other("it is not a regular file")) };
     match regular() {
         // Comments in old files may be Latin-1, so invalid UTF-8 there is accepted.
@@ -162,7 +162,7 @@ impl Raw {
             "acctserver" => {
                 for item in need(key, value, at)?.split(',').map(str::trim).filter(|s| !s.is_empty()) {
                     let server = server(item, at)?;
-                    // A server met twice would be asked twice before it counts as silent.
+                    // A server listed twice would be asked twice before it counts as silent.
                     if self.servers.iter().all(|s| s.addr != server.addr) {
                         self.servers.push(server);
                     }
@@ -184,7 +184,7 @@ impl Raw {
             }
             "nas-ip" => self.nas_ip = Some(need(key, value, at)?.parse().map_err(|_| format!("{at}: nas-ip: '{value}' is not an IPv4 or IPv6 address"))?),
             "bindaddr" => self.bind = if need(key, value, at)? == "*" { None } else { Some(resolve(value, 0, "bindaddr", at)?.ip()) },
-            // TLS and DTLS would be sent in the clear and TCP would not be answered: better no start than that.
+            // TLS and DTLS would be sent in the clear, and TCP would not be answered: better to refuse the start.
             "serv-type" | "serv-auth-type" if !value.eq_ignore_ascii_case("udp") => {
                 return Err(format!("{at}: {key}: transport '{value}' is not supported; use udp, or a RADIUS proxy on this machine"));
             }
@@ -219,7 +219,7 @@ impl Raw {
                     if secrets.is_none() {
                         secrets = Some(read_secrets(path, &Place { file, line: *line })?);
                     }
-                    // As written first: a name that does not resolve would hold up the start.
+                    // First as written, because a name that does not resolve would delay the start.
                     let find = |resolve| secrets.iter().flatten().find(|s| s.is_for(&named, resolve));
                     find(false).or_else(|| find(true)).map(|s| s.secret.clone()).ok_or_else(|| {
                         format!("{at}: acctserver {}: {} has no secret for it; add a line '{} SECRET'", named.host, path.display(), named.host)
@@ -303,7 +303,7 @@ struct SecretLine {
 }
 
 impl SecretLine {
-    /// In the pair form one host is the server and the other one this machine, in any order.
+    /// In the form with two hosts, one is the server and the other one this machine, in either order.
     fn is_for(&self, server: &Named, resolve: bool) -> bool {
         match &self.hosts {
             (host, None) => names(host, server, resolve),
@@ -312,7 +312,7 @@ impl SecretLine {
     }
 }
 
-/// `host` is the server, by its name, its address or, if it may be resolved, one of its addresses.
+/// Is `host` the server: by name, by address or, if names may be resolved, by one of its addresses?
 fn names(host: &str, server: &Named, resolve: bool) -> bool {
     let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     match literal {
@@ -321,7 +321,7 @@ fn names(host: &str, server: &Named, resolve: bool) -> bool {
     }
 }
 
-/// `host` is an address of this machine: a socket can be bound to it.
+/// Is `host` an address of this machine, so that a socket can be bound to it?
 fn is_local(host: &str) -> bool {
     addresses(host).any(|ip| UdpSocket::bind((ip, 0)).is_ok())
 }
@@ -396,7 +396,7 @@ mod tests {
             ("127.0.0.1:5:a,127.0.0.2:6:b", "", "127.0.0.1:5=a 127.0.0.2:6=b"),
             ("127.0.0.1:5:a\nacctserver 127.0.0.2:6:b", "", "127.0.0.1:5=a 127.0.0.2:6=b"),
             ("127.0.0.1:5:a,127.0.0.1:5:b", "", "127.0.0.1:5=a"),
-            // Of two lines for one server that counts whose other half is this machine.
+            // Of two lines for one server, the one whose other half is this machine counts.
             ("203.0.113.9", "192.0.2.1/203.0.113.9 theirs\n127.0.0.1/203.0.113.9 ours", "203.0.113.9:1813=ours"),
             ("203.0.113.9", "203.0.113.9/127.0.0.1 ours", "203.0.113.9:1813=ours"),
             ("127.0.0.1", "localhost s", "127.0.0.1:1813=s"),

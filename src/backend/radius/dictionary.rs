@@ -3,9 +3,9 @@
 //!
 //! The names of extra and leg fields are attribute names of the operator's dictionary. What
 //! that file lacks comes from a built-in one: the standard attributes of a record and the
-//! Sip-* attributes of `scripts/radius/dictionary.opensips-acc`. A definition of the file wins
-//! over the built-in one, and a later line over an earlier one; but an attribute of a vendor
-//! never hides one without vendor.
+//! Sip-* attributes of `scripts/radius/dictionary.opensips-acc`. A definition in the file overrides
+//! the built-in one, and a later line overrides an earlier one; but an attribute of a vendor never
+//! hides one without a vendor.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::conf::{beside, read_text};
 
-/// Files inside one another; FreeRADIUS itself stays below 5.
+/// Maximum depth of nested files; FreeRADIUS itself stays below 5.
 const MAX_DEPTH: usize = 32;
 
 /// Standard attributes that a record or its sender uses (RFC 2865 §5, RFC 2866 §5, RFC 2869
@@ -54,7 +54,7 @@ pub enum Type {
     Ipv4,
     /// `ipv6addr`.
     Ipv6,
-    /// `combo-ip`: IPv4 or IPv6 by the value.
+    /// `combo-ip`: IPv4 or IPv6, depending on the value.
     Ip,
     /// A type that a field cannot be written to (`tlv`, `extended`, prefixes …), under its own name.
     Unusable(String),
@@ -62,7 +62,7 @@ pub enum Type {
 
 impl Type {
     fn from_name(name: &str) -> Type {
-        // octets[16]: the length is the server's business.
+        // octets[16]: the length only concerns the server.
         let plain = name.split('[').next().unwrap_or(name).to_ascii_lowercase();
         match plain.as_str() {
             "string" | "text" => Type::Text,
@@ -115,7 +115,7 @@ pub struct Dictionary {
     values: HashMap<(String, String), u64>,
 }
 
-/// Where errors say a name was looked for.
+/// Where a name was looked for, for errors.
 impl fmt::Display for Dictionary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.file {
@@ -174,8 +174,8 @@ struct Reader {
     attributes: HashMap<String, Attribute>,
     values: HashMap<(String, String), u64>,
     vendors: HashMap<String, Vendor>,
-    /// The vendor between BEGIN-VENDOR and END-VENDOR, with the name that must end it; `None`
-    /// as vendor = extended attributes (RFC 6929), which fields cannot use.
+    /// The vendor between BEGIN-VENDOR and END-VENDOR, with the name that must end it. Without a vendor:
+    /// extended attributes (RFC 6929), which fields cannot use.
     block: Option<(String, Option<Vendor>)>,
     /// Open TLV blocks: their members are not attributes themselves.
     tlv: Vec<String>,
@@ -302,7 +302,7 @@ impl Reader {
             _ => Type::from_name(kind),
         };
         let key = name.to_ascii_lowercase();
-        // FreeRADIUS comes with a vendor's own Sip-Method: it must not hide the common one.
+        // FreeRADIUS has a Sip-Method of some vendor's: it must not hide the common one.
         if vendor.is_none() || self.attributes.get(&key).is_none_or(|a| a.vendor.is_some()) {
             self.attributes.insert(key, Attribute { name: Arc::from(name), code: number, kind, vendor });
         }

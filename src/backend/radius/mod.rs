@@ -58,14 +58,14 @@ impl Radius {
     }
 }
 
-/// NAS-Port of every packet: the port of SIP, which the original sends too, whatever the server
-/// listens on.
+/// NAS-Port of every packet: the port of SIP, as in the original, whatever port the server listens
+/// on.
 const SIP_PORT: u16 = 5060;
 
-/// Makes the client, in the runtime of who will use it.
+/// Makes the client, in the runtime that will use it.
 ///
 /// # Errors
-/// As [`Radius::open`], and when no socket can be had.
+/// As [`Radius::open`], or no socket can be opened.
 pub fn sender(aaa: &Aaa, fields: &Fields) -> Result<Box<dyn RecordSender>, String> {
     let radius = Radius::open(aaa, &aaa_names(fields))?;
     Ok(Box::new(RadiusClient::new(radius, client::Options { nas_port: Some(SIP_PORT), retry: aaa.retry })?))

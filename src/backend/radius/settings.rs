@@ -33,7 +33,7 @@ impl Settings for Aaa {
     }
 }
 
-/// RADIUS accounting, or Diameter in its place, when `aaa_url` is set.
+/// RADIUS accounting, or Diameter instead, if `aaa_url` is set.
 pub fn read(draft: &Draft) -> Result<Option<Arc<dyn Settings>>, ConfigError> {
     let Some(url) = draft.text("aaa_url") else { return Ok(None) };
     let retry = match draft.word("aaa_retry") {

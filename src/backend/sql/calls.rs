@@ -14,10 +14,10 @@ use crate::accounting::record::{EndCause, Kind, Record};
 use crate::backend::Fate;
 use crate::journal::{Entry, Payload};
 
-/// Calls that one statement takes out.
+/// How many calls one statement removes.
 const AT_ONCE: usize = 100;
 
-/// Takes the call out of the table.
+/// Removes the call from the table.
 fn ends(record: &Record) -> bool {
     match record.kind {
         Kind::Cdr => record.reported,
@@ -26,12 +26,12 @@ fn ends(record: &Record) -> bool {
     }
 }
 
-/// Its end is unknown, and a person decides about its CDR: another server may have the call.
+/// Is its end unknown, so that a person decides about its CDR? Another server may have the call.
 fn is_withheld(record: &Record) -> bool {
     record.kind == Kind::Interim && record.end == Some(EndCause::Orphan)
 }
 
-/// Entries of calls that another one of the batch says more about: a statement may name a row only once.
+/// Entries whose call has a later one in the batch: a statement may name a row only once.
 pub fn replaced(batch: &[Entry]) -> HashSet<usize> {
     let mut last: HashMap<u128, (usize, (bool, i64))> = HashMap::new();
     let mut replaced = HashSet::new();
@@ -58,8 +58,8 @@ pub fn replaced(batch: &[Entry]) -> HashSet<usize> {
 }
 
 impl SqlSink {
-    /// Takes the calls out of the table whose CDRs are among these entries, in the transaction of their rows. Such a call
-    /// is over whatever becomes of its CDR, unless that comes again.
+    /// Removes the calls from the table whose CDRs are among these entries, in the transaction of their rows. Such a call
+    /// is over whatever becomes of its CDR, unless the CDR comes again.
     pub(super) async fn remove_calls(&mut self, entries: &[Entry], fates: &[Fate]) -> Result<(), Trouble> {
         let (mut over, mut withheld) = (Vec::new(), Vec::new());
         for (entry, fate) in entries.iter().zip(fates) {
@@ -72,12 +72,12 @@ impl SqlSink {
         }
         over.extend(self.ended_elsewhere(entries, fates).await?);
         self.remove(&over, None).await?;
-        // Whoever has reported such a call since then has it.
+        // The server that has reported such a call since then has it.
         let node = Value::Text(self.db.node.as_bytes().to_vec());
         self.remove(&withheld, Some(&node)).await
     }
 
-    /// Takes calls out of the table; of some `node`, only those that it reported last.
+    /// Removes calls from the table; with a `node`, only those that this node was the last to report.
     async fn remove(&mut self, calls: &[Value], node: Option<&Value>) -> Result<(), Trouble> {
         if calls.is_empty() {
             return Ok(());
@@ -115,8 +115,8 @@ impl SqlSink {
         Ok(())
     }
 
-    /// Calls that are up for these entries, but have their CDRs: another server has written them while these waited, or where
-    /// it could not tell this one. Their rows have just been inserted, and nobody has seen them.
+    /// Calls that are up according to these entries, but have their CDRs: another server has written them while these entries
+    /// waited, or could not tell this server. Their rows have just been inserted, and nobody has seen them.
     async fn ended_elsewhere(&mut self, entries: &[Entry], fates: &[Fate]) -> Result<Vec<Value>, Trouble> {
         let report = |(i, (entry, fate)): (usize, (&Entry, &Fate))| match &entry.payload {
             Payload::Record(record) if record.kind.is_report() && *fate == Fate::Delivered => Some((format!("{:032x}", record.id_of_cdr()), i)),

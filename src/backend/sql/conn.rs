@@ -14,20 +14,20 @@ use super::postgres::{self, Param, Session};
 use super::url::{Server, Target, TlsMode};
 use super::value::{Value, escape_invalid};
 
-/// How long a writer waits for another one's lock inside SQLite, before the batch is tried again
-/// later. Short, so that the process still ends in time.
+/// How long a writer waits inside SQLite for the lock of another one, before the batch is tried again later.
+/// Short, so that the process still ends in time.
 const SQLITE_BUSY: Duration = Duration::from_secs(1);
-/// After so long it is asked anew. Left alone, SQLite makes pauses of up to 100 ms, and where others
-/// write all the time the lock is hardly ever free just then.
+/// How long SQLite waits in each of several turns. By itself it makes pauses of up to 100 ms, and if others write
+/// all the time, the lock is hardly ever free at these moments.
 const SQLITE_TURN: Duration = Duration::from_millis(10);
-/// Pause between two such turns.
+/// Pause between two turns.
 const SQLITE_PAUSE: Duration = Duration::from_millis(2);
 /// How long a server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Sockets that `localhost` stands for in MySQL's own client.
 const MYSQL_SOCKETS: [&str; 3] = ["/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock"];
 
-/// Which SQL is spoken.
+/// Which SQL a database speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// SQLite 3.
@@ -42,7 +42,7 @@ impl Dialect {
     /// Every one.
     pub const ALL: [Dialect; 3] = [Dialect::Sqlite, Dialect::MySql, Dialect::Postgres];
 
-    /// Name, as in URLs and of the files in scripts/schema.
+    /// Name, as in URLs and in the names of the files in scripts/schema.
     pub const fn name(self) -> &'static str {
         match self {
             Dialect::Sqlite => "sqlite",
@@ -64,7 +64,7 @@ impl Dialect {
         format!("CAST({value} AS {})", if self == Dialect::MySql { "CHAR" } else { "TEXT" })
     }
 
-    /// The place of the n-th value of a statement, from 1; each stands once, in order.
+    /// The placeholder of the n-th value of a statement, from 1. Each value is used once, in order.
     pub fn place(self, n: usize) -> String {
         match self {
             Dialect::Sqlite | Dialect::MySql => "?".into(),
@@ -72,7 +72,7 @@ impl Dialect {
         }
     }
 
-    /// The place of the n-th value where it is a text: SQLite takes the bytes that it is given for a BLOB.
+    /// The placeholder of the n-th value if it is a text: SQLite would take the bytes that it is given for a BLOB.
     pub fn text_place(self, n: usize) -> String {
         match self {
             Dialect::Sqlite => "CAST(? AS TEXT)".into(),
@@ -121,9 +121,9 @@ impl Conn {
                     file::make(path);
                     let options = SqliteConnectOptions::new().filename(path).create_if_missing(true).busy_timeout(SQLITE_TURN).disable_statement_logging();
                     let mut conn = SqliteConnection::connect_with(&options).await?;
-                    // Readers then do not block the delivery. Another open connection may hold that
-                    // off, which is no reason not to write. Synchronous stays FULL: a committed row's
-                    // journal segment is removed.
+                    // With this, readers do not block the delivery. Another open connection may prevent it,
+                    // which is no reason not to write. Synchronous stays FULL, because the journal segment of a
+                    // committed row is removed.
                     let _ = sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut conn).await;
                     Conn::Sqlite(conn)
                 }
@@ -146,7 +146,7 @@ impl Conn {
         }
     }
 
-    /// Begins a transaction that may write; in MySQL with this savepoint.
+    /// Begins a transaction that may write; in MySQL together with this savepoint.
     pub async fn begin(&mut self, savepoint: Option<&str>) -> Outcome<()> {
         match self {
             Conn::Sqlite(c) => Ok(insist(async || sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *c).await.map(drop)).await?),
@@ -164,7 +164,7 @@ impl Conn {
         }
     }
 
-    /// Ends it without a trace.
+    /// Ends the transaction without a trace.
     pub async fn roll_back(&mut self) -> Outcome<()> {
         match self {
             Conn::Sqlite(_) | Conn::MySql(_) => self.run("ROLLBACK").await,
@@ -172,7 +172,7 @@ impl Conn {
         }
     }
 
-    /// Makes what a statement describes, where names mean what they mean in a transaction.
+    /// Runs a statement that creates something; names in it mean what they mean in a transaction.
     pub async fn make(&mut self, sql: &str) -> Outcome<()> {
         match self {
             Conn::Sqlite(_) | Conn::MySql(_) => self.run(sql).await,
@@ -180,7 +180,7 @@ impl Conn {
         }
     }
 
-    /// [`Conn::query`] of a table that is missing, and is made as `create` says; another server may be making it as well.
+    /// [`Conn::query`] of a table that is created with `create` if it is missing; another server may be creating it as well.
     pub async fn query_made(&mut self, create: &str, sql: &str, columns: usize, values: &[Value]) -> Outcome<Vec<Vec<Option<String>>>> {
         let made = self.make(create).await;
         match (self.query(sql, columns, values).await, made) {
@@ -189,12 +189,12 @@ impl Conn {
         }
     }
 
-    /// Ends the connection in good order.
+    /// Closes the connection in an orderly way.
     pub async fn close(self) {
         match self {
             Conn::Sqlite(mut c) => {
-                // Whoever may only read cannot open a file with write-ahead logging. It stays so while
-                // others have it open.
+                // A user who may only read cannot open a file with write-ahead logging. It stays that way
+                // while others have it open.
                 let _ = sqlx::raw_sql("PRAGMA journal_mode = DELETE").execute(&mut c).await;
                 let _ = c.close().await;
             }
@@ -220,7 +220,7 @@ impl Conn {
         self.execute_bound(sql, bound).await
     }
 
-    /// [`Conn::execute`] of values that are bound already.
+    /// [`Conn::execute`] with values that are bound already.
     pub async fn execute_bound(&mut self, sql: Arc<str>, bound: Bound) -> Outcome<u64> {
         Ok(match (self, bound) {
             (Conn::Sqlite(c), Bound::Sqlite(args)) => sqlx::query_with(AssertSqlSafe(sql), args).execute(c).await?.rows_affected(),
@@ -230,8 +230,8 @@ impl Conn {
         })
     }
 
-    /// [`Conn::execute_bound`] behind a savepoint, unless that stands there already; what comes again in a transaction is
-    /// not read again.
+    /// [`Conn::execute_bound`] after a savepoint, unless that is already set; a statement that is repeated in a transaction
+    /// is not parsed again.
     pub async fn execute_behind(&mut self, savepoint: Option<&str>, sql: Arc<str>, bound: Bound) -> Outcome<Outcome<u64>> {
         match (self, bound) {
             (Conn::Postgres(session), Bound::Postgres(params)) => session.execute_behind(savepoint, &sql, &params).await,
@@ -244,7 +244,7 @@ impl Conn {
         }
     }
 
-    /// Runs statements, the last of which gives a number, in one message to the server.
+    /// Runs statements in one message to the server; the last one returns a number.
     pub async fn ask(&mut self, sql: &str) -> Outcome<Option<i64>> {
         let number = |text: Option<String>| text.and_then(|text| text.parse().ok());
         Ok(match self {
@@ -327,7 +327,7 @@ impl AddValue for MySqlArguments {
 }
 
 fn mysql_options(server: &Server) -> MySqlConnectOptions {
-    // The server's own sql_mode and time zone stay as its administrator set them.
+    // sql_mode and time zone stay as the server's administrator set them.
     let mut options = MySqlConnectOptions::new()
         .pipes_as_concat(false)
         .no_engine_substitution(false)

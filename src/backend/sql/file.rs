@@ -7,19 +7,19 @@ use std::path::Path;
 
 /// For the owner alone.
 const OWNER: u32 = 0o600;
-/// And for its group.
+/// For its group as well.
 const GROUP: u32 = 0o640;
 /// A directory with this bit gives its group to what is made in it.
 const SET_GROUP_ID: u32 = 0o2000;
 
-/// Makes a file that is not there for its owner alone, before SQLite makes it for everybody; in a
-/// directory that hands on its group, for that group, too. SQLite gives the files beside it the mode of
-/// this one. What is wrong SQLite says.
+/// Creates a missing file for its owner alone, before SQLite creates it for everybody; in a directory that
+/// passes on its group, also for that group. SQLite gives the files beside it the same mode. Errors are
+/// left to SQLite to report.
 pub fn make(path: &Path) {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mode = if directory.metadata().is_ok_and(|d| d.mode() & SET_GROUP_ID != 0) { GROUP } else { OWNER };
     if let Ok(file) = OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
-        // Whatever the umask says.
+        // Regardless of the umask.
         let _ = file.set_permissions(Permissions::from_mode(mode));
     }
 }

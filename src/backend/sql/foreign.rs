@@ -1,8 +1,8 @@
 //! Databases that this module does not speak to itself, through the server's own database modules:
 //! one row after another, each record at least once.
 //!
-//! Such a module only says whether a row was taken. So a refused row is told from a database in
-//! trouble by what becomes of the others.
+//! Such a module only says whether a row was accepted. So a refused row is told from a database in
+//! trouble by what happens to the other rows.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashMap, HashSet};
@@ -16,26 +16,26 @@ use crate::accounting::record::Record;
 use crate::backend::{Commit, Fate, Hold, HostDatabase, HostValue, LocalFuture, NOT_A_RECORD, Sink, Trouble};
 use crate::journal::{Entry, Payload, Positions};
 
-/// Records refused one after another that end a pass: so many speak of the database, not of
-/// themselves, and each attempt may cost its time-out.
+/// How many refusals in a row end a pass: so many point to the database, not to the records, and each
+/// attempt may cost a time-out.
 const REFUSALS: usize = 16;
-/// How long a batch of which nothing is taken waits before its first record leaves it. It shows
-/// nothing about what is behind it, and must not hold that up for ever; in an outage no more than one
-/// record in this time has to wait apart.
+/// How long a batch of which nothing is accepted waits before its first record is parked. That record says
+/// nothing about those after it, and must not hold them up for ever; in an outage, no more than one record
+/// in this time is parked.
 const STUCK: Duration = Duration::from_secs(300);
 /// One in this many attempts at a refused row with NULL begins with empty text.
 const EMPTY_FIRST: usize = 4;
-/// Reason of a record that is refused, and of one of which that is not sure yet.
+/// Reason for a record that was refused, or that may have been.
 const REFUSED: &str = "the server's database module refuses it: see its own message in the server's log";
 
-/// What tells an entry from all others, wherever it stands in the journal: its record's id, and when it was
-/// appended first.
+/// Identifies an entry, wherever it is in the journal: the id of its record, and when it was first
+/// appended.
 type Key = (u128, Wall);
 
 /// The rows of one journal entry; each is made when it is stored.
 struct Job {
     key: Key,
-    /// It was refused before, and waits apart since then.
+    /// It was refused before, and has been parked since.
     parked: Option<Wall>,
     table: Arc<str>,
     columns: Vec<Arc<str>>,
@@ -74,7 +74,7 @@ struct Writer {
     connected: bool,
     /// Rows of a refused record that are stored already.
     begun: HashMap<Key, usize>,
-    /// Tables that take empty text, but not NULL.
+    /// Tables that accept empty text, but not NULL.
     without_null: HashSet<Arc<str>>,
     /// Rows refused in a row, with NULL and with empty text.
     refusals: usize,
@@ -118,8 +118,8 @@ impl Writer {
         if self.without_null.contains(table) {
             return self.database.insert(table, columns, &empty);
         }
-        // A module such as db_virtual gives up its connection for a refused row, and with it the second
-        // attempt: now and then that comes first. A table that then refuses NULL takes none.
+        // A module such as db_virtual drops its connection after a refused row, so the second attempt fails as
+        // well. So from time to time empty text is tried first. A table that then refuses NULL accepts no NULL.
         let empty_first = self.refusals % EMPTY_FIRST == EMPTY_FIRST - 1;
         let emptied = self.emptied.take().is_some_and(|last| last == *table);
         let (first, second) = if empty_first { (&empty[..], row) } else { (row, &empty[..]) };
@@ -136,8 +136,8 @@ impl Writer {
         taken
     }
 
-    /// One pass over a batch, and a second over what was refused while others were taken: refused
-    /// twice, it is what is wrong.
+    /// One pass over a batch, and a second one over what was refused while others were accepted: a record that
+    /// is refused twice is at fault.
     fn store_all(&mut self, jobs: &[Job]) -> Vec<Fate> {
         let mut fates = vec![Fate::Retry(REFUSED.into()); jobs.len()];
         let (mut taken, mut refused, mut in_a_row) = (false, Vec::new(), 0);
@@ -162,7 +162,7 @@ impl Writer {
             }
         }
         if !taken {
-            // Those that wait apart were compared with others, or are when others come.
+            // Parked records were compared with others, or will be when others come.
             for (fate, since) in fates.iter_mut().zip(jobs).filter_map(|(f, j)| Some((f, j.parked?))) {
                 *fate = if self.taken > since { Fate::Refused(REFUSED.into()) } else { not_compared() };
             }
@@ -192,7 +192,7 @@ impl Writer {
     }
 }
 
-/// The fate of a refused record while no other was taken: it waits apart, which counts for nothing.
+/// The fate of a record that was refused while no other was accepted: it is parked, which does not count as a refusal.
 fn not_compared() -> Fate {
     Fate::Held(Hold { queue: "".into(), reason: REFUSED.into(), all: false })
 }
@@ -200,7 +200,7 @@ fn not_compared() -> Fate {
 /// The SQL sink for such a database.
 pub struct ForeignSink {
     db: Arc<Db>,
-    /// Away while it works.
+    /// `None` while it works in its thread.
     writer: Option<Writer>,
     noticed: bool,
 }
@@ -292,7 +292,7 @@ mod tests {
     struct Database {
         room: Arc<AtomicUsize>,
         attempts: Arc<AtomicUsize>,
-        /// As db_virtual before a table without NULL: a row with one ends its connection for a while.
+        /// Like db_virtual with a table that does not allow NULL: a row with NULL ends its connection for a while.
         hands_on: bool,
         away: usize,
     }
@@ -351,7 +351,7 @@ mod tests {
             self.sink.deliver(batch, &mut commit).await.unwrap()
         }
 
-        /// As if what is stuck were so for longer than it may.
+        /// As if a stuck record had been stuck for too long.
         fn wait(&mut self) {
             let stuck = &mut self.sink.writer.as_mut().unwrap().stuck;
             *stuck = stuck.map(|(key, since)| (key, since.checked_sub(STUCK).unwrap()));
@@ -375,13 +375,13 @@ mod tests {
         assert_eq!(setup.deliver(&two).await, [waits(), waits()]);
         setup.wait();
         assert_eq!(setup.deliver(&two).await, [not_compared(), waits()]);
-        // The next one has a time of its own.
+        // The next one gets its full time again.
         assert_eq!(setup.deliver(&two[1..]).await, [waits()]);
         setup.wait();
         assert_eq!(setup.deliver(&two[1..]).await, [not_compared()]);
         assert_eq!(setup.deliver(&[setup.entry(10, "good")]).await, [Fate::Delivered]);
         assert_eq!(setup.sink.writer.as_ref().unwrap().stuck, None);
-        // Apart from the others it was refused if these were taken since.
+        // A parked record counts as refused if others have been accepted since.
         let mut apart = setup.entry(11, "bad");
         for (since, fate) in [(Wall(0), refused()), (Wall(i64::MAX), not_compared())] {
             let from = (apart.segment, 8);
@@ -412,8 +412,8 @@ mod tests {
                 assert!(attempts.iter().sum::<usize>() < 50);
             }
         }
-        // Each refusal costs one more attempt, which finds no connection. The first row shows that the
-        // table takes empty text, the second that it takes no NULL.
+        // Each refusal costs another attempt, which finds no connection. The first row shows that the table
+        // accepts empty text, the second that it does not accept NULL.
         assert_eq!(attempts, [2 * EMPTY_FIRST - 1, 3, 1, 1]);
     }
 
@@ -424,7 +424,7 @@ mod tests {
         let batch: Vec<_> = (0..40).map(|n| setup.entry(n, if n == 1 { "bad" } else { "good" })).collect();
         let mut expected = vec![waits(); batch.len()];
         expected[..4].fill(Fate::Delivered);
-        // Others were taken behind it.
+        // Others were accepted after it.
         expected[1] = refused();
         assert_eq!(setup.deliver(&batch).await, expected);
         assert_eq!(setup.database.attempts.load(Ordering::Relaxed), 4 + REFUSALS + 1);

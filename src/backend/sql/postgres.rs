@@ -1,7 +1,7 @@
 //! A session with PostgreSQL, direct or through a pooler such as PgBouncer that may hand every
 //! transaction to another one of its connections. So nothing outlives a transaction here: no prepared
-//! statement, no setting; and a statement goes out as one message, which no pooler takes apart. Only where the URL
-//! says that the connection is direct, prepared statements stay with it.
+//! statement, no setting; and a statement goes out as one message, which no pooler takes apart. Prepared statements
+//! outlive a transaction only if the URL says that the connection is direct.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -25,13 +25,13 @@ use super::url::{Server, Tls, TlsMode};
 use super::value::{Value, escape_invalid};
 use crate::backend::verifier::Verifier;
 
-/// Names in this transaction mean what the administrator set: another client of the pooler may have
-/// left a search path of its own.
+/// Makes names in this transaction mean what the administrator has set: another client of the pooler may have
+/// left its own search path.
 pub const HOME: &str = "SET LOCAL search_path TO DEFAULT";
 /// Begins such a transaction.
 pub const BEGIN: &str = "BEGIN; SET LOCAL search_path TO DEFAULT";
 
-/// Prepared statements that a direct connection keeps: those with lists of segments or calls differ from batch to batch.
+/// How many prepared statements a direct connection keeps: those with lists of segments or calls differ from batch to batch.
 const PREPARED: usize = 64;
 
 /// An open session.
@@ -43,19 +43,19 @@ pub struct Session {
     begun: bool,
     /// There is no pooler in between.
     direct: bool,
-    /// Statements that are used again and again; they go before the transaction ends, unless the connection is direct.
+    /// Prepared statements for repeated use; they are dropped before the transaction ends, unless the connection is direct.
     prepared: HashMap<Arc<str>, Statement>,
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // A server that hangs would keep it.
+        // A server that hangs would keep the task alive.
         self.link.abort();
     }
 }
 
 impl Session {
-    /// Connects. What the session starts with is the administrator's, its time zone above all.
+    /// Connects. The initial settings of the session, above all its time zone, are the administrator's.
     pub async fn open(server: &Server) -> Outcome<Session> {
         let config = config(server);
         if server.tls.mode == TlsMode::Off {
@@ -76,7 +76,7 @@ impl Session {
     /// Ends it, by COMMIT or ROLLBACK.
     pub async fn end(&mut self, sql: &str) -> Outcome<()> {
         self.begun = false;
-        // Each says so to the server, which hears it before the end.
+        // Dropping each one tells the server, before the transaction ends.
         if !self.direct || self.prepared.len() > PREPARED {
             self.prepared.clear();
         }
@@ -107,8 +107,8 @@ impl Session {
         Ok(())
     }
 
-    /// [`Session::execute`] of a statement that comes again in this transaction, behind a savepoint: that fails by
-    /// itself. What can go out at once does, the savepoint always first, unless it stands there already.
+    /// [`Session::execute`] of a statement that is repeated in this transaction, after a savepoint, so that only the
+    /// statement fails. Messages go out together where possible; the savepoint first, unless it is already set.
     pub async fn execute_behind(&mut self, savepoint: Option<&str>, sql: &Arc<str>, values: &[Param]) -> Outcome<Outcome<u64>> {
         let params = typed(values);
         let save = async {
@@ -134,7 +134,7 @@ impl Session {
         Ok(changed.map_err(Failure::from))
     }
 
-    /// Goes back to a savepoint and asks for a number. Both go out at once.
+    /// Goes back to a savepoint and asks for a number. Both go out together.
     pub async fn back_and_ask(&self, back: &str, sql: &str, values: &[Value]) -> Outcome<Option<i64>> {
         let (back, found) = tokio::join!(biased; self.run(back), self.query(sql, 1, values));
         back?;
@@ -149,7 +149,7 @@ impl Session {
         let rows = if self.begun {
             query.await?
         } else {
-            // All three go out at once. Should the query fail, COMMIT rolls back.
+            // All three go out together. If the query fails, COMMIT rolls back.
             let (begun, rows, ended) = tokio::join!(biased; self.run(BEGIN), query, self.run("COMMIT"));
             begun?;
             ended?;
@@ -165,7 +165,7 @@ impl Session {
 pub enum Param {
     /// One.
     One(Value),
-    /// An array: those of one column in some rows.
+    /// An array: the values of one column in several rows.
     Column {
         /// From row to row.
         values: Vec<Value>,
@@ -235,16 +235,16 @@ fn later(text: String) -> Failure {
     Failure { class: Class::Later, unique: false, text }
 }
 
-/// What is of the server's own trouble has to be told from the rest only as far as that saves work, see
+/// Errors of the server itself only have to be told from the rest as far as that saves work, see
 /// `failure::mysql_class`. `table_only`: the server names a table and no constraint; `inside`: it happened inside a
 /// function, such as a trigger's.
 fn class(sqlstate: &str, table_only: bool, inside: bool) -> Class {
     match sqlstate {
         "42P01" | "42703" | "3F000" => Class::Schema,
-        // The column has another type by now, or is generated. What a trigger does wrong is that of its row.
+        // The type of the column has changed, or it has become a generated one. A trigger's error counts against the row.
         "42804" | "428C9" if !inside => Class::Changed,
         "42501" => Class::Denied,
-        // A check of the table itself is that for a partition; what a trigger raises names no table.
+        // A check that names only the table is that of its partitions; an error raised by a trigger names no table.
         "23514" if table_only => Class::Partition,
         // Data exception, integrity constraint, RAISE of a trigger, value too large for an index.
         "P0001" | "54000" => Class::Permanent,

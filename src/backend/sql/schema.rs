@@ -28,7 +28,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Version of the table's shape in the host's `version` table.
+    /// Version of the table's structure in the host's `version` table.
     const fn version(self, shape: Family) -> u32 {
         match (self, shape) {
             (Role::Acc, Family::OpenSips) => 7,
@@ -48,7 +48,7 @@ impl Role {
         }
     }
 
-    /// That of the table with this name.
+    /// The one with this name.
     pub fn of(db: &Db, name: &str) -> Option<Role> {
         tables_of(db).find(|(_, n)| &***n == name).map(|(role, _)| role)
     }
@@ -73,7 +73,7 @@ pub enum Holds {
     Other,
 }
 
-/// Numbers of days are half a second early, as Kamailio's db_sqlite writes them: so many days.
+/// Half a second, in days: numbers of days are early by this much, as Kamailio's db_sqlite writes them.
 pub const DAYS_EARLY: &str = "0.5 / 86400";
 
 /// A column of an existing table.
@@ -89,15 +89,15 @@ pub struct Column {
     pub chars: Option<usize>,
     /// Most bytes it holds.
     pub bytes: Option<usize>,
-    /// Last character of its character set, where that lacks some.
+    /// Last character of its character set, if that lacks some.
     pub last_char: Option<char>,
-    /// PostgreSQL does not put text into it without a cast to its type.
+    /// PostgreSQL needs a cast to its type for text.
     pub cast: bool,
-    /// It holds a zone with its times, so they bring their own.
+    /// Its type includes a time zone, so times are written with theirs.
     pub zoned: bool,
     /// It allows NULL.
     pub nullable: bool,
-    /// What an INSERT writes for the default.
+    /// What an INSERT writes to get the default.
     pub default: Option<String>,
     /// The database fills it, and accepts no other value.
     pub generated: bool,
@@ -127,8 +127,8 @@ impl Column {
         }
     }
 
-    /// It is one for a value that nobody declared a field for: the operator may have a column of that
-    /// name for something else.
+    /// Can this column take the record's own value of this name, without a declared field? The operator may use a
+    /// column of this name for something else.
     pub fn takes_own(&self, name: &str) -> bool {
         let width = own_width(name);
         let holds = match self.holds {
@@ -140,7 +140,7 @@ impl Column {
     }
 }
 
-/// Characters of a value that a record has of its own.
+/// Maximum number of characters of a record's own value.
 fn own_width(name: &str) -> usize {
     match name {
         ACC_ID => 32,
@@ -162,18 +162,18 @@ pub struct Table {
     pub quoted: String,
     /// Its columns.
     pub columns: Vec<Column>,
-    /// Its storage engine, if that has no transactions: a part of a batch may stay behind a failure.
+    /// Its storage engine, if that has no transactions: after a failure, a part of a batch may remain.
     pub lasting: Option<String>,
 }
 
 impl Table {
-    /// The column of this name, whatever its case: SQL folds names that were not quoted.
+    /// The column of this name, regardless of case: SQL folds names that are not quoted.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|c| c.name == name).or_else(|| self.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)))
     }
 
-    /// What the operator should know about its columns before the first record comes. `name` is the
-    /// table's.
+    /// What the operator should know about the columns before the first record arrives. `name` is the
+    /// table's name.
     pub fn remarks(&self, name: &str, db: &Db, fields: &Fields, dialect: Dialect) -> Vec<String> {
         let mut said = Vec::new();
         let declared: Vec<&Arc<str>> = fields.names(Backend::Db, true).collect();
@@ -232,17 +232,17 @@ impl Table {
 /// Columns of a record's own numbers.
 pub const OWN_NUMBERS: [&str; 3] = [COLUMN_SETUPTIME, COLUMN_DURATION, COLUMN_MS_DURATION];
 
-/// A table name that needs no quoting tricks: an identifier, perhaps behind the name of a database or schema.
+/// Is this a table name that needs no quoting tricks: an identifier, perhaps after the name of a database or schema?
 pub fn is_table_name(name: &str) -> bool {
     name.split('.').count() <= 2 && name.split('.').all(is_identifier)
 }
 
-/// The name of a table without that of its database or schema.
+/// The name of a table without its database or schema.
 fn plain(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-/// Names of the tables and views that statements of this connection can name.
+/// Names of the tables and views that statements of this connection can use.
 pub async fn tables(conn: &mut Conn) -> Outcome<Vec<String>> {
     let sql = match conn.dialect() {
         Dialect::Sqlite => "SELECT name FROM sqlite_master WHERE type IN ('table', 'view')",
@@ -255,7 +255,7 @@ pub async fn tables(conn: &mut Conn) -> Outcome<Vec<String>> {
     Ok(conn.query(sql, 1, &[]).await?.into_iter().filter_map(|row| row.into_iter().next().flatten()).collect())
 }
 
-/// The table as it stands in the database; `None` when it does not exist.
+/// The table as it is in the database; `None` if it does not exist.
 pub async fn probe(conn: &mut Conn, name: &str) -> Outcome<Option<Table>> {
     let dialect = conn.dialect();
     let quote = |name: &str| name.split('.').map(|part| dialect.quote(part)).collect::<Vec<_>>().join(".");
@@ -325,7 +325,7 @@ fn sqlite_column(row: Vec<Option<String>>) -> Option<Column> {
     Some(Column {
         name: name?,
         holds: sqlite_holds(&kind),
-        // Not that SQLite would mind; but a column that is too short was made for something else.
+        // SQLite would not mind, but a column that is too short was made for something else.
         chars: kind.split_once('(').and_then(|(_, n)| n.trim_end().strip_suffix(')')?.trim().parse().ok()),
         kind,
         bytes: None,
@@ -339,13 +339,13 @@ fn sqlite_column(row: Vec<Option<String>>) -> Option<Column> {
     })
 }
 
-/// Times of both sorts in one column would not sort: new ones are like that of the newest row.
+/// Times of both kinds in one column would not sort, so new ones are of the same kind as in the newest row.
 async fn holds_days(conn: &mut Conn, table: &str, column: &str) -> Outcome<bool> {
     let sql = format!("SELECT typeof({}) FROM {table} ORDER BY rowid DESC LIMIT 1", Dialect::Sqlite.quote(column));
     match conn.query(&sql, 1, &[]).await {
         Ok(rows) => Ok(rows.first().and_then(|row| row.first()?.as_deref()) == Some("real")),
         Err(e) if e.class == Class::Later => Err(e),
-        // A view, or a table without numbers of rows.
+        // A view, or a table without row numbers.
         Err(_) => Ok(false),
     }
 }
@@ -368,7 +368,7 @@ fn sqlite_holds(kind: &str) -> Holds {
     }
 }
 
-/// A default as an expression: SQLite takes a word, quoted or not, for text, but only there.
+/// A default as an expression: only in a default does SQLite take a word, quoted or not, for text.
 fn sqlite_default(text: String) -> String {
     let quoted = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).map(|t| t.replace("\"\"", "\""));
     let keyword = ["NULL", "TRUE", "FALSE", "CURRENT_TIME", "CURRENT_DATE", "CURRENT_TIMESTAMP"].iter().any(|k| k.eq_ignore_ascii_case(&text));
@@ -444,7 +444,7 @@ pub async fn lasting_engine(conn: &mut Conn, name: &str) -> Outcome<Option<Strin
     Ok(conn.query(sql, 1, &[text(plain), space.map_or(Value::Null, text)]).await?.into_iter().next().and_then(|mut row| row.pop().flatten()))
 }
 
-/// The last character of MySQL's character sets, and PostgreSQL's, that lack some; the rest take all or are rare.
+/// The last character of those character sets of MySQL and PostgreSQL that lack some; the others have all or are rare.
 fn last_char(charset: Option<&str>) -> Option<char> {
     match charset? {
         "utf8" | "utf8mb3" | "ucs2" => Some('\u{ffff}'),
@@ -458,15 +458,15 @@ fn text(s: &str) -> Value {
     Value::Text(s.as_bytes().to_vec())
 }
 
-/// Type of a column that this module writes. `name` is what the record calls it. In the shape of
-/// Kamailio texts are as wide as its own tables have them.
+/// Type of a column that this module writes. `name` is what the record calls it. In the shape of Kamailio, texts are
+/// as wide as in its own tables.
 fn column_type(db: &Db, name: &str, dialect: Dialect, shape: Family) -> Cow<'static, str> {
     if let Some(i) = db.columns.core.iter().position(|c| &**c == name) {
         let width = match shape {
             Family::OpenSips => [16, 64, 64, 64, 3, 32],
             Family::Kamailio => [16, 128, 128, 255, 3, 128],
         }[i];
-        // VARCHAR in PostgreSQL, whose CHAR would give the values back padded.
+        // VARCHAR in PostgreSQL, whose CHAR would return padded values.
         let kind = if dialect == Dialect::Postgres || shape == Family::Kamailio { "VARCHAR" } else { "CHAR" };
         return format!("{kind}({width})").into();
     }
@@ -491,7 +491,7 @@ fn column_type(db: &Db, name: &str, dialect: Dialect, shape: Family) -> Cow<'sta
     kind.into()
 }
 
-/// The same of the table of calls that are up.
+/// The same for the table of calls that are up.
 fn call_column(db: &Db, name: &str, dialect: Dialect) -> String {
     let kind: Cow<'_, str> = match (name, dialect) {
         ("call_id", Dialect::Postgres) => "VARCHAR(32) NOT NULL PRIMARY KEY".into(),
@@ -504,7 +504,7 @@ fn call_column(db: &Db, name: &str, dialect: Dialect) -> String {
     format!("{} {kind}", dialect.quote(name))
 }
 
-/// Is a table of calls that are up wanted? Only `do_accounting()` writes to it.
+/// Is the table of calls that are up needed? Only `do_accounting()` writes to it.
 fn has_calls(fields: &Fields, shape: Family) -> bool {
     shape == Family::OpenSips || !fields.extra.of(Backend::Db).is_empty()
 }
@@ -576,8 +576,8 @@ pub fn alter(db: &Db, role: Role, table: &Table, missing: &[Arc<str>], dialect: 
     missing.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-/// Columns that the configuration needs in a table, in record order. In the shape of Kamailio those of
-/// `do_accounting()` are needed only if that has fields for SQL.
+/// Columns that the configuration needs in a table, in record order. In the shape of Kamailio, those of
+/// `do_accounting()` are needed only if it has fields for SQL.
 pub fn needed(db: &Db, fields: &Fields, role: Role, shape: Family) -> Vec<Arc<str>> {
     let mut columns: Vec<Arc<str>> = Vec::new();
     if let Some(cdrs) = db.cdrs.as_ref().filter(|_| role == Role::Cdrs) {
@@ -621,7 +621,7 @@ pub fn create(db: &Db, fields: &Fields, role: Role, dialect: Dialect, shape: Fam
         let mut index = dialect.quote(&format!("{}_{what}_idx", plain(name)));
         let mut indexed = quoted.clone();
         if dialect == Dialect::Sqlite {
-            // Here it is the index that bears the name of the database.
+            // In SQLite the name of the database precedes that of the index.
             indexed = dialect.quote(plain(name));
             index = name.split_once('.').map_or(index.clone(), |(space, _)| format!("{}.{index}", dialect.quote(space)));
         }
@@ -630,7 +630,7 @@ pub fn create(db: &Db, fields: &Fields, role: Role, dialect: Dialect, shape: Fam
     let table = format!("CREATE TABLE {quoted} (\n    {}\n){};", lines.join(",\n    "), if dialect == Dialect::MySql { " ENGINE=InnoDB" } else { "" });
     match db.cdrs.as_ref().filter(|_| role == Role::Cdrs).and_then(|c| c.columns.first()) {
         Some(start) => vec![table, index("start", start)],
-        // Viewers and reports ask for a span of time.
+        // Viewers and reports select by time.
         None => vec![table, index("callid", &db.columns.core[3]), index("time", &db.columns.time)],
     }
 }
@@ -654,7 +654,7 @@ pub fn create_seen(dialect: Dialect) -> String {
     )
 }
 
-/// What a SQLite file gets in the place of that table's key, once several servers write to it.
+/// What an SQLite file gets instead of that table's key, once several servers write to it.
 pub fn index_seen() -> String {
     format!("CREATE UNIQUE INDEX {SEEN_TABLE}_id ON {SEEN_TABLE} (acc_id)")
 }
@@ -664,7 +664,7 @@ pub fn tables_of(db: &Db) -> impl Iterator<Item = (Role, &Arc<str>)> {
     [Role::Acc, Role::Missed, Role::Cdrs].into_iter().filter_map(|role| Some((role, role.name(db)?)))
 }
 
-/// The host's table of versions, which its modules look into before they use a table.
+/// The host's table of versions, which its modules read before they use a table.
 fn create_version(dialect: Dialect) -> String {
     let (name, number, end) = match dialect {
         Dialect::Sqlite => ("CHAR(32)", "INTEGER", ""),
@@ -682,7 +682,7 @@ fn insert_version(table: &str, version: u32) -> String {
     format!("INSERT INTO version (table_name, table_version) VALUES ('{table}', {version});")
 }
 
-/// Statements for a database that has nothing yet.
+/// Statements for an empty database.
 pub fn create_all(db: &Db, fields: &Fields, dialect: Dialect, shape: Family) -> Vec<String> {
     let mut statements = vec![create_version(dialect)];
     for (role, table) in tables_of(db) {

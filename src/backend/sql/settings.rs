@@ -1,4 +1,4 @@
-//! What the parameters say of the SQL backend.
+//! What the parameters say about the SQL backend.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -11,10 +11,10 @@ use crate::backend::{Settings, Sink};
 use crate::declaration::{CORE_COLUMNS, default_of};
 use crate::params::{ConfigError, Draft, bad};
 
-/// In which clock times are written to SQL (parameter `db_time`).
+/// The time zone in which times are written to SQL (parameter `db_time`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DbTime {
-    /// Local time: that of `TZ`, or of the machine.
+    /// Local time, according to `TZ` or else the machine.
     Local,
     /// Universal time.
     Utc,
@@ -36,13 +36,13 @@ pub struct Db {
     pub table_missed: Arc<str>,
     /// `db_table_calls`.
     pub table_calls: Arc<str>,
-    /// What `node` says in that table: this server (`stream_node`).
+    /// The value of `node` in that table, which names this server (`stream_node`).
     pub node: Arc<str>,
     /// Column names.
     pub columns: Columns,
     /// `db_time`.
     pub time: DbTime,
-    /// Digits of times behind the second (`db_time_digits`).
+    /// Decimals of the seconds (`db_time_digits`).
     pub digits: u8,
     /// CDRs of Kamailio's dialogs (`cdrs_table`).
     pub cdrs: Option<CdrsTable>,
@@ -94,7 +94,7 @@ impl Settings for Db {
     }
 }
 
-/// Where SQL records go, when there is such a place: `db_url`, else the server's own default.
+/// Where SQL records go, if anywhere: `db_url`, otherwise the server's own default.
 pub fn read(draft: &Draft) -> Result<Option<Arc<dyn Settings>>, ConfigError> {
     Ok(Db::of(draft)?.map(|db| Arc::new(db) as Arc<dyn Settings>))
 }
@@ -107,7 +107,7 @@ impl Db {
         Db::at(draft, url).map(Some)
     }
 
-    /// Tables and columns, wherever they are: the URL is empty.
+    /// Tables and columns, for any database: the URL is empty.
     pub fn of_tables(draft: &Draft) -> Result<Db, ConfigError> {
         Db::at(draft, "")
     }
@@ -130,7 +130,7 @@ impl Db {
             return Err(bad("db_time_digits", "works only with sqlite:, mysql: and postgres:: the server's own database modules write whole seconds".into()));
         }
         let table = |name| {
-            // One with variables in it is evaluated for each record.
+            // A name with variables is evaluated for each record.
             let v = Some(draft.word(name)).filter(|v| draft.family != Family::Kamailio || !v.contains('$')).unwrap_or(default_of(name));
             check_table(url, v).map_err(|e| bad(name, e))?;
             Ok(Arc::from(v))

@@ -1,5 +1,5 @@
-//! What the database says of its own state: two rows in the table of the cursor, which change with every
-//! transaction, from what they were before. A copy of the database that was made earlier says less.
+//! What the database reports about its own state: two rows in the table of cursors, which every transaction
+//! changes from their old values to new ones. An older copy of the database has lower values.
 #![forbid(unsafe_code)]
 
 use super::conn::Dialect;
@@ -10,8 +10,8 @@ use crate::accounting::clock::{Moment, Wall};
 use crate::backend::Trouble;
 use crate::journal::Stamp;
 
-/// Where a segment's name stands in other rows: when the last transaction was made, in µs since 1970, and
-/// how many records were taken.
+/// In the column of segment names: the row with the time of the last transaction, in µs since 1970, and the row
+/// with the number of accepted records.
 const AT: &str = "committed";
 const RECORDS: &str = "records";
 
@@ -22,9 +22,9 @@ fn number(rows: &[Vec<Option<String>>], wanted: &str) -> Option<i64> {
 }
 
 impl SqlSink {
-    /// Reads it from the rows of the cursor. If somebody deleted one of its two, that is written anew.
+    /// Reads it from the rows of the cursor. If somebody deleted one of its two rows, that is added again.
     pub(super) async fn read_stamp(&mut self, rows: &[Vec<Option<String>>]) -> Outcome<Option<Stamp>> {
-        // Not an older database: what such a one is taken to lack would be written twice.
+        // It must not look like an older database, or what that would lack would be written twice.
         let (at, records, missing) = match (number(rows, AT), number(rows, RECORDS)) {
             (None, None) => return Ok(None),
             (Some(at), Some(records)) => (Wall(at), records, None),
@@ -39,15 +39,15 @@ impl SqlSink {
             let conn = self.conn.as_mut().ok_or_else(not_connected)?;
             conn.execute(into_cursor(conn.dialect()), &values).await?;
             log::warn!(
-                "db_url: table acc_delivery has no row \"{name}\" for journal {}: it is written anew; whether the database was restored from a backup cannot be told this time. Delete rows of acc_delivery only together with the journal",
+                "db_url: table acc_delivery has no row \"{name}\" for journal {}: it is added again; this time it cannot be told whether the database was restored from a backup. Delete rows of acc_delivery only together with the journal",
                 self.journal
             );
         }
         Ok(Some(Stamp { at, records: records.unsigned_abs() }))
     }
 
-    /// Writes it, in the transaction with so many records. `Stale` when it is not what was written last: somebody
-    /// put another database in the place of this one.
+    /// Writes it, in the transaction with this many records. `Stale` if it is not what was written last: somebody
+    /// has replaced the database by another one.
     pub(super) async fn put_stamp(&mut self, records: u64) -> Result<Stamp, Trouble> {
         let before = self.stamp;
         let Stamp { at, records: had } = before.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `db_url`, as OpenSIPS' database modules take it.
+//! `db_url`, in the form that OpenSIPS' database modules accept.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ pub enum Target {
     Postgres(Server),
 }
 
-/// How far a connection is protected. The names of MySQL and PostgreSQL differ, the steps do not.
+/// How far a connection is protected. MySQL and PostgreSQL have the same steps, under different names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TlsMode {
     /// Never TLS.
@@ -22,20 +22,20 @@ pub enum TlsMode {
     /// TLS when the server offers it.
     #[default]
     Preferred,
-    /// TLS or no connection; anybody's certificate.
+    /// TLS or no connection; any certificate is accepted.
     Required,
-    /// The certificate comes from an authority that is trusted.
+    /// The certificate must come from a trusted authority.
     VerifyCa,
-    /// And it names the host of the URL.
+    /// It must also name the host of the URL.
     VerifyHost,
 }
 
 /// Options for TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
-    /// What is asked of the server.
+    /// What is required of the server.
     pub mode: TlsMode,
-    /// Authorities to trust, PEM; `None` are those of the system.
+    /// Authorities to trust, PEM; `None`: those of the system.
     pub ca: Option<PathBuf>,
     /// Our own certificate and its key, PEM.
     pub cert: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub struct Tls {
     pub key: Option<PathBuf>,
 }
 
-/// What a server's client calls its options, and the values of the first.
+/// What a server's own client calls these options, and the values of the first.
 struct TlsNames {
     mode: &'static str,
     ca: &'static str,
@@ -75,9 +75,9 @@ pub struct Server {
     pub socket: Option<PathBuf>,
     /// Protection of the connection.
     pub tls: Tls,
-    /// Nothing stands between: prepared statements stay with the connection (PostgreSQL only).
+    /// There is no pooler in between, so prepared statements stay with the connection (PostgreSQL only).
     pub direct: bool,
-    /// The URL names a domain of OpenSIPS' TLS management, which this module does not ask.
+    /// The URL names a domain of OpenSIPS' TLS management, which this module does not use.
     pub tls_domain: bool,
 }
 
@@ -104,11 +104,11 @@ impl Target {
     }
 }
 
-/// Checks `db_url` at startup. The error names the parameter and the cure, and never the URL
-/// itself, which may hold a password.
+/// Checks `db_url` at startup. The error names the parameter and says what to do, but never contains
+/// the URL itself, which may hold a password.
 pub fn validate_url(url: &str) -> Result<(), String> {
     if is_foreign(url) {
-        // As the host's own limit.
+        // The host's own limit.
         return if url.len() <= 255 { Ok(()) } else { Err("db_url is longer than the 255 bytes that the server's database modules accept".into()) };
     }
     if let Target::MySql(server) | Target::Postgres(server) = parse(url)? {

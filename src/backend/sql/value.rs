@@ -14,7 +14,7 @@ pub enum Value {
     Int(i64),
 }
 
-/// Text that the server accepts: bytes that are not UTF-8 (and, for PostgreSQL, NUL) as `\xNN`.
+/// Text that the server accepts: bytes that are not UTF-8 are written as `\xNN` (for PostgreSQL also NUL).
 pub fn escape_invalid(bytes: &[u8], escape_nul: bool) -> Cow<'_, str> {
     let escaped = |b: &u8| format!("\\x{b:02x}");
     let text = match std::str::from_utf8(bytes) {

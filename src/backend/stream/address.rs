@@ -12,11 +12,11 @@ pub struct Address {
     pub login: Login,
     /// `HOST` or `HOST:PORT`, joined by commas in the URL.
     pub hosts: Vec<String>,
-    /// Behind the slash, without it.
+    /// What follows the slash.
     pub path: String,
 }
 
-/// A password or token. It is shown nowhere.
+/// A password or token. It is never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);
 
@@ -29,7 +29,7 @@ impl std::fmt::Debug for Secret {
 /// Who logs in, and with what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Login {
-    /// The user; without a password a token.
+    /// The user; without a password, this is a token.
     user: Option<Secret>,
     password: Option<Secret>,
     /// A file with the password.
@@ -48,7 +48,7 @@ pub enum Credentials {
 }
 
 impl Login {
-    /// Of a URL's part before the host.
+    /// From the part of a URL before the host.
     ///
     /// # Errors
     /// See [`decoded`].
@@ -60,26 +60,26 @@ impl Login {
     /// Takes `user=` and `password-file=`.
     ///
     /// # Errors
-    /// They do not go with each other, or with the URL.
+    /// They do not fit together, or do not fit the URL.
     pub fn options(&mut self, options: &mut Options<'_>) -> Result<(), String> {
         if let Some(user) = options.take("user") {
             if self.user.is_some() {
-                return Err("user= stands beside a user before the host: leave one".into());
+                return Err("user= is given besides a user before the host: remove one".into());
             }
             self.user = Some(Secret(decoded(user)?));
         }
         let Some(file) = options.take("password-file") else { return Ok(()) };
         if !file.starts_with('/') {
-            return Err("password-file is the absolute path of a file that holds the password alone".into());
+            return Err("password-file must be the absolute path of a file that contains only the password".into());
         }
         if self.password.is_some() {
-            return Err("password-file stands beside a password: leave one".into());
+            return Err("password-file is given besides a password: remove one".into());
         }
         self.file = Some(file.into());
         Ok(())
     }
 
-    /// Is there any?
+    /// Is there a login at all?
     pub fn is_given(&self) -> bool {
         self.user.is_some() || self.file.is_some()
     }
@@ -142,7 +142,7 @@ impl Address {
     }
 }
 
-/// The port behind a host, if there is one; `None` if it is not a port.
+/// The port after a host, if there is one; `None` if it is not a port.
 fn port_of(host: &str) -> Option<Option<u16>> {
     // The colons of an address in brackets are its own.
     match host.rsplit_once(']').map_or(host, |(_, after)| after).rsplit_once(':') {
@@ -151,7 +151,7 @@ fn port_of(host: &str) -> Option<Option<u16>> {
     }
 }
 
-/// With `%NN` as bytes.
+/// Replaces `%NN` by bytes.
 ///
 /// # Errors
 /// They are not UTF-8, or not hexadecimal digits.
@@ -225,8 +225,8 @@ mod tests {
         assert!(read("//h", &format!("user=u&{at}")) == Ok(password("u", "s e:cret")));
         assert!(read("//h", &at) == Ok(Credentials::Token("s e:cret".into())));
         for (url, options, part) in [
-            ("//u:p@h", &*at, "beside a password"),
-            ("//u@h", "user=v", "beside a user"),
+            ("//u:p@h", &*at, "besides a password"),
+            ("//u@h", "user=v", "besides a user"),
             ("//u@h", "password-file=x", "absolute path"),
             ("//u@h", "password-file=/nonexistent/x", "cannot be read"),
         ] {

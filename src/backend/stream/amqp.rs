@@ -1,6 +1,6 @@
 //! `amqp:` and `amqps:`, messages to an exchange of RabbitMQ (AMQP 0-9-1): routing key `KIND.NODE`, confirmed by the broker.
 //!
-//! Nothing is declared. A message that no queue gets is returned, and counts as not delivered.
+//! Nothing is declared. A message that reaches no queue is returned, and counts as not delivered.
 #![forbid(unsafe_code)]
 
 use std::collections::{HashSet, VecDeque};
@@ -48,7 +48,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads what stands behind the scheme, which is `amqps` if `secure`.
+    /// Reads what follows the scheme, which is `amqps` if `secure`.
     ///
     /// # Errors
     /// What is wrong, and what to write; nothing of the URL is quoted.
@@ -87,12 +87,12 @@ enum Slot {
 struct Trouble {
     /// The first reason that is known.
     reason: Option<String>,
-    /// The reason says only that the channel is gone. Why it went is told to the messages that wait.
+    /// The reason says only that the channel is gone. Messages that are waiting get the real reason.
     is_consequence: bool,
-    /// Ids of messages that no queue got. The library gives each of them to the next confirmation, whichever message that
-    /// is of.
+    /// Ids of messages that reached no queue. The library attaches each of them to the next confirmation, whichever message
+    /// that belongs to.
     returned: HashSet<String>,
-    /// A confirmation was not waited for: it may have been given another message's return.
+    /// A confirmation was not waited for: the return of another message may have been attached to it.
     gave_up: bool,
 }
 
@@ -172,7 +172,7 @@ impl Amqp {
         Ok((connection, channel))
     }
 
-    /// What an error means, with its cure.
+    /// What an error means, and what to do.
     fn failure(&self, e: &Error) -> String {
         let (hosts, t) = (self.hosts(), &self.target);
         match e.kind() {
@@ -253,7 +253,7 @@ impl Amqp {
             }
         }
         if trouble.reason.is_some() {
-            // A channel that the broker closed, or a connection that says nothing, is made anew.
+            // A channel that the broker closed, or a connection that is silent, is opened again.
             self.connection = None;
         }
         Ok(fates)
@@ -263,8 +263,8 @@ impl Amqp {
         format!("stream_url: RabbitMQ at {} confirms nothing within {} s: see its alarms, rabbitmq-diagnostics alarms", self.hosts(), CONFIRM.as_secs())
     }
 
-    /// What became of a message, but that it may have been returned to another one. Once one is not confirmed, the
-    /// others are not waited for long.
+    /// What became of a message, except that its return may have been attached to another one. Once one is not confirmed,
+    /// the others are not waited for long.
     async fn settled(&self, slot: Slot, trouble: &mut Trouble) -> Fate {
         let confirm = match slot {
             Slot::Known(fate) => return fate,
@@ -283,7 +283,7 @@ impl Amqp {
                 trouble.is(self.no_queue(&returned))
             }
             Ok(Ok(_)) => {
-                trouble.is(format!("stream_url: RabbitMQ at {} takes nothing: a queue is full (x-overflow=reject-publish), or its disk", self.hosts()))
+                trouble.is(format!("stream_url: RabbitMQ at {} accepts nothing: a queue (x-overflow=reject-publish) or its disk is full", self.hosts()))
             }
             Ok(Err(e)) => trouble.is(self.failure(&e)),
             Err(_) => {
@@ -295,7 +295,7 @@ impl Amqp {
 
     fn no_queue(&self, returned: &BasicReturnMessage) -> String {
         format!(
-            "stream_url: no queue gets {0} of exchange {1}: rabbitmqadmin --vhost='{2}' declare binding source={1} destination=QUEUE routing_key='#'",
+            "stream_url: no queue receives {0} from exchange {1}: rabbitmqadmin --vhost='{2}' declare binding source={1} destination=QUEUE routing_key='#'",
             returned.delivery.routing_key, self.target.exchange, self.target.vhost
         )
     }

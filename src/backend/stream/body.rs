@@ -1,5 +1,5 @@
-//! A record as a line: a JSON object, the same for every scheme, or CSV with chosen columns. What stands in the object is
-//! in docs/guide/streams.md, its schema in docs/reference/stream.schema.json.
+//! A record as a line: a JSON object, the same for every scheme, or CSV with chosen columns. The object is described in
+//! docs/guide/streams.md; its schema is docs/reference/stream.schema.json.
 #![forbid(unsafe_code)]
 
 use std::io::Write as _;
@@ -16,7 +16,7 @@ use crate::accounting::visible::{is_control, put_visible, whole};
 use crate::journal::json;
 use crate::stats::{self, Counter};
 
-/// Version of the object: within one, fields may come, and none changes its type.
+/// Version of the object: within one version, fields may be added, and no field changes its type.
 const VERSION: i64 = 1;
 
 /// Names of the plain fields, in their order.
@@ -50,14 +50,14 @@ const NAMES: [&str; LEGS + 1] = [
     "in_dialog",
     "legs",
 ];
-/// Place of the identity in [`NAMES`].
+/// Position of the identity in [`NAMES`].
 const ACC_ID: usize = 2;
-/// Place of the legs in [`NAMES`]; in the object they stand behind the extras.
+/// Position of the legs in [`NAMES`]; in the object they follow the extras.
 const LEGS: usize = 27;
-/// What stands before the name of an extra that is a column.
+/// Prefix of the name of an extra that is a column.
 const EXTRA: &str = "extra.";
 
-/// Values are not cut shorter than this, in bytes: what is left would tell nothing.
+/// Values are not cut to less than this, in bytes: shorter pieces would be useless.
 const LEAST_CLIPPED: usize = 64;
 
 /// How a record is written.
@@ -79,9 +79,9 @@ pub struct Columns {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Column {
-    /// By its place in [`NAMES`].
+    /// A plain field, by its position in [`NAMES`].
     Plain(usize),
-    /// By its name.
+    /// An extra, by its name.
     Extra(String),
 }
 
@@ -119,7 +119,7 @@ fn value<'a>(record: &'a Record, node: &'a str, place: usize) -> Value<'a> {
         7 => text(&record.core.to_tag),
         8 => text(&record.core.callid),
         9 => number(Some(i64::from(record.core.code_number())).filter(|n| *n != 0)),
-        // A reason may be empty, but is there.
+        // A reason may be empty, but is never absent.
         10 => Value::Bytes(&record.core.reason),
         11 => moment(Some(record.time)),
         12 => millis(Some(record.time)),
@@ -145,19 +145,19 @@ fn value<'a>(record: &'a Record, node: &'a str, place: usize) -> Value<'a> {
 /// What happened, in a word.
 pub const fn kind(kind: Kind) -> &'static str {
     match kind {
-        // An ACK is what its transaction was waiting for, as it is for events.
+        // An ACK completes its transaction, as for events.
         Kind::Ack => Kind::Transaction.name(),
         kind => kind.name(),
     }
 }
 
-/// Key of the call that the record is of, or would have begun; requests inside a call do not tell it.
+/// Key of the call that the record belongs to, or would have begun; it cannot be told from requests inside a call.
 fn call_id(record: &Record) -> Option<u128> {
     let times = record.times.filter(|_| !record.in_dialog)?;
     Some(call_key(&record.core.callid, &record.core.from_tag, &record.core.to_tag, times.created))
 }
 
-/// A time as RFC 3339 has it, in UTC.
+/// A time in the format of RFC 3339, in UTC.
 pub fn shown(wall: Wall) -> Option<String> {
     Some(DateTime::<Utc>::from_timestamp_micros(wall.0)?.format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string())
 }
@@ -185,7 +185,7 @@ impl Format {
         const BEFORE: &[u8] = b",\"acc_id\":\"";
         let digits = match self {
             Format::Json => {
-                // It stands behind version and kind: what a name further on holds does not matter.
+                // It follows version and kind, so later names and values do not matter.
                 let at = line.windows(BEFORE.len()).take(64).position(|w| w == BEFORE)? + BEFORE.len();
                 line.get(at..at + 32)?
             }
@@ -268,7 +268,7 @@ fn put_legs<'a>(legs: &'a [Vec<Field>], raw: &mut Raw<'a>, out: &mut Vec<u8>) {
     out.push(b']');
 }
 
-/// An object of these fields; of two with one name the first one counts.
+/// An object of these fields; if a name occurs twice, the first one counts.
 fn put_fields<'a>(of: &str, fields: &'a [Field], raw: &mut Raw<'a>, out: &mut Vec<u8>) {
     out.push(b'{');
     let begin = out.len();
@@ -327,7 +327,7 @@ impl Columns {
         };
         let columns: Option<Vec<_>> = list.split(',').map(column).collect();
         let columns = columns.ok_or_else(|| format!("a name in columns is not a column: use {}, and extra.NAME, joined by commas", NAMES.join(", ")))?;
-        // Without it nobody, and this module neither, could tell a record from its copy.
+        // Without it, nobody (this module included) could tell a record from its copy.
         let acc_id = columns.iter().position(|c| *c == Column::Plain(ACC_ID)).ok_or("acc_id has to be among the columns: it tells a record from its copy")?;
         Ok(Columns { columns, acc_id })
     }
@@ -375,8 +375,8 @@ impl Columns {
     }
 }
 
-/// A cell: control characters as `\xNN`, so that it stays in its line, and quoted where it has to be. What is there and
-/// empty is quoted, too, and so is not what is absent.
+/// A cell: control characters are written as `\xNN`, so that it stays in its line, and it is quoted if necessary. A value
+/// that is empty is quoted as well, to tell it from an absent one.
 fn put_cell(bytes: &[u8], out: &mut Vec<u8>) {
     let text = String::from_utf8_lossy(bytes);
     let mut shown = Vec::with_capacity(text.len());
@@ -396,7 +396,7 @@ fn put_cell(bytes: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
 }
 
-/// Cell `n` of a line, as it stands there.
+/// Cell `n` of a line, unchanged.
 fn nth(line: &[u8], n: usize) -> Option<&[u8]> {
     let mut quoted = false;
     line.split(|b| {

@@ -1,7 +1,7 @@
-//! Lines in files: rotated by time and size, never torn, none twice.
+//! Lines in files that are rotated by time and size; no line is ever torn or written twice.
 //!
-//! Whatever goes wrong, and also after the death of the process, a new [`Writer`] looks at the end of the files: it cuts
-//! off a line without its end, and reads which records are there.
+//! Whatever goes wrong, even if the process dies, a new [`Writer`] looks at the end of the files: it cuts off an
+//! incomplete line, and reads which records are there.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -17,20 +17,20 @@ use rustix::fs::FlockOperation;
 
 use super::body::Format;
 
-/// As much is read of the end of the files: more than a batch can take, whose payload in the journal has 8 MiB and one
-/// entry at most, and each byte of it six in JSON.
+/// How much of the end of the files is read: more than a batch can take, whose payload in the journal has at most 8 MiB
+/// plus one entry, each byte of which takes at most six in JSON.
 const LOOK_BACK: u64 = 160 << 20;
 
-/// Records of the end of the files that are kept in mind at most; a batch has 5000.
+/// How many records at the end of the files are remembered at most; a batch has 5000.
 const KNOWN_MAX: usize = 200_000;
 
-/// Bytes read at once when the end of a line is looked for.
+/// Bytes read at once when looking for a line end.
 const BLOCK: u64 = 64 << 10;
 
-/// For the server's user; its group may read.
+/// Mode of the files: for the server's user; its group may read.
 const MODE: u32 = 0o640;
 
-/// What may stand behind `%`, with the digits that it makes.
+/// What may follow `%`, with the number of digits that it makes.
 const TIMES: [(char, usize); 7] = [('Y', 4), ('m', 2), ('d', 2), ('j', 3), ('H', 2), ('M', 2), ('S', 2)];
 
 /// Where lines go, and how.
@@ -40,18 +40,18 @@ pub struct Target {
     pub directory: PathBuf,
     /// Names of the files.
     pub name: Name,
-    /// What a line is.
+    /// Format of a line.
     pub format: Format,
-    /// A file that is larger gets no more lines.
+    /// A larger file gets no more lines.
     pub max_size: Option<u64>,
-    /// Lines survive a loss of power.
+    /// Lines survive a power failure.
     pub sync: bool,
 }
 
-/// Names of files: a time may stand in them, and from the second one of a time a number before the ending.
+/// Names of files: they may contain a time, and from the second file of one time on, a number before the ending.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name {
-    /// As strftime(3) has it, without the ending.
+    /// In the format of strftime(3), without the ending.
     stem: String,
     /// With its dot.
     ending: &'static str,
@@ -60,7 +60,7 @@ pub struct Name {
 /// A file of a [`Name`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Found {
-    /// When it was written last, in ns, with what tells files of one moment apart.
+    /// When it was last written, in ns, and what tells files of one moment apart.
     modified: (i64, i64),
     stem: String,
     number: u64,
@@ -86,7 +86,7 @@ impl Name {
         Ok(Name { stem: stem.into(), ending })
     }
 
-    /// It is of a table.
+    /// Are its lines CSV?
     pub fn is_csv(&self) -> bool {
         self.ending == ".csv"
     }
@@ -126,7 +126,7 @@ impl Target {
         self.directory.join(self.name.file(stem, number))
     }
 
-    /// Files that are there, the one that was written last at the end.
+    /// Existing files; the one that was written last is at the end.
     fn files(&self) -> io::Result<Vec<Found>> {
         let mut all = Vec::new();
         for entry in std::fs::read_dir(&self.directory)? {
@@ -136,7 +136,7 @@ impl Target {
             match entry.metadata() {
                 Ok(m) if m.is_file() => all.push(Found { modified: (m.mtime(), m.mtime_nsec()), stem: stem.into(), number }),
                 Ok(_) => {}
-                // Whoever collects them may be at work.
+                // A collector may be removing it.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),
             }
@@ -161,10 +161,10 @@ impl Lines {
     }
 }
 
-/// Writes lines. When it has failed, it must not be used again.
+/// Writes lines. Once it has failed, it must not be used again.
 pub struct Writer {
     target: Arc<Target>,
-    /// Records that stand at the end of the files.
+    /// Records at the end of the files.
     known: HashSet<u128>,
     current: Option<Current>,
 }
@@ -201,12 +201,12 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Opens the file that was written last. No other one can have a torn line: each is left with all its lines whole.
+    /// Opens the file that was written last. No other file can have a torn line: a file is left only when all its lines are whole.
     fn repair(&self, path: &Path) -> io::Result<File> {
         let file = open(path, false)?;
         cut_torn(&file)?;
         if self.target.sync {
-            // What was written before this process may be known to nobody but the page cache.
+            // What an earlier process wrote may be in the page cache only.
             file.sync_data()?;
         }
         Ok(file)
@@ -220,7 +220,7 @@ impl Writer {
         reader.seek(SeekFrom::Start(begin))?;
         let mut reader = reader.take(length - begin);
         let mut line = Vec::new();
-        // Cut in the middle, the first line has no identity, or is whole.
+        // The first line may be cut: then it has no identity, unless it is whole.
         while reader.read_until(b'\n', &mut line)? > 0 {
             self.known.extend(self.target.format.id_of(&line));
             line.clear();
@@ -228,7 +228,7 @@ impl Writer {
         Ok(length - begin)
     }
 
-    /// Does a line of this record stand at the end of the files?
+    /// Is there a line of this record at the end of the files?
     pub fn has(&self, id: u128) -> bool {
         self.known.contains(&id)
     }
@@ -253,7 +253,7 @@ impl Writer {
                 self.rotate()?;
                 continue;
             }
-            // A line that no file may take goes into one of its own.
+            // A line that is too long for any file gets a file of its own.
             count = count.max(1);
             let end = ends[count - 1];
             let header = if length == 0 { &header[..] } else { &[] };
@@ -272,7 +272,7 @@ impl Writer {
         let mut file = &current.file;
         let written = if header.is_empty() { file.write_all(&bytes[range]) } else { file.write_all(&[header, &bytes[range]].concat()) };
         if written.is_err() {
-            // Nobody has to see half a line for long. Should this fail, too, the next writer does it.
+            // Nobody should see half a line for long. If this fails as well, the next writer does it.
             let _ = file.set_len(length);
         }
         written
@@ -281,7 +281,7 @@ impl Writer {
     /// The file that is due now.
     fn current(&mut self) -> Result<&Current, String> {
         let stem = self.target.name.now();
-        // Somebody may have moved it away, or removed it.
+        // Somebody may have moved or removed it.
         let stays = self.current.as_ref().is_some_and(|c| c.stem == stem && is_there(&c.path, &c.file));
         if !stays {
             if let Some(old) = self.current.take()
@@ -310,7 +310,7 @@ impl Writer {
         let opened = open(&path, true).and_then(|file| {
             cut_torn(&file)?;
             if self.target.sync {
-                // Its name has to survive as well.
+                // Its name has to survive a power failure as well.
                 File::open(&self.target.directory)?.sync_all()?;
             }
             Ok(file)
@@ -320,15 +320,15 @@ impl Writer {
     }
 }
 
-/// Opens a file for lines at its end, which nobody else may write then.
+/// Opens a file to append lines, and locks it against other writers.
 fn open(path: &Path, make: bool) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    // A named pipe must not keep the thread waiting for its reader.
+    // Opening a named pipe must not make the thread wait for a reader.
     options.read(true).append(true).mode(MODE).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
     let file = match options.open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound && make => {
             let file = options.create_new(true).open(path)?;
-            // Whatever the server's umask is, its group may read.
+            // Its group may read, regardless of the server's umask.
             file.set_permissions(Permissions::from_mode(MODE))?;
             file
         }
@@ -343,7 +343,7 @@ fn open(path: &Path, make: bool) -> io::Result<File> {
     }
 }
 
-/// Cuts off what stands behind the last end of a line.
+/// Cuts off what follows the last line end.
 fn cut_torn(file: &File) -> io::Result<()> {
     let length = file.metadata()?.len();
     let mut end = length;

@@ -1,4 +1,4 @@
-//! `http:` and `https:`, a web server that takes records by POST: one object a request, or lines of objects.
+//! `http:` and `https:`, a web server that accepts records by POST: one object per request, or lines of objects.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ use crate::backend::{Fate, Hold, LocalFuture, REFUSED_IN_A_ROW};
 pub const EXAMPLE: &str = "https://host/path#batch=100";
 /// Most records in one request.
 const BATCH_MAX: usize = 1000;
-/// Most bytes of records in one request, unless one alone has more.
+/// Most bytes of records in one request, unless a single record has more.
 const BYTES_MAX: usize = 1 << 20;
 /// Most requests under way at once, when each has one record.
 const WINDOW: usize = 16;
@@ -32,18 +32,18 @@ const CONNECT: Duration = Duration::from_secs(10);
 const ANSWER: Duration = Duration::from_secs(30);
 /// Most redirections of one request.
 const REDIRECTS: usize = 5;
-/// As much of an answer is read, in bytes.
+/// How much of an answer is read, in bytes.
 const BODY_MAX: usize = 64 << 10;
-/// As much of its first line is told, in characters.
+/// How much of its first line is logged, in characters.
 const TOLD: usize = 200;
 
 /// What the URL says.
 #[derive(Clone)]
 pub struct Target {
-    /// Without the login.
+    /// The URL without the login.
     url: Url,
     login: Login,
-    /// Most records in one request; with more than one they are lines.
+    /// Most records in one request; if more than one, they are lines.
     batch: usize,
     tls: Tls,
 }
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Target {
 }
 
 impl Target {
-    /// Reads a URL; its options stand behind `#`.
+    /// Reads a URL; its options follow `#`.
     ///
     /// # Errors
     /// What is wrong, and what to write; nothing of the URL is quoted.
@@ -78,13 +78,13 @@ impl Target {
         let batch = match options.take("batch").map(str::parse) {
             None => 1,
             Some(Ok(n)) if (1..=BATCH_MAX).contains(&n) => n,
-            Some(_) => return Err(format!("batch is a number from 1 to {BATCH_MAX}")),
+            Some(_) => return Err(format!("batch must be a number from 1 to {BATCH_MAX}")),
         };
         let tls = Tls::read(&mut options)?;
         if (url.scheme() == "https") == (tls.mode == Some(Mode::Disable)) && (url.scheme() == "https" || tls.mode.is_some()) {
             return Err("https: uses TLS and http: does not: change the scheme, or remove tls=".into());
         }
-        options.end("batch, user, password-file, tls, ca, cert, key and name behind '#'")?;
+        options.end("batch, user, password-file, tls, ca, cert, key and name after '#'")?;
         Ok(Target { url, login, batch, tls })
     }
 
@@ -99,13 +99,13 @@ pub struct Http {
     target: Target,
     node: Arc<str>,
     client: Option<(Client, Arc<Credentials>)>,
-    /// Records were accepted since the last trouble: what is refused is at fault itself.
+    /// Have records been accepted since the last trouble? Then a refused record is itself at fault.
     accepts: bool,
-    /// How many were refused since one was accepted.
+    /// How many have been refused since one was accepted.
     refused: u32,
 }
 
-/// What a request came to.
+/// The result of a request.
 enum Said {
     Taken,
     /// These records are at fault.
@@ -181,13 +181,13 @@ impl Http {
             Said::Taken => Fate::Delivered,
             Said::Trouble(reason) => Fate::Retry(reason.clone()),
             Said::Refused(reason) if message.offers > 0 && self.accepts && self.refused <= REFUSED_IN_A_ROW => Fate::Dead(reason.clone()),
-            // Nothing is accepted: that says nothing of the record.
+            // Nothing is accepted, which says nothing about this record.
             Said::Refused(reason) if message.offers > 0 => Fate::Held(Hold { queue: "".into(), reason: reason.clone(), all: false }),
             Said::Refused(reason) => Fate::Refused(reason.clone()),
         }
     }
 
-    /// One object a request, several requests under way.
+    /// One object per request, several requests under way.
     async fn one_by_one(&mut self, messages: &[Message]) -> Result<Vec<Said>, String> {
         let (client, credentials) = self.client()?;
         let place = self.target.place();
@@ -214,7 +214,7 @@ impl Http {
         Ok(all)
     }
 
-    /// Lines, one request after the other. What is refused is halved until it is alone.
+    /// Lines, one request after the other. A refused request is halved until the refused record is alone.
     async fn in_lines(&mut self, messages: &[Message]) -> Result<Vec<Said>, String> {
         let (client, credentials) = self.client()?;
         let place = self.target.place();
@@ -247,10 +247,10 @@ impl Http {
         }
         if all.iter().any(|said| matches!(said, Said::Trouble(_))) {
             self.accepts = false;
-            // The login, or a certificate, may be another one by now.
+            // The login or a certificate may have changed since.
             self.client = None;
         }
-        // A server that refuses everything is wrong itself, or the URL is.
+        // If everything is refused, the server or the URL is at fault.
         if let (Some(Said::Refused(reason)), true) = (all.first(), all.len() > 1 && !self.accepts)
             && messages.iter().all(|m| m.offers == 0)
             && all.iter().all(|said| matches!(said, Said::Refused(_)))
@@ -261,7 +261,7 @@ impl Http {
     }
 }
 
-/// Parts of at most so many messages, and of few bytes.
+/// Parts of at most this many messages, limited in bytes.
 fn groups(messages: &[Message], most: usize) -> Vec<Range<usize>> {
     let mut groups: Vec<Range<usize>> = Vec::new();
     let mut bytes = 0;
@@ -294,7 +294,7 @@ async fn sent(request: reqwest::RequestBuilder, place: String) -> Said {
     };
     let status = answer.status();
     if status.is_success() {
-        // Read, so that the connection can be used again.
+        // Read to the end, so that the connection can be used again.
         let _ = first_line(answer).await;
         return Said::Taken;
     }

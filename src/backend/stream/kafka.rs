@@ -1,5 +1,5 @@
-//! `kafka:`, records of a topic of Kafka: the key is the Call-ID, so that those of a call stay in order in one partition;
-//! acknowledged by all replicas in step.
+//! `kafka:`, records in a topic of Kafka, acknowledged by all in-sync replicas. The key is the Call-ID, so that the records of
+//! a call stay in order in one partition.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
@@ -31,9 +31,9 @@ const ANSWER: Duration = Duration::from_secs(15);
 /// Pauses of the library between its attempts.
 const PAUSES: BackoffConfig =
     BackoffConfig { init_backoff: Duration::from_millis(50), max_backoff: Duration::from_secs(1), base: 2., deadline: Some(Duration::from_secs(8)) };
-/// Most bytes of records in one request: brokers take 1 MiB, with what is around them, unless told otherwise.
+/// Most bytes of records in one request: by default, brokers accept 1 MiB including the overhead.
 const BYTES_MAX: usize = 900_000;
-/// Around a record: headers, key, lengths.
+/// Overhead of a record: headers, key, lengths.
 const AROUND: usize = 16 << 10;
 
 /// How to log in.
@@ -54,7 +54,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads what stands behind the scheme.
+    /// Reads what follows the scheme.
     ///
     /// # Errors
     /// What is wrong, and what to write; nothing of the URL is quoted.
@@ -70,7 +70,7 @@ impl Target {
             Some("plain") => Some(Sasl::Plain),
             Some("scram-sha-256") => Some(Sasl::Sha256),
             Some("scram-sha-512") => Some(Sasl::Sha512),
-            Some(_) => return Err("sasl is plain, scram-sha-256 or scram-sha-512".into()),
+            Some(_) => return Err("sasl must be plain, scram-sha-256 or scram-sha-512".into()),
         };
         let tls = Tls::read(&mut options)?;
         options.end("sasl, user, password-file, tls, ca, cert, key and name")?;
@@ -151,7 +151,7 @@ impl Kafka {
         format!("stream_url: Kafka at {} cannot be used ({why}): check the brokers, tls= and sasl=", self.hosts())
     }
 
-    /// What an error means, with its cure.
+    /// What an error means, and what to do.
     fn failure(&self, e: &Error) -> String {
         match code(e) {
             Some(ProtocolError::UnknownTopicOrPartition) => self.no_topic(),
@@ -182,7 +182,7 @@ impl Kafka {
         let partitions = self.partitions().await?;
         let mut of: Vec<Vec<usize>> = vec![Vec::new(); partitions.len()];
         for (i, message) in messages.iter().enumerate() {
-            // Without a Call-ID any will do, but a copy goes where the first one went.
+            // Without a Call-ID any partition will do, but a copy goes where the first one went.
             let key = if message.callid.is_empty() { message.id.as_bytes() } else { &message.callid };
             of[partition(key, partitions.len())].push(i);
         }
@@ -199,7 +199,7 @@ impl Kafka {
         Ok(fates)
     }
 
-    /// Messages of one partition, in their order. What is too large for the broker is halved until it is alone.
+    /// Messages of one partition, in order. What is too large for the broker is halved until a single message is left.
     async fn produce(&self, client: &PartitionClient, messages: &[Message], places: Vec<usize>, failed: &mut Option<String>) -> Vec<(usize, Fate)> {
         let mut fates = Vec::with_capacity(places.len());
         let mut todo = groups(messages, places);
@@ -250,7 +250,7 @@ fn code(e: &Error) -> Option<ProtocolError> {
     }
 }
 
-/// Parts of few bytes.
+/// Parts of limited size in bytes.
 fn groups(messages: &[Message], places: Vec<usize>) -> Vec<Vec<usize>> {
     let mut groups: Vec<Vec<usize>> = Vec::new();
     let mut bytes = 0;
@@ -323,7 +323,7 @@ mod tests {
         for (url, part) in [
             ("//h", "the topic"),
             ("//h/a b", "the topic"),
-            ("//h/t?sasl=gssapi", "sasl is plain"),
+            ("//h/t?sasl=gssapi", "sasl must be plain"),
             ("//u:p@h/t", "needs its mechanism"),
             ("//h/t?sasl=plain", "needs a login"),
             ("//h/t?x=1", "an option is unknown"),

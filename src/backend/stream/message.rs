@@ -42,15 +42,15 @@ impl Message {
     }
 }
 
-/// What publishes messages. It connects when it first has to, and again by itself.
+/// What publishes messages. It connects when it first has to, and reconnects by itself.
 pub trait Engine {
     /// Connects, or finds out why that is impossible.
     ///
     /// # Errors
-    /// One line that names `stream_url`, with the cure.
+    /// One line that names `stream_url` and says what to do.
     fn open(&mut self) -> LocalFuture<'_, Result<(), String>>;
 
-    /// Largest body that the broker takes, where it says so.
+    /// Largest body that the broker accepts, if it tells.
     fn max_body(&self) -> Option<usize> {
         None
     }
@@ -61,7 +61,7 @@ pub trait Engine {
     /// Nothing was published, as [`Engine::open`].
     fn publish<'a>(&'a mut self, messages: &'a [Message]) -> LocalFuture<'a, Result<Vec<Fate>, String>>;
 
-    /// Ends its connections in good order.
+    /// Closes its connections in an orderly way.
     fn close(&mut self) -> LocalFuture<'_, ()> {
         Box::pin(std::future::ready(()))
     }

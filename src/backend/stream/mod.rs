@@ -1,13 +1,13 @@
-//! Streams of records for other programs: `stream_url`, up to four lines of it, each a sink of its own.
+//! Streams of records for other programs: up to four lines of `stream_url`, each a sink of its own.
 //!
 //! ```text
 //!  delivery process
 //!  FileSink ──── body: Record -> line ──────── file: Writer ── write, fdatasync, on a thread of its own
 //!  EngineSink ── body: Record -> message ───── Engine: nats, http, ... ── one fate for each message
 //! ```
-//! The cursor is the journal's file. What a file got after the cursor was last stored is found again by its `acc_id` at the
-//! end of the files, so that a line stands once whenever the process dies. What a broker got is sent again with the same
-//! `acc_id`.
+//! The cursor is a file in the journal. Lines written after the cursor was last stored are recognised by their `acc_id` at
+//! the end of the files, so no line is written twice, whenever the process dies. To brokers they are sent again, with the
+//! same `acc_id`.
 #![forbid(unsafe_code)]
 
 #[cfg(any(feature = "amqp", feature = "http", feature = "kafka", feature = "nats"))]
@@ -37,7 +37,7 @@ use file::{Lines, Writer};
 pub use message::{Engine, EngineSink, Message};
 pub use settings::{node, read, read_further};
 
-/// What the parameters say of a stream.
+/// What the parameters say about a stream.
 #[derive(Clone, Debug)]
 pub struct Stream {
     /// From `stream_url`.
@@ -64,7 +64,7 @@ enum Target {
 pub struct FileSink {
     target: Arc<file::Target>,
     node: Arc<str>,
-    /// `None` after trouble: what the files hold is looked up again.
+    /// `None` after an error: then the contents of the files are looked at again.
     writer: Option<Writer>,
 }
 
@@ -94,13 +94,13 @@ impl FileSink {
                 lines.add(|out| self.target.format.write(record, &self.node, out));
             }
         }
-        // On an error the writer goes: the next one finds out what the file holds.
+        // On an error the writer is dropped: the next one finds out what the file contains.
         self.writer = Some(blocking(move || writer.write(&lines).map(|()| writer)).await??);
         Ok(())
     }
 }
 
-/// On a thread where it may wait for a disk, which the other destinations do not.
+/// Runs `work` in a thread where it may wait for a disk without delaying other destinations.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
     tokio::task::spawn_blocking(work).await.map_err(|_| "the thread that writes stream_url ended unexpectedly".into())
 }

@@ -1,7 +1,7 @@
 //! `nats:`, messages in a stream of NATS JetStream: subject `PREFIX.KIND.NODE`, acknowledged by the stream.
 //!
-//! The client library connects, and again after a break, to the servers of the URL and those of their cluster. The
-//! `acc_id` is the message id: the stream does not store what it has got within its duplicate window.
+//! The client library connects, and reconnects, to the servers of the URL and those of their cluster. The `acc_id` is the
+//! message id: within its duplicate window, the stream does not store a message again.
 #![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -38,11 +38,11 @@ const WINDOW: usize = 256;
 const CONNECT: Duration = Duration::from_secs(5);
 /// Longest for an acknowledgement.
 const ACK: Duration = Duration::from_secs(5);
-/// How long acknowledgements of others are waited for once one did not come.
+/// How long the acknowledgements of others are waited for once one has not come.
 const REST: Duration = Duration::from_millis(50);
 /// How long an orderly end may take.
 const LEAVE: Duration = Duration::from_millis(100);
-/// Room for the headers, of the size that a server takes.
+/// Part of the maximum size that is reserved for headers.
 const HEADERS: usize = 8 << 10;
 /// Codes of JetStream: the message is larger than the stream's limit; another stream has the subject.
 const TOO_LARGE: u64 = 10_054;
@@ -53,7 +53,7 @@ const OTHER_STREAM: u64 = 10_060;
 pub struct Target {
     address: Address,
     prefix: String,
-    /// The stream that has to take it.
+    /// The stream that has to accept it.
     stream: Option<String>,
     /// A file with a token and a key.
     creds: Option<PathBuf>,
@@ -61,7 +61,7 @@ pub struct Target {
 }
 
 impl Target {
-    /// Reads what stands behind the scheme.
+    /// Reads what follows the scheme.
     ///
     /// # Errors
     /// What is wrong, and what to write; nothing of the URL is quoted.
@@ -76,14 +76,14 @@ impl Target {
         let stream = options.take("stream").map(str::to_owned);
         let creds = options.take("creds").map(PathBuf::from);
         if creds.as_ref().is_some_and(|path| !path.is_absolute()) {
-            return Err("creds is the absolute path of a file made by nsc".into());
+            return Err("creds must be the absolute path of a file made by nsc".into());
         }
         let tls = Tls::read(&mut options)?;
         options.end("stream, creds, user, password-file, tls, ca, cert, key and name")?;
         Ok(Target { address, prefix, stream, creds, tls })
     }
 
-    /// What logs in to a server that has sent this nonce; `None` without a login. Reads the files.
+    /// The login for a server that has sent this nonce; `None` if there is no login. Reads the files.
     ///
     /// # Errors
     /// A file that cannot be used.
@@ -98,7 +98,7 @@ impl Target {
         if let Some(file) = &self.creds {
             let failed = |e: &dyn std::fmt::Display| format!("stream_url: creds={} cannot be used ({e})", file.display());
             let text = std::fs::read_to_string(file).map_err(|e| failed(&e))?;
-            let (jwt, seed) = creds(&text).ok_or_else(|| failed(&"a token and a seed are not both there"))?;
+            let (jwt, seed) = creds(&text).ok_or_else(|| failed(&"it does not contain both a token and a seed"))?;
             let key = KeyPair::from_seed(seed).map_err(|e| failed(&e))?;
             auth.signature = Some(key.sign(nonce).map_err(|e| failed(&e))?);
             auth.jwt = Some(jwt.to_owned());
@@ -119,7 +119,7 @@ pub struct Nats {
 struct Connection {
     client: Client,
     context: Context,
-    /// How often it broke, and what was said last.
+    /// How often it broke, and the last error.
     breaks: watch::Receiver<(u64, Option<String>)>,
 }
 
@@ -146,16 +146,16 @@ impl Nats {
         }
         let why = connection.breaks.borrow().1.clone().map_or(String::new(), |why| format!(" ({why})"));
         let hosts = self.target.address.with_port(PORT).join(", ");
-        Err(format!("stream_url: the connection to NATS at {hosts} is broken{why}: it is made again as soon as a server answers"))
+        Err(format!("stream_url: the connection to NATS at {hosts} is broken{why}: it is restored as soon as a server answers"))
     }
 
     async fn connected(&self) -> Result<Connection, String> {
         let t = &self.target;
         let (told, breaks) = watch::channel((0, None));
-        // Said here with its cause; the library hides that.
+        // Logged here with its cause, which the library hides.
         let options = match t.auth(&[])? {
             None => ConnectOptions::new(),
-            // Read again for each connection: a password is replaced without a restart.
+            // Read again for each connection, so that a password can be replaced without a restart.
             Some(_) => {
                 let target = t.clone();
                 ConnectOptions::with_auth_callback(move |nonce| std::future::ready(target.auth(&nonce).map(Option::unwrap_or_default).map_err(AuthError::new)))
@@ -188,7 +188,7 @@ impl Nats {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                 format!("stream_url: NATS at {hosts} refuses the login: correct user and password, the token, or the file of creds=")
             }
-            // Other ends of a handshake are errors of input and output to the library.
+            // The library reports other failures of a handshake as I/O errors.
             kind if kind == ConnectErrorKind::Tls || is_of_tls(e) => format!("stream_url: no TLS with NATS at {hosts} ({e}): check tls=, ca=, cert= and key="),
             _ => format!("stream_url: NATS at {hosts} cannot be reached ({e}): check host and port, and whether nats-server runs there"),
         }
@@ -205,7 +205,7 @@ impl Nats {
             headers.insert(format!("ce-{name}"), &*value);
         }
         headers.insert("ce-datacontenttype", "application/json");
-        // The headers come first: they would replace the message id.
+        // The headers are set first, because they would replace the message id.
         let request = PublishMessage::build().headers(headers).payload(Bytes::copy_from_slice(&message.body)).message_id(&message.id);
         match &self.target.stream {
             Some(stream) => request.expected_stream(stream),
@@ -228,7 +228,7 @@ impl Nats {
             )),
             (PublishErrorKind::TimedOut, _) => Fate::Retry(format!("stream_url: NATS at {} acknowledges nothing within {} s", self.hosts(), ACK.as_secs())),
             _ => Fate::Retry(match code {
-                Some(c) => format!("stream_url: the stream takes nothing ({c}): see nats stream info, and its limits"),
+                Some(c) => format!("stream_url: the stream accepts nothing ({c}): see nats stream info, and its limits"),
                 None => format!("stream_url: NATS at {}: {e}", self.hosts()),
             }),
         }
@@ -276,7 +276,7 @@ impl Nats {
             Slot::Waits(ack) => ack.into_future(),
         };
         let broken = async {
-            // It ends with the client: then the connection is broken, too.
+            // The sender ends with the client: then the connection is broken as well.
             let _ = breaks.wait_for(|(n, _)| *n != before).await;
         };
         let rest = async {
@@ -306,7 +306,7 @@ impl Nats {
     }
 }
 
-/// The token and the seed of a file made by nsc: each stands below a line that begins its part.
+/// The token and the seed in a file made by nsc: each is below a line that begins its part.
 fn creds(text: &str) -> Option<(&str, &str)> {
     let part = |name: &str| {
         let mut lines = text.lines().map(str::trim).skip_while(|line| !(line.contains("BEGIN") && line.contains(name)));

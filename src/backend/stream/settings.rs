@@ -1,4 +1,4 @@
-//! What the parameters say of streams.
+//! What the parameters say about streams.
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
@@ -75,34 +75,34 @@ pub fn read_further(draft: &Draft, id: SinkId) -> Result<Option<Arc<dyn Settings
 pub fn node(draft: &Draft) -> Result<String, ConfigError> {
     let node = draft.text("stream_node").map_or_else(host_name, str::to_owned);
     if node.chars().any(is_control) {
-        return Err(bad("stream_node", "it holds control characters: write a plain name".into()));
+        return Err(bad("stream_node", "it contains control characters: write a plain name".into()));
     }
     Ok(node)
 }
 
-/// Which sink each line is: the one it names, else the first that is free.
+/// Which sink each line is: the one it names, otherwise the first free one.
 fn places(urls: &[&str]) -> Result<Vec<SinkId>, String> {
     let all: Vec<_> = SinkId::all_of(Backend::Stream).collect();
     let names = all.iter().map(|id| id.name()).collect::<Vec<_>>().join(", ");
     if urls.len() > all.len() {
-        return Err(format!("there are {} lines, and {} streams at most: leave some out", urls.len(), all.len()));
+        return Err(format!("there are {} lines, but at most {} streams: remove some", urls.len(), all.len()));
     }
     let mut places = vec![None; urls.len()];
     for (place, url) in places.iter_mut().zip(urls) {
         let Some(name) = Options::read(options_of(url)).map_err(|e| e.clone())?.take("name") else { continue };
-        let id = all.iter().find(|id| id.name() == name).ok_or_else(|| format!("name= is one of {names}"))?;
+        let id = all.iter().find(|id| id.name() == name).ok_or_else(|| format!("name= must be one of {names}"))?;
         *place = Some(*id);
     }
     for id in &all {
         if places.iter().filter(|place| **place == Some(*id)).count() > 1 {
-            return Err(format!("two lines have name={}: give each another one of {names}", id.name()));
+            return Err(format!("two lines have name={}: give each a different one of {names}", id.name()));
         }
     }
     let mut free = all.into_iter().filter(|id| !places.contains(&Some(*id))).collect::<Vec<_>>().into_iter();
     Ok(places.into_iter().filter_map(|place| place.or_else(|| free.next())).collect())
 }
 
-/// The options of a URL: behind `?`, and where that belongs to a web server behind `#`.
+/// The options of a URL: after `?`, or after `#` if `?` is for the web server.
 fn options_of(url: &str) -> &str {
     let web = url.split_once(':').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https"));
     url.split_once(if web { '#' } else { '?' }).map_or("", |(_, options)| options)
@@ -144,14 +144,14 @@ fn files(path: &str, mut options: Options<'_>) -> Result<file::Target, String> {
     let (directory, name) =
         path.rsplit_once('/').filter(|_| path.starts_with('/')).ok_or_else(|| format!("the path has to begin with a slash: write {EXAMPLE}"))?;
     if directory.contains('%') {
-        return Err("a time may stand in the name of the file only: name one directory, which has to be there".into());
+        return Err("a time may be used in the name of the file only: name one directory, which has to exist".into());
     }
     let name = Name::read(name)?;
     let max_size = options.take("max_size").map(size).transpose()?;
     let sync = match options.take("sync") {
         None | Some("batch") => true,
         Some("os") => false,
-        Some(_) => return Err("sync is neither os nor batch".into()),
+        Some(_) => return Err("sync must be os or batch".into()),
     };
     let columns = options.take("columns").map(Columns::read).transpose()?;
     options.end("max_size, sync, name and, for .csv, columns")?;
@@ -165,7 +165,7 @@ fn files(path: &str, mut options: Options<'_>) -> Result<file::Target, String> {
     Ok(file::Target { directory, name, format, max_size, sync })
 }
 
-/// A number of bytes, perhaps with K, M or G behind it.
+/// A number of bytes, optionally followed by K, M or G.
 fn size(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'k' | b'K') => (&text[..text.len() - 1], 10),
@@ -175,7 +175,7 @@ fn size(text: &str) -> Result<u64, String> {
     };
     let number = digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()));
     let bytes = number.and_then(|n: u64| n.checked_mul(1 << shift)).filter(|n| (1 << 10..=1 << 40).contains(n));
-    bytes.ok_or_else(|| "max_size is a number of bytes from 1K to 1024G, such as 100M".into())
+    bytes.ok_or_else(|| "max_size must be a number of bytes from 1K to 1024G, such as 100M".into())
 }
 
 #[cfg(test)]
@@ -223,7 +223,7 @@ mod tests {
             ("file:///var/secret.jsonl?max_size=1", "from 1K to 1024G"),
             ("file:///var/secret.jsonl?max_size=+9K", "from 1K to 1024G"),
             ("file:///var/secret.jsonl?max_size=99999999999G", "from 1K to 1024G"),
-            ("file:///var/secret.jsonl?sync=always", "neither os nor batch"),
+            ("file:///var/secret.jsonl?sync=always", "must be os or batch"),
             ("file:///var/secret.jsonl?sync=os&sync=os", "sync is given twice"),
             ("file:///var/secret.jsonl?columns=acc_id", "columns are for .csv"),
             ("file:///var/secret.csv", "needs its columns"),
@@ -247,13 +247,13 @@ mod tests {
         let has = |found: &Option<String>, stem: &str| found.as_ref().is_some_and(|text| text.contains(&format!("stem: \"{stem}\"")));
         let all = set(&[a, "file:///d.jsonl"]).unwrap();
         assert!(has(&all[0], "a") && has(&all[1], "d") && all[2].is_none() && all[3].is_none());
-        // A name keeps its place, whatever stands before and behind it.
+        // A named line keeps its sink, whatever precedes and follows it.
         let all = set(&[a, b, c, "file:///d.jsonl"]).unwrap();
         assert!(has(&all[0], "b") && has(&all[1], "a") && has(&all[2], "d") && has(&all[3], "c"), "{all:?}");
         for (urls, part) in [
-            (&[a, a, a, a, a][..], "there are 5 lines, and 4 streams at most"),
-            (&[b, b], "two lines have name=stream: give each another one of stream, stream2, stream3, stream4"),
-            (&["file:///a.jsonl?name=x"], "name= is one of stream, stream2"),
+            (&[a, a, a, a, a][..], "there are 5 lines, but at most 4 streams"),
+            (&[b, b], "two lines have name=stream: give each a different one of stream, stream2, stream3, stream4"),
+            (&["file:///a.jsonl?name=x"], "name= must be one of stream, stream2"),
             (&[a, "file:///b.txt"], "line 2: the name of the file"),
         ] {
             assert!(set(urls).unwrap_err().contains(part), "{part}");

@@ -12,18 +12,18 @@ use rustls::{ClientConfig, RootCertStore};
 use super::url::Options;
 use crate::backend::verifier::Verifier;
 
-/// Is TLS used, and who has to be at the other end?
+/// Is TLS used, and how is the other end checked?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// No TLS.
     Disable,
-    /// TLS with whoever answers.
+    /// TLS with any server.
     Require,
-    /// TLS with a server whose certificate is of an authority and has its name.
+    /// TLS with a server whose certificate comes from a trusted authority and has its name.
     Verify,
 }
 
-/// What a URL says of TLS.
+/// What a URL says about TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// `tls=`, if it is there.
@@ -33,7 +33,7 @@ pub struct Tls {
     key: Option<PathBuf>,
 }
 
-/// What the files hold.
+/// The contents of the files.
 pub struct Pem {
     /// Authorities.
     pub ca: Option<String>,
@@ -45,17 +45,17 @@ impl Tls {
     /// Takes the options.
     ///
     /// # Errors
-    /// One that means nothing, or does not go with another.
+    /// An option is invalid, or does not go with another.
     pub fn read(options: &mut Options<'_>) -> Result<Tls, String> {
         let mode = match options.take("tls") {
             None => None,
             Some("disable") => Some(Mode::Disable),
             Some("require") => Some(Mode::Require),
             Some("verify") => Some(Mode::Verify),
-            Some(_) => return Err("tls is disable, require or verify".into()),
+            Some(_) => return Err("tls must be disable, require or verify".into()),
         };
         let mut file = |name: &str| match options.take(name) {
-            Some(path) if !path.starts_with('/') => Err(format!("{name} is the absolute path of a file in PEM")),
+            Some(path) if !path.starts_with('/') => Err(format!("{name} must be the absolute path of a PEM file")),
             path => Ok(path.map(PathBuf::from)),
         };
         let (ca, cert, key) = (file("ca")?, file("cert")?, file("key")?);
@@ -63,7 +63,7 @@ impl Tls {
             return Err("cert and key go together: name both files, or none".into());
         }
         if ca.is_some() && matches!(mode, Some(Mode::Disable | Mode::Require)) {
-            return Err("ca is for tls=verify: with another tls= nobody is verified".into());
+            return Err("ca is for tls=verify: otherwise nobody is verified".into());
         }
         if cert.is_some() && mode == Some(Mode::Disable) {
             return Err("cert and key are for TLS: leave tls=disable out".into());
@@ -106,7 +106,7 @@ impl Tls {
         Ok(Pem { ca, pair })
     }
 
-    /// Those of the file, or else of the system.
+    /// The authorities in the file, or else those of the system.
     fn roots(&self) -> Result<RootCertStore, String> {
         let mut roots = RootCertStore::empty();
         let Some(file) = &self.ca else {

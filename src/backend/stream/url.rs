@@ -3,12 +3,12 @@
 
 use std::borrow::Cow;
 
-/// The options of a URL, each taken once by who knows it.
+/// The options of a URL; each is taken once, by the code that knows it.
 #[derive(Default)]
 pub struct Options<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Options<'a> {
-    /// Reads what stands behind `?`.
+    /// Reads what follows `?`.
     ///
     /// # Errors
     /// An option that is given twice.
@@ -17,7 +17,7 @@ impl<'a> Options<'a> {
         for option in text.split('&').filter(|o| !o.is_empty()) {
             let (key, value) = option.split_once('=').unwrap_or((option, ""));
             if options.0.iter().any(|(k, _)| *k == key) {
-                // What is known is not secret; anything else may be a part of one.
+                // A known option is not secret; anything else may be a part of a secret.
                 let key = if KNOWN.contains(&key) { format!("the option {key}") } else { "an option".into() };
                 return Err(format!("{key} is given twice: remove one"));
             }
@@ -32,7 +32,7 @@ impl<'a> Options<'a> {
         Some(self.0.swap_remove(at).1)
     }
 
-    /// There are no others.
+    /// Checks that no options are left.
     ///
     /// # Errors
     /// An option is not among `known`.
@@ -45,7 +45,7 @@ impl<'a> Options<'a> {
 const KNOWN: [&str; 16] =
     ["name", "max_size", "sync", "columns", "stream", "creds", "tls", "ca", "cert", "key", "user", "password-file", "sasl", "exchange", "batch", "format"];
 
-/// For a header or a subject: everything but these bytes as `%NN`.
+/// For a header or a subject: writes every byte except these as `%NN`.
 pub fn encoded(text: &[u8], plain: impl Fn(u8) -> bool) -> Cow<'_, str> {
     match std::str::from_utf8(text) {
         Ok(text) if text.bytes().all(&plain) => Cow::Borrowed(text),
