@@ -22,7 +22,7 @@ extern "C" {
 // Version of the module, such as "0.1.0".
 const char *acc_version(void);
 
-// Value of a counter, 0 for a name that is none. `name` must be a terminated string or null.
+// Value of a counter; 0 if there is no counter of this name. `name` must be a terminated string or null.
 //
 // # Safety
 // `name` is null or terminated.
@@ -31,7 +31,7 @@ uint64_t acc_counter(const char *name);
 // Blocks in use in the shared memory for calls in progress, 0 before initialisation.
 uint64_t acc_live_blocks(void);
 
-// Bytes of these blocks.
+// Size of these blocks in bytes.
 uint64_t acc_live_bytes(void);
 
 #ifdef __cplusplus

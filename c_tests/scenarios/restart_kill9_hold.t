@@ -1,4 +1,4 @@
-title with orphan_cdr=hold a call that comes back with no dialog is kept for a person to decide
+title with orphan_cdr=hold a call that comes back without a dialog is kept for a person to decide
 include base.inc
 host persist off
 modparam orphan_timeout 1
@@ -11,7 +11,7 @@ route request main {
 include up.inc
 expect within 5 row "SELECT count(*) FROM acc_calls" "1"
 kill9
-expect within 10 log "*came back with no dialog: its CDR {*} is not written*"
+expect within 10 log "*came back without a dialog: its CDR {*} is not written*"
 expect stat orphans_held 1
 expect within 5 stat db_dead 1
 expect no log "ACC: *"

@@ -1,5 +1,5 @@
-//! Answers that wait for their ACK (parameter `report_ack`): an ACK may come to any process, after the
-//! transaction is gone. They stand in the arena, and no longer than a caller repeats anything.
+//! Answers that wait for their ACK (parameter `report_ack`): an ACK may reach any process, after the
+//! transaction is gone. They are kept in the arena, but no longer than a caller repeats anything.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,13 +14,13 @@ use crate::accounting::identity::Identity;
 use crate::accounting::record::Core;
 use crate::interprocess::Lock;
 
-/// Lists, so that each is short.
+/// Number of lists; enough of them keep each one short.
 const LISTS: usize = 1024;
 
-/// After so many microseconds no ACK comes: 64 times T1 (RFC 3261, 13.3.1.4), and a moment.
+/// After this many microseconds no ACK comes any more: 64 times T1 (RFC 3261, 13.3.1.4), and a moment.
 const PATIENCE: i64 = 40_000_000;
 
-/// Seconds between two looks for those that nobody acknowledged.
+/// Seconds between two searches for answers that nobody acknowledged.
 pub const LOOK: u32 = 10;
 
 #[repr(C)]
@@ -30,19 +30,19 @@ struct List {
     first: AtomicU32,
 }
 
-/// All that wait.
+/// All answers that wait.
 #[repr(C)]
 struct Waiting([List; LISTS]);
 
 static WAITING: OnceCell<&'static Waiting> = OnceCell::new();
 
-/// Makes the lists; once, before the fork. False when there is no room.
+/// Makes the lists; once, before the fork. False if there is no room.
 pub fn install(arena: &'static Arena) -> bool {
     // SAFETY: a list of zeroes is an empty one, whose lock is free.
     WAITING.get_or_try_init(|| unsafe { arena.shared() }.ok_or(())).is_ok()
 }
 
-/// Changed under the lock of its list only.
+/// Changed only under the lock of its list.
 #[repr(C)]
 struct Entry {
     key: Key,
@@ -55,10 +55,10 @@ struct Entry {
 
 const _: () = assert!(size_of::<Entry>() <= OBJECT && align_of::<Entry>() <= 8);
 
-/// What names an answer and its ACK.
+/// Identifies an answer and its ACK.
 pub type Key = [u64; 2];
 
-/// The key of an answer or an ACK: of the core values that both have, and the number of the INVITE.
+/// The key of an answer or an ACK: from the core values that both have, and the number of the INVITE.
 pub fn key(core: &Core, cseq: &[u8]) -> Key {
     let mut id = Identity::new();
     for part in [&core.callid[..], &core.from_tag, &core.to_tag, cseq] {
@@ -72,7 +72,7 @@ fn list(key: Key) -> Option<&'static List> {
     Some(&WAITING.get()?.0[key[0] as usize % LISTS])
 }
 
-/// Takes entries out of a list.
+/// Removes entries from a list.
 fn remove(arena: &Arena, list: &List, is_over: impl Fn(&Entry) -> bool) -> Vec<SharedContext> {
     let mut taken = Vec::new();
     let _locked = locked(&list.lock);
@@ -96,14 +96,14 @@ fn remove(arena: &Arena, list: &List, is_over: impl Fn(&Entry) -> bool) -> Vec<S
     }
 }
 
-/// An answer waits for its ACK with `ctx`. Without memory for it there is no record of the ACK.
+/// An answer waits for its ACK, with `ctx`. If there is no memory for it, there will be no record of the ACK.
 pub fn put(key: Key, ctx: SharedContext) -> bool {
     let (Some(arena), Some(list)) = (arena::get(), list(key)) else { return false };
     let Some([at]) = arena.objects::<1>(Room::New) else {
         arena::count_full();
         return false;
     };
-    // The same answer, again.
+    // The same answer again.
     drop(remove(arena, list, |e| e.key == key));
     write(at, Entry { key, since: Moment::now().mono, context: ctx.into_number(), next: AtomicU32::new(0) });
     let _locked = locked(&list.lock);
@@ -119,12 +119,12 @@ fn write(at: NonNull<u8>, entry: Entry) {
     unsafe { at.cast::<Entry>().write(entry) };
 }
 
-/// The answer that an ACK is of; further ACKs of it find none.
+/// The answer that an ACK belongs to; further ACKs of it find none.
 pub fn take(key: Key) -> Option<SharedContext> {
     remove(arena::get()?, list(key)?, |e| e.key == key).pop()
 }
 
-/// Forgets those that nobody acknowledged.
+/// Forgets answers that nobody acknowledged.
 pub fn forget() {
     let (Some(arena), Some(waiting)) = (arena::get(), WAITING.get()) else { return };
     let now = Moment::now().mono;

@@ -1,8 +1,8 @@
 //! Memory shared by all processes of the server: one anonymous shared mapping made before the
 //! fork, so every process sees it at the same address. It is cut into blocks of one size; what is
-//! longer stands in a chain of them, so that free memory serves every size. Free blocks form a
-//! lock-free list: a worker that is killed anywhere in here holds nothing up, and keeps no more than
-//! what it was taking or giving back.
+//! longer is a chain of them, so that free memory serves every size. Free blocks form a lock-free
+//! list: a worker that is killed anywhere in here holds nothing up, and keeps no more than what it was
+//! taking or giving back.
 
 use std::ffi::c_void;
 use std::io;
@@ -14,27 +14,27 @@ use once_cell::sync::OnceCell;
 use crate::interprocess::{Chain, Content, FreeList, Lock, Used};
 use crate::stats::{self, Counter};
 
-/// A cache line, which most values fit in; a number of a block (32 bits) reaches 256 GiB.
+/// A cache line, which most values fit in; block numbers (32 bits) reach 256 GiB.
 const BLOCK: usize = 64;
-/// Of a block, the room for an object: behind the number of the next block and a content's length.
+/// The room for an object in a block: after the number of the next block and the length of a content.
 pub(super) const OBJECT: usize = 56;
-/// In front of an object, and of a content in its first block.
+/// Bytes before an object, and before a content in its first block.
 const FIRST: usize = BLOCK - OBJECT;
-/// In front of the rest of a content in each further block: the number of the next one.
+/// Bytes before the rest of a content in each further block: the number of the next one.
 const NEXT: usize = size_of::<u32>();
-/// Words of a block that name contents.
+/// How many words that name contents a block holds.
 const WORDS: usize = OBJECT / size_of::<Content>();
-/// Most blocks that are taken out of the list at once. To take them a process reads as many cache
+/// Most blocks that are taken from the list at once. To take them, a process reads as many cache
 /// lines, and begins again if another one was faster.
 const PORTION: u32 = 32;
-/// Rounds after which a process stops looking for blocks that were granted to it. They are there, if
-/// at times in the hands of another process for a few instructions.
+/// Rounds after which a process stops looking for blocks that were granted to it. They exist, although
+/// another process may hold them for a few instructions.
 const ROUNDS: u32 = 1000;
 
-/// Blocks of a content that is none of a usual call's: 4 KiB, ten times what most have.
+/// From this many blocks on, a content is not one of a usual call: 4 KiB, ten times what most have.
 const LARGE: u64 = 64;
 
-/// Each is held for some nanoseconds: enough that two transactions seldom share one.
+/// Each is held for some nanoseconds; with so many, two transactions seldom share one.
 pub(super) const TRANSACTION_LOCKS: usize = 64;
 
 #[repr(C)]
@@ -45,34 +45,34 @@ pub(super) struct Head {
     total: AtomicU64,
     used: Used,
     free: FreeList,
-    /// For what hangs on transactions, by their address.
+    /// Locks for what is attached to transactions, by their address.
     pub(super) transactions: [Lock; TRANSACTION_LOCKS],
     stats: stats::Shared,
-    /// For the references of `revival`.
+    /// Lock for the references of `revival`.
     pub(super) revival: Lock,
-    /// 1 once they are given up.
+    /// 1 once these references have been given up.
     pub(super) revival_over: AtomicU32,
-    /// 1 once the server turned out to be another than was proved: nothing is accounted any more.
+    /// 1 once the server turned out to differ from what was proved: nothing is accounted any more.
     pub(super) stopped: AtomicU32,
 }
 
-/// Who asks for memory. Calls that are up have room before new ones: what they take grows little, and
+/// Who asks for memory. Calls that are up take precedence over new ones: they need little more memory, and
 /// a lost change of theirs is lost money, while a new request can be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
     /// A request, or a call that is not answered yet.
     New,
-    /// What finds the contexts of a transaction or dialog: small, and needed by the BYE of a call too.
+    /// What finds the contexts of a transaction or dialog: small, and also needed by the BYE of a call.
     Attached,
-    /// An answered call whose CDR is owed.
+    /// An answered call whose CDR is still to be written.
     CallUp,
 }
 
 impl Room {
-    /// How many of `total` blocks may be in use when `n` more are. An eighth is kept for calls that are
-    /// up and the transactions that end them, half of that for the calls alone: that is 4 KiB for each
-    /// of 16 000 calls at the default size. Another eighth is for what is not [`LARGE`], so that huge
-    /// requests, which stay until their transactions are forgotten, do not keep usual ones out.
+    /// How many of `total` blocks may be in use, including `n` new ones. An eighth is kept for calls that are
+    /// up and the transactions that end them, half of that for the calls alone: at the default size, 4 KiB for
+    /// each of 16 000 calls. Another eighth is for what is not [`LARGE`], so that huge requests, which stay
+    /// until their transactions are freed, do not keep usual ones out.
     const fn of(self, total: u64, n: u64) -> u64 {
         match self {
             Room::New if n > LARGE => total - total / 4,
@@ -136,13 +136,13 @@ impl Arena {
         unsafe { self.base.add(offset) }
     }
 
-    /// Number of the block behind this one. Every block keeps it, in use or not.
+    /// Where a block keeps the number of the next one, whether it is in use or not.
     fn next(&self, number: u32) -> &AtomicU32 {
         // SAFETY: a block begins with this number, which is only ever used as an atomic.
         unsafe { self.block(number).cast::<AtomicU32>().as_ref() }
     }
 
-    /// Takes memory for good, in one piece; once, before the fork. `None` when there is not so much.
+    /// Takes memory for good, in one piece; once, before the fork. `None` if there is not that much.
     pub(super) fn carve(&self, len: usize) -> Option<NonNull<u8>> {
         let (head, blocks) = (self.head(), len.div_ceil(BLOCK) as u64);
         head.total.fetch_update(Ordering::AcqRel, Ordering::Acquire, |total| total.checked_sub(blocks)).ok()?;
@@ -150,7 +150,7 @@ impl Arena {
         Some(self.block(first as u32))
     }
 
-    /// A value for good, which all processes share; once, before the fork. `None` when there is no room.
+    /// A permanent value that all processes share; once, before the fork. `None` if there is no room.
     ///
     /// # Safety
     /// Zeroes are a valid value.
@@ -173,7 +173,7 @@ impl Arena {
         Some(Chain { first, last, len: last - first + 1 })
     }
 
-    /// Takes `n` blocks in a chain, and returns the first; `None` when there is no room.
+    /// Takes `n` blocks in a chain, and returns the first one; `None` if there is no room.
     fn take(&self, n: u32, room: Room) -> Option<u32> {
         let head = self.head();
         if !head.used.claim(n.into(), room.of(head.total.load(Ordering::Relaxed), n.into())) {
@@ -193,7 +193,7 @@ impl Arena {
         None
     }
 
-    /// Gives back a chain, which ends with the number 0.
+    /// Gives back a chain; its last block has 0 as the number of the next one.
     fn give_back(&self, first: u32) {
         if first == 0 {
             return;
@@ -210,7 +210,7 @@ impl Arena {
         head.used.give(n);
     }
 
-    /// Room for `N` objects of up to 56 bytes, aligned to 8; `None` when there is no room. The first
+    /// Room for `N` objects of up to 56 bytes, aligned to 8; `None` if there is none. Giving back the first
     /// one gives back all.
     pub(super) fn objects<const N: usize>(&self, room: Room) -> Option<[NonNull<u8>; N]> {
         let mut number = self.take(N as u32, room)?;
@@ -232,7 +232,7 @@ impl Arena {
         ((object.as_ptr() as usize - self.base.as_ptr() as usize) / BLOCK) as u32
     }
 
-    /// The room for an object in the block behind that of this one.
+    /// The room for an object in the block after the one of this object.
     pub(super) fn behind(&self, object: NonNull<u8>) -> NonNull<u8> {
         self.object(self.next(self.number_of(object)).load(Ordering::Relaxed))
     }
@@ -245,12 +245,12 @@ impl Arena {
         self.give_back(self.number_of(first));
     }
 
-    /// The first block of a content that is `len` bytes long and not written yet; `None` when there is no room.
+    /// Reserves a content of `len` bytes, which is not written yet; its first block, or `None` if there is no room.
     pub(super) fn reserve(&self, len: usize, room: Room) -> Option<u32> {
         self.take(blocks_for(len)?, room)
     }
 
-    /// Reserves and writes a content; `None` when there is no room.
+    /// Reserves and writes a content; `None` if there is no room.
     pub(super) fn store(&self, content: &[u8], room: Room) -> Option<u32> {
         let first = self.reserve(content.len(), room)?;
         // SAFETY: just reserved for it.
@@ -258,7 +258,7 @@ impl Arena {
         Some(first)
     }
 
-    /// The first block of `n` words, all 0; `None` when there is no room.
+    /// Reserves `n` words, all 0; the first block, or `None` if there is no room.
     pub(super) fn reserve_words(&self, n: usize, room: Room) -> Option<u32> {
         let first = self.take(u32::try_from(n.div_ceil(WORDS)).ok()?.max(1), room)?;
         let mut number = first;
@@ -270,7 +270,7 @@ impl Arena {
         Some(first)
     }
 
-    /// The words from that number on.
+    /// The words from `from` on.
     ///
     /// # Safety
     /// `first` came from [`Arena::reserve_words`], and the blocks stay meanwhile.
@@ -300,7 +300,7 @@ impl Arena {
         unsafe { self.block(first).add(NEXT).cast::<u32>().read() as usize }
     }
 
-    /// Is this the content?
+    /// Does the content consist of these bytes?
     ///
     /// # Safety
     /// As [`Arena::read`].
@@ -312,7 +312,7 @@ impl Arena {
         let (mut number, mut head, mut rest) = (first, FIRST, content);
         loop {
             let (here, behind) = rest.split_at(rest.len().min(BLOCK - head));
-            // SAFETY: so many bytes of the content stand in this block.
+            // SAFETY: this block holds this many bytes of the content.
             let is_same = unsafe { std::slice::from_raw_parts(self.block(number).add(head).as_ptr(), here.len()) } == here;
             if !is_same || behind.is_empty() {
                 return is_same;
@@ -326,7 +326,7 @@ impl Arena {
     /// # Safety
     /// `first` came from [`Arena::reserve`] for at least as many bytes; only the caller knows it.
     pub(super) unsafe fn write(&self, first: u32, content: &[u8]) {
-        // SAFETY: the length stands behind the number of the next block; the block is the caller's.
+        // SAFETY: the length follows the number of the next block; the block is the caller's.
         unsafe { self.block(first).add(NEXT).cast::<u32>().write(content.len() as u32) };
         let (mut number, mut head, mut rest) = (first, FIRST, content);
         loop {
@@ -361,7 +361,7 @@ impl Arena {
         let (mut number, mut head) = (first, FIRST);
         loop {
             let here = rest.min(BLOCK - head);
-            // SAFETY: so many bytes of the content stand in this block.
+            // SAFETY: this block holds this many bytes of the content.
             out.extend_from_slice(unsafe { std::slice::from_raw_parts(self.block(number).add(head).as_ptr(), here) });
             rest -= here;
             if rest == 0 {
@@ -371,7 +371,7 @@ impl Arena {
         }
     }
 
-    /// Gives a content back; 0 is none.
+    /// Gives a content back; 0 stands for none.
     ///
     /// # Safety
     /// `first` came from [`Arena::reserve`] and is not used any more.
@@ -379,7 +379,7 @@ impl Arena {
         self.give_back(first);
     }
 
-    /// Can this be the address of an object? It may be any address.
+    /// Can this be the address of an object? Any address may be given.
     pub(super) fn is_object(&self, address: *const c_void) -> bool {
         let offset = (address as usize).wrapping_sub(self.base.as_ptr() as usize);
         let in_use = size_of::<Head>()..self.head().bump.load(Ordering::Acquire) as usize * BLOCK;
@@ -397,7 +397,7 @@ impl Arena {
     }
 }
 
-/// Something was refused or not kept for want of memory.
+/// Counts something that was refused or not kept for lack of memory.
 pub(super) fn count_full() {
     stats::add(Counter::ArenaFull, 1);
 }
@@ -473,7 +473,7 @@ mod tests {
         assert_eq!(arena.head().bump.load(Ordering::Relaxed), bump, "free blocks are used before new memory");
     }
 
-    /// Whatever was in use, in whichever order it came back: all of it serves any size.
+    /// Whatever sizes were in use, and in whatever order they were given back: all memory serves any size.
     #[test]
     fn memory_of_one_size_serves_every_other() {
         let arena = Arena::new(16).unwrap();
@@ -496,7 +496,7 @@ mod tests {
     fn calls_that_are_up_have_room_before_new_ones() {
         let arena = Arena::new(16).unwrap();
         assert!(arena.store(&bytes(20 << 20), Room::CallUp).is_none());
-        assert_eq!(arena.live_blocks(), 0, "what was refused takes nothing");
+        assert_eq!(arena.live_blocks(), 0, "what was refused takes no memory");
         let total = arena.head().total.load(Ordering::Relaxed);
         while arena.store(&bytes(50_000), Room::New).is_some() {}
         assert!(total - arena.live_blocks() >= total / 4, "usual requests have room before huge ones");
@@ -531,8 +531,8 @@ mod tests {
         assert_eq!(arena.live_blocks(), 0);
     }
 
-    /// Processes killed at any instruction leave what can be gone on with, and keep no more than they
-    /// were taking or giving back.
+    /// Processes that are killed at any instruction leave a usable arena, and keep no more than what they were
+    /// taking or giving back.
     #[test]
     fn killed_processes_hold_nothing_up() {
         let arena = Arena::new(16).unwrap();

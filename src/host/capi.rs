@@ -12,7 +12,7 @@ pub extern "C" fn acc_version() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
 }
 
-/// Value of a counter, 0 for a name that is none. `name` must be a terminated string or null.
+/// Value of a counter; 0 if there is no counter of this name. `name` must be a terminated string or null.
 ///
 /// # Safety
 /// `name` is null or terminated.
@@ -34,7 +34,7 @@ pub extern "C" fn acc_live_blocks() -> u64 {
     guard::entry("acc_live_blocks", 0, || arena::get().map_or(0, arena::Arena::live_blocks))
 }
 
-/// Bytes of these blocks.
+/// Size of these blocks in bytes.
 #[unsafe(no_mangle)]
 pub extern "C" fn acc_live_bytes() -> u64 {
     guard::entry("acc_live_bytes", 0, || arena::get().map_or(0, arena::Arena::live_bytes))

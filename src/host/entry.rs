@@ -1,5 +1,5 @@
-//! The constructor that fills the symbols a host looks for: it runs inside dlopen and finds out which family of
-//! hosts this is, so that one object serves them all.
+//! The constructor that fills the symbols a host looks for: it runs inside dlopen and finds out which family the
+//! host belongs to, so that one object serves all of them.
 
 use std::ffi::CStr;
 
@@ -27,7 +27,7 @@ extern "C" fn constructor() {
                 module_version = version;
                 module_flags = flags;
             }
-            // A look-up in vain is no error of the host's.
+            // Clears dlerror(): a failed look-up must not look like an error of the host.
             libc::dlerror();
         }
     });

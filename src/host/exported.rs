@@ -1,4 +1,4 @@
-//! The symbols a host looks for after dlopen, and what tables of a host are made of.
+//! The symbols a host looks for after dlopen, and building blocks of its tables.
 
 use std::ffi::{CString, c_char};
 use std::mem::MaybeUninit;
@@ -31,14 +31,14 @@ pub fn name(s: &str) -> *const c_char {
     CString::new(s).map_or(ptr::null(), |c| c.into_raw().cast_const())
 }
 
-/// Leaks a table with an end mark, as above.
+/// Leaks a table with an end mark: the host keeps its address for ever.
 pub fn table<T: Default>(items: impl IntoIterator<Item = T>) -> *mut T {
     let mut all: Vec<T> = items.into_iter().collect();
     all.push(T::default());
     Box::leak(all.into_boxed_slice()).as_mut_ptr()
 }
 
-/// Puts a family's table behind the symbol.
+/// Fills the symbol with a family's table.
 ///
 /// # Safety
 /// Nobody else knows the symbol yet.

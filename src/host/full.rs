@@ -1,4 +1,4 @@
-//! What is said, and counted, when a value or a context finds no room.
+//! What is logged and counted if there is no room for a value or a context.
 #![forbid(unsafe_code)]
 
 use super::limited::Lines;
@@ -6,7 +6,7 @@ use super::shared::{CallId, SharedError};
 use crate::stats::{self, Counter};
 use crate::worker;
 
-/// Lines that say that the arena is full.
+/// Log lines that say that the arena is full.
 pub static FULL: Lines = Lines::none();
 
 /// Logs what went wrong, if anything did.
@@ -23,7 +23,7 @@ pub fn context_max() -> usize {
     worker::instance().map_or(usize::MAX, |m| m.config.context_max)
 }
 
-/// A value found not enough room in its context: said once a second, and counted.
+/// There was not enough room for a value in its context: logs it once a second, and counts it.
 pub fn say_clipped(tag: &[u8], call: &CallId) {
     static CLIPPED: Lines = Lines::none();
     stats::add(Counter::Clipped, 1);

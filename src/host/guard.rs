@@ -28,7 +28,7 @@ fn message(payload: &(dyn Any + Send)) -> &str {
     payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
-/// Runs the body of the entry point `name`; after a panic the worker lives on and the host gets
+/// Runs the body of the entry point `name`; after a panic the worker goes on, and the host gets
 /// `failure`.
 pub fn entry<R>(name: &'static str, failure: R, body: impl FnOnce() -> R) -> R {
     let body = || {
@@ -51,7 +51,7 @@ pub fn entry<R>(name: &'static str, failure: R, body: impl FnOnce() -> R) -> R {
 fn caught(name: &str, payload: &(dyn Any + Send)) {
     stats::add(Counter::Panics, 1);
     let place = PLACE.with(|p| p.borrow().clone());
-    // Logging itself must not be able to unwind out of here.
+    // Not even logging may unwind out of here.
     let _ = catch_unwind(AssertUnwindSafe(|| {
         log::error!("panic in {name} at {place}: {} (this call to the module failed, the process goes on)", message(payload));
     }));

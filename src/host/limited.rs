@@ -1,4 +1,4 @@
-//! Lines of one kind, of which a flood of events must not make a flood.
+//! Log lines of one kind, limited so that a flood of events does not become a flood of lines.
 #![forbid(unsafe_code)]
 
 use std::fmt::Display;
@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::accounting::clock::Moment;
 
-/// Microseconds between two lines: often enough to follow a trouble, few enough for any disk.
+/// Microseconds between two lines: often enough to follow a problem, seldom enough for any disk.
 const BETWEEN: i64 = 1_000_000;
 
-/// Lines of one kind: each process logs one a second, and with it how many it left out.
+/// Lines of one kind: each process logs one per second, with the number of those that it left out.
 pub struct Lines {
     /// Monotonic time of the last line.
     last: AtomicI64,
@@ -22,7 +22,7 @@ impl Lines {
         Lines { last: AtomicI64::new(0), left_out: AtomicU64::new(0) }
     }
 
-    /// How many were left out since the last line, when one is due now.
+    /// If a line is due now, how many were left out since the last one.
     fn due(&self, now: i64) -> Option<u64> {
         let last = self.last.load(Ordering::Relaxed);
         let is_due = (last == 0 || now - last >= BETWEEN) && self.last.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();

@@ -9,8 +9,8 @@ use crate::journal::{SinkId, calls, json};
 use crate::stats::{Counter, PeerState, Snapshot};
 use crate::worker::{self, Instance};
 
-/// Most calls that [`acc_open_calls`] tells of; a longer answer helps nobody and holds up the process
-/// that gives it.
+/// Most calls that [`acc_open_calls`] lists; a longer answer helps nobody and holds up the process that
+/// gives it.
 const CALLS_SHOWN: usize = 1000;
 
 /// A value of an answer.
@@ -44,7 +44,7 @@ macro_rules! bodies {
 /// The body of every command, as [`crate::declaration::COMMANDS`] has them.
 pub const BODIES: &[Body] = commands!(bodies);
 
-/// Version, every counter, memory of contexts, and how each sink and each Diameter peer is.
+/// Version, all counters, memory of contexts, and the state of each sink and each Diameter peer.
 fn acc_status(instance: &Instance) -> Result<Answer, String> {
     let counters = Snapshot::take();
     let mut fields = vec![("version", Value::Text(env!("CARGO_PKG_VERSION").into()))];
@@ -67,7 +67,7 @@ fn acc_status(instance: &Instance) -> Result<Answer, String> {
     Ok(Answer { fields, list: (!peers.is_empty()).then_some(("peers", peers)) })
 }
 
-/// The peers of a sink, in order of preference. New records go to the active one, the first that takes them.
+/// The peers of a sink, in order of preference. New records go to the active one, the first one that accepts them.
 fn peers(instance: &Instance, sink: SinkId) -> Vec<Fields> {
     let names = instance.config.destinations.get(sink).map_or(&[][..], |settings| settings.peers());
     let all: Vec<_> = names.iter().filter_map(|name| Some((name, sink.state().peer(name)?))).collect();
@@ -85,8 +85,8 @@ fn peers(instance: &Instance, sink: SinkId) -> Vec<Fields> {
     fields.collect()
 }
 
-/// Delivery begins at once, and pauses after failures are over. It answers at once, with what is
-/// pending at that moment.
+/// Starts delivery at once, ending pauses after failures. The answer comes at once, with what is pending at
+/// that moment.
 fn acc_flush(instance: &Instance) -> Result<Answer, String> {
     if instance.journal.is_none() {
         return Err("there is no journal".into());
@@ -96,7 +96,7 @@ fn acc_flush(instance: &Instance) -> Result<Answer, String> {
     Ok(Answer { fields: SinkId::ALL.map(|s| s.counters().pending).map(|c| (c.name(), Value::Number(counters.get(c)))).into(), list: None })
 }
 
-/// The calls in progress that the journal keeps, the longest first.
+/// The calls in progress that the journal keeps; the longest come first.
 fn acc_open_calls(instance: &Instance) -> Result<Answer, String> {
     let dir = instance.journal.as_ref().ok_or("there is no journal")?;
     let open = calls::scan(dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?.calls;

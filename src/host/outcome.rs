@@ -1,5 +1,5 @@
-//! What every host family does when a transaction or a call comes to something: decide under the
-//! context's lock, write after it.
+//! What every host family does when there is a result of a transaction or a call: decide under the context's
+//! lock, write after releasing it.
 
 use std::borrow::Cow;
 
@@ -14,8 +14,8 @@ use crate::accounting::record::{Backend, EndCause};
 use crate::journal::limit::Append;
 use crate::worker::{self, Instance};
 
-/// All branches failed; the script may try others. `joined` is what message flags add, `is_first` says what the
-/// transaction was not counted for yet.
+/// All branches failed; the script may try others. `joined` is what message flags add; `is_first` says whether the
+/// transaction is counted for something for the first time.
 pub fn attempt_failed(
     instance: &Instance,
     ctx: &SharedContext,
@@ -34,21 +34,21 @@ pub fn attempt_failed(
     Ok(())
 }
 
-/// Can a reply with this code make a record or start a call? A provisional one only with
+/// Can a reply with this code make a record or start a call? A provisional reply can only with
 /// `early_media`.
 pub fn matters(instance: &Instance, code: u16) -> bool {
     code >= 200 || instance.config.rules.early_media
 }
 
-/// A reply came in. What a global reply route `set_before` its transaction was known goes into the
-/// request's context, or that of its call, which is put in force for the reply.
+/// A reply came in. What a global reply route set before the transaction was known (`set_before`) goes into
+/// the context of the request or of its call, which becomes the current one for the reply.
 pub fn take_values(ctx: &SharedContext, set_before: &SharedContext, put: impl FnOnce(SharedContext)) -> Result<(), SharedError> {
     let values = ctx.call().unwrap_or_else(|| ctx.duplicate());
     if set_before.same(&values) {
         return Ok(());
     }
     let other = set_before.copy()?;
-    // A marked one belongs to another message of this process.
+    // If it is marked, it belongs to another message of this process.
     if !other.marked {
         let clipped = values.update(|c| c.merge_values(&other, context_max()))?;
         if let Some(tag) = clipped {
@@ -68,8 +68,8 @@ pub fn note_ringing(ctx: &SharedContext, code: u16) -> Result<(), SharedError> {
     Ok(())
 }
 
-/// A reply with this code went out. `joined` is what message flags add, `is_first` says what the transaction was not
-/// counted for yet.
+/// A reply with this code went out. `joined` is what message flags add; `is_first` says whether the transaction is
+/// counted for something for the first time.
 pub fn reply_went(
     instance: &Instance,
     ctx: &SharedContext,
@@ -84,7 +84,7 @@ pub fn reply_went(
     }
     let facts = ctx.facts()?;
     if joined.is_none() && !decide::may_record(&facts, code) {
-        // An answer is then that of a call.
+        // Then an answer is the answer of a call.
         if !facts.marks.is_empty() && (code < 300 || ctx.read_head(decide::is_attempt)?) {
             tally::outcome(code, is_first);
         }
@@ -107,7 +107,7 @@ pub fn reply_went(
     Ok(())
 }
 
-/// A reply with this code is about to leave. The 2xx of a call with CDR starts the call, before
+/// A reply with this code is about to be sent. The 2xx of a call with a CDR starts the call, before
 /// anybody can hang up.
 pub fn reply_leaves(ctx: &SharedContext, code: u16, reply: impl FnOnce() -> Reply) -> Result<(), SharedError> {
     if !(200..300).contains(&code) || ctx.progress().answered {
@@ -143,8 +143,8 @@ pub fn write_cdr(ctx: &SharedContext) {
     }
 }
 
-/// Writes the CDR of a call whose BYE has no reply, as its transaction is gone. At the end of the server, in its main
-/// process, nobody takes an event or what is in a queue any more: a call with either is left to the next start, as after a crash.
+/// Writes the CDR of a call whose BYE got no reply before its transaction was freed. When the server stops, this runs in its
+/// main process, and nobody receives events or queued objects any more: a call with either is left to the next start, as after a crash.
 pub fn write_cdr_without_reply(ctx: &SharedContext) {
     let Some(instance) = worker::instance() else { return };
     let has_queue = instance.config.stock.json.as_ref().is_some_and(|json| json.cdrs.queue.is_some());
@@ -161,7 +161,7 @@ fn call_values(ctx: &SharedContext) -> Result<Option<Context>, SharedError> {
     ctx.call().map(|call| call.copy()).transpose()
 }
 
-/// What the end of this call made is written, and counted if the call is.
+/// Writes what the end of this call made, and counts the call if it is to be counted.
 pub fn finish_call(instance: &Instance, ctx: &SharedContext, end: Option<CallEnd>) {
     match end {
         Some(end) if !ctx.is_counted() => worker::emit_end(instance, &end),
@@ -169,7 +169,7 @@ pub fn finish_call(instance: &Instance, ctx: &SharedContext, end: Option<CallEnd
     }
 }
 
-/// What the end of a call made is counted and written.
+/// Counts and writes what the end of a call made.
 pub fn finish(instance: &Instance, end: Option<CallEnd>) {
     if let Some(end) = end {
         tally::end(&end);

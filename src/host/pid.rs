@@ -1,4 +1,4 @@
-//! Numbers of processes: of this one, and of one that may have been killed with a lock.
+//! Process ids: of this process, and of one that may have been killed while it held a lock.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -6,11 +6,11 @@ use once_cell::sync::OnceCell;
 
 use crate::interprocess::{Lock, Locked};
 
-/// Number of this process, 0 = not asked for yet.
+/// Id of this process, 0 = not asked for yet.
 static ID: AtomicU32 = AtomicU32::new(0);
 
-/// Number of this process. The system is asked once in each process: every lock and every append
-/// needs it, and the call would cost more than what they do.
+/// Id of this process. The system is asked only once in each process: every lock and every append needs
+/// it, and the system call would cost more than they do.
 pub fn id() -> u32 {
     match ID.load(Ordering::Relaxed) {
         0 => ask_id(),
@@ -25,7 +25,7 @@ fn ask_id() -> u32 {
     // library forgets it when this object is unloaded.
     let forgotten = *FORGOTTEN_AT_FORK.get_or_init(|| unsafe { libc::pthread_atfork(None, None, Some(forget_id)) } == 0);
     let id = std::process::id();
-    // Kept only now: whoever is forked from here on asks anew.
+    // Kept only from now on, because processes that are forked from here on will ask again.
     if forgotten {
         ID.store(id, Ordering::Relaxed);
     }
@@ -47,7 +47,7 @@ fn is_alive(pid: u32) -> bool {
     rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH) && !is_zombie(pid)
 }
 
-/// Killed, and its parent has not asked yet how it ended.
+/// Was it killed, while its parent has not yet waited for it?
 fn is_zombie(pid: rustix::process::Pid) -> bool {
     let stat = std::fs::read(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
     // The name, which may hold anything, ends at the last parenthesis.

@@ -1,5 +1,5 @@
-//! What every host family does around its processes: the crate's log messages go the host's way,
-//! and the delivery process delivers until it is told to stop.
+//! What every host family does for its processes: log messages of the crate go to the host's log, and the
+//! delivery process delivers until it is told to stop.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::fmt::Display;
@@ -30,7 +30,7 @@ pub const OK: c_int = 0;
 /// See [`OK`].
 pub const FAILED: c_int = -1;
 
-/// Levels as OpenSIPS counts them, which the crate does everywhere.
+/// Log levels in OpenSIPS' numbers, which the crate uses everywhere.
 const fn level_of(level: log::Level) -> i32 {
     match level {
         log::Level::Error => -1,
@@ -44,7 +44,7 @@ struct Logger(&'static dyn Host);
 
 impl log::Log for Logger {
     fn enabled(&self, m: &log::Metadata<'_>) -> bool {
-        // Not what libraries say, such as the notices that a database's triggers raise.
+        // Not the messages of libraries, such as notices that triggers of a database raise.
         m.target().starts_with("acc") && {
             let (settings, level) = (self.0.log_settings(), level_of(m.level()));
             settings.on_stderr(level) || settings.on_syslog(level)
@@ -67,8 +67,8 @@ impl log::Log for Logger {
 }
 
 impl Logger {
-    /// Before the module is initialised there is no journal yet: lines go to stderr and, as far as
-    /// its socket takes them, to syslog.
+    /// Before the module is initialised there is no journal: lines go to stderr and, as far as its socket
+    /// accepts them, to syslog.
     fn before_init(&self, level: i32, text: &[u8]) {
         let settings = self.0.log_settings();
         if settings.on_stderr(level) {
@@ -81,7 +81,7 @@ impl Logger {
     }
 }
 
-/// Sends the crate's log messages the host's way; once, at load.
+/// Sends log messages of the crate to the host's log; once, at load.
 pub fn log_to(host: &'static dyn Host) {
     let _ = log::set_boxed_logger(Box::new(Logger(host)));
     log::set_max_level(log::LevelFilter::Debug);
@@ -90,10 +90,10 @@ pub fn log_to(host: &'static dyn Host) {
 /// A timer of the host.
 pub type TimerFn = extern "C" fn(c_uint, *mut c_void);
 
-/// Opens the journal, once, before the fork: for the user and group that the server will run as (0 = as
-/// now), with the calls that were in progress at its last end. `every` registers a timer that calls
-/// `revival::end_orphans` so often, in seconds. Without SQL and RADIUS a server runs without a journal too.
-/// With `cluster_id`, another one asks the other nodes meanwhile.
+/// Opens the journal, once, before the fork: for the user and group that the server will run as (0 = no
+/// change), and with the calls that were in progress when it last stopped. `every` registers a timer with
+/// its interval in seconds: one that calls `revival::end_orphans` and, with `cluster_id`, one that asks the
+/// other nodes meanwhile. A server that has no destination needing one also runs without a journal.
 pub fn open_journal(config: &Config, (uid, gid): (u32, u32), every: impl Fn(u32, TimerFn) -> bool) -> Result<Option<Dir>, String> {
     let dir = match Dir::open(&config.journal_dir) {
         Ok(dir) => dir,
@@ -110,29 +110,29 @@ pub fn open_journal(config: &Config, (uid, gid): (u32, u32), every: impl Fn(u32,
     if config.cluster_id > 0 {
         cluster::install().map_err(|e| format!("parameter cluster_id: no memory: {e}"))?;
         if !every(1, tell_returned) {
-            return Err("the host refused the timer for nodes of the cluster that are back".into());
+            return Err("the host refused the timer for returning nodes of the cluster".into());
         }
     }
     let open = journal::calls::scan(&dir).map_err(|e| format!("journal_dir {} cannot be read: {e}", dir.path().display()))?;
     if let Err(e) = dir.keep_ends(&open.ends()) {
         log::warn!(
-            "the file ends in journal_dir \"{}\" cannot be written ({e}): should the server end again within orphan_timeout, calls that wait for their dialogs would end only then",
+            "the file \"ends\" in journal_dir \"{}\" cannot be written ({e}): if the server stops again within orphan_timeout, calls that wait for their dialogs end only at that time",
             dir.path().display()
         );
     }
     let waiting = revival::prepare(open);
     if waiting > 0 {
-        log::info!("{waiting} calls were in progress when the server last ended");
-        // Some times before the calls are written.
+        log::info!("{waiting} calls were in progress when the server last stopped");
+        // Several times before the calls are ended.
         let asks = config.cluster_id <= 0 || every((config.orphan_timeout / 4).max(1), ask_cluster);
         if !asks || !every(config.orphan_timeout, end_orphans) {
-            return Err("the host refused the timer for calls that come back with no dialog".into());
+            return Err("the host refused the timer for calls that come back without a dialog".into());
         }
     }
     Ok(Some(dir))
 }
 
-/// From here on records are taken, in this process and those forked from it.
+/// From here on records are accepted, in this process and those forked from it.
 pub fn take_records(config: Config, host: &'static dyn Host, journal: Option<Dir>) -> Result<(), String> {
     use rustix::event::{EventfdFlags, eventfd};
     shared::on_change(worker::call_changed);
@@ -144,13 +144,13 @@ pub fn take_records(config: Config, host: &'static dyn Host, journal: Option<Dir
 /// Parameters while the configuration is read.
 static DRAFT: Mutex<Option<Draft>> = Mutex::new(None);
 
-/// The number of a tag in a variable's name, among the fields declared so far.
+/// The number of the tag in a variable's name, among the fields declared so far.
 pub fn number_of_tag(tag: &[u8], fields: impl FnOnce(&Fields) -> &FieldSet, parameter: &str) -> Result<usize, String> {
     let mut draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner);
     script::number_of_tag(fields(&draft.get_or_insert_default().fields), tag, parameter)
 }
 
-/// A `modparam` line for the `i`th parameter, whose value `read` gets from the host.
+/// Handles a `modparam` line for the `i`th parameter, whose value `read` gets from the host.
 pub fn set_param(i: usize, read: impl FnOnce(&Param) -> Result<RawValue, ConfigError>) -> c_int {
     guard::entry("modparam", FAILED, || {
         let Some(param) = PARAMS.get(i) else { return FAILED };
@@ -158,7 +158,7 @@ pub fn set_param(i: usize, read: impl FnOnce(&Param) -> Result<RawValue, ConfigE
     })
 }
 
-/// A parameter that is a number, as the lines so far set it.
+/// The value of a numeric parameter, as set by the lines so far.
 pub fn number(name: &'static str) -> Option<i32> {
     DRAFT.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.int(name)
 }
@@ -177,7 +177,7 @@ pub fn init(initialise: impl FnOnce() -> Result<(), String>) -> c_int {
     guard::entry("init", FAILED, || told(initialise()))
 }
 
-/// What the host reads of a result; an error is one log line.
+/// The return value for the host; an error is logged in one line.
 pub fn told<E: Display>(result: Result<(), E>) -> c_int {
     match result {
         Ok(()) => OK,
@@ -188,8 +188,8 @@ pub fn told<E: Display>(result: Result<(), E>) -> c_int {
     }
 }
 
-/// The first part of initialisation: the parameters, the server's database module if one of them asks
-/// for it (`bind_mod` and `places` of the host), and the arena.
+/// The first part of initialisation: the parameters, the server's database module if a parameter asks for it
+/// (`bind_mod` and `places` are the host's), and the arena.
 pub fn configure(family: Family, default_url: Option<&str>, bind_mod: Option<BindMod>, places: &Places) -> Result<Config, String> {
     let mut draft = DRAFT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().clone();
     draft.family = family;
@@ -206,27 +206,27 @@ pub fn configure(family: Family, default_url: Option<&str>, bind_mod: Option<Bin
     Ok(config)
 }
 
-/// Timer: calls wait for their dialogs.
+/// Timer, while calls wait for their dialogs: asks the other nodes.
 pub extern "C" fn ask_cluster(_ticks: c_uint, _param: *mut c_void) {
     guard::entry("cluster timer", (), cluster::ask);
 }
 
-/// Timer: every second, in a cluster.
+/// Timer, every second in a cluster: tells nodes that have returned.
 pub extern "C" fn tell_returned(_ticks: c_uint, _param: *mut c_void) {
     guard::entry("returned nodes timer", (), cluster::tell_returned);
 }
 
-/// Timer: `orphan_timeout` is over, or over once more.
+/// Timer, every `orphan_timeout`: ends calls that no dialog has claimed.
 pub extern "C" fn end_orphans(_ticks: c_uint, _param: *mut c_void) {
     guard::entry("orphan timer", (), revival::end_orphans);
 }
 
-/// Timer: every second, with `interim_interval`.
+/// Timer, every second with `interim_interval`: raises interim records that are events.
 pub extern "C" fn raise_interims(_ticks: c_uint, _param: *mut c_void) {
     guard::entry("interim timer", (), worker::interims::raise);
 }
 
-/// Timer: every second, with `backlog_threshold`.
+/// Timer, every second with `backlog_threshold`: watches the backlog.
 pub extern "C" fn watch_backlog(_ticks: c_uint, _param: *mut c_void) {
     guard::entry("backlog timer", (), worker::watch_backlog);
 }
@@ -243,18 +243,18 @@ extern "C" fn on_terminate(_signal: c_int) {
     }
 }
 
-/// What the process that the host forks for us does: keeps a delivery process running, and returns
-/// when SIGTERM came and that one has ended.
+/// The body of the process that the host forks for us: keeps a delivery process running, and returns after
+/// SIGTERM, when the delivery process has ended.
 pub fn deliver(instance: &'static Instance) {
     if let Some(dir) = &instance.journal {
         supervisor::keep_running(|| deliver_once(instance, dir));
     }
 }
 
-/// The delivery process: returns when SIGTERM came and what could be delivered at once is
+/// The delivery process: returns after SIGTERM, when everything that could be delivered at once has been
 /// delivered, or when it cannot go on.
 fn deliver_once(instance: &'static Instance, dir: &Dir) {
-    // The handler must not be the first to touch them.
+    // The handler must not be the first to use them.
     STOP.store(false, Ordering::Relaxed);
     let _ = WAKE_FD.set(instance.wake.as_raw_fd());
     supervisor::on_terminate(on_terminate);
@@ -274,8 +274,8 @@ fn deliver_once(instance: &'static Instance, dir: &Dir) {
     }
 }
 
-/// What calls in progress may yet write to the journal: a state, and a record for each destination, of about the size they
-/// have in shared memory.
+/// How much calls in progress may still write to the journal: a state, and a record for each destination, each of about the
+/// size that they have in shared memory.
 fn owed() -> u64 {
     let destinations = worker::instance().map(|m| &m.config.destinations);
     let records = SinkId::ALL.into_iter().filter(|id| destinations.is_some_and(|d| d.get(*id).is_some())).count() as u64;

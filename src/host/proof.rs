@@ -1,7 +1,7 @@
-//! Proofs. What the module uses of the server could move with any release, so it is not believed
-//! by the version: functions are found by their names, tables and values are measured at the start,
-//! and the parameters of callbacks at the first call. What cannot be proved at the start stops it
-//! with one line; what turns out wrong later stops accounting with one line, and the server lives.
+//! Proofs. What the module uses of the server could change with any release, so the version alone is not
+//! trusted: functions are found by their names, tables and values are measured at the start, and parameters
+//! of callbacks at the first call. What cannot be proved at the start stops the start, with one log line;
+//! what turns out to be wrong later stops accounting, with one log line, and the server goes on.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::{self, NonNull};
@@ -12,10 +12,10 @@ use super::opensips::abi::OS_BINDS_ROOM;
 
 /// Room for a table of another module of either family.
 const ROOM: usize = OS_BINDS_ROOM as usize;
-/// What no server writes by itself: tells how much of a place was written.
+/// A pattern that no server writes by itself: shows how much of a place was written.
 const UNTOUCHED: u8 = 0xa5;
 
-/// How a refusal ends: what its reader can do.
+/// The end of a refusal: what its reader can do.
 pub const CURE: &str = "this acc module cannot work with it: use a tested version, or an acc module made for yours";
 
 /// The program or the shared object that an address belongs to.
@@ -25,7 +25,7 @@ pub struct Object {
 }
 
 impl Object {
-    /// The object that has `address` in it. A module that is part of the program has no object of its own.
+    /// The object that contains `address`. A module that is part of the program has no object of its own.
     pub fn of(address: *const c_void) -> Option<Object> {
         let mut map: *mut LinkMap = ptr::null_mut();
         let mut info = no_info();
@@ -73,9 +73,9 @@ impl Object {
         false
     }
 
-    /// Length of a table of this object, when its elements have `size` bytes: each begins with a
+    /// Length of a table of this object, assuming that its elements have `size` bytes: each begins with a
     /// name, and has an address in this object at `function`; the table ends with an element
-    /// without a name. `None` when the table is not like that.
+    /// without a name. `None` if the table is not like that.
     pub fn length(&self, table: *const c_void, size: usize, function: usize) -> Option<usize> {
         let word = |at: *const u8| {
             let last_byte = at.wrapping_add(size_of::<usize>() - 1);
@@ -97,7 +97,7 @@ impl Object {
     }
 }
 
-/// Longest name, longest table: to end somewhere when they are none.
+/// Longest name, and longest table: limits the search if it is not one.
 const MAX_NAME: usize = 100;
 const MAX_TABLE: usize = 1000;
 
@@ -133,7 +133,7 @@ pub fn is_in_an_object(address: *const c_void) -> bool {
     look_up(address).is_some()
 }
 
-/// Size of the variable that begins at `address`; `None` when its program does not tell.
+/// Size of the variable that begins at `address`; `None` if its program does not tell.
 pub fn size_of_variable(address: *const c_void) -> Option<usize> {
     let mut symbol: *const libc::Elf64_Sym = ptr::null();
     let mut info = no_info();
@@ -144,9 +144,9 @@ pub fn size_of_variable(address: *const c_void) -> Option<usize> {
     }
 }
 
-/// Can a word be read at this address? Asked of the kernel, which answers with an error where a
-/// look would end the process: it is to wait, no time at all, for a word that has this value to
-/// change, so it reads the word first.
+/// Can a word be read at this address? The kernel is asked, which returns an error where reading would
+/// end the process: it is told to wait, for no time at all, until a word with this value changes, so it
+/// reads the word first.
 pub fn is_readable(word: *const c_void) -> bool {
     const UNLIKELY: u32 = 0x5acc_5acc;
     if word.is_null() || !(word as usize).is_multiple_of(align_of::<usize>()) {
@@ -166,7 +166,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// Lets the module fill its table through the function `load`; `None` when it does not.
+    /// Lets the module fill its table through the function `load`; `None` if it does not.
     ///
     /// # Safety
     /// `load` is the function that the module exports to other modules for this.
@@ -186,17 +186,17 @@ impl Table {
         self.room.iter().position(|p| *p == address).ok_or_else(|| self.refused(name))
     }
 
-    /// The function of that name, which the module has in its table, wherever it stands.
+    /// The function of this name, which must be somewhere in the module's table.
     pub fn function(&self, name: &CStr) -> Result<*mut c_void, String> {
         self.place(name).map(|i| self.room[i] as *mut c_void)
     }
 
-    /// A function of the module that has this name, and does not stand in its table.
+    /// A function of the module that has this name and is not in its table.
     pub fn beside(&self, name: &CStr) -> Result<*mut c_void, String> {
         self.object.symbol(name).map(NonNull::as_ptr).ok_or_else(|| self.refused(name))
     }
 
-    /// The function between two that have names: it has none itself.
+    /// The function in the table between two that have names; it has none itself.
     pub fn between(&self, before: &CStr, after: &CStr, what: &CStr) -> Result<*mut c_void, String> {
         let (b, a) = (self.place(before)?, self.place(after)?);
         let found = self.room.get(b + 1).filter(|_| a == b + 2).map(|p| *p as *mut c_void);
@@ -211,7 +211,7 @@ impl Table {
     }
 }
 
-/// A place that tells how much of it was written.
+/// A place that shows how much of it was written.
 #[repr(C, align(16))]
 pub struct Probe<const N: usize>([u8; N]);
 
@@ -232,7 +232,7 @@ impl<const N: usize> Probe<N> {
     }
 }
 
-/// What callbacks are registered with that have no context: an address to find again.
+/// Parameter of callbacks that have no context: an address to recognise.
 static WITNESS: u8 = 0;
 
 /// See [`WITNESS`].
@@ -240,7 +240,7 @@ pub fn witness() -> *mut c_void {
     (&raw const WITNESS).cast_mut().cast()
 }
 
-/// Proved in this process.
+/// Whether this was proved in this process.
 pub struct Once(AtomicBool);
 
 impl Once {
@@ -249,7 +249,7 @@ impl Once {
         Once(AtomicBool::new(false))
     }
 
-    /// Runs the proof, until it has succeeded once; when it fails, accounting stops. `false` = stopped.
+    /// Runs the proof until it has succeeded once; if it fails, accounting stops. `false` = stopped.
     pub fn proved(&self, what: &str, proof: impl FnOnce() -> bool) -> bool {
         if stopped() {
             return false;
@@ -266,7 +266,7 @@ impl Once {
     }
 }
 
-/// Does the place of a callback's parameter hold one of ours, the witness or a context?
+/// Does the place of a callback's parameter hold one of our pointers: the witness or a context?
 pub fn is_ours(param: *mut *mut c_void) -> bool {
     if !is_readable(param.cast()) {
         return false;
@@ -281,17 +281,17 @@ pub fn is_message(msg: *mut c_void, faked: *mut c_void) -> bool {
     msg.is_null() || msg == faked || is_readable(msg)
 }
 
-/// Codes of SIP have three digits, whatever a reply has in it.
+/// SIP codes have three digits, whatever a reply contains.
 pub fn is_code(code: c_int) -> bool {
     (0..=999).contains(&code)
 }
 
-/// Accounting was stopped, here or in another process of this server.
+/// Was accounting stopped, here or in another process of this server?
 pub fn stopped() -> bool {
     arena::get().is_some_and(|a| a.head().stopped.load(Ordering::Relaxed) != 0)
 }
 
-/// Stops accounting in all processes, with one line.
+/// Stops accounting in all processes, with one log line.
 pub fn stop(what: &str) {
     let Some(arena) = arena::get() else { return };
     if arena.head().stopped.swap(1, Ordering::Relaxed) == 0 {
@@ -347,6 +347,6 @@ mod tests {
         table.object = c_library;
         assert_eq!(table.function(c"malloc"), Ok(libc::malloc as *mut c_void));
         assert!(table.function(c"free").is_err(), "it is not in the table");
-        assert!(table.number(c"malloc").is_err(), "it is no number");
+        assert!(table.number(c"malloc").is_err(), "it is not a number");
     }
 }

@@ -30,15 +30,15 @@ struct Waiting {
     call: u128,
     /// Raw reference to its context, the same in every process; see [`Waiting::context`].
     raw: usize,
-    /// It had ended, but for its CDR.
+    /// It had ended; only its CDR was missing.
     ended: bool,
-    /// The server was alive then, and followed it.
+    /// When the server that followed it was last alive.
     last_seen: Moment,
 }
 
 struct Revived {
-    /// By the host's name of the dialog, of which two nodes of a cluster may give the same to two; filled
-    /// before the fork.
+    /// By the host's name of the dialog; two nodes of a cluster may give the same name to different dialogs.
+    /// Filled before the fork.
     by_dialog: HashMap<Vec<u8>, Vec<Waiting>>,
     /// Keys of the names of dialogs that the host may restore although their calls were over before this start.
     over: HashSet<u128>,
@@ -65,13 +65,13 @@ fn head() -> Option<&'static Head> {
 }
 
 impl Waiting {
-    /// Can this be the call of a dialog with its name? Two nodes of a cluster may name two dialogs alike. A
-    /// state from before the answer has no key yet.
+    /// Can this be the call of a dialog of this name? Two nodes of a cluster may give the same name to different
+    /// dialogs. A state from before the answer has no key yet.
     fn may_be(&self, state: Option<&Context>) -> bool {
         state.is_none_or(|c| c.answered.is_none() || c.call_key() == self.call)
     }
 
-    /// Its context; `None` once the references are given up.
+    /// Its context; `None` once the references have been given up.
     fn context(&self) -> Option<SharedContext> {
         let head = head()?;
         let _locked = locked(&head.revival);
@@ -84,7 +84,7 @@ impl Waiting {
     }
 }
 
-/// What a call has from its INVITE on: a dialog's own CDR has no To tag.
+/// The values that a call has from its INVITE on: a dialog's own CDR has no To tag.
 fn begins(ctx: &Context) -> (Vec<u8>, Vec<u8>) {
     (ctx.core.callid.clone(), ctx.core.from_tag.clone())
 }
@@ -102,7 +102,7 @@ pub fn prepare(open: OpenCalls) -> usize {
             None => log::error!("the journal holds a call in progress that cannot be read: its CDR is lost"),
         }
     }
-    // A dialog with its own CDR and a call of `do_accounting()` in it are one call.
+    // A dialog's own CDR and a call of `do_accounting()` in the same dialog are one call.
     let counted: HashSet<_> = calls.iter().map(|(c, _)| c).filter(|c| !c.is_of_dialog()).map(begins).collect();
     let twice: Vec<_> = calls.iter().map(|(c, _)| c.is_of_dialog() && counted.contains(&begins(c))).collect();
     for ((ctx, last_seen), twice) in calls.into_iter().zip(twice) {
@@ -118,7 +118,7 @@ pub fn prepare(open: OpenCalls) -> usize {
                 let (call, ended) = (ctx.call_key(), ctx.ended.is_some());
                 by_dialog.entry(ctx.head.dialog).or_default().push(Waiting { call, raw: shared.into_raw() as usize, ended, last_seen });
             }
-            Err(e) => log::error!("a call in progress at the last end of the server cannot be restored: {e}"),
+            Err(e) => log::error!("a call that was in progress when the server last stopped cannot be restored: {e}"),
         }
     }
     let waiting = by_dialog.values().map(Vec::len).sum();
@@ -134,7 +134,7 @@ pub enum Claim {
     Over,
 }
 
-/// A restored dialog, which may have a `state` of its call, asks for it; `None` when it is not known.
+/// A restored dialog, which may have a `state` of its call, claims its call; `None` if that is not known.
 pub fn claim(dialog: &[u8], state: Option<&Context>) -> Option<Claim> {
     let claim = known(dialog, state)?;
     if matches!(claim, Claim::Over) {
@@ -160,9 +160,11 @@ fn known(dialog: &[u8], state: Option<&Context>) -> Option<Claim> {
     if ctx.progress().closed {
         return Some(Claim::Over);
     }
-    // Only a state of this start makes interim records again, and says that the call was followed in it.
+    // Only with a state from this start will there be interim records again, and it is known that the call was followed in this start.
     if let Err(e) = ctx.restate() {
-        log::error!("a call in progress at the last end of the server has no interim records, and a crash would end it with that server: {e}");
+        log::error!(
+            "a call that was in progress when the server last stopped gets no interim records, and after a crash it would end when that server stopped: {e}"
+        );
     }
     Some(Claim::Open(ctx))
 }
@@ -190,21 +192,21 @@ pub fn settled(named: &Named) {
     }
 }
 
-/// Another node has the call, for now. One whose end is known here is nobody else's.
+/// Another node has the call, for now. That does not apply to a call whose end is known here.
 pub fn is_elsewhere(named: &Named) {
     if let Some((_, ctx)) = find(named).filter(|(w, _)| !w.ended) {
         ctx.set_elsewhere();
     }
 }
 
-/// Does a call wait here that this node will write, while another one asks for it, too? One that ended
-/// here is written here; of the others only `if_both`.
+/// Does this call wait here, and will this node write it although another one asks for it, too? If it ended
+/// here, yes; otherwise only with `if_both`.
 pub fn answers_for(named: &Named, if_both: bool) -> bool {
     find(named).is_some_and(|(w, _)| w.ended || if_both)
 }
 
-/// The time to claim is over: what nobody claimed ends, at the last moment the server that
-/// followed it was seen alive unless its end is known. When all could be ended there is nothing to do the next times.
+/// The time to claim calls is over: those that nobody claimed end, at the last moment when the server that followed
+/// them was seen alive, unless their end is known. Once all have been ended, later calls of this do nothing.
 pub fn end_orphans() {
     let (Some(revived), Some(instance), Some(head)) = (REVIVED.get(), worker::instance(), head()) else { return };
     if head.revival_over.load(Ordering::Acquire) != 0 || !cluster::may_end_orphans() {
@@ -215,7 +217,7 @@ pub fn end_orphans() {
         let Some(ctx) = waiting.context() else { return };
         let claimed = ctx.is_claimed();
         if !claimed && ctx.take_elsewhere() {
-            // Until the node that has it says no more that it does.
+            // Until the node that has it no longer says so.
             all = false;
             continue;
         }
@@ -223,7 +225,9 @@ pub fn end_orphans() {
             Ok(Some(end)) if !claimed && !waiting.ended && instance.config.orphans == Orphans::Hold => worker::hold(instance, &end),
             Ok(Some(end)) => {
                 if !claimed {
-                    log::warn!("a call in progress at the last end of the server came back with no dialog: its CDR ends when the server was last seen alive");
+                    log::warn!(
+                        "a call that was in progress when the server last stopped came back without a dialog: its CDR ends when the server was last seen alive"
+                    );
                 }
                 outcome::finish_call(instance, &ctx, Some(end));
                 if claimed {
@@ -233,7 +237,7 @@ pub fn end_orphans() {
             Ok(None) => {}
             Err(e) => {
                 all = false;
-                log::error!("a call in progress at the last end of the server could not be accounted: {e}");
+                log::error!("a call that was in progress when the server last stopped could not be accounted: {e}");
             }
         }
     }
@@ -246,8 +250,8 @@ fn end_orphan(instance: &Instance, waiting: &Waiting, ctx: &SharedContext, claim
     if claimed && !waiting.ended {
         return Ok(None);
     }
-    // Claimed and ended: its BYE came before the crash, and the dialog does not know it: no other
-    // will come.
+    // Claimed and ended: its BYE came before the crash, but the dialog does not know, and there will be
+    // no other BYE.
     ctx.happen(|c| {
         if !claimed {
             let answered = c.answered.unwrap_or_default();
@@ -258,8 +262,8 @@ fn end_orphan(instance: &Instance, waiting: &Waiting, ctx: &SharedContext, claim
     })
 }
 
-/// The contexts belong to their dialogs alone from now on; the names stay, so that a dialog restored
-/// later does not begin its call anew.
+/// From now on the contexts belong to their dialogs alone. The names stay, so that a dialog that is restored
+/// later does not begin its call again.
 fn give_up(revived: &Revived, head: &Head) {
     let is_first = {
         let _locked = locked(&head.revival);

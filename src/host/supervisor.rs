@@ -1,8 +1,8 @@
 //! Keeps the delivery process running.
 //!
-//! A host ends with any of the processes that it forked itself. So the one that it forks for us
-//! does next to nothing, which can hardly fail, and forks another for the work: that one may be
-//! killed, run out of memory or abort, and is started again.
+//! A host stops when any process that it has forked ends. So the one that it forks for us does next to
+//! nothing, which can hardly fail, and forks another one for the work: that one may be killed, run out of
+//! memory or abort, and is started again.
 
 use std::ffi::c_int;
 use std::time::{Duration, Instant};
@@ -11,19 +11,19 @@ use super::guard;
 use crate::declaration::DELIVERY_PROCESS;
 use crate::stats::{self, Counter};
 
-/// Pause before a delivery process that ended is started again; doubled each time.
+/// Pause before a delivery process that has ended is started again; doubled each time.
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
-/// Longest such pause: by then it is a lasting trouble, and each attempt is a line in the log.
+/// Longest such pause: by then the problem is a lasting one, and each attempt is a line in the log.
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// A delivery process that ran so long has no part in the trouble before: the next pause is short again.
+/// After a delivery process has run this long, an earlier problem is over: the next pause is short again.
 const QUIET: Duration = Duration::from_secs(60);
-/// How long it may take to end after SIGTERM. It delivers for up to 2 s more; the next server waits
-/// 5 s for the journal, whose lock it shares.
+/// How long a delivery process may take to end after SIGTERM. It goes on delivering for up to 2 s; the next
+/// server waits 5 s for the journal, whose lock this process shares.
 const STOP_LIMIT: Duration = Duration::from_secs(4);
 
-/// Runs `body` in a process of its own, again and again, until SIGTERM comes or the host's main
-/// process ends; SIGTERM is passed on, and the end of the other awaited. Call it in a process that
-/// runs nothing of the host any more.
+/// Runs `body` in a process of its own, repeatedly, until SIGTERM comes or the host's main process ends.
+/// Passes SIGTERM on, and waits for the end of that process. Call it in a process that runs nothing of the
+/// host any more.
 pub fn keep_running(body: impl Fn()) {
     let signals = Signals::take();
     let mut pause = RESTART_PAUSE;
@@ -36,7 +36,7 @@ pub fn keep_running(body: impl Fn()) {
             },
             Err(e) => format!("cannot be started: {e}"),
         };
-        // Whoever stops all processes at once means this.
+        // SIGTERM was sent to all processes at once.
         if matches!(signals.wait(None, Some(Duration::ZERO)), Event::Stop) {
             return;
         }
@@ -52,7 +52,7 @@ pub fn keep_running(body: impl Fn()) {
     }
 }
 
-/// Lets SIGTERM, which is blocked in a process that [`keep_running`] made, come to `handler`.
+/// Directs SIGTERM, which is blocked in a process that [`keep_running`] has made, to `handler`.
 pub fn on_terminate(handler: extern "C" fn(c_int)) {
     // SAFETY: this process runs nothing of the host, so its signals are ours; the set lives through
     // the calls.
@@ -75,8 +75,8 @@ fn start(body: &impl Fn()) -> std::io::Result<libc::pid_t> {
             -1 => Err(std::io::Error::last_os_error()),
             0 => {
                 libc::prctl(libc::PR_SET_NAME, DELIVERY_PROCESS.as_ptr());
-                // It must not outlive the supervisor, which may have ended before this was said: the
-                // server that is started next needs the journal.
+                // It must not outlive the supervisor, which may have ended before this call: the next
+                // server needs the journal.
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
                 if libc::getppid().cast_unsigned() == supervisor {
                     guard::entry("delivery process", (), body);
@@ -88,7 +88,7 @@ fn start(body: &impl Fn()) -> std::io::Result<libc::pid_t> {
     }
 }
 
-/// How a delivery process ended that was not told to.
+/// How a delivery process ended that was not told to end.
 fn describe(status: c_int) -> String {
     if libc::WIFSIGNALED(status) {
         format!("was ended by signal {}", libc::WTERMSIG(status))
@@ -103,12 +103,12 @@ enum Event {
     Stop,
     /// The child, with this status.
     Ended(c_int),
-    /// The time is over.
+    /// The time limit was reached.
     Time,
 }
 
-/// The signals that tell of events. They stay blocked and are fetched, so that none comes between
-/// two steps.
+/// The signals that report events. They stay blocked and are fetched, so that none arrives between two
+/// steps.
 struct Signals(libc::sigset_t);
 
 impl Signals {
@@ -121,12 +121,12 @@ impl Signals {
             libc::sigaddset(&raw mut set, libc::SIGTERM);
             libc::sigaddset(&raw mut set, libc::SIGCHLD);
             libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-            // The host's handlers would not run while they are blocked, but the child inherits them.
+            // The host's handlers do not run while the signals are blocked, but the child would inherit them.
             libc::signal(libc::SIGTERM, libc::SIG_DFL);
             libc::signal(libc::SIGCHLD, libc::SIG_DFL);
             libc::signal(libc::SIGINT, libc::SIG_IGN);
             libc::signal(libc::SIGHUP, libc::SIG_IGN);
-            // When the server dies without a word, nobody would stop us.
+            // If the server dies suddenly, nobody else would stop us.
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
             Signals(set)
         }
@@ -153,7 +153,7 @@ impl Signals {
         }
     }
 
-    /// Ends the child: it may finish what it is at, but not for ever.
+    /// Ends the child: it may finish what it is doing, within a time limit.
     fn stop(&self, child: libc::pid_t) {
         let end = Instant::now() + STOP_LIMIT;
         // SAFETY: a child that was not waited for yet; its number belongs to nobody else.
@@ -174,7 +174,7 @@ impl Signals {
     }
 }
 
-/// Takes note of the child's end; its status, or `None` while it runs.
+/// Collects the child; its status, or `None` while it is running.
 fn reaped(child: libc::pid_t, flags: c_int) -> Option<c_int> {
     let mut status = 0;
     // SAFETY: the status lives through the call.

@@ -1,5 +1,5 @@
-//! Names of the SQL tables that exist, published by the delivery process for the workers, so that
-//! a script which names a table in vain is told at once.
+//! Names of the existing SQL tables, published by the delivery process for the workers, so that a script
+//! that names a missing table is told at once.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -10,17 +10,17 @@ use super::arena::Arena;
 use crate::accounting::clock::Moment;
 use crate::interprocess::Sequence;
 
-/// Most tables of a database that are told apart.
+/// Maximum number of tables in the list.
 const MOST: usize = 256;
 
-/// Seconds for which the list counts. Without rows it is not renewed, and a table made meanwhile
-/// must not be refused: the record is then taken, and answered for by the delivery process.
+/// For how many seconds the list is valid. Without rows it is not renewed, and a table that was created
+/// meanwhile must not be refused: then the record is accepted, and the delivery process deals with it.
 const VALID: i64 = 30;
 
-/// The list, in shared memory. Zeroed memory is one of which nothing is known.
+/// The list, in shared memory. Zeroed memory is a list from which nothing is known.
 #[repr(C)]
 struct Known {
-    /// Of the rest, which is read as a whole.
+    /// Protects the rest, which is read as a unit.
     sequence: Sequence,
     /// How many of `hashes` are valid, plus 1; 0 = not known yet.
     len: AtomicU32,
@@ -31,7 +31,7 @@ struct Known {
 
 static KNOWN: OnceCell<&'static Known> = OnceCell::new();
 
-/// Makes the list; once, before the fork. False when there is no room.
+/// Makes the list; once, before the fork. False if there is no room.
 pub fn install(arena: &'static Arena) -> bool {
     // SAFETY: zeroes are the list of which nothing is known.
     KNOWN.get_or_try_init(|| unsafe { arena.shared() }.ok_or(())).is_ok()
@@ -45,8 +45,8 @@ fn hash(name: &str) -> u64 {
 }
 
 impl Known {
-    /// Only the delivery process does this. More tables than there is room for cannot be told apart, so
-    /// then nothing is known.
+    /// Only the delivery process does this. If there are more tables than there is room for, nothing is
+    /// known.
     fn publish(&self, names: &[String]) {
         self.sequence.write(|| {
             for (slot, name) in self.hashes.iter().zip(names) {
@@ -77,8 +77,8 @@ pub fn publish(names: &[String]) {
     }
 }
 
-/// Does the table exist, as far as is known? Yes while the database was not reached lately: the
-/// record then waits in the journal. Yes, too, for a table of another schema or database.
+/// Does the table exist, as far as is known? Yes if the database has not been reached lately, since the
+/// record then waits in the journal; and yes for a table of another schema or database.
 pub fn may_exist(name: &str) -> bool {
     name.contains('.') || KNOWN.get().is_none_or(|known| known.may_exist(name))
 }

@@ -1,4 +1,4 @@
-//! Counts calls for statistics: each once, however many surfaces account it and however often it branches.
+//! Counts calls for statistics: each once, even if it is accounted in several ways or has several branches.
 #![forbid(unsafe_code)]
 
 use crate::accounting::context::CallEnd;
@@ -17,7 +17,7 @@ pub enum Once {
 }
 
 impl Once {
-    /// The bit that stands for it where the family keeps such bits.
+    /// The bit that stands for it, for families that keep bits.
     pub const fn bit(self) -> u64 {
         self as u64
     }
@@ -41,8 +41,8 @@ pub fn outcome(code: u16, is_first: impl FnOnce(Once) -> bool) {
     }
 }
 
-/// [`outcome`] of a call with message flags, which is accounted if an accounting flag is set now, or was used up by a
-/// record of a missed call; `was_missed` says whether there was one.
+/// [`outcome`] of a call with message flags, which is accounted if an accounting flag is set now, or was used up by the
+/// record of a missed call (`was_missed`).
 pub fn flagged(rules: &FlagRules, is_accounted: bool, code: u16, was_missed: impl FnOnce() -> bool, is_first: impl FnOnce(Once) -> bool) {
     if is_accounted || code >= 300 && rules.shares_flags() && was_missed() {
         outcome(code, is_first);

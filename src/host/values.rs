@@ -1,5 +1,5 @@
-//! Values of the script in the arena: a content for each, found by the number of its tag. A directory of
-//! words names them; a value is changed by exchanging its word.
+//! Values of the script in the arena: each has a content, which is found by the number of its tag. A
+//! directory of words names the contents; a value is changed by exchanging its word.
 //!
 //! Words of a directory: the number of legs, the content with all values of tags that are not declared
 //! (0 = none), one word for each declared extra, then for each leg one word for each declared leg field.
@@ -16,17 +16,17 @@ use crate::interprocess::Content;
 
 /// A value that was never assigned.
 const UNSET: u32 = 0;
-/// One that was cleared; no content begins in this block.
+/// A value that was cleared; no content begins in this block.
 const CLEARED: u32 = 1;
 
-/// The word with the number of legs.
+/// Index of the word with the number of legs.
 const LEGS: usize = 0;
-/// The word of values whose tags are not declared.
+/// Index of the word for values whose tags are not declared.
 const OTHERS: usize = 1;
-/// The word of the first extra.
+/// Index of the word of the first extra.
 const EXTRAS: usize = 2;
 
-/// A declared tag, as the encoding has it: every state of every call has all of them.
+/// A declared tag, in its encoded form, because every state of every call contains all of them.
 #[derive(Debug)]
 struct Tag(Box<[u8]>);
 
@@ -38,7 +38,7 @@ impl Tag {
     }
 
     fn name(&self) -> &[u8] {
-        // Behind its length.
+        // After its length.
         &self.0[size_of::<u16>()..]
     }
 }
@@ -52,7 +52,7 @@ struct Tags {
 
 static TAGS: OnceCell<Tags> = OnceCell::new();
 
-/// Gives the declared fields their places; once, before the first context and before the fork.
+/// Sets the declared fields; once, before the first context and before the fork.
 pub fn declare(fields: &Fields) {
     let all = |tags: &[std::sync::Arc<str>]| tags.iter().map(|tag| Tag::of(tag)).collect();
     let _ = TAGS.set(Tags { extra: all(&fields.extra.tags), leg: all(&fields.leg.tags) });
@@ -66,7 +66,7 @@ fn number(tags: &[Tag], tag: &[u8]) -> Option<usize> {
     tags.iter().position(|t| *t.name() == *tag)
 }
 
-/// Puts declared tags in their order, in which the arena keeps them.
+/// Puts declared tags in the order in which the arena keeps them.
 pub(super) fn arrange(ctx: &mut Context) {
     let tags = tags();
     ctx.extra.arrange(|tag| number(&tags.extra, tag));
@@ -78,7 +78,7 @@ pub(super) fn arrange(ctx: &mut Context) {
 pub enum Named {
     /// An extra.
     Extra(usize),
-    /// A leg field: of the leg with that index, negative from the last one; `None` = the last one.
+    /// A leg field: of the leg with this index (negative: counted from the last one; `None`: the last one).
     Leg(usize, Option<i64>),
 }
 
@@ -94,10 +94,10 @@ impl Named {
     }
 }
 
-/// There is no leg with that index.
+/// Error: there is no leg with this index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoLeg {
-    /// How many there are.
+    /// How many legs there are.
     pub legs: usize,
 }
 
@@ -111,17 +111,17 @@ pub(super) struct Directory<'a> {
 
 /// What [`Directory::fit`] found.
 pub(super) struct Fit<'v> {
-    /// As much of the value as fits; `None` clears.
+    /// The part of the value that fits; `None` clears.
     pub value: Option<&'v [u8]>,
-    /// That is all of it.
+    /// Whether that is all of it.
     pub whole: bool,
 }
 
 impl<'a> Directory<'a> {
-    /// The one that begins in this block; `None` for 0.
+    /// The directory that begins in this block; `None` for 0.
     ///
     /// # Safety
-    /// The number is 0 or that of [`Built`], and nobody changes it meanwhile but the caller.
+    /// The number is 0 or from a [`Built`], and only the caller changes the directory meanwhile.
     pub(super) unsafe fn at(arena: &'a Arena, first: u32) -> Option<Directory<'a>> {
         (first != 0).then(|| Directory { arena, first, tags: tags() })
     }
@@ -146,7 +146,7 @@ impl<'a> Directory<'a> {
         unsafe { self.arena.read(content, out) };
     }
 
-    /// The same, of which the length is known.
+    /// The same, for a content of known length.
     fn read_of(self, content: u32, length: usize, out: &mut Vec<u8>) {
         // SAFETY: as above.
         unsafe { self.arena.read_of(content, length, out) };
@@ -188,7 +188,7 @@ impl<'a> Directory<'a> {
     }
 
     /// How much of a new value fits if the whole context, which takes `used` bytes, may take `most`. `None` if
-    /// not even its tag does. An empty value clears.
+    /// not even its tag fits. An empty value clears.
     pub(super) fn fit<'v>(self, word: &Content, tag: &[u8], value: Option<&'v [u8]>, used: usize, most: usize) -> Option<Fit<'v>> {
         let old = match word.get() {
             UNSET => None,
@@ -199,7 +199,7 @@ impl<'a> Directory<'a> {
         Some(Fit { value: value.filter(|v| !v.is_empty()), whole })
     }
 
-    /// Is this the value?
+    /// Is this its present value?
     pub(super) fn is(self, word: &Content, value: Option<&[u8]>) -> bool {
         match (word.get(), value) {
             (UNSET, _) => false,
@@ -238,7 +238,7 @@ impl<'a> Directory<'a> {
         }
     }
 
-    /// Is the context that of a dialog's own CDR?
+    /// Is this the context of a dialog's own CDR?
     pub(super) fn is_of_dialog(self) -> bool {
         self.word(OTHERS) != 0 && self.others().is_some_and(|(extra, _)| is_mark_of_dialog(&extra))
     }
@@ -309,7 +309,7 @@ impl<'a> Directory<'a> {
         true
     }
 
-    /// Length of that encoding, in bytes.
+    /// Length of this encoding, in bytes.
     pub(super) fn encoded_len(self) -> usize {
         let legs = self.legs();
         let mut words = self.words(EXTRAS);
@@ -352,28 +352,28 @@ impl<'a> Directory<'a> {
     }
 }
 
-/// A new directory, whose place is still to be taken.
+/// A new directory that is not in use yet.
 pub(super) struct Built {
     /// Its first block; 0 = there are no values.
     pub first: u32,
-    /// Contents that it does not share with the old one.
+    /// Contents that it does not share with the old directory.
     fresh: Vec<u32>,
-    /// Contents of the old one that it does not name, and its blocks.
+    /// Contents of the old directory that it does not share, and the blocks of the old one.
     replaced: Vec<u32>,
 }
 
 impl Built {
-    /// A directory for values of so many legs, of which none is assigned yet. `None` without room.
+    /// A directory for this many legs, without any values yet. `None` if there is no room.
     pub(super) fn unset(arena: &Arena, legs: usize, room: Room) -> Option<Built> {
         let tags = tags();
         let first = arena.reserve_words(EXTRAS + tags.extra.len() + legs * tags.leg.len(), room)?;
-        // SAFETY: the blocks were just reserved, for so many words.
+        // SAFETY: the blocks were just reserved, for this many words.
         let mut words = unsafe { arena.words(first, LEGS) };
         words.next()?.replace(legs as u32);
         Some(Built { first, fresh: Vec::new(), replaced: Vec::new() })
     }
 
-    /// A directory for these values. Values that `old` has too are shared with it. `None` without room.
+    /// A directory for these values. Values that `old` also has are shared with it. `None` if there is no room.
     pub(super) fn new(arena: &Arena, old: Option<Directory<'_>>, ctx: &Context, room: Room) -> Option<Built> {
         let tags = tags();
         let old_legs = old.map_or(0, Directory::legs);
@@ -439,7 +439,7 @@ impl Built {
             return None;
         }
         if built.first != 0 {
-            // SAFETY: the blocks were just reserved, for so many words.
+            // SAFETY: the blocks were just reserved, for this many words.
             let places = unsafe { arena.words(built.first, 0) };
             for (place, word) in places.zip(words) {
                 place.replace(word);
@@ -449,7 +449,7 @@ impl Built {
         Some(built)
     }
 
-    /// Gives it back: it is not wanted.
+    /// Gives it back unused.
     pub(super) fn release(self, arena: &Arena) {
         for first in self.fresh.into_iter().chain(Some(self.first)) {
             // SAFETY: made above, and known to nobody else.

@@ -1,5 +1,6 @@
-//! Transactions that message flags watch, alike in every host family. The request's values are read while
-//! it is private and kept in a context of its own; those of branches and replies join them as they come.
+//! Transactions that are watched because of message flags, the same in every host family. The values of the
+//! request are read while it is private, and kept in a context of their own; those of branches and replies
+//! are added as they come.
 
 use crate::accounting::context::{Context, Reply};
 use crate::accounting::extras::{Class, Extras, Variable};
@@ -10,14 +11,14 @@ pub trait Reading {
     /// The value of the variable with this index, of a message that is private.
     fn of_message(&self, index: usize) -> Option<Vec<u8>>;
 
-    /// The same of a variable that needs no message.
+    /// The same for a variable that needs no message.
     fn of_moment(&self, index: usize) -> Option<Vec<u8>>;
 
-    /// The value of an AVP, the `n`-th counted from the one that was set last.
+    /// The value of an AVP: the `n`-th, counted from the one that was set last.
     fn avp(&self, index: usize, n: usize) -> Option<Vec<u8>>;
 }
 
-/// Keys of what a context keeps beside the values themselves. No variable begins so.
+/// Keys of what a context keeps besides the values themselves. No variable begins like this.
 const LAST: &[u8] = b"#last";
 const CSEQ: &[u8] = b"#cseq";
 
@@ -29,22 +30,22 @@ fn answer_of(branch: u32) -> Vec<u8> {
     format!("#a{branch}").into_bytes()
 }
 
-/// What tells the reply of a branch from others.
+/// What distinguishes the reply of one branch from others.
 fn answer(code: u16, to_tag: &[u8]) -> Vec<u8> {
     [code.to_string().as_bytes(), b" ", to_tag].concat()
 }
 
-/// A variable that is read on every reply.
+/// Is this a variable that is read on every reply?
 fn is_read_on_reply(v: &Variable) -> bool {
     v.of_reply && matches!(v.class, Class::Message | Class::Branch)
 }
 
-/// Values are read on replies.
+/// Are values read on replies?
 pub fn needs_replies(extras: &Extras) -> bool {
     needs_branches(extras) || extras.variables.iter().any(is_read_on_reply)
 }
 
-/// Values are read on branches.
+/// Are values read on branches?
 pub fn needs_branches(extras: &Extras) -> bool {
     extras.variables.iter().any(|v| !v.of_reply && v.class == Class::Branch)
 }
@@ -55,7 +56,7 @@ pub struct Keeper<'a> {
     pub ctx: &'a mut Context,
     /// Most bytes it may take.
     pub most: usize,
-    /// The key of a value that is not whole.
+    /// The key of a value that was clipped.
     pub clipped: Option<Vec<u8>>,
 }
 
@@ -114,8 +115,8 @@ pub fn cseq(ctx: &Context) -> Option<&[u8]> {
     ctx.extra.get(CSEQ)
 }
 
-/// The branch that a reply is reported of: `picked`, if the server said so, else the latest that got such a
-/// reply. What the server answers itself is of the last branch then.
+/// The branch whose reply is reported: `picked`, if the server has named it, otherwise the latest that got such a
+/// reply. In that case, the server's own replies count for the last branch.
 pub fn branch_of(ctx: &Context, reply: Option<&Reply>, picked: Option<u32>) -> Option<u32> {
     let last = last(ctx)?;
     let Some(reply) = reply else { return picked.or(Some(last)) };
@@ -124,11 +125,11 @@ pub fn branch_of(ctx: &Context, reply: Option<&Reply>, picked: Option<u32>) -> O
     picked.filter(is_it).or_else(|| (0..=last).rev().find(is_it)).or(picked).or(Some(last))
 }
 
-/// Values of a watched transaction at an event of its.
+/// Values of a watched transaction at one of its events.
 pub struct AtEvent<'a, R> {
     /// The request's context.
     pub ctx: &'a Context,
-    /// The branch that the event is of.
+    /// The branch that the event is about.
     pub branch: Option<u32>,
     /// The reply did not come from the server itself.
     pub received: bool,
@@ -150,7 +151,7 @@ impl<R: Reading> Source for AtEvent<'_, R> {
             Class::Code => Some(self.code.to_string().into_bytes()),
             _ if v.of_reply => kept(&of_branch()?),
             Class::Branch => match of_branch() {
-                // Of a branch that was not seen there is what the request had.
+                // A branch that was not seen has the values of the request.
                 Some(key) if self.ctx.extra.has(&key) => kept(&key),
                 _ => kept(v.key.as_bytes()),
             },
@@ -163,7 +164,7 @@ impl<R: Reading> Source for AtEvent<'_, R> {
     }
 }
 
-/// Values of a message at hand, which is private.
+/// Values of the current message, which is private.
 pub struct OfMessage<R> {
     /// Where they are read.
     pub read: R,
@@ -251,7 +252,7 @@ mod tests {
         keep.request(&extras, Watched { on_failure: true, cdr: false }, Some(b"7"), &Message("req"));
         assert_eq!(Watched::kept(keep.ctx), Watched { on_failure: true, cdr: false });
         assert_eq!(cseq(keep.ctx), Some(&b"7"[..]));
-        // Before any branch, and of the server's own reply, there is what the request had.
+        // Before any branch, and for the server's own reply, the values of the request count.
         assert_eq!(values(&extras, keep.ctx, None, None), ["req0", "now1", "req2", "-", "408", "-"]);
         for (branch, name) in [(0, "first"), (1, "second"), (2, "third")] {
             keep.branch(&extras, branch, &Message(name));

@@ -1,4 +1,4 @@
-//! Interim records that are events: the delivery process makes them, and one of the server's processes raises each.
+//! Interim records that are events: the delivery process makes them, and one of the server's processes raises each of them.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -13,11 +13,11 @@ use crate::stats;
 /// How far each segment was read.
 static READ: Mutex<Option<HashMap<SegmentName, u64>>> = Mutex::new(None);
 
-/// Raises what has come since the last time. Called every second, in OpenSIPS by whichever process is free.
+/// Raises what has been added since the last time. Called every second; in OpenSIPS by whichever process is free.
 pub fn raise() {
     let Some(instance) = super::instance().filter(|_| stats::has_reports()) else { return };
     let Some(dir) = instance.journal.as_ref() else { return };
-    // Those that nobody listened to are not raised later.
+    // Events without a listener are not raised later.
     let is_heard = instance.host.has_listeners(Event::Interim);
     let Ok(segments) = dir.segments() else { return };
     let mut guard = READ.lock().unwrap_or_else(PoisonError::into_inner);

@@ -110,7 +110,7 @@ pub fn emit_end(instance: &Instance, end: &CallEnd) {
     }
 }
 
-/// The end of a call whose CDR another server has written: there is nothing to write here.
+/// The end of a call whose CDR another server has written: only the end is written here.
 pub fn forget(instance: &Instance, end: End) {
     if let Some(Err(e)) = append(instance, |j| j.append_closed(end)) {
         log::error!(
@@ -120,11 +120,11 @@ pub fn forget(instance: &Instance, end: End) {
     }
 }
 
-/// A dialog of this name was restored although its call is over. As it may be restored again, the next start has to know, too.
+/// A dialog of this name was restored although its call is over. As it may be restored again, the next start has to know.
 pub fn restored_over(instance: &Instance, dialog: &[u8]) {
     if let Some(Err(e)) = append(instance, |j| j.append_restored_over(dialog_key(dialog))) {
         log::error!(
-            "that a call is over could not be written to the journal in {}: should its dialog be restored once more, the next start may write a second CDR: {e}",
+            "the end of a restored call could not be written to the journal in {}: if its dialog is restored once more, the next start may write a second CDR: {e}",
             instance.config.journal_dir.display()
         );
     }
@@ -153,7 +153,7 @@ pub fn hold(instance: &Instance, end: &CallEnd) {
             Err(e) => {
                 held = false;
                 log::error!(
-                    "the CDR {id} of a call that came back with no dialog is not kept (orphan_cdr=hold): {}; the next start tries again",
+                    "the CDR {id} of a call that came back without a dialog is not kept (orphan_cdr=hold): {}; the next start tries again",
                     dead.trouble(&e)
                 );
             }
@@ -163,7 +163,7 @@ pub fn hold(instance: &Instance, end: &CallEnd) {
         return;
     }
     log::warn!(
-        "a call in progress at the last end of the server came back with no dialog: its CDR {id} is not written, but kept in the dead letters in journal_dir (orphan_cdr=hold)"
+        "a call that was in progress when the server last stopped came back without a dialog: its CDR {id} is not written, but kept in the dead letters in journal_dir (orphan_cdr=hold)"
     );
     stats::add(Counter::OrphansHeld, 1);
     let over: Vec<_> = end.records.iter().filter_map(|cdr| decide::withheld(&instance.config.rules, cdr)).collect();
@@ -194,13 +194,13 @@ fn emit_all(instance: &Instance, records: &[Record], end: Option<&CallEnd>) -> b
         keep(instance, &later, end)
     } else {
         later.iter().for_each(|_| no_room(instance));
-        // In a cluster, where the others have the call in their journals, it stays open in this one.
+        // In a cluster, the call stays open in this journal; the other nodes have it in theirs.
         let is_left = !later.is_empty() && instance.config.cluster_id > 0;
         keep(instance, &[], end.filter(|e| !is_left && limits.admits(Append::End(e.answered)))) && later.is_empty()
     }
 }
 
-/// The records that go into the journal, once for each of their sinks.
+/// The records for the journal, once for each of their sinks.
 fn for_journal<'a>(instance: &Instance, records: &'a [Record]) -> Vec<(SinkId, &'a Record)> {
     records.iter().flat_map(|r| instance.config.destinations.sinks_of(r.backend).map(move |sink| (sink, r))).collect()
 }
@@ -273,7 +273,7 @@ pub fn call_changed(change: &Change<'_>) -> Taken {
         return Taken::Nothing;
     };
     if let Some(Err(e)) = &result {
-        let risk = if change.is_claim { "end the call with the server before this one" } else { "lose its CDR" };
+        let risk = if change.is_claim { "end the call at the time the previous server stopped" } else { "lose its CDR" };
         stats::add(Counter::JournalLost, 1);
         log::error!("the state of a call could not be written to the journal in {}: a crash now would {risk}: {e}", instance.config.journal_dir.display());
     }
@@ -340,7 +340,7 @@ pub fn admit(instance: &Instance, types: Types, marks: impl FnOnce() -> Option<M
     ))
 }
 
-/// The record is lost: logged and counted.
+/// A record is lost: logs and counts it.
 fn lost(instance: &Instance, sink: SinkId, why: &str) {
     stats::add(Counter::JournalLost, 1);
     log::error!("a {} record could not be written to the journal in {} and is lost: {why}", sink.name(), instance.config.journal_dir.display());
@@ -381,7 +381,7 @@ pub fn watch_backlog() {
     }
 }
 
-/// Hands the object of a record to syslog and to its queue, as the parameters say.
+/// Hands the JSON object of a record to syslog and to its queue, as the parameters say.
 fn write_json(instance: &Instance, record: &Record) {
     let Some(settings) = &instance.config.stock.json else { return };
     let (output, object) = (settings.output(record), json::object(record, settings));
@@ -389,7 +389,7 @@ fn write_json(instance: &Instance, record: &Record) {
         && !instance.host.enqueue(queue, json::key(record), &object)
     {
         stats::add(Counter::JournalLost, 1);
-        log::error!("the queue {queue} of the module mqueue took no record");
+        log::error!("the queue {queue} of the module mqueue did not accept a record");
     }
     if output.syslog {
         let pid = instance.host.process_id();
@@ -403,7 +403,7 @@ pub fn print(instance: &Instance, level: i32, facility: Option<i32>, text: &[u8]
     print_bare(instance, level, facility, text, false);
 }
 
-/// As [`print`]; a bare line has nothing of the host before it.
+/// As [`print`]; nothing of the host's precedes a bare line.
 fn print_bare(instance: &Instance, level: i32, facility: Option<i32>, text: &[u8], bare: bool) {
     let settings = instance.host.log_settings();
     let pid = instance.host.process_id();
@@ -429,7 +429,7 @@ fn print_bare(instance: &Instance, level: i32, facility: Option<i32>, text: &[u8
     }
 }
 
-/// Hands a datagram to syslog. What its socket does not take now goes through the journal and is sent later.
+/// Hands a datagram to syslog. What its socket does not accept now goes through the journal and is sent later.
 fn send(instance: &Instance, datagram: &[u8]) {
     let clipped = with_process(instance, |p| {
         let sent = p.syslog.try_send(datagram);

@@ -35,7 +35,7 @@ impl LogSettings {
         self.syslog.is_some_and(|most| level <= most)
     }
 
-    /// What stands around lines of this process.
+    /// What is printed around lines of this process.
     pub fn writer(&self, pid: u32) -> Writer<'_> {
         Writer { prefix: &self.prefix, name: &self.name, pid }
     }
@@ -52,7 +52,7 @@ pub trait Host: Send + Sync {
     /// Raises an event with its parameters in order; false if the host refused it.
     fn raise(&self, event: Event, params: &[(&str, EventValue<'_>)]) -> bool;
 
-    /// Puts a text into a queue of the script's; false when the host has none of that name.
+    /// Puts a text into a queue of the script; false if the host has no queue of this name.
     fn enqueue(&self, queue: &str, key: &str, text: &str) -> bool {
         let _ = (queue, key, text);
         false
@@ -64,15 +64,15 @@ pub trait Host: Send + Sync {
     /// Id of this process. The journal needs it at every append, so it must not make a system call.
     fn process_id(&self) -> u32;
 
-    /// May a dialog be there again at the next start although its call is over: does the host keep dialogs in a database?
+    /// Does the host keep dialogs in a database? Then a dialog may be there again at the next start although its call is over.
     fn restores_dialogs(&self) -> bool {
         false
     }
 
-    /// The end of a call is in the journal with all its records: other nodes need not write it.
+    /// The end of a call is in the journal with all its records: other nodes need not write the CDR.
     fn settled(&self, end: &CallEnd);
 
-    /// It is not: the next start writes the call, and until then no other node may.
+    /// The end of a call is not in the journal: the next start writes the CDR, and until then no other node may.
     fn unsettled(&self, end: &CallEnd) {
         let _ = end;
     }

@@ -174,7 +174,7 @@ request_route { exit; }
         let said = String::from_utf8_lossy(&out.stderr);
         // Neither ended by a signal, nor by timeout.
         assert!(out.status.code().is_some_and(|c| ![0, 124, 134, 137, 139].contains(&c)), "{engine}: {:?}: {said}", out.status);
-        let cure = format!("{function}(): a module asks to account through this acc.so, which takes none: in the place of acc_radius.so");
+        let cure = format!("{function}(): a module asks to account through this acc.so, which does not allow that: instead of acc_radius.so");
         assert_eq!(said.matches(&cure).count(), 1, "{engine}: {said}");
     }
 }

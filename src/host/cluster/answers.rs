@@ -1,4 +1,4 @@
-//! What this node asks others of the calls that wait here for their dialogs, and what it answers them.
+//! What this node asks the others about calls that wait here for their dialogs, and what it answers them.
 
 use std::sync::atomic::Ordering;
 
@@ -22,11 +22,11 @@ pub fn ask() {
 
 /// A message of another node came.
 pub fn heard(instance: &Instance, message: &[u8]) {
-    // One of a newer version sends one for each call that ends.
+    // A node with a newer version sends one for each call that ends.
     static UNREADABLE: Lines = Lines::none();
     let Some(nodes) = nodes() else { return };
     let Some(message) = Message::decode(message) else {
-        UNREADABLE.warn("parameter cluster_id: a message of another node cannot be read: let all nodes have the same version of this module");
+        UNREADABLE.warn("parameter cluster_id: a message of another node cannot be read: run the same version of this module on all nodes");
         return;
     };
     match message.kind {
@@ -47,25 +47,25 @@ pub fn heard(instance: &Instance, message: &[u8]) {
             let ours = instance.journal.as_ref().map_or(0, Dir::id);
             let (settled, others): (Vec<_>, Vec<_>) = message.calls.into_iter().partition(|named| known(named.call) == Some(Known::Settled));
             let (guessed, unknown): (Vec<_>, Vec<_>) = others.into_iter().partition(|named| known(named.call) == Some(Known::Guessed));
-            // Where two nodes wait for a call, the one with the greater journal answers for it.
+            // If two nodes wait for a call, the one with the greater journal number answers for it.
             let here = |named: &Named| goes_on(nodes, named) || revival::answers_for(named, ours > message.journal);
             let here: Vec<_> = unknown.into_iter().filter(here).collect();
             for (kind, calls) in [(Kind::Settled, settled), (Kind::Guessed, guessed), (Kind::Here, here)] {
                 send(nodes, Some(message.node), kind, &calls);
             }
-            // One that cannot be sent is asked for again.
+            // If one cannot be sent, the other node will ask again.
             let end = Message { kind: Kind::Answered, node: nodes.node(), journal: ours, calls: Vec::new() };
             let _ = nodes.send(Some(message.node), &end.encode());
         }
     }
 }
 
-/// The call has a dialog here, or its end is known here and the CDR to come.
+/// Does the call have a dialog here, or is its end known here and its CDR still to come?
 fn goes_on(nodes: &dyn Nodes, named: &Named) -> bool {
     is_ending(named.call) || nodes.goes_on(named)
 }
 
-/// Another node has written the CDR of a call: nothing of it is left to do here.
+/// Another node has written the CDR of a call: nothing is left to do for it here.
 fn close(nodes: &dyn Nodes, instance: &Instance, named: &Named, how: Known) {
     remember(named.call, how);
     revival::settled(named);

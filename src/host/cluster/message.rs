@@ -8,13 +8,13 @@ use crate::accounting::wire::Reader;
 pub(super) enum Kind {
     /// These calls have their CDRs.
     Settled = 1,
-    /// What of these calls? They were in progress here when this server last ended.
+    /// What is known about these calls? They were in progress here when this server last stopped.
     Ask = 2,
-    /// These go on here, or wait here for what comes of them.
+    /// These calls go on here, or wait here to be claimed.
     Here = 3,
-    /// These have CDRs whose ends are not known for sure: who has one of them, or knows its end, lets it go on.
+    /// These calls have CDRs, but their ends are not known for sure: a node that has one of them, or knows its end, lets it go on.
     Guessed = 4,
-    /// That is all that is known of the calls which were asked for.
+    /// That is all that is known about the calls that were asked for.
     Answered = 5,
 }
 
@@ -50,7 +50,7 @@ impl Message {
         out.extend_from_slice(&self.node.to_le_bytes());
         out.extend_from_slice(&self.journal.to_le_bytes());
         for named in &self.calls {
-            // A name of this host has some 20 characters.
+            // A dialog's name has some 20 characters.
             let Ok(length) = u8::try_from(named.dialog.len()) else { continue };
             out.extend_from_slice(&named.call.to_le_bytes());
             out.push(length);

@@ -9,11 +9,11 @@ use crate::accounting::record::EndCause;
 use crate::journal::Dir;
 use crate::worker;
 
-/// What was said so long before a node was found to be away may not have come there, in microseconds.
+/// What was sent up to this long before a node was found to be away may not have arrived there, in microseconds.
 const UNHEARD: u64 = 60_000_000;
-/// So long after a node is back it is told of new values, in microseconds: the host sends it the dialogs that it lacks first.
+/// How long after its return a node is told new values, in microseconds: first the host sends it the dialogs that it lacks.
 const SYNCED: u64 = 5_000_000;
-/// Most changes in a second that nodes are told of again: each is a packet of its own.
+/// Most changes per second that nodes are told again: each is a packet of its own.
 const AGAIN: u64 = 500;
 /// Most calls in one message, so that it fits in any of the host's packets.
 pub const MOST: usize = 256;
@@ -23,11 +23,11 @@ pub trait Nodes: Sync {
     /// Number of this node.
     fn node(&self) -> i32;
 
-    /// Sends to one node, or to all others; could it be sent to any? Who cannot be reached is asked, or
+    /// Sends to one node, or to all others. Returns whether it could be sent to any node; one that cannot be reached is asked, or
     /// asks, later.
     fn send(&self, to: Option<i32>, message: &[u8]) -> bool;
 
-    /// The call goes on in a dialog here.
+    /// Does the call go on in a dialog here?
     fn goes_on(&self, named: &Named) -> bool;
 
     /// Another node has written the CDR of the call, which may still have its dialog here.
@@ -39,7 +39,7 @@ pub trait Nodes: Sync {
 
 static NODES: OnceCell<&'static dyn Nodes> = OnceCell::new();
 
-/// The cluster is there; once, before the fork.
+/// Sets the cluster; once, before the fork.
 pub fn join(nodes: &'static dyn Nodes) {
     let _ = NODES.set(nodes);
 }
@@ -49,12 +49,12 @@ pub(super) fn nodes() -> Option<&'static dyn Nodes> {
     NODES.get().copied()
 }
 
-/// This server is a node of a cluster, and tells and hears of calls.
+/// Is this server a node of a cluster, exchanging messages about calls?
 pub fn is_joined() -> bool {
     NODES.get().is_some()
 }
 
-/// Sends as many messages as it takes; could all be sent?
+/// Sends as many messages as necessary; returns whether all could be sent.
 pub(super) fn send(nodes: &dyn Nodes, to: Option<i32>, kind: Kind, calls: &[Named]) -> bool {
     let journal = worker::instance().and_then(|m| m.journal.as_ref()).map_or(0, Dir::id);
     let mut sent = true;
@@ -64,8 +64,8 @@ pub(super) fn send(nodes: &dyn Nodes, to: Option<i32>, kind: Kind, calls: &[Name
     sent
 }
 
-/// The call has its CDR, or none is due: the other nodes hear of it. Those that hear it now know of a lifetime that is over,
-/// too; those that were away may have gone on with the call.
+/// The call has its CDR, or none is due: tells the other nodes. Nodes that hear it now also know that a lifetime is over; nodes
+/// that were away may have gone on with the call.
 pub fn settled(end: &CallEnd) {
     let Some(nodes) = NODES.get() else { return };
     if end.answered.is_some() {
@@ -80,44 +80,44 @@ pub fn settled(end: &CallEnd) {
     }
 }
 
-/// The end of a call is known here, and its dialog is gone, but the CDR is to come: the BYE waits for its reply, or the journal
-/// has no room.
+/// The end of a call is known here and its dialog is gone, but its CDR is still to come: the BYE waits for its reply, or the
+/// journal has no room.
 pub fn ends(call: u128) {
     if let Some(memory) = memory().filter(|_| is_joined()) {
         memory.ending.insert(call, 0);
     }
 }
 
-/// Its wait is over.
+/// It no longer has to wait.
 pub fn ended(call: u128) {
     if let Some(memory) = memory().filter(|_| is_joined()) {
         memory.ending.remove(call);
     }
 }
 
-/// The script has changed values of a call that goes on: who cannot be reached hears of them later.
+/// The script has changed values of a call that goes on: nodes that cannot be reached are told later.
 pub fn changed(named: &Named) {
     if let Some(memory) = memory().filter(|_| is_joined()) {
         memory.note_changed(named, now());
     }
 }
 
-/// The host cannot reach a node any more.
+/// The host can no longer reach a node.
 pub fn lost(node: i32) {
     if let Some(memory) = memory() {
         memory.lost(node, now());
     }
 }
 
-/// The host can reach a node.
+/// The host can reach a node again.
 pub fn found(node: i32) {
     if let Some(memory) = memory() {
         memory.found(node);
     }
 }
 
-/// Tells the nodes that are back what was settled and changed while they were away. Not when that is found: the host
-/// has its locks then.
+/// Tells the nodes that are back what was settled and changed while they were away. Not done when the host reports them as
+/// back, because it holds its locks then.
 pub fn tell_returned() {
     let (Some(nodes), Some(memory)) = (NODES.get(), memory()) else { return };
     while let Some((node, since)) = memory.take_back() {
@@ -133,9 +133,9 @@ pub fn tell_returned() {
     memory.take_changed(AGAIN, now()).iter().for_each(|named| nodes.tell_again(named));
 }
 
-/// May calls that nobody knows of end now? While no other node has answered, one more round is waited
-/// for: after a start it takes the nodes some time to find each other. A node that can be reached is
-/// waited for longer.
+/// May calls that nobody knows end now? If no other node has answered, another round is waited for, since
+/// after a start the nodes need some time to find each other. A node that can be reached is waited for
+/// longer.
 pub fn may_end_orphans() -> bool {
     memory().is_none_or(|memory| !is_joined() || memory.may_end_orphans())
 }

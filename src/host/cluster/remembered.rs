@@ -1,4 +1,4 @@
-//! Which calls have their CDRs, and of which the other nodes were told, in memory that all processes share.
+//! Which calls have their CDRs, and which of them the other nodes were told, in memory that all processes share.
 
 use std::collections::HashSet;
 use std::ptr::NonNull;
@@ -9,35 +9,36 @@ use once_cell::sync::OnceCell;
 use super::message::Named;
 use crate::accounting::clock::Moment;
 
-/// Calls remembered as settled: 2^20 of them, which is some hours of a busy server.
+/// How many settled calls are remembered: 2^20, which is some hours of a busy server.
 const BUCKETS: usize = 1 << 17;
-/// Calls whose BYE waits for its reply at a time: 2^13.
+/// How many calls at a time may have a BYE that waits for its reply: 2^13.
 const ENDING: usize = 1 << 10;
-/// Places of one bucket: the next call in a full one takes the place of another.
+/// Places in a bucket; in a full one, a new call replaces another.
 const PLACES: usize = 8;
-/// Calls of which the other nodes were told last, and calls whose values were changed last: for those that did not hear it.
+/// How many calls that the other nodes were last told, and calls whose values were last changed, are kept for nodes that did not
+/// hear it.
 const TOLD: usize = 1 << 16;
-/// Words for the name of a dialog, which is 17 bytes at most, behind its length.
+/// Words for the name of a dialog (at most 17 bytes), after its length.
 const NAME: usize = 3;
-/// Most nodes that can be away at a time and be told of it all when they are back.
+/// Most nodes that can be away at a time and still be told everything when they are back.
 const AWAY: usize = 32;
-/// Rounds without an answer after which no more is waited for, when nobody can be reached.
+/// How many rounds without an answer are waited for if nobody can be reached.
 const ROUNDS_ALONE: u64 = 1;
-/// And when the host could send what was asked: that node hears and should answer. The host may be in
-/// a state where the link works in one direction only.
+/// The same if the host could send the question: that node hears it and should answer. But the link may work
+/// in one direction only.
 const ROUNDS_UNANSWERED: u64 = 9;
 
-/// How the end of a call is known that has its CDR.
+/// How the end of a call with a CDR is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Somebody ended it.
     Settled,
-    /// It is what a node made of a call that it lost, or whose lifetime was over there.
+    /// A node concluded it, because it had lost the call or the lifetime was over there.
     Guessed,
 }
 
 impl Known {
-    /// What is known of an end that nobody saw, or that somebody did.
+    /// [`Known`] for an end that nobody saw (`guessed`), or that somebody saw.
     pub const fn of(guessed: bool) -> Known {
         if guessed { Known::Guessed } else { Known::Settled }
     }
@@ -46,8 +47,8 @@ impl Known {
 /// This bit of a key's upper half, or of an instant, says [`Known::Guessed`].
 const GUESSED: u64 = 1 << 63;
 
-/// A set of calls, each with a bit beside it. Zero is no call. Two halves of a key that do not belong together are no call
-/// either: as many as there are, some may be missed.
+/// A set of calls, each with a bit. Zero is not a call. Two halves that do not belong together are not a call either: under
+/// concurrent changes, a call may be missed.
 #[repr(C)]
 pub(super) struct Calls<const N: usize> {
     next: AtomicU64,
@@ -65,7 +66,7 @@ impl<const N: usize> Calls<N> {
         self.bucket(call).iter().find(|p| p[0].load(Ordering::Relaxed) == low && (p[1].load(Ordering::Relaxed) ^ high) & !GUESSED == 0)
     }
 
-    /// Puts a call in; in a full bucket it takes the place of another.
+    /// Adds a call; in a full bucket it replaces another one.
     pub(super) fn insert(&self, call: u128, bit: u64) {
         let places = self.bucket(call);
         let free = || places.iter().find(|p| p.iter().all(|half| half.load(Ordering::Relaxed) == 0));
@@ -75,12 +76,12 @@ impl<const N: usize> Calls<N> {
         place[1].store(high & !GUESSED | bit, Ordering::Relaxed);
     }
 
-    /// The bit of a call that is in it.
+    /// The bit of a call; `None` if it is not in the set.
     fn get(&self, call: u128) -> Option<u64> {
         self.find(call).map(|p| p[1].load(Ordering::Relaxed) & GUESSED)
     }
 
-    /// Takes a call out.
+    /// Removes a call.
     pub(super) fn remove(&self, call: u128) {
         if let Some(place) = self.find(call) {
             place.iter().for_each(|half| half.store(0, Ordering::Relaxed));
@@ -88,49 +89,49 @@ impl<const N: usize> Calls<N> {
     }
 }
 
-/// What the nodes know of calls, in memory that all processes share. A call that is not found is asked for again.
+/// What the nodes know about calls, in memory that all processes share. A call that is not found is asked for again.
 #[repr(C)]
 pub(super) struct Settled {
     /// Answers to the last question.
     pub(super) heard: AtomicU64,
-    /// Messages that it took: many calls do not fit into one.
+    /// How many messages the question took, because many calls do not fit into one.
     asked: AtomicU64,
-    /// A question before that, since the last round, was answered.
+    /// Since the last round, an earlier question was answered.
     answered: AtomicU64,
-    /// Rounds that went by without.
+    /// Rounds that passed without an answer.
     silent: AtomicU64,
     /// The last question could be sent.
     pub(super) reached: AtomicU64,
     /// Calls that have their CDRs.
     calls: Calls<BUCKETS>,
-    /// Calls whose dialogs are gone and whose CDRs are to come; see [`super::ends`].
+    /// Calls whose dialogs are gone and whose CDRs are still to come; see [`super::ends`].
     pub(super) ending: Calls<ENDING>,
     /// Calls that were settled.
     told: Ring,
     /// Calls that go on and whose values were changed.
     changed: Ring,
-    /// Number of the first of these that nodes are to be told of again; 0 = none.
+    /// Number of the first of these that nodes are to be told again; 0 = none.
     again: AtomicU64,
     /// Number of the last one: later changes went to all.
     again_until: AtomicU64,
-    /// From this instant on, as [`Told::at`].
+    /// When to start telling them, as [`Told::at`].
     again_from: AtomicU64,
     away: [Away; AWAY],
 }
 
-/// The last calls of which the other nodes were told.
+/// The last calls that the other nodes were told.
 #[repr(C)]
 struct Ring {
-    /// How many there were.
+    /// How many there have been.
     count: AtomicU64,
     /// The one with the number n is in the place n % TOLD.
     places: [Told; TOLD],
 }
 
-/// A call of which the other nodes were told.
+/// A call that the other nodes were told.
 #[repr(C)]
 struct Told {
-    /// Its number in the order of all, from 1, or 0: it is just being written.
+    /// Its number in the order of all of them, from 1; 0 while it is being written.
     number: AtomicU64,
     /// When, in microseconds of the monotonic clock, with [`GUESSED`].
     at: AtomicU64,
@@ -141,9 +142,9 @@ struct Told {
 /// A node that could not be reached.
 #[repr(C)]
 struct Away {
-    /// Its number and 1, or 0: none.
+    /// Its number plus 1; 0: none.
     node: AtomicU64,
-    /// When that was found, as [`Told::at`].
+    /// When that was found out, as [`Told::at`].
     since: AtomicU64,
     /// It is back.
     back: AtomicU64,
@@ -179,7 +180,7 @@ fn halves(call: u128) -> [u64; 2] {
     [call as u64, (call >> 64) as u64]
 }
 
-/// The call has its CDR. What is known for sure stays so.
+/// The call has its CDR. An end that is known for sure stays so.
 pub fn remember(call: u128, how: Known) {
     let Some(memory) = SETTLED.get() else { return };
     match how {
@@ -194,7 +195,7 @@ pub fn known(call: u128) -> Option<Known> {
     SETTLED.get()?.calls.get(call).map(|bit| if bit == 0 { Known::Settled } else { Known::Guessed })
 }
 
-/// Is the end of this call known here, and its CDR to come?
+/// Is the end of this call known here, and its CDR still to come?
 pub(super) fn is_ending(call: u128) -> bool {
     SETTLED.get().is_some_and(|memory| memory.ending.get(call).is_some())
 }
@@ -213,35 +214,35 @@ impl Settled {
         }
         if silent == ROUNDS_ALONE {
             log::warn!(
-                "calls that were in progress when this server last ended wait for another node, which can be reached and does not answer: see the link_state of all nodes in clusterer_list on each of them"
+                "calls that were in progress when this server last ended wait for another node, which can be reached but does not answer: see the link_state of all nodes in clusterer_list on each of them"
             );
         }
         silent >= ROUNDS_UNANSWERED
     }
 
-    /// A question of so many messages is about to be sent, several in a round: answers to one before count no more.
+    /// A question of this many messages is about to be sent; there are several in a round. Answers to earlier ones no longer count.
     pub(super) fn asks(&self, messages: u64) {
         if self.heard.swap(0, Ordering::Relaxed) >= self.asked.swap(messages, Ordering::Relaxed).max(1) {
             self.answered.store(1, Ordering::Relaxed);
         }
     }
 
-    /// The other nodes were told of a call.
+    /// The other nodes were told about a call.
     pub(super) fn note_told(&self, named: &Named, how: Known, at: u64) {
         self.told.note(named, how, at);
     }
 
-    /// What was told since, as far as it is remembered.
+    /// What the nodes were told since then, as far as it is remembered.
     pub(super) fn told_since(&self, since: u64) -> Vec<(Named, Known)> {
         self.told.places.iter().filter_map(Told::read).filter(|told| told.at >= since).map(|told| (told.named, told.how)).collect()
     }
 
-    /// The other nodes were told of new values of a call.
+    /// The other nodes were told new values of a call.
     pub(super) fn note_changed(&self, named: &Named, at: u64) {
         self.changed.note(named, Known::Settled, at);
     }
 
-    /// Nodes are to be told again of the values that were changed since, but not before the instant `from`.
+    /// Nodes are to be told again the values that were changed since then, but not before `from`.
     pub(super) fn tell_changed_since(&self, since: u64, from: u64) {
         let told = self.changed.places.iter().filter_map(Told::read).filter(|told| told.at >= since);
         let again = told.map(|told| told.number).chain(Some(self.again.load(Ordering::Relaxed)).filter(|n| *n != 0)).min();
@@ -250,14 +251,14 @@ impl Settled {
         self.again.store(again.unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// The next of these calls, out of at most so many changes.
+    /// The next of these calls, out of at most this many changes.
     pub(super) fn take_changed(&self, most: u64, now: u64) -> Vec<Named> {
         let again = self.again.load(Ordering::Relaxed);
         if again == 0 || now < self.again_from.load(Ordering::Relaxed) {
             return Vec::new();
         }
         let (last, until) = (self.changed.count.load(Ordering::Relaxed), self.again_until.load(Ordering::Relaxed));
-        // Later ones are in the places of the others.
+        // Older ones have been overwritten by later ones.
         let first = again.max((last + 1).saturating_sub(TOLD as u64));
         let last = until.min(last);
         let next = (first + most).min(last + 1);
@@ -272,7 +273,7 @@ impl Settled {
         let id = u64::from(node as u32) + 1;
         let known = self.away.iter().find(|a| a.node.load(Ordering::Acquire) == id);
         if let Some(away) = known {
-            // Away again before it was told: since the first time.
+            // Away again before it was told: then it counts as away since the first time.
             away.back.store(0, Ordering::Release);
             return;
         }
@@ -285,7 +286,7 @@ impl Settled {
         }
     }
 
-    /// A node can be reached: since this server's start, if it was not lost since then.
+    /// A node can be reached. If it was not lost since this server's start, it counts as away since then.
     pub(super) fn found(&self, node: i32) {
         let id = u64::from(node as u32) + 1;
         let known = self.away.iter().find(|a| a.node.load(Ordering::Acquire) == id);
@@ -318,7 +319,7 @@ impl Ring {
     }
 }
 
-/// What stands in a [`Told`].
+/// The contents of a [`Told`].
 struct Read {
     number: u64,
     at: u64,
@@ -327,7 +328,7 @@ struct Read {
 }
 
 impl Told {
-    /// `None` while it is written, or if nothing was.
+    /// `None` while it is being written, or if it is empty.
     fn read(&self) -> Option<Read> {
         let number = self.number.load(Ordering::Acquire);
         let (at, [low, high]) = (self.at.load(Ordering::Relaxed), self.call.each_ref().map(|w| w.load(Ordering::Relaxed)));
@@ -340,7 +341,7 @@ impl Told {
     }
 }
 
-/// The name of a dialog behind its length, in words.
+/// The length and name of a dialog, in words.
 fn packed(dialog: &[u8]) -> Option<[u64; NAME]> {
     let mut bytes = [0; NAME * 8];
     bytes.get_mut(1..=dialog.len())?.copy_from_slice(dialog);
@@ -378,7 +379,7 @@ mod tests {
         memory.note_told(&Named { call: 3, dialog: vec![b'x'; 200] }, Known::Settled, 200);
         let (first, second) = ((named(1), Known::Settled), (named(2), Known::Guessed));
         assert_eq!((names(memory.told_since(0)), names(memory.told_since(150))), (vec![first, second.clone()], vec![second]));
-        // Since it was lost first, although it came and went again meanwhile.
+        // Away since it was first lost, although it came and went again meanwhile.
         memory.lost(7, 1000);
         assert_eq!(memory.take_back(), None);
         memory.found(7);
@@ -407,7 +408,7 @@ mod tests {
         memory.tell_changed_since(200, 1000);
         assert_eq!([take(2), take(2), take(2), take(2)], [vec![2, 3], vec![2, 4], vec![4], vec![]]);
         memory.tell_changed_since(500, 0);
-        // What changes meanwhile goes to all who are there. Another node was away for longer.
+        // What changes meanwhile goes to all nodes that are there. Another node was away for longer.
         memory.note_changed(&named(5), 700);
         memory.tell_changed_since(400, 0);
         memory.tell_changed_since(600, 0);

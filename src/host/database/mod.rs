@@ -1,5 +1,5 @@
-//! The server's own database modules, for the values of `db_url` that this module does not serve
-//! itself. Both families have the same interface; only the places in a module's table differ.
+//! The server's own database modules, for values of `db_url` that this module does not serve itself. Both
+//! families have the same interface; only the places in a module's table differ.
 
 pub mod abi;
 
@@ -14,7 +14,7 @@ use super::server::symbols::symbols;
 use super::server::{Room, Text};
 use crate::backend::{HostDatabase, HostValue};
 
-/// Where the functions stand in a module's table.
+/// Where the functions are in a module's table.
 pub struct Places {
     /// Offset of `use_table`.
     pub use_table: usize,
@@ -42,13 +42,13 @@ symbols! {
 /// A database module, bound before the fork, and the URL to give it.
 struct Bound {
     functions: Functions,
-    /// Terminated, as in the server's own parameter.
+    /// Terminated, like the server's own parameter.
     url: Vec<u8>,
 }
 
 static BOUND: OnceCell<Bound> = OnceCell::new();
 
-/// Binds the module that serves `url`; in initialisation. Without `bind_mod` the server has none.
+/// Binds the module that serves `url`; called in initialisation. Without `bind_mod` the server has none.
 pub fn bind(url: &str, bind_mod: Option<BindMod>, places: &Places) -> Result<(), String> {
     let scheme = crate::backend::sql::scheme(url);
     let refused =
@@ -73,7 +73,7 @@ pub fn bind(url: &str, bind_mod: Option<BindMod>, places: &Places) -> Result<(),
     Ok(())
 }
 
-/// A connection of this process through the bound module; `None` when none was bound.
+/// A connection of this process through the bound module; `None` if none was bound.
 pub fn open() -> Option<Box<dyn HostDatabase>> {
     Some(Box::new(Connection { module: BOUND.get()?, handle: ptr::null_mut() }))
 }
@@ -92,8 +92,8 @@ fn text(bytes: &[u8]) -> Text {
     Text::borrow(if bytes.is_empty() { &b"\0"[..0] } else { bytes })
 }
 
-/// Names of tables and columns, as the server's own come: each is terminated, and modules such as Kamailio's db_flatstore look for
-/// that instead of at the length.
+/// Names of tables and columns. Like the server's own they are terminated, because modules such as Kamailio's db_flatstore
+/// ignore the length.
 struct Names(Vec<u8>);
 
 impl Names {

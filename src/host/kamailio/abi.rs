@@ -7,5 +7,5 @@ include!(concat!(env!("OUT_DIR"), "/kamailio_abi.rs"));
 
 /// The reply of a transaction that ended without one on the wire.
 pub const FAKED_REPLY: *mut km_sip_msg = usize::MAX as *mut km_sip_msg;
-/// A transaction nobody looked for yet.
+/// A transaction that nobody has looked for yet.
 pub const T_UNDEFINED: *mut km_cell = usize::MAX as *mut km_cell;

@@ -12,7 +12,7 @@ use crate::host::server::Text;
 use crate::host::server::symbols::{all_of, symbols};
 use crate::host::shared::{SharedContext, release};
 
-/// The table of a module, which it fills through what it exports as `load`; `None` when it is not loaded.
+/// The table of a module, which it fills through the function that it exports as `load`; `None` if it is not loaded.
 fn table(symbols: &Symbols, module: &'static str, load: &CStr, arguments: c_int) -> Option<Table> {
     let load = symbols.export(load, arguments, 0)?;
     // SAFETY: these functions take one pointer to their table (promise 4).
@@ -27,7 +27,7 @@ pub fn tm_is_loaded(symbols: &Symbols) -> bool {
     symbols.export(c"load_tm", KM_NO_SCRIPT, 0).is_some()
 }
 
-/// The compile flags that tm was made with, when it is loaded.
+/// The compile flags of tm, if it is loaded.
 pub fn flags_of_tm(symbols: &Symbols) -> Option<&'static CStr> {
     let tm = Object::of(symbols.export(c"load_tm", KM_NO_SCRIPT, 0)? as *const c_void)?;
     let place = tm.symbol(c"module_flags").filter(|p| proof::size_of_variable(p.as_ptr()) == Some(size_of::<usize>()))?;
@@ -39,7 +39,7 @@ pub fn flags_of_tm(symbols: &Symbols) -> Option<&'static CStr> {
     }
 }
 
-/// Can the tables that tm exports be read as ours will be? Yes, too, when it is not loaded.
+/// Can the tables that tm exports be read like ours will be? Also true if it is not loaded.
 pub fn has_known_tables(symbols: &Symbols) -> bool {
     let Some(load) = symbols.export(c"load_tm", KM_NO_SCRIPT, 0) else { return true };
     let Some((object, exports)) = Object::of(load as *const c_void).and_then(|o| o.symbol(c"exports").map(|e| (o, e))) else { return true };
@@ -72,7 +72,7 @@ symbols! {
 /// The transaction module.
 pub struct Tm {
     functions: TmFunctions,
-    /// Gets the replies of every transaction that has an entry of ours, and its end.
+    /// Gets the replies and the end of every transaction for which we have an entry.
     on_any: TransactionCb,
 }
 
@@ -84,7 +84,7 @@ impl Tm {
         let functions = all_of(|name| table.function(name), |find| unsafe { TmFunctions::find(find) })?;
         let tm = Tm { functions, on_any };
         if tm.current().is_some() {
-            return Err(format!("the module tm of this server names a transaction before there is any: {}", proof::CURE));
+            return Err(format!("the module tm of this server reports a transaction before there is any: {}", proof::CURE));
         }
         Ok(tm)
     }
@@ -96,28 +96,28 @@ impl Tm {
         (!t.is_null() && t != T_UNDEFINED).then_some(t)
     }
 
-    /// The To tag that a reply of the server itself to this request, which is private, will have.
+    /// The To tag that the server's own reply to this private request will have.
     pub fn reply_tag(&self, request: *mut km_sip_msg) -> Option<Vec<u8>> {
         let mut tag = Text::default();
         // SAFETY: the request of the callback; the answer is in a buffer of the host's, and copied at once (promise 5).
         unsafe { ((self.functions.t_get_reply_totag)(request, &raw mut tag) > 0).then(|| tag.bytes().to_vec()) }
     }
 
-    /// The branch whose failure wins, as found in this process.
+    /// The branch whose failure is reported, as determined in this process.
     pub fn picked_branch(&self) -> Option<usize> {
         // SAFETY: returns a number of this process (promise 4).
         usize::try_from(unsafe { (self.functions.t_get_picked_branch)() }).ok()
     }
 
-    /// Begins our entry of a transaction: the callback of [`Tm::load`] gets its replies, and its end,
-    /// which removes the entry.
+    /// Begins our entry for a transaction: the callback given to [`Tm::load`] gets its replies and its end, which
+    /// removes the entry.
     pub fn begin(&self, t: *mut km_cell, request: Request) {
         let Some(table) = attached::table() else { return };
         if !table.add(t.cast(), request) {
             return;
         }
         if self.watch(t, KM_TMCB_RESPONSE_IN | KM_TMCB_DESTROY, self.on_any).is_err() {
-            // Its address could come back as another transaction's.
+            // Its address may be used again for another transaction.
             table.forget(t.cast());
         }
     }
@@ -130,7 +130,7 @@ impl Tm {
         }
     }
 
-    /// Gives it a context in force unless there is one, which is then the answer.
+    /// Gives it a current context unless it has one, which is then returned.
     pub fn offer(&self, t: *mut km_cell, ctx: &SharedContext) -> Option<SharedContext> {
         self.begin(t, Request::default());
         attached::table()?.offer(t.cast(), ctx)
@@ -176,7 +176,7 @@ impl Tm {
     }
 }
 
-/// Longest text that the host may hand out from its buffer: protects from a wrong layout only.
+/// Longest text that the host may hand out from its buffer; only protects against a wrong layout.
 const CALL_NAME: usize = 4096;
 
 /// Seconds that a dialog lives in all versions unless the dialog module says otherwise.
@@ -195,7 +195,7 @@ symbols! {
 }
 
 symbols! {
-    /// Functions of the dialog module that it does not offer in its table.
+    /// Functions of the dialog module that are not in its table.
     pub struct DialogsBeside {
         fn get_dlg(*mut Text, *mut Text, *mut Text, *mut c_uint) -> *mut km_dlg_cell;
         fn dlg_get_ctx_dialog() -> *mut km_dlg_cell;
@@ -210,9 +210,9 @@ pub struct Dialogs {
     beside: DialogsBeside,
     /// Seconds that a dialog lives, unless the script says otherwise: its parameter default_timeout.
     pub lifetime: u32,
-    /// Do other servers say what becomes of dialogs: its parameter enable_dmq?
+    /// Do other servers say what happens to dialogs: its parameter enable_dmq?
     pub replicated: bool,
-    /// Are they in a database, from which a start restores them: its parameter db_mode?
+    /// Are dialogs in a database, from which a start restores them: its parameter db_mode?
     pub restored: bool,
 }
 
@@ -255,7 +255,7 @@ impl Dialogs {
         (!raw.is_null()).then_some(Dialog { raw, dialogs: self })
     }
 
-    /// Runs `f` with a dialog in the place of that of the message at hand: variables of dialogs are its own.
+    /// Runs `f` with this dialog as the current one, so that dialog variables are those of this dialog.
     pub fn inside<R>(&self, dialog: *mut km_dlg_cell, f: impl FnOnce() -> R) -> R {
         // SAFETY: numbers of this process; the dialog is alive, and so is the one before, of which the host
         // gives a reference (promise 6).
@@ -283,8 +283,8 @@ impl Dialogs {
         (!raw.is_null()).then_some(Dialog { raw, dialogs: self })
     }
 
-    /// Has a dialog made for an initial INVITE. The host takes one that it has with the same Call-ID and
-    /// From tag for this one's, also when another INVITE made it: then it makes none.
+    /// Has a dialog made for an initial INVITE. If the host has a dialog with the same Call-ID and From tag, it takes
+    /// that one and makes none, even if another INVITE made it.
     pub fn create(&self, msg: *mut km_sip_msg) {
         // SAFETY: msg is the request being processed (promise 5).
         unsafe { (self.dialog.dlg_manage)(msg, std::ptr::null_mut(), std::ptr::null_mut()) };
@@ -305,7 +305,7 @@ impl Dialogs {
         self.watch(dlg, types, callback, ctx).inspect_err(|_| table.forget(dlg.cast()))
     }
 
-    /// As [`Dialogs::register`], for a context that only the callback knows.
+    /// As [`Dialogs::register`], for a context that only the callback gets.
     pub fn watch(&self, dlg: *mut km_dlg_cell, types: u32, callback: DialogCb, ctx: SharedContext) -> Result<(), String> {
         let raw = ctx.into_raw();
         // SAFETY: the dialog is alive (promise 6).
@@ -317,7 +317,7 @@ impl Dialogs {
         Err("the dialog module refused the accounting callbacks: no CDR can be written for this call".into())
     }
 
-    /// Calls `callback` for every dialog that is made, or restored, now or later.
+    /// Calls `callback` for every dialog that is made or restored, now or later.
     pub fn register_global(&self, types: u32, callback: DialogCb) -> bool {
         // SAFETY: called in mod_init (promise 2).
         unsafe { (self.dialog.register_dlgcb)(std::ptr::null_mut(), types as c_int, callback, proof::witness(), None) == 0 }
@@ -363,7 +363,7 @@ impl Queues {
         Ok(Queues { add })
     }
 
-    /// Puts a text into a queue; false when there is none of that name, or no memory.
+    /// Puts a text into a queue; false if there is none of this name, or no memory.
     pub fn add(&self, queue: &str, key: &str, text: &str) -> bool {
         let [mut queue, mut key, mut text] = [queue, key, text].map(|t| Text::borrow(t.as_bytes()));
         // SAFETY: the host copies all three (promise 4).
@@ -382,14 +382,14 @@ symbols! {
 type RoutedCb = unsafe extern "C" fn(*mut km_sip_msg, *mut Text, *mut c_void);
 
 symbols! {
-    /// The Record-Route module, as it tells of requests that follow their routes.
+    /// The Record-Route module, in as far as it announces requests that follow their routes.
     pub struct Routed {
         fn register_rrcb(RoutedCb, *mut c_void) -> c_int;
     }
 }
 
 impl Routed {
-    /// Asks to be told; nothing comes when the module is not loaded.
+    /// Registers for these announcements; there are none if the module is not loaded.
     pub fn register(symbols: &Symbols, f: RoutedCb) -> Result<(), String> {
         let Some(table) = table(symbols, "rr", c"load_rr", 0) else { return Ok(()) };
         // SAFETY: as in `Rr::load`.

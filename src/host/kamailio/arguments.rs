@@ -1,5 +1,5 @@
-//! Arguments of script functions: plain texts, or texts with variables in them that are evaluated
-//! at each call. Kamailio hands over raw texts; what is fixed up once stays for ever.
+//! Arguments of script functions: plain texts, or texts with variables that are evaluated at each call.
+//! Kamailio hands over raw texts; what is fixed up once stays for ever.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +8,8 @@ use super::abi::*;
 use super::state::Server;
 use crate::host::guard;
 
-/// Routes run now: a text that is fixed up from here on is a value (of an expression used as an
-/// argument), and no '$' in it is looked at.
+/// Routes are running: a text that is fixed up from here on is a value (of an expression used as an
+/// argument), and a '$' in it means nothing.
 static RUNNING: AtomicBool = AtomicBool::new(false);
 
 /// The configuration is read; before the fork.
@@ -17,7 +17,7 @@ pub fn running() {
     RUNNING.store(true, Ordering::Relaxed);
 }
 
-/// What the host reads of a fixup that failed.
+/// What a failed fixup returns to the host.
 pub const REFUSED: c_int = -1;
 
 enum Kind {
@@ -76,7 +76,7 @@ pub unsafe extern "C" fn free(param: *mut *mut c_void, _n: c_int) -> c_int {
     })
 }
 
-/// The argument's present value; `None` when it was left out.
+/// The argument's present value; `None` if it was left out.
 pub fn value(server: &Server, msg: *mut km_sip_msg, p: *mut c_char) -> Result<Option<Vec<u8>>, String> {
     // SAFETY: a script function gets what `fixup` made, or null for what was left out (promise 9).
     let Some(argument) = (unsafe { p.cast::<Argument>().as_ref() }) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! What the functions of the script ask of the message at hand.
+//! What the functions of the script need to know about the current message.
 
 use super::attached::{self, Which};
 use super::contexts::{Current, request_of, there};
@@ -42,12 +42,11 @@ impl AtHand for Current {
         self.api.tm.offer(self.api.tm.current()?, ctx)
     }
 
-    /// To the host a request belongs to any dialog with its Call-ID and From tag while that is not answered,
-    /// also when another INVITE made it. So an initial request has no call but its own, and one with a To
-    /// tag only an answered one; one inside a ringing call is announced by the host when it has matched it.
-    /// In a failure route of the timer process the host's dialog may be that of the transaction that timed
-    /// out before. Routes of the dialog module have the right one, and no transaction, but a message of the
-    /// host's own making.
+    /// The host attributes a request to any unanswered dialog with its Call-ID and From tag, even if another INVITE
+    /// made that dialog. So an initial request only has its own call, and a request with a To tag only an answered
+    /// one; a request inside a ringing call is announced by the host when it has matched it. In a failure route of
+    /// the timer process, the host's dialog may be that of the transaction that timed out before. Routes of the
+    /// dialog module have the right dialog, no transaction, and a message made by the host itself.
     fn of_dialog(self) -> Option<SharedContext> {
         let dialogs = DIALOGS.get()?;
         let core = self.core()?;
@@ -71,7 +70,7 @@ impl AtHand for Current {
         message(self.raw).map(|m| m.core())
     }
 
-    /// Arrival of the request whose transaction is being processed, else of the message at hand.
+    /// Arrival of the request whose transaction is being processed, otherwise of the current message.
     fn arrival(self) -> Moment {
         let of_transaction = || request_of(self.api.tm.current()?)?.arrived;
         of_transaction().or_else(|| present::arrived(self.raw)).unwrap_or_else(Moment::now)

@@ -1,5 +1,5 @@
-//! What is attached to the host's transactions and dialogs. Kamailio has no place of ours in them,
-//! so a table in shared memory finds it by their address, from their making to their end (the
+//! What is attached to the host's transactions and dialogs. Kamailio has no place for our pointers in
+//! them, so a table in shared memory finds it by their address, from their creation to their end (the
 //! host's DESTROY callbacks). Answered calls are also found by Call-ID and tags, until they end.
 
 use std::ffi::c_void;
@@ -17,7 +17,7 @@ use crate::host::shared::SharedContext;
 use crate::host::tally::Once;
 use crate::interprocess::{Lock, Locked};
 
-/// Chains of the table: with 100 000 transactions and dialogs at a time a chain has three.
+/// Number of chains in the table: with 100 000 transactions and dialogs at a time, a chain has three entries.
 const CHAINS: usize = 1 << 15;
 
 #[repr(C)]
@@ -30,36 +30,36 @@ struct Chain {
 struct Node {
     key: u64,
     next: AtomicU64,
-    /// Raw references to contexts, 0 = none: one in force, one of the request's own (D13).
+    /// Raw references to contexts, 0 = none: the current one, and the request's own (D13).
     contexts: [AtomicU64; 2],
     /// Arrival of a request, or answer of a call.
     arrived_wall: i64,
     /// 0 = not known.
     arrived_mono: i64,
-    /// Address of the dialog that the request made, 0 = none; its lowest bit is set when the request
-    /// is an initial one, those from [`ONCE`] on when the transaction is counted ([`Once::bit`]).
+    /// Address of the dialog that the request made, 0 = none. The lowest bit is set if the request is an initial
+    /// one; bits from [`ONCE`] on say what the transaction was counted for ([`Once::bit`]).
     dialog: AtomicUsize,
 }
 
-/// Where the bits of [`Once`] stand in [`Node::dialog`].
+/// Where the bits of [`Once`] are in [`Node::dialog`].
 const ONCE: u32 = 1;
-/// The bits that are no part of an address.
+/// The bits that are not part of an address.
 const BITS: usize = 7;
 
 const _: () = assert!(size_of::<Node>() <= OBJECT);
 
-/// What is known of the request of a transaction from its beginning.
+/// What is known about the request of a transaction from the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// Its arrival, if known.
     pub arrived: Option<Moment>,
-    /// It has no To tag: it belongs to no dialog but one that it makes.
+    /// It has no To tag, so it belongs to no dialog except one that it makes.
     pub is_initial: bool,
     /// Address of the dialog that it made, 0 = none.
     pub dialog: usize,
 }
 
-/// Where answered calls are found by Call-ID and tags, whichever side speaks. Odd, as no address is.
+/// Key of an answered call, from Call-ID and tags, whichever side sends. Odd, as no address is.
 pub fn key_of_call(core: &Core) -> *const c_void {
     let mut id = Identity::new();
     id.eat(&core.callid);
@@ -68,12 +68,12 @@ pub fn key_of_call(core: &Core) -> *const c_void {
     (id.finish() as u64 | 1) as *const c_void
 }
 
-/// An answered call with this Call-ID and these tags, whichever side speaks.
+/// The key of an answered call with this Call-ID and these tags, whichever side sends.
 pub fn call(core: &Core) -> Option<SharedContext> {
     table()?.calls(key_of_call(core)).into_iter().find(|ctx| ctx.read_head(|c| side(&c.core, core).is_some()).unwrap_or(false))
 }
 
-/// Which side of a call speaks; `None` when the message belongs to another.
+/// Which side of the call has sent a message; `None` if the message belongs to another call.
 pub fn side(call: &Core, message: &Core) -> Option<EndCause> {
     let tags = (&message.from_tag, &message.to_tag);
     if call.callid != message.callid {
@@ -88,7 +88,7 @@ pub fn side(call: &Core, message: &Core) -> Option<EndCause> {
 /// Which of the two contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// The one in force.
+    /// The current one.
     InForce = 0,
     /// The marks of an in-dialog request of its own (D13).
     Own = 1,
@@ -118,7 +118,7 @@ pub fn table() -> Option<&'static Attached> {
     TABLE.get()
 }
 
-/// A chain that this process may use: its lock goes with it.
+/// A chain that this process has locked; dropping it unlocks it.
 struct Held<'a>(&'a Chain, #[expect(dead_code, reason = "dropped to unlock")] Locked<'a>);
 
 impl Attached {
@@ -132,8 +132,8 @@ impl Attached {
         Ok(Attached { chains, arena })
     }
 
-    /// Locks the chain of an address. Chains are whole after every single step, so that the lock
-    /// of a killed process can be taken over.
+    /// Locks the chain of an address. Chains are consistent after every single step, so the lock of a killed
+    /// process can be taken over.
     fn lock(&self, key: u64) -> Held<'_> {
         // Addresses of the host's blocks differ little in their low bits.
         let i = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as usize % CHAINS;
@@ -161,7 +161,7 @@ impl Attached {
         unsafe { SharedContext::borrow_raw(raw as *mut c_void) }
     }
 
-    /// What is known of the request of a transaction.
+    /// What is known about the request of a transaction.
     pub fn request(&self, key: *const c_void) -> Option<Request> {
         let chain = self.lock(key as u64);
         let node = Self::find(&chain, key as u64)?;
@@ -177,7 +177,7 @@ impl Attached {
         Self::find(&chain, key as u64).is_some_and(|node| node.dialog.load(Ordering::Relaxed) & bit != 0)
     }
 
-    /// Is a transaction counted for this for the first time? One that is not known always is.
+    /// Is a transaction counted for this for the first time? Always true for an unknown one.
     pub fn is_first(&self, key: *const c_void, what: Once) -> bool {
         let chain = self.lock(key as u64);
         let bit = (what.bit() as usize) << ONCE;
@@ -190,8 +190,8 @@ impl Attached {
         Self::find(&self.lock(key as u64), key as u64).is_some()
     }
 
-    /// Begins an entry; true when it is new and its end is to be reported through `forget`. A full
-    /// arena makes none.
+    /// Begins an entry; true if it is new and its end has to be reported through `forget`. If the arena is full,
+    /// there is no entry.
     pub fn add(&self, key: *const c_void, request: Request) -> bool {
         let chain = self.lock(key as u64);
         Self::find(&chain, key as u64).is_none() && self.add_to(chain.0, key as u64, request, None)
@@ -211,7 +211,7 @@ impl Attached {
         };
         // SAFETY: the fresh block has room for a node (as asserted above) and is aligned to 8 bytes.
         unsafe { room.cast::<Node>().write(node) };
-        // Complete for whoever sees it: this process may be killed before it unlocks.
+        // It must be complete as soon as it is visible: this process may be killed before it unlocks.
         chain.first.store(room.as_ptr() as u64, Ordering::Release);
         true
     }
@@ -227,7 +227,7 @@ impl Attached {
         std::iter::successors(follow(&chain.0.first), move |node| follow(&node.next))
     }
 
-    /// An answered call is found by its key from now on.
+    /// From now on, an answered call is found by its key.
     pub fn add_call(&self, key: *const c_void, ctx: &SharedContext, answered: Option<Moment>) {
         let chain = self.lock(key as u64);
         if !Self::all(&chain, key as u64).any(|node| Self::is_of(node, ctx)) {
@@ -246,7 +246,7 @@ impl Attached {
             .collect()
     }
 
-    /// The calls that were answered so many seconds before `now`.
+    /// The calls that were answered at least this many seconds before `now`.
     pub fn calls_older_than(&self, now: Moment, seconds: u32) -> Vec<SharedContext> {
         let before = now.mono - i64::from(seconds) * 1_000_000;
         let mut out = Vec::new();
@@ -266,7 +266,7 @@ impl Attached {
         out
     }
 
-    /// The call need not be found any more.
+    /// From now on, the call is no longer found.
     pub fn forget_call(&self, key: *const c_void, ctx: &SharedContext) {
         self.remove(key, |node| Self::is_of(node, ctx));
     }
@@ -275,7 +275,7 @@ impl Attached {
         node.contexts[Which::InForce as usize].load(Ordering::Relaxed) == ctx.address()
     }
 
-    /// Replaces a context of an entry; false when there is no entry.
+    /// Replaces a context of an entry; false if there is no entry.
     pub fn put(&self, key: *const c_void, which: Which, ctx: Option<SharedContext>) -> bool {
         let old = {
             let chain = self.lock(key as u64);
@@ -287,7 +287,7 @@ impl Attached {
         true
     }
 
-    /// Gives an entry a context in force unless it has one, which is then the answer.
+    /// Gives an entry a current context unless it has one, which is then returned.
     pub fn offer(&self, key: *const c_void, ctx: &SharedContext) -> Option<SharedContext> {
         let chain = self.lock(key as u64);
         let place = &Self::find(&chain, key as u64)?.contexts[Which::InForce as usize];
@@ -304,7 +304,7 @@ impl Attached {
         self.remove(key, |_| true);
     }
 
-    /// Removes one entry with this key that is meant.
+    /// Removes one entry with this key for which `is_meant` is true.
     fn remove(&self, key: *const c_void, is_meant: impl Fn(&Node) -> bool) {
         let contexts = {
             let chain = self.lock(key as u64);

@@ -1,6 +1,6 @@
-//! What other modules find through `bind_acc`: the functions that make a record at once, as `uac_redirect` calls them.
-//! The same table is how accounting engines of other modules join Kamailio's own `acc`. Here they cannot: each function
-//! for them fails, so that such a module ends the start with a word instead of a crash.
+//! What other modules find through `bind_acc`: the functions that make a record at once, which `uac_redirect` calls.
+//! Accounting engines of other modules join Kamailio's own `acc` through the same table. Here they cannot: each function
+//! for them fails, so that such a module ends the start with a message instead of a crash.
 
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::transmute;
@@ -75,13 +75,13 @@ unsafe extern "C" fn acc_request(msg: *mut km_sip_msg, comment: *mut Text, table
     unsafe { kemi::of_acc_by_name("acc_request", msg, [comment, table]) }
 }
 
-/// Why no engine joins. A module that goes on without it calls for each request: said at its start, then once.
+/// Says why no engine can join. A module that goes on nevertheless calls this for each request: logged at its start, then once.
 fn refuse<R>(function: &'static str, is_start: bool, failure: impl Fn() -> R) -> R {
     static SAID: AtomicBool = AtomicBool::new(false);
     guard::entry(function, failure(), || {
         if !SAID.swap(true, Ordering::Relaxed) || is_start {
             log::error!(
-                "{function}(): a module asks to account through this acc.so, which takes none: in the place of acc_radius.so, acc_json.so \
+                "{function}(): a module asks to account through this acc.so, which does not allow that: instead of acc_radius.so, acc_json.so \
                  and acc_diameter.so load copies of this file with their names; leave out any other"
             );
         }
@@ -113,7 +113,7 @@ unsafe extern "C" fn exec_cdr(_: *mut km_dlg_cell, _: *mut km_sip_msg, _: *mut c
     refuse("exec_cdr", false, || FAILED)
 }
 
-// How many values they wrote.
+// These return how many values they wrote.
 
 unsafe extern "C" fn get_core_attrs(_: *mut km_sip_msg, _: *mut Text, _: *mut c_int, _: *mut c_char) -> c_int {
     refuse("get_core_attrs", false, || 0)

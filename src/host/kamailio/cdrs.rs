@@ -1,6 +1,6 @@
-//! CDRs of every dialog (`cdr_enable`). Their contexts are apart from those of `do_accounting()`, and live as long
-//! as the dialog. Scripts may read start, end and duration as dialog variables, which is where Kamailio's own
-//! module keeps them.
+//! CDRs of every dialog (`cdr_enable`). Their contexts are separate from those of `do_accounting()`, and live as
+//! long as the dialog. Scripts may read start, end and duration as dialog variables, where Kamailio's own module
+//! keeps them.
 
 use std::cell::Cell;
 use std::ffi::c_int;
@@ -28,14 +28,14 @@ use crate::host::shared::{SharedContext, SharedError};
 use crate::host::{guard, tally};
 use crate::worker::{self, Instance};
 
-/// Dialog variable with the name that the journal has for the dialog.
+/// Dialog variable with the name of the dialog in the journal.
 const NAME: &str = "acc_cdr";
 
 const EVENTS: u32 =
     KM_DLGCB_CONFIRMED_NA | KM_DLGCB_CONFIRMED | KM_DLGCB_FAILED | KM_DLGCB_TERMINATED | KM_DLGCB_TERMINATED_CONFIRMED | KM_DLGCB_EXPIRED | KM_DLGCB_DESTROY;
 
 thread_local! {
-    /// The last reply that came, with its number: it is private as long as this process works on it.
+    /// The last reply that came, with its number: it is private while this process works on it.
     static CAME: Cell<(usize, u32)> = const { Cell::new((0, 0)) };
 }
 
@@ -79,7 +79,7 @@ impl At {
         self.dialogs.inside(self.dlg, || bytes_of(self.by_flags.spec(i).value(self.symbols, msg)))
     }
 
-    /// Reads variables on a private message, those without a message behind them on any: which, says `is_read`.
+    /// Reads those variables that `is_read` accepts: on a private message, or, if they need no message, on any.
     fn values(&self, msg: *mut km_sip_msg, is_read: impl Fn(&Variable) -> bool) -> Vec<(&'static str, Option<Vec<u8>>)> {
         self.variables().filter(|(_, v)| is_read(v)).map(|(i, v)| (&*v.key, self.read(i, msg))).collect()
     }
@@ -93,14 +93,14 @@ impl At {
         self.values(self.symbols.dummy(), |v| v.class == Class::Moment)
     }
 
-    /// The code of the reply, for variables of this kind. The host must not be asked for it by another message: it would
-    /// look for the transaction of that one, and lose the current one.
+    /// The code of the reply, for variables of this kind. The host must not be asked for it with another message: it would
+    /// look for the transaction of that message, and lose the current one.
     fn codes(&self, reply: Option<&Message<'_>>) -> Vec<(&'static str, Option<Vec<u8>>)> {
         let code = reply.map(|r| r.status().to_string().into_bytes());
         self.variables().filter(|(_, v)| v.class == Class::Code).map(|(_, v)| (&*v.key, code.clone())).collect()
     }
 
-    /// The values of the request itself are what they are by now.
+    /// Reads the values of the request again, as they are now.
     fn renew(&self, ctx: &SharedContext, request: &Message<'_>) {
         let values = self.of_request(request);
         if !values.is_empty() {
@@ -117,12 +117,12 @@ impl At {
     fn set(&self, name: &str, value: &[u8]) {
         if !self.dialogs.store(self.dlg, name, value) {
             log::error!("the dialog variable {name} could not be set: the host has no room for it");
-            // What it was would pass for the script's, such as a duration of 0 at the end of the call.
+            // Its old value, such as a duration of 0 at the end of the call, would be taken for one that the script has set.
             self.dialogs.remove(self.dlg, name);
         }
     }
 
-    /// The call begins now, as far as is known.
+    /// The call begins now, as far as we know.
     fn set_start(&self, now: Moment) {
         let [start, end, duration] = &self.cdrs.names;
         let text = self.cdrs.precision.text(now.wall.0);
@@ -144,7 +144,7 @@ impl At {
         Ok(())
     }
 
-    /// What a CDR shows is known, and whether there is to be one. `is_over`: the dialog variables have its end.
+    /// Determines what a CDR shows, and whether there is to be one. `is_over`: the dialog variables contain its end.
     fn take(&self, c: &mut Context, values: &[(&'static str, Option<Vec<u8>>)], is_over: bool) {
         self.keep(c, values);
         self.skip(c);
@@ -155,7 +155,7 @@ impl At {
         dialog_cdr::skip(self.cdrs, c, |name| self.dialogs.fetch(self.dlg, name).is_some());
     }
 
-    /// The call of `do_accounting()` with the flag `cdr` that this dialog may have, too, is the one that is counted.
+    /// If this dialog also has a call of `do_accounting()` with the flag `cdr`, that one is counted.
     fn count(&self, ctx: &SharedContext) {
         let is_accounted = |other: &SharedContext| other.facts().is_ok_and(|facts| facts.marks.any_cdr());
         if self.dialogs.context(self.dlg).is_some_and(|other| is_accounted(&other)) {
@@ -191,21 +191,21 @@ pub fn on_created(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
             present::made_cdr(msg.raw, &shared);
         }
     });
-    say("a dialog cannot have its CDR", made);
+    say("the CDR of a dialog cannot be made", made);
     if let Some(t) = t {
         count_reply(at.api, at.instance, t);
     }
 }
 
-/// The INVITE of a dialog, which is private still, has got its transaction: what its script has changed since it made the
-/// dialog, the target above all, is what the CDR of a call shows that the server itself refuses.
+/// The INVITE of a dialog, which is still private, has got its transaction. If the server itself refuses the call, the CDR
+/// shows what the script has changed since it made the dialog, above all the target.
 pub fn on_transaction(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
     let (Some(ctx), Some(at)) = (present::take_cdr(msg.raw), At::new(dlg)) else { return };
     at.renew(&ctx, msg);
 }
 
-/// The BYE that ended a call, which is private still, has got its transaction. The host told of the end inside
-/// `loose_route()`: what that and the script have changed since, the next hop above all, is what the CDR shows.
+/// The BYE that ended a call, which is still private, has got its transaction. The host announced the end inside
+/// `loose_route()`; the CDR shows what that function and the script have changed since, above all the next hop.
 pub fn on_transaction_of_bye((ctx, dialog): &present::Ended, bye: &Message<'_>) {
     let Some(at) = At::new(*dialog as *mut km_dlg_cell).filter(|at| !at.dlg.is_null() && ctx.progress().is_due()) else { return };
     at.renew(ctx, bye);
@@ -216,7 +216,7 @@ pub fn count_reply(api: &Api, instance: &Instance, t: *mut km_cell) {
     if instance.config.rules.dialog_cdrs.is_some()
         && let Err(e) = api.tm.watch(t, KM_TMCB_RESPONSE_OUT, on_reply_out)
     {
-        log::warn!("a dialog's call is in no statistics: {e}");
+        log::warn!("the call of a dialog is missing in the statistics: {e}");
     }
 }
 
@@ -237,7 +237,7 @@ pub fn on_loaded(dlg: *mut km_dlg_cell) {
     match claimed {
         Some(Claim::Open(ctx)) => at.watch(&ctx),
         Some(Claim::Over) => {}
-        // Of before this module, or not answered then: it has its beginning in a dialog variable.
+        // From before this module, or not answered then: its beginning is in a dialog variable.
         None => {
             let Some(start) = at.dialogs.fetch(dlg, &at.cdrs.names[0]).as_deref().and_then(dialog_cdr::instant) else { return };
             let mut ctx = dialog_cdr::begin(at.cdrs, Default::default(), start);
@@ -245,7 +245,7 @@ pub fn on_loaded(dlg: *mut km_dlg_cell) {
             ctx.answered = Some(start);
             match SharedContext::new(&ctx) {
                 Ok(shared) => at.watch(&shared),
-                Err(e) => say("a dialog cannot have its CDR", Err(e)),
+                Err(e) => say("the CDR of a dialog cannot be made", Err(e)),
             }
         }
     }
@@ -259,14 +259,14 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
         let (Some(at), Some(ctx)) = (At::new(dlg), event.context()) else { return };
         let msg = message(event.req);
         if kind as u32 & (KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED) != 0 {
-            // After a restart the two calls find the dialog one by one.
+            // After a restart, the two calls find the dialog one after the other.
             at.count(&ctx);
         }
         let result = match kind as u32 {
-            // The second one is for answers that came before a restart.
+            // The second event is for answers that came before a restart.
             KM_DLGCB_CONFIRMED_NA | KM_DLGCB_CONFIRMED => answered(&at, &ctx),
             KM_DLGCB_FAILED => failed(&at, &ctx, event.rpl),
-            // Said before the server's own BYE, which it does not send while the call rings.
+            // Announced before the server's own BYE, which it does not send while the call is ringing.
             KM_DLGCB_TERMINATED if msg.is_none() && !ctx.progress().answered => Ok(()),
             KM_DLGCB_TERMINATED => terminated(&at, &ctx, msg.as_ref(), event.direction),
             KM_DLGCB_TERMINATED_CONFIRMED => confirmed(&at, &ctx, event.rpl),
@@ -300,8 +300,8 @@ fn failed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), Shar
     let mut values = at.moments();
     values.extend(at.codes(reply.as_ref()));
     if let Some(reply) = reply {
-        // One that came before the last one is a copy that processes share. The dialog module has parsed its headers just now,
-        // so what only looks at them may be read; the others have the values of the INVITE.
+        // A reply that is not the last one is a copy that several processes share. The dialog module has just parsed its headers,
+        // so variables that only look at these may be read; the others have the values of the INVITE.
         let may_be_read = |v: &Variable| is_private(reply.raw) || v.only_looks_at_replies();
         values.extend(at.values(reply.raw, |v| v.class != Class::Moment && v.class != Class::Code && may_be_read(v)));
     }
@@ -313,7 +313,7 @@ fn failed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), Shar
     Ok(())
 }
 
-/// The call ends. When the server's own BYE could not be sent the dialog went on: the later end counts.
+/// The call ends. If the server's own BYE could not be sent, the dialog went on, and the later end counts.
 fn ends(c: &mut Context, cause: EndCause, now: Moment) {
     if !c.closed && matches!(c.ended, Some((_, EndCause::Proxy))) {
         c.ended = None;
@@ -321,7 +321,7 @@ fn ends(c: &mut Context, cause: EndCause, now: Moment) {
     decide::on_end(c, cause, now);
 }
 
-/// A BYE, which is private, or the server's own.
+/// A BYE: one from a phone, which is private, or the server's own.
 fn terminated(at: &At, ctx: &SharedContext, bye: Option<&Message<'_>>, direction: u32) -> Result<(), SharedError> {
     let cause = match direction {
         KM_DLG_DIR_DOWNSTREAM => EndCause::Caller,
@@ -338,19 +338,19 @@ fn terminated(at: &At, ctx: &SharedContext, bye: Option<&Message<'_>>, direction
         at.take(c, &values, false);
     })?;
     at.set_end(ctx)?;
-    // Its reply completes the CDR; when a phone's gets no transaction, its end does. The reply of the server's own comes
-    // behind `event_route[dialog:end]`, and if it cannot be sent the dialog goes on.
+    // Its reply completes the CDR; if a phone's BYE gets no transaction, the end of the message does. The reply to the server's
+    // own BYE comes after `event_route[dialog:end]`; if that BYE cannot be sent, the dialog goes on.
     if let Some(bye) = bye {
         present::ends_call(bye.raw, ctx, at.dlg as usize, at.api.tm.current().is_some());
     }
     Ok(())
 }
 
-/// The BYE has its reply: what was set meanwhile is in the CDR.
+/// The BYE has its reply: values that were set meanwhile are in the CDR.
 fn confirmed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), SharedError> {
     let progress = ctx.progress();
     if progress.answered && !progress.ended && !progress.closed {
-        // A BYE of the server's own to one of the phones alone: the host says no more of it than this.
+        // The server's own BYE went to only one of the phones: this is all that the host reports.
         let now = Moment::now();
         ctx.happen_head(|c| decide::on_end(c, EndCause::Proxy, now))?;
         at.set_end(ctx)?;
@@ -370,8 +370,8 @@ fn confirmed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), S
     Ok(())
 }
 
-/// The dialog goes, while the BYE that ended it is routed still, or has no reply. The host finds no variables of it any more:
-/// those that were read before count.
+/// The dialog is removed while the BYE that ended it is still being routed, or has no reply. The host no longer finds its
+/// variables: those that were read before count.
 fn removed(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
     if ctx.progress().is_due() {
         let mut values = if present::has_ended(ctx) { at.moments() } else { Vec::new() };
@@ -381,7 +381,7 @@ fn removed(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
     Ok(())
 }
 
-/// The BYE was routed, and got no transaction. While the CDR is due, the dialog is there.
+/// The BYE was routed and got no transaction. As long as the CDR is due, the dialog exists.
 pub fn ended_without_transaction((ctx, dialog): &present::Ended) {
     match At::new(*dialog as *mut km_dlg_cell).filter(|at| !at.dlg.is_null() && ctx.progress().is_due()) {
         Some(at) => say("the CDR of a dialog could not be made", confirmed(&at, ctx, std::ptr::null_mut())),
@@ -403,7 +403,7 @@ fn expired(at: &At, ctx: &SharedContext) -> Result<(), SharedError> {
     Ok(())
 }
 
-/// No request is at hand: dialog variables have their values, all others none.
+/// There is no request: dialog variables have their values, all others none.
 fn of_dialog_only(at: &At) -> Vec<(&'static str, Option<Vec<u8>>)> {
     let dummy = at.symbols.dummy();
     let is_of_dialog = |v: &Variable| v.text.trim_start_matches(['$', '(']).starts_with("dlg_var(");

@@ -1,6 +1,6 @@
-//! The same object under the file name of one of Kamailio's companion modules: it has that module's parameters,
-//! and hands them to the object that is loaded as `acc.so`, which does everything. These are two objects for the
-//! loader, with memory of their own each: plain texts and numbers are all that passes between them.
+//! The same object under the file name of one of Kamailio's companion modules: it has the parameters of that
+//! module and hands them to the object that is loaded as `acc.so`, which does everything. For the loader these
+//! are two objects, each with its own memory, so only plain texts and numbers pass between them.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
 use std::mem::transmute;
@@ -75,16 +75,16 @@ const COMPANIONS: [Companion; 3] = [
     },
 ];
 
-/// More than any companion has.
+/// More parameters than any companion has.
 const MOST: usize = 19;
 
 /// The one that this object is.
 static THIS: OnceCell<&'static Companion> = OnceCell::new();
 
-/// Parameters that `acc.so`, not loaded yet, has not got.
+/// Parameters that wait because `acc.so` is not loaded yet.
 static WAITING: Mutex<Vec<(usize, RawValue)>> = Mutex::new(Vec::new());
 
-/// The companion whose file name this object has.
+/// The companion that this object is, by its file name.
 pub fn of_file() -> Option<&'static Companion> {
     let mut info = libc::Dl_info { dli_fname: ptr::null(), dli_fbase: ptr::null_mut(), dli_sname: ptr::null(), dli_saddr: ptr::null_mut() };
     // SAFETY: looks up an address of ours; the name is a terminated text.
@@ -148,10 +148,10 @@ fn is_over() -> Option<Take> {
     Some(unsafe { transmute::<unsafe extern "C" fn(), Take>(function) })
 }
 
-/// Gives what waits to `acc.so`.
+/// Gives the waiting parameters to `acc.so`.
 fn hand_over() -> c_int {
     let (Some(take), Some(companion)) = (is_over(), THIS.get()) else {
-        log::error!("this module works with an acc.so of the same build only: load that one, too");
+        log::error!("this module works only with an acc.so of the same build: load that as well");
         return FAILED;
     };
     for (i, value) in WAITING.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
@@ -203,6 +203,6 @@ mod tests {
                 assert!(PARAMS.iter().any(|p| p.name == *ours), "{ours}");
             }
         }
-        assert!(of_file().is_none(), "the test is none");
+        assert!(of_file().is_none(), "the test is not a companion");
     }
 }

@@ -1,4 +1,4 @@
-//! Where contexts of the message at hand are kept in this family.
+//! Where this family keeps contexts of the current message.
 
 use super::abi::{km_cell, km_sip_msg};
 use super::attached::{self, Request, Which};
@@ -22,12 +22,12 @@ pub fn is_first(t: *mut km_cell, what: Once) -> bool {
     attached::table().is_none_or(|table| table.is_first(t.cast(), what))
 }
 
-/// What is known of a transaction's request.
+/// What is known about a transaction's request.
 pub fn request_of(t: *mut km_cell) -> Option<Request> {
     attached::table()?.request(t.cast())
 }
 
-/// The message at hand. What it needs of the message itself is asked of a message only.
+/// The current message. Values of the message itself are only asked for if there is one.
 #[derive(Clone, Copy)]
 pub struct Current {
     pub server: &'static Server,

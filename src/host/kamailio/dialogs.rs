@@ -1,4 +1,4 @@
-//! Callbacks of dialogs: those of the calls that are followed, of their BYEs, and of dialogs that are made or restored.
+//! Callbacks of dialogs: for calls that are followed, for their BYEs, and for dialogs that are made or restored.
 
 use std::ffi::c_int;
 
@@ -21,7 +21,7 @@ use crate::worker::port::Host as _;
 /// Dialog variable that holds the call's name, to find it again after a restart.
 const CALL: &str = "acc_call";
 
-/// The call has ended: it need not be found any more.
+/// The call has ended, and need not be found any more.
 pub fn over(ctx: &SharedContext) -> Result<(), SharedError> {
     if let Some(table) = attached::table() {
         table.forget_call(ctx.read_head(|c| attached::key_of_call(&c.core))?, ctx);
@@ -29,8 +29,8 @@ pub fn over(ctx: &SharedContext) -> Result<(), SharedError> {
     Ok(())
 }
 
-/// The transaction of a BYE that ended a call: its final reply completes the CDR; when there was
-/// none, its end does.
+/// The transaction of a BYE that ended a call: its final reply completes the CDR; if there was none, the
+/// end of the transaction does.
 pub unsafe extern "C" fn on_bye(_t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("BYE", (), || {
         // SAFETY: the host's parameters.
@@ -43,17 +43,17 @@ pub unsafe extern "C" fn on_bye(_t: *mut km_cell, kind: c_int, params: *mut km_t
     });
 }
 
-/// Ties a call to its dialog: the dialog is made if need be, holds the context, and its events
-/// come here from now on, so that no end of the call can be missed. False if they do so already.
+/// Ties a call to its dialog: the dialog is made if necessary, holds the context, and reports its events
+/// here from now on, so that no end of the call can be missed. False if it already does.
 ///
-/// While the host has a dialog with this Call-ID and From tag it makes no other: what comes then is a fork
-/// of a proxy before us, or a stranger's, and that dialog is none of its own. Such a call ends with its BYE.
+/// While the host has a dialog with this Call-ID and From tag, it makes no other one: a second INVITE is then a
+/// fork made by a proxy before us, or a stranger's, and that dialog is not its own. Such a call ends with its BYE.
 pub fn follow(at: Current, ctx: &SharedContext) -> Result<bool, String> {
     let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
     if own_dialog(at) == 0 {
         dialogs.create(at.raw);
     }
-    // In the journal a call without a dialog has a name of its own, too.
+    // In the journal, a call without a dialog also has a name.
     let name = ctx
         .update(|c| {
             if c.dialog.is_empty() {
@@ -67,7 +67,7 @@ pub fn follow(at: Current, ctx: &SharedContext) -> Result<bool, String> {
     if dialog.raw as usize == own_dialog(at) { tie(dialog.raw, ctx, &name) } else { Ok(true) }
 }
 
-/// Address of the dialog that the host made for the request at hand, 0 = none.
+/// Address of the dialog that the host made for the current request, 0 = none.
 fn own_dialog(at: Current) -> usize {
     let of_transaction = || contexts::request_of(at.api.tm.current()?).map(|r| r.dialog);
     Some(present::dialog(at.raw)).filter(|d| *d != 0).or_else(of_transaction).unwrap_or(0)
@@ -85,8 +85,8 @@ fn tie(dlg: *mut km_dlg_cell, ctx: &SharedContext, name: &[u8]) -> Result<bool, 
     Ok(true)
 }
 
-/// The host made a dialog for the INVITE at hand. With its `initial_cbs_inscript` 0 it says so only when
-/// the transaction is made: then the call may wait for it.
+/// The host made a dialog for the current INVITE. With its parameter `initial_cbs_inscript` set to 0, it says so
+/// only when the transaction is made: then the call may be waiting for it.
 pub unsafe extern "C" fn on_created(dlg: *mut km_dlg_cell, _kind: c_int, params: *mut km_dlg_cb_params) {
     guard::entry("new dialog", (), || {
         // SAFETY: the host's parameters.
@@ -126,15 +126,15 @@ unsafe extern "C" fn on_dialog(dlg: *mut km_dlg_cell, kind: c_int, params: *mut 
         let msg = event.req;
         match kind as u32 {
             KM_DLGCB_REQ_WITHIN | KM_DLGCB_CONFIRMED if !msg.is_null() => script::join(at, &ctx),
-            // The server said so before its own BYE was sent, which it does not do while the call rings.
+            // The server reported this before its own BYE was sent, which it does not send while the call is ringing.
             KM_DLGCB_TERMINATED if msg.is_null() && !is_answered(&ctx) => {}
             KM_DLGCB_TERMINATED | KM_DLGCB_EXPIRED => {
                 ended(at, event.direction, &ctx, kind as u32 == KM_DLGCB_EXPIRED);
                 say("a call that has ended could not be read", over(&ctx));
             }
-            // The BYE has its reply. The end is known, unless the server sent it to one side only.
+            // The BYE has its reply. The end is known already, unless the server sent the BYE to one side only.
             KM_DLGCB_TERMINATED_CONFIRMED => say("the end of a call could not be noted", ended_by_server(&ctx)),
-            // The host finds a failed dialog until its transaction is gone.
+            // The host still finds a failed dialog until its transaction is gone.
             KM_DLGCB_FAILED | KM_DLGCB_DESTROY => {
                 if kind as u32 == KM_DLGCB_DESTROY {
                     say("the end of a call could not be noted", ended_elsewhere(&ctx));
@@ -153,7 +153,7 @@ fn is_answered(ctx: &SharedContext) -> bool {
     ctx.progress().answered
 }
 
-/// The server's own BYE ended the call, unless something else did before.
+/// The server's own BYE ended the call, unless something else has done so before.
 fn ended_by_server(ctx: &SharedContext) -> Result<(), SharedError> {
     let progress = ctx.progress();
     if progress.answered && !progress.ended {
@@ -165,17 +165,17 @@ fn ended_by_server(ctx: &SharedContext) -> Result<(), SharedError> {
     Ok(())
 }
 
-/// The dialog goes, and the host has not said that it ended: another server saw the end, and DMQ brings no
-/// more of it. Nobody else writes the CDR.
+/// The dialog is removed, and the host has not reported its end: another server saw the end, and DMQ reports
+/// nothing more. Nobody else writes the CDR.
 fn ended_elsewhere(ctx: &SharedContext) -> Result<(), SharedError> {
     let progress = ctx.progress();
     let is_in_progress = progress.answered && !progress.ended && ctx.is_claimed();
-    // At an orderly stop the main process has all dialogs go: their calls go on.
+    // At an orderly stop, the main process removes all dialogs, but their calls go on.
     let is_stopping = Kamailio.process_number() == 0;
     if is_in_progress && !is_stopping && DIALOGS.get().is_some_and(|d| d.replicated) {
         let now = Moment::now();
         ctx.happen(|c| {
-            // Timers of dialogs run once a second, so a lifetime may be over a little early.
+            // Timers of dialogs run once a second, so a lifetime may end a little early.
             let lived = c.answered.map_or(0, |answered| now.millis_since(answered)) + 1000;
             let is_expired = DIALOGS.get().is_some_and(|d| lived >= i64::from(d.lifetime) * 1000);
             decide::on_end(c, if is_expired { EndCause::Timeout } else { EndCause::Orphan }, now);
@@ -186,7 +186,7 @@ fn ended_elsewhere(ctx: &SharedContext) -> Result<(), SharedError> {
     Ok(())
 }
 
-/// The dialog is over. A BYE from the wire completes the call with its reply, so that values set
+/// The dialog has ended. A BYE from the wire completes the call with its reply, so that values set
 /// meanwhile are in the CDR; any other end completes it at once.
 fn ended(at: Current, direction: u32, ctx: &SharedContext, expired: bool) {
     let cause = match direction {

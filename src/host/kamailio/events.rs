@@ -1,4 +1,4 @@
-//! What callbacks of transactions and dialogs are about. They run in any process of the host, on messages that may be
+//! Parameters of callbacks of transactions and dialogs. These run in any process of the host, on messages that may be
 //! shared: only the reply (while it is private), the code and the context are used.
 
 use std::ffi::c_void;
@@ -24,8 +24,8 @@ pub struct Event {
 }
 
 impl Event {
-    /// Reads the parameters of a callback, in the first call only after a proof that they are what
-    /// they were in the known versions.
+    /// Reads the parameters of a callback; in the first call only after proving that they are as in the
+    /// known versions.
     ///
     /// # Safety
     /// `params` comes from the host.
@@ -59,7 +59,7 @@ impl Event {
 }
 
 impl Event {
-    /// What went out, where the event is about that.
+    /// The message that was sent, if the event is about one.
     pub fn sent(&self) -> Option<&[u8]> {
         let can_be_read =
             usize::try_from(self.sent.len).is_ok_and(|n| (1..=LONGEST).contains(&n)) && proof::is_readable((self.sent.s as usize & !7) as *const c_void);
@@ -107,14 +107,14 @@ impl DialogEvent {
     }
 }
 
-/// The reply that a transaction callback is about. It may be a copy that all processes share, so
-/// nothing is read of it but what `transactions::on_any_transaction` had parsed.
+/// The reply that a transaction callback is about. It may be a copy that all processes share, so only
+/// what `transactions::on_any_transaction` has had parsed is read from it.
 pub fn reply_of(rpl: *mut km_sip_msg, code: u16) -> Reply {
     message(rpl).map_or_else(|| local_reply(code), |msg| msg.reply(code))
 }
 
-/// The code of a reply that is about to leave. Of a 2xx that comes after a refusal has gone, the host
-/// names the code of the refusal.
+/// The code of a reply that is about to be sent. For a 2xx that comes after a refusal was sent, the host
+/// gives the code of the refusal.
 pub fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
     if code < 300 {
         return code;
@@ -122,7 +122,7 @@ pub fn leaving(rpl: *mut km_sip_msg, code: u16) -> u16 {
     message(rpl).map(|m| m.status()).filter(|own| (200..300).contains(own)).unwrap_or(code)
 }
 
-/// A reply of the host's own, with its phrase.
+/// The host's own reply, with its phrase.
 pub fn local_reply(code: u16) -> Reply {
     let mut reply = decide::local_reply(code);
     if let Some(server) = server() {

@@ -1,9 +1,9 @@
 //! Accounting by message flags (`setflag()`), as Kamailio's own acc module has it: which transactions are
 //! watched, what their events make due, and where the values of the records come from.
 //!
-//! The request of a transaction is shared by all processes: of it, callbacks read nothing but its flags, which
-//! are one word. What records show of it is taken when the transaction is made; where other values come from is
-//! said in [`crate::accounting::extras`].
+//! The request of a transaction is shared by all processes, so callbacks read only its flags, which are one word.
+//! What records show of it is read when the transaction is made; [`crate::accounting::extras`] says where other
+//! values come from.
 
 use std::cell::Cell;
 use std::ffi::{CString, c_int};
@@ -32,21 +32,21 @@ use crate::host::tally::{self, Once};
 use crate::host::{guard, outcome, script};
 use crate::worker::{self, Instance};
 
-/// A key that no variable has: backends that get a record of the ACK, and the code of the answer.
+/// A key that is not a variable: backends that get a record of the ACK, and the code of the answer.
 const ACKED: &[u8] = b"#acked";
 
 /// Events of a watched transaction.
 const EVENTS: u32 = KM_TMCB_RESPONSE_OUT | KM_TMCB_RESPONSE_IN;
 
 thread_local! {
-    /// The last reply that came, and the branch that it is to: transaction, branch. Its record is made in
-    /// this process, before the next reply.
+    /// Transaction and branch of the last reply that came. Its record is made in this process, before the next
+    /// reply.
     static CAME: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
-    /// The failure route that runs, if one does: transaction, and the copy of the request it works on.
+    /// The failure route that is running, if there is one: its transaction, and the copy of the request that it works on.
     static FAILED: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
-/// A new transaction, whose request is private still.
+/// A new transaction, whose request is still private.
 pub fn on_request_in(api: &'static Api, instance: &'static Instance, t: *mut km_cell, request: &Message<'_>) {
     let Some(by_flags) = &api.flags else { return };
     let symbols = request.symbols;
@@ -161,7 +161,7 @@ impl At<'_> {
         if message(reply).is_none() {
             return Ok(());
         }
-        // Whoever goes on with a copy of it reads what is parsed now.
+        // Processes that go on with a copy of it read what is parsed now.
         if let Some(spec) = by_flags.reason {
             spec.value(self.symbols, reply);
         }
@@ -186,8 +186,8 @@ impl At<'_> {
         })
     }
 
-    /// An answer came. Its call may be over before the record is made, and with it the dialog: what that has now is kept
-    /// for this case.
+    /// An answer came. Its call, and with it the dialog, may be over before the record is made: so the present values of the
+    /// dialog are kept.
     fn keep_dialog(&self, ctx: &SharedContext) -> Result<(), SharedError> {
         let Some(invite) = ctx.read_head(|head| (head.core.method == b"INVITE").then(|| head.core.clone()))? else { return Ok(()) };
         let variables = self.extras().variables.iter().zip(&self.by_flags.specs).filter(|(v, _)| is_of_dialog(v));
@@ -203,7 +203,7 @@ impl At<'_> {
         })
     }
 
-    /// All branches of an attempt failed; the failure route runs next, on the private copy that is at hand.
+    /// All branches of an attempt failed; the failure route runs next, on the private copy that is the current message.
     fn failed(&self, ctx: &SharedContext) -> Result<(), SharedError> {
         let request = self.event.req;
         FAILED.set((self.t as usize, request as usize));
@@ -230,21 +230,21 @@ impl At<'_> {
         Ok(())
     }
 
-    /// While its failure route runs: the copy of the request that the route works on.
+    /// The copy of the request that its failure route works on, while that is running.
     fn in_failure_route(&self) -> Option<*mut km_sip_msg> {
         let (t, copy) = FAILED.get();
         (t == self.t as usize && self.symbols.runs(KM_FAILURE_ROUTE)).then_some(copy as *mut km_sip_msg)
     }
 
-    /// Is a flag of the request set? As with Kamailio's own module, what a failure route does to flags counts after it, not for
-    /// a reply that it sends itself: they are what the transaction has. But a missed flag that has made its record is cleared
-    /// in the route's copy alone, so there it must be set, too.
+    /// Is a flag of the request set? As with Kamailio's own module, what a failure route does to flags counts only after it, not
+    /// for a reply that it sends itself: the flags of the transaction count. But a missed flag that has made its record is
+    /// cleared only in the copy of the route, so it must also be set there.
     fn is_set(&self, bit: Bit) -> bool {
         let copy = if self.by_flags.rules.is_missed_flag(bit) { self.in_failure_route() } else { None };
         self.symbols.has_flag(self.event.req, bit) && copy.is_none_or(|copy| self.symbols.has_flag(copy, bit))
     }
 
-    /// An answer is about to leave: its ACK may come before [`At::reply_went`] is called.
+    /// An answer is about to be sent: its ACK may come before [`At::reply_went`] is called.
     fn reply_leaves(&self, ctx: &SharedContext) -> Result<(), SharedError> {
         let code = leaving(self.event.rpl, self.event.code);
         if !(200..300).contains(&code) {
@@ -291,7 +291,7 @@ impl At<'_> {
         Ok(())
     }
 
-    /// The answer was acknowledged; the ACK is private.
+    /// The answer was acknowledged, by an ACK that is private.
     fn acked(&self, ctx: &SharedContext) -> Result<(), SharedError> {
         let Some(ack) = message(self.event.req) else { return Ok(()) };
         let of = ctx.copy()?;
@@ -324,8 +324,8 @@ impl At<'_> {
         Ok(())
     }
 
-    /// The reply of the event. It may be a copy that all processes share: nothing is read of it but what was
-    /// parsed when it came.
+    /// The reply of the event. It may be a copy that all processes share: only what was parsed when it came is
+    /// read from it.
     fn reply(&self, is_cancel: bool, code: u16) -> Reply {
         let Some(rpl) = message(self.event.rpl) else {
             let mut reply = local_reply(code);
@@ -340,7 +340,7 @@ impl At<'_> {
         reply
     }
 
-    /// Which branch the reply with this code is to (D26); the last one for a reply of the server itself.
+    /// The branch that the reply with this code belongs to (D26); the last one for the server's own reply.
     fn branch(&self, of: &Context, code: u16) -> Option<usize> {
         let last = of.legs.len().checked_sub(1)?;
         let (t, branch) = CAME.get();
@@ -378,7 +378,7 @@ impl At<'_> {
     }
 }
 
-/// As [`send`], those for SQL to this table unless that is empty.
+/// As [`send`]; records for SQL go to this table, unless its name is empty.
 fn send_to(instance: &Instance, mut records: Vec<Record>, table: &[u8]) {
     if !table.is_empty() {
         let table = Arc::from(String::from_utf8_lossy(table));
@@ -387,9 +387,9 @@ fn send_to(instance: &Instance, mut records: Vec<Record>, table: &[u8]) {
     send(instance, records);
 }
 
-/// Sets a value of a branch, which need not be there yet.
+/// Sets a value of a branch, which need not exist yet.
 fn put(c: &mut Context, branch: usize, key: &str, value: Option<&[u8]>, most: usize) {
-    // More branches than the server makes are none.
+    // The server never makes more branches than this.
     while c.legs.len() <= branch && branch < MOST_BRANCHES {
         if !c.add_leg(most) {
             return;
@@ -403,12 +403,12 @@ fn put(c: &mut Context, branch: usize, key: &str, value: Option<&[u8]>, most: us
 /// More than the server's own limit (31 at most).
 const MOST_BRANCHES: usize = 64;
 
-/// A number that a variable has, from 0 on.
+/// The value of a variable as a number from 0 on.
 fn number(symbols: &Symbols, spec: Spec, msg: *mut km_sip_msg) -> Option<usize> {
     std::str::from_utf8(&bytes_of(spec.value(symbols, msg))?).ok()?.parse().ok()
 }
 
-/// The branch that a reply is to: the hexadecimal number behind the last dot of the branch in its first Via.
+/// The branch that a reply belongs to: the hexadecimal number after the last dot of the branch parameter in its first Via.
 fn branch_of(via: &[u8]) -> Option<usize> {
     let first = via.split(|b| *b == b',').next()?;
     let at = first.windows(BRANCH.len()).position(|w| w.eq_ignore_ascii_case(BRANCH))? + BRANCH.len();
@@ -427,7 +427,7 @@ fn to_tag_of(reply: &[u8]) -> Option<&[u8]> {
         let name = name.trim_ascii_end();
         (name.eq_ignore_ascii_case(b"To") || name.eq_ignore_ascii_case(b"t")).then_some(value)
     })?;
-    // Parameters of the header stand behind the URI's brackets, if it has any.
+    // Parameters of the header follow the brackets around the URI, if there are any.
     let params = to.iter().rposition(|b| *b == b'>').map_or(to, |n| &to[n..]);
     let at = params.windows(TAG.len()).position(|w| w.eq_ignore_ascii_case(TAG))? + TAG.len();
     params[at..].split(|b| *b == b';' || b.is_ascii_whitespace()).next()
@@ -435,7 +435,7 @@ fn to_tag_of(reply: &[u8]) -> Option<&[u8]> {
 
 const TAG: &[u8] = b";tag=";
 
-/// Hands records to their backends, as the parameters of this server want them.
+/// Hands records to their backends, in the form that this server's parameters ask for.
 fn send(instance: &Instance, mut records: Vec<Record>) {
     let stock = &instance.config.stock;
     for record in &mut records {
@@ -446,7 +446,7 @@ fn send(instance: &Instance, mut records: Vec<Record>) {
         if let Some(field) = &stock.time
             && matches!(record.backend, Backend::Log | Backend::Db)
         {
-            // In SQL the whole second stands beside the microseconds.
+            // In SQL, the whole second has a column next to the microseconds.
             if record.backend == Backend::Db
                 && let Some(seconds) = &stock.time_seconds
             {
@@ -466,7 +466,7 @@ fn send(instance: &Instance, mut records: Vec<Record>) {
     worker::emit(instance, &records);
 }
 
-/// A moment as a time field has it.
+/// A moment, in the form of a time field.
 fn time_text(what: &TimeText, time: Wall) -> Vec<u8> {
     let (seconds, micros) = (time.seconds(), time.0.rem_euclid(1_000_000));
     match what {
@@ -476,7 +476,7 @@ fn time_text(what: &TimeText, time: Wall) -> Vec<u8> {
     }
 }
 
-/// Longest text of a time, as in the original; what is longer is empty.
+/// Longest text of a time, as in the original; a longer one becomes empty.
 const LONGEST_TIME: usize = 128;
 
 fn strftime(format: &str, seconds: i64, utc: bool) -> Vec<u8> {
@@ -491,7 +491,7 @@ fn strftime(format: &str, seconds: i64, utc: bool) -> Vec<u8> {
     room[..len].to_vec()
 }
 
-/// The table of a record that the parameters name with variables in it.
+/// The table of a record, if the parameter that names it contains variables.
 fn table(config: &Config, kind: Kind, due: Types, source: &impl Source) -> Vec<u8> {
     let parts = config.stock.tables[usize::from(kind == Kind::Missed)].as_deref().filter(|_| due.has(Backend::Db));
     let variables = &config.rules.fields.flags.variables;
@@ -502,7 +502,7 @@ fn table(config: &Config, kind: Kind, due: Types, source: &impl Source) -> Vec<u
     parts.unwrap_or_default().iter().flat_map(text).collect()
 }
 
-/// A table that no statement can name takes no rows: said, and the other backends go on.
+/// If no statement can contain the name of the table, it gets no rows: logged, and the other backends go on.
 fn nameable(kind: Kind, table: &[u8], due: Types) -> Types {
     match script::check_table(table) {
         Err(e) if !table.is_empty() => {
@@ -514,20 +514,20 @@ fn nameable(kind: Kind, table: &[u8], due: Types) -> Types {
     }
 }
 
-/// Values of a watched transaction: the request's as they were when it came.
+/// Values of a watched transaction; those of the request are as they were when it came.
 struct Past<'a> {
     at: &'a At<'a>,
     of: &'a Context,
     branch: Option<usize>,
-    /// What its dialog is found by.
+    /// Values by which its dialog is found.
     dialog: Core,
 }
 
 impl<'a> Past<'a> {
     fn new(at: &'a At<'a>, of: &'a Context, reply: &Reply) -> Past<'a> {
         let mut dialog = of.core.clone();
-        // An answer has given its dialog a To tag. Without it one of a refused INVITE before would be found, which has the same
-        // Call-ID and From tag, and stays for a while.
+        // The answer has given its dialog a To tag. Without that, the dialog of an earlier refused INVITE might be found, which has
+        // the same Call-ID and From tag and stays for a while.
         if dialog.to_tag.is_empty() && (200..300).contains(&reply.code) {
             dialog.to_tag.clone_from(&reply.to_tag);
         }
@@ -557,15 +557,15 @@ impl Source for Past<'_> {
     }
 }
 
-/// Values of the private message at hand.
+/// Values of the current message, which is private.
 struct Present<'a> {
     symbols: &'a Symbols,
     by_flags: &'a ByFlags,
     msg: *mut km_sip_msg,
-    /// That of the reply, where it is known.
+    /// The code of the reply, if known.
     code: Option<u16>,
     is_reply: bool,
-    /// The request before it, whose script variables count.
+    /// The request before it, if script variables of that one count.
     request: Option<&'a Context>,
 }
 
@@ -595,7 +595,7 @@ impl Source for Present<'_> {
     }
 }
 
-/// A message with nothing of a call in it, for variables that look at none.
+/// A message that belongs to no call, for variables that do not look at a message.
 fn dummy(symbols: &Symbols) -> Option<*mut km_sip_msg> {
     Some(symbols.dummy()).filter(|p| !p.is_null())
 }
@@ -613,13 +613,13 @@ fn avp(symbols: &Symbols, msg: *mut km_sip_msg, name: &str, n: usize) -> Option<
     bytes_of(Spec::parse(symbols, format!("$(avp({name})[{n}])").as_bytes())?.value(symbols, msg))
 }
 
-/// What `log_extra` and its likes say of the message at hand.
+/// The values of `log_extra` and the like for the current message.
 pub fn of_message(at: Current, config: &Config, types: Types) -> Taken {
     let Some((by_flags, msg)) = at.api.flags.as_ref().zip(message(at.raw)) else { return Taken::default() };
     Taken::read(&config.rules.fields.flags, types, &Present::new(&msg, by_flags))
 }
 
-/// `acc_*_request()`: a record at once, in the shape of flags.
+/// `acc_*_request()`: makes a record at once, in the shape of message flags.
 pub fn manual(at: Current, instance: &'static Instance, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
     let msg = message(at.raw).ok_or("there is no SIP message here")?;
     let types = Types::one(backend);

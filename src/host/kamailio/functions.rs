@@ -56,7 +56,7 @@ fn of_both() -> impl Iterator<Item = km_cmd_export> {
     })
 }
 
-/// The script calls `FUNCTIONS[I]` with up to two arguments: the host passes these two, no third.
+/// The script calls `FUNCTIONS[I]` with up to two arguments: then the host passes only two.
 unsafe extern "C" fn entry<const I: usize>(msg: *mut km_sip_msg, a: *mut c_char, b: *mut c_char, _: *mut c_char) -> c_int {
     call(I, msg, [a, b, std::ptr::null_mut()])
 }
@@ -105,7 +105,7 @@ unsafe fn fix(i: usize, param: *mut *mut c_void, n: c_int) -> c_int {
     let Some((argument, _)) = argument else { return arguments::REFUSED };
     let check = |text: &[u8]| match argument {
         Argument::Comment(_) if text.is_empty() => Err("it must not be empty".into()),
-        // SQL may be off: then it is an error when it is called, as in Kamailio's own module.
+        // SQL may be off: then the call is an error, not the start, as in Kamailio's own module.
         Argument::Comment(Backend::Db) => Ok(()),
         _ => script::check(*argument, text).map(drop),
     };
@@ -113,8 +113,8 @@ unsafe fn fix(i: usize, param: *mut *mut c_void, n: c_int) -> c_int {
     unsafe { arguments::fixup(server(), script::what(*argument), param, check) }
 }
 
-/// A record at once: in the shape of flags where the backend has a flag or extras of theirs, or no others are declared, and
-/// no context of `do_accounting()` or `$acc_extra()` is in force.
+/// Makes a record at once. It has the shape of message flags if there is no current context of `do_accounting()` or
+/// `$acc_extra()`, and if the backend has a message flag or extras for flags, or no other fields are declared.
 pub fn record(at: Current, instance: &'static Instance, backend: Backend, comment: &[u8], table: &[u8]) -> Result<(), String> {
     let config = &instance.config;
     let by_flags = config.flags.shaped.has(backend) || config.rules.fields.has_no_tags();
@@ -124,8 +124,8 @@ pub fn record(at: Current, instance: &'static Instance, backend: Backend, commen
     script::manual(at, instance, backend, comment, table)
 }
 
-/// `acc_request()`: to the log only, whatever table it names. Its document promises a row as well, but Kamailio's own
-/// module loses the name of the table on the way; scripts that want a row call `acc_db_request()` too, and must not get two.
+/// `acc_request()`: writes to the log only, whatever table is named. Kamailio documents a row as well, but its own module
+/// loses the name of the table on the way; scripts that want a row also call `acc_db_request()`, and must not get two rows.
 pub fn record_to_log(at: Current, instance: &'static Instance, comment: &[u8]) -> Result<(), String> {
     static SAID: AtomicBool = AtomicBool::new(false);
     if instance.config.db().is_some() && !SAID.swap(true, Ordering::Relaxed) {

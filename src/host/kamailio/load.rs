@@ -51,8 +51,8 @@ pub fn learn() -> Identity {
         let tm_is_first = api::tm_is_loaded(&symbols);
         Ok(Server { symbols, untested, tm_is_first })
     });
-    // The program's own text has flags in it, from 6.2 on, that it does not compare; what tm says
-    // has passed its check.
+    // From 6.2 on, the program's own text has flags that it does not compare; the text of tm has passed
+    // its check.
     let flags = server.as_ref().ok().and_then(|s| api::flags_of_tm(&s.symbols)).unwrap_or(symbols::text(c"ver_flags"));
     let _ = SERVER.set(server);
     let full = CString::new(format!("{name} {version} ({arch}/{os})")).unwrap_or_default();
@@ -78,7 +78,7 @@ pub unsafe fn set_param(i: usize, kind: c_uint, value: *mut c_void) -> c_int {
     })
 }
 
-/// Seconds between two looks for calls whose lifetime is over.
+/// Seconds between two searches for calls whose lifetime is over.
 const LOOK: u32 = 1;
 
 /// Initialisation, once, before the fork.
@@ -146,7 +146,7 @@ fn initialise() -> Result<(), String> {
         }
     }
     if has_cdrs && DIALOGS.get().is_none() {
-        return Err("parameter cdr_enable: CDRs are those of dialogs: load dialog.so, above acc.so, or set it to 0".into());
+        return Err("parameter cdr_enable: its CDRs need dialogs: load dialog.so, above acc.so, or set it to 0".into());
     }
     if let Some(what) = &server.untested {
         log::warn!("{what}");
@@ -154,7 +154,7 @@ fn initialise() -> Result<(), String> {
     Ok(())
 }
 
-/// In every process of the host, and in the main one before and after the fork.
+/// Called in every process of the host, and in the main process before and after the fork.
 pub unsafe extern "C" fn init_child(rank: c_int) -> c_int {
     guard::entry("child init", FAILED, || {
         if rank == KM_PROC_INIT {

@@ -24,18 +24,18 @@ pub enum Content {
     Number(i64),
 }
 
-/// The number in a value has eight bytes, as since 5.7. Known from [`prove_variables`] on, before
-/// there is any value.
+/// Does the number in a value have eight bytes, as since 5.7? [`prove_variables`] finds out, before there is
+/// any value.
 static LONG_NUMBERS: AtomicBool = AtomicBool::new(false);
 
-/// Compares what the host makes of `$$`, whose value is known, with the two forms that values have
-/// had, and remembers which it is.
+/// Compares what the host makes of `$$`, whose value is known, with the two forms that values have had, and
+/// remembers which one it is.
 pub fn prove_variables(symbols: &Symbols) -> Result<(), String> {
     let refused = || format!("values of variables in this server are not those of the known versions: {}", proof::CURE);
     let spec = symbols.variable(b"$$").ok_or_else(refused)?;
     let mut value = Probe::<256>::new();
     // This variable has its value without a message, but the host wants an address: one with
-    // nothing behind it.
+    // nothing in it.
     let got = symbols.read([0usize; 4096].as_mut_ptr().cast(), spec, value.place());
     let form = |flags: usize| flags + size_of::<c_int>();
     let long_numbers = match value.written() {

@@ -16,21 +16,21 @@ pub struct ByFlags {
     pub has_replies: bool,
     /// Some extra is of the dialog.
     pub has_dialogs: bool,
-    /// `$hdr(Via)`: its branch tells which of ours a reply is to.
+    /// `$hdr(Via)`: its branch parameter tells which of our branches a reply belongs to.
     pub via: Spec,
     /// `$hdr(Reason)`, with `reason_from_hf`.
     pub reason: Option<Spec>,
-    /// `$T_branch_idx`, where tmx is loaded.
+    /// `$T_branch_idx`, if tmx is loaded.
     pub branch: Option<Spec>,
 }
 
 impl ByFlags {
-    /// The variable with that index.
+    /// The variable with this index.
     pub fn spec(&self, index: usize) -> Spec {
         self.specs[index]
     }
 
-    /// Looks up everything; `None` when nothing is accounted by flags.
+    /// Looks up everything; `None` if nothing is accounted by flags.
     pub fn new(symbols: &Symbols, by_flags: &config::ByFlags, extras: &Extras, reason_from_hf: bool) -> Result<ByFlags, String> {
         let number = |name: &FlagName| match name {
             FlagName::Number(n) => Ok(*n),
@@ -50,7 +50,7 @@ impl ByFlags {
             has_dialogs: extras.variables.iter().any(is_of_dialog),
             via: parse("$hdr(Via)")?,
             reason: if reason_from_hf { Some(parse("$hdr(Reason)")?) } else { None },
-            // The host complains of a variable that it does not know.
+            // The host would complain about an unknown variable.
             branch: if symbols.has_module(c"tmx") { Spec::parse(symbols, b"$T_branch_idx") } else { None },
         })
     }

@@ -1,5 +1,5 @@
-//! What this process is in the middle of: messages being routed, one inside the other when a
-//! route raises an event, each with what belongs to it alone.
+//! The messages that this process is routing (nested, if a route raises an event), each with what belongs
+//! to it alone.
 
 use std::cell::RefCell;
 
@@ -8,7 +8,7 @@ use super::attached::Which;
 use crate::accounting::clock::Moment;
 use crate::host::shared::SharedContext;
 
-/// Messages deep in each other that are kept apart; the oldest of more is forgotten.
+/// How many nested messages are told apart; if there are more, the oldest one is forgotten.
 const DEEPEST: usize = 8;
 
 /// Address of a message, its number, and the process that received it and numbered it.
@@ -20,11 +20,11 @@ struct Entry {
     contexts: [Option<SharedContext>; 2],
     /// Address of the dialog that was made for it, 0 = none.
     dialog: usize,
-    /// The CDR of that dialog, until the message has a transaction.
+    /// The CDR of this dialog, until the message has a transaction.
     cdr: Option<SharedContext>,
     /// `acc_load_ctx_from_dlg`: the context that the loaded one replaced.
     replaced: Option<Option<SharedContext>>,
-    /// A BYE that ended these calls; whether it has got a transaction, whose reply will then write
+    /// If it is a BYE: the calls that it ended, and whether it has a transaction, whose reply will write
     /// the CDRs.
     bye: Vec<(Ended, bool)>,
     /// It is a BYE that follows its routes.
@@ -64,7 +64,7 @@ pub fn begin(msg: *mut km_sip_msg) {
 }
 
 fn begin_in(messages: &mut Vec<Entry>, msg: Name) -> &mut Entry {
-    // The same address with another number is a message that is gone.
+    // The same address with another number belongs to a message that is gone.
     messages.retain(|e| e.msg.0 != msg.0);
     if messages.len() == DEEPEST {
         messages.remove(0);
@@ -100,7 +100,7 @@ fn look<R>(msg: *mut km_sip_msg, f: impl FnOnce(&mut Entry) -> R) -> Option<R> {
     MESSAGES.with_borrow_mut(|messages| messages.iter_mut().find(|e| e.msg == name(msg)).map(f))
 }
 
-/// As `look`, with a new entry when the host runs a route without saying so.
+/// As `look`, with a new entry if the host runs a route without announcing it.
 fn change<R>(msg: *mut km_sip_msg, f: impl FnOnce(&mut Entry) -> R) -> R {
     MESSAGES.with_borrow_mut(|messages| match messages.iter().position(|e| e.msg == name(msg)) {
         Some(i) => f(&mut messages[i]),
@@ -108,7 +108,7 @@ fn change<R>(msg: *mut km_sip_msg, f: impl FnOnce(&mut Entry) -> R) -> R {
     })
 }
 
-/// When the message at hand came.
+/// When the current message came.
 pub fn arrived(msg: *mut km_sip_msg) -> Option<Moment> {
     look(msg, |e| e.arrived)
 }
@@ -118,12 +118,12 @@ pub fn made_dialog(msg: *mut km_sip_msg, dialog: usize) {
     change(msg, |e| e.dialog = dialog);
 }
 
-/// That dialog has this CDR.
+/// The dialog made for the message has this CDR.
 pub fn made_cdr(msg: *mut km_sip_msg, cdr: &SharedContext) {
     change(msg, |e| e.cdr = Some(cdr.duplicate()));
 }
 
-/// The CDR that was made for the message before its transaction, once.
+/// The CDR that was made for the message before its transaction; returned once.
 pub fn take_cdr(msg: *mut km_sip_msg) -> Option<SharedContext> {
     look(msg, |e| e.cdr.take()).flatten()
 }
@@ -138,17 +138,17 @@ pub fn dialog(msg: *mut km_sip_msg) -> usize {
     look(msg, |e| e.dialog).unwrap_or(0)
 }
 
-/// A context of the message at hand.
+/// A context of the current message.
 pub fn get(msg: *mut km_sip_msg, which: Which) -> Option<SharedContext> {
     look(msg, |e| e.contexts[which as usize].as_ref().map(SharedContext::duplicate)).flatten()
 }
 
-/// Replaces a context of the message at hand.
+/// Replaces a context of the current message.
 pub fn put(msg: *mut km_sip_msg, which: Which, ctx: Option<SharedContext>) {
     drop(change(msg, |e| std::mem::replace(&mut e.contexts[which as usize], ctx)));
 }
 
-/// `acc_load_ctx_from_dlg`; false when one is loaded already.
+/// `acc_load_ctx_from_dlg`; false if a context is loaded already.
 pub fn load(msg: *mut km_sip_msg, ctx: SharedContext) -> bool {
     change(msg, |e| {
         if e.replaced.is_some() {
@@ -159,7 +159,7 @@ pub fn load(msg: *mut km_sip_msg, ctx: SharedContext) -> bool {
     })
 }
 
-/// `acc_unload_ctx_from_dlg`; false when none is loaded.
+/// `acc_unload_ctx_from_dlg`; false if no context is loaded.
 pub fn unload(msg: *mut km_sip_msg) -> bool {
     look(msg, |e| {
         let replaced = e.replaced.take()?;
@@ -175,7 +175,7 @@ pub fn ends_call(msg: *mut km_sip_msg, call: &SharedContext, dialog: usize, has_
     change(msg, |e| e.bye.push(((call.duplicate(), dialog), has_transaction)));
 }
 
-/// Is a message at hand whose BYE ended `call`?
+/// Is one of the messages a BYE that ended `call`?
 pub fn has_ended(call: &SharedContext) -> bool {
     MESSAGES.with_borrow(|messages| messages.iter().flat_map(|e| &e.bye).any(|((ended, _), _)| ended.same(call)))
 }
@@ -190,7 +190,7 @@ pub fn is_stateless_bye(msg: *mut km_sip_msg) -> bool {
     look(msg, |e| e.routed_bye && e.transaction == 0).unwrap_or(false)
 }
 
-/// The message has got a transaction: its address. The calls that it ended are the answer.
+/// The message has got a transaction, with this address. Returns the calls that the message ended.
 pub fn got_transaction(msg: *mut km_sip_msg, t: *mut km_cell) -> Vec<Ended> {
     let ended = look(msg, |e| {
         e.transaction = t as usize;

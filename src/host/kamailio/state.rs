@@ -19,7 +19,7 @@ use crate::worker::port::{Host, LogSettings};
 /// The server that loaded us.
 pub struct Server {
     pub symbols: Symbols,
-    /// What to say of a version that is none of the tested ones.
+    /// What to log if the version is not among the tested ones.
     pub untested: Option<String>,
     /// tm was loaded before us, and so is initialised before us.
     pub tm_is_first: bool,

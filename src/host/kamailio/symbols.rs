@@ -63,7 +63,7 @@ unsafe impl Send for Symbols {}
 // SAFETY: as above; the variables are read as atomics.
 unsafe impl Sync for Symbols {}
 
-/// What binds database modules. It stands in a library of theirs: not there, none is loaded.
+/// The function that binds database modules. It is in a library of theirs; without that, none is loaded.
 pub fn db_bind_mod() -> Option<BindMod> {
     // SAFETY: terminated names; a library that is not loaded is not loaded now. The symbol has this
     // type (promise 11), and stays as long as the modules that brought it.
@@ -90,7 +90,7 @@ impl Symbols {
         unsafe { Symbols::find(|name, size| program.find(name, size)) }.ok_or_else(|| program.refusal("Kamailio"))
     }
 
-    /// A function that another module exports, with so many arguments.
+    /// A function that another module exports with this many arguments.
     pub fn export(&self, name: &CStr, arguments: c_int, flags: u32) -> Option<AnyFn> {
         // SAFETY: find_export only reads the name (promise 1).
         unsafe { (self.find_export)(name.as_ptr(), arguments, flags as c_int) }
@@ -302,7 +302,7 @@ pub const fn level_from_host(level: i32) -> i32 {
     if level >= KM_L_WARN as i32 {
         level + 1
     } else if level < -3 {
-        // Both of Kamailio's below its critical ones are alerts.
+        // Both of Kamailio's levels below critical are alerts.
         -3
     } else {
         level

@@ -51,8 +51,7 @@ pub unsafe extern "C" fn on_script(msg: *mut km_sip_msg, flags: c_uint, param: *
     })
 }
 
-/// A new transaction: note its arrival, give it the contexts of its message, which is private
-/// still.
+/// A new transaction: notes its arrival, and gives it the contexts of its message, which is still private.
 pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("new transaction", (), || {
         // SAFETY: the host's parameters.
@@ -85,8 +84,8 @@ pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *m
     });
 }
 
-/// A request follows its routes. A script may forward a BYE without a transaction, or answer it so; one that
-/// it refuses before does not come here, nor does the dialog module hear of it.
+/// A request follows its routes. A script may forward or answer a BYE without a transaction. A BYE that the script
+/// refuses before that does not come here, nor does the dialog module hear of it.
 pub unsafe extern "C" fn on_routed(msg: *mut km_sip_msg, _params: *mut Text, param: *mut c_void) {
     static PROOF: Once = Once::new();
     guard::entry("routed request", (), || {
@@ -99,16 +98,16 @@ pub unsafe extern "C" fn on_routed(msg: *mut km_sip_msg, _params: *mut Text, par
     });
 }
 
-/// A BYE of calls that have no dialog of the host's, with its transaction if there is one. That is so of an INVITE that came while the host
-/// had a dialog with the same Call-ID and From tag, made by another one (see [`super::dialogs::follow`]), and of one that
-/// was answered after it had been refused: the host's dialog went with the refusal.
+/// A BYE of calls without a dialog of the host, with its transaction if there is one. There is no dialog if the INVITE came
+/// while the host had a dialog with the same Call-ID and From tag, made by another INVITE (see [`super::dialogs::follow`]), or
+/// if the INVITE was answered after it had been refused: the host's dialog ended with the refusal.
 fn bye_without_dialog(server: &'static Server, api: &'static Api, t: Option<*mut km_cell>, msg: *mut km_sip_msg) -> Result<(), SharedError> {
     let Some(bye) = message(msg).filter(|m| m.method() == b"BYE").map(|m| m.core()) else { return Ok(()) };
     let Some(table) = attached::table() else { return Ok(()) };
     let mut in_dialog = None;
     for ctx in table.calls(attached::key_of_call(&bye)) {
         let call = ctx.copy()?;
-        // A caller may hang up on one of several phones that answered: only the first one's is the call.
+        // A caller may hang up on one of several phones that answered: only the first one has the call.
         let Some(cause) = attached::side(&call.core, &bye) else { continue };
         let of_dialog = in_dialog.get_or_insert_with(|| {
             let dialogs = DIALOGS.get()?;
@@ -120,12 +119,12 @@ fn bye_without_dialog(server: &'static Server, api: &'static Api, t: Option<*mut
         let now = Moment::now();
         let reason = message(msg).map(|m| m.cause()).unwrap_or_default();
         outcome::end(&ctx, cause, &reason, now)?;
-        // An INVITE that went round made two calls, which one BYE ends: the first of them has its values, and keeps its marks.
+        // An INVITE that came back to us made two calls, which one BYE ends: the first of them gets its values, and keeps its marks.
         let at = Current { server, api, raw: msg };
         if at.get(Place::Here).is_none_or(|values| !values.progress().answered) {
             script::join(at, &ctx);
         }
-        // Without a reply to wait for the CDR is due.
+        // There is no reply to wait for, so the CDR is due.
         if t.is_none_or(|t| api.tm.register_on(t, KM_TMCB_RESPONSE_OUT | KM_TMCB_DESTROY, on_bye, ctx.duplicate()).is_err()) {
             write_cdr(&ctx);
         }
@@ -134,7 +133,7 @@ fn bye_without_dialog(server: &'static Server, api: &'static Api, t: Option<*mut
     Ok(())
 }
 
-/// A call is found by its Call-ID and tags once it is answered.
+/// Makes an answered call findable by its Call-ID and tags.
 fn be_found(ctx: &SharedContext) -> Result<(), SharedError> {
     let progress = ctx.progress();
     if progress.answered
@@ -147,7 +146,7 @@ fn be_found(ctx: &SharedContext) -> Result<(), SharedError> {
     Ok(())
 }
 
-/// Timer: a call without a dialog of the host's has the lifetime that dialogs have.
+/// Timer: ends calls without a dialog of the host after the lifetime of dialogs.
 pub extern "C" fn end_lost(_ticks: c_uint, _param: *mut c_void) {
     guard::entry("lifetime timer", (), || {
         let (Some(_), Some(table), Some(dialogs)) = (ready(), attached::table(), DIALOGS.get()) else { return };
@@ -165,9 +164,9 @@ pub extern "C" fn end_lost(_ticks: c_uint, _param: *mut c_void) {
     });
 }
 
-/// A reply of any transaction, and its end. The reply is private still: the host may copy it and
-/// have any process go on with the copy, so what records read of it is parsed now; and what a global
-/// reply route set on it goes to the request's context.
+/// A reply of any transaction, and its end. The reply is still private: the host may copy it and let any process
+/// go on with the copy, so what records read from it is parsed now; and values that a global reply route set on it
+/// go into the request's context.
 pub unsafe extern "C" fn on_any_transaction(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("any transaction", (), || {
         if kind as u32 == KM_TMCB_DESTROY {

@@ -2,7 +2,7 @@
 
 use crate::host::server::versions::{Number, Series, Versions, number};
 
-/// Compared with `scripts/check-abi-kamailio`. Before 5.6.2 the dialog module had no functions to get
+/// Compared with `scripts/check-abi-kamailio`. Before 5.6.2, the dialog module had no functions to get
 /// a dialog and give it back.
 const VERSIONS: Versions = Versions {
     server: "Kamailio",

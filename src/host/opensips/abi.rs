@@ -7,5 +7,5 @@ include!(concat!(env!("OUT_DIR"), "/opensips_abi.rs"));
 
 /// The reply of a transaction that ended without one on the wire.
 pub const FAKED_REPLY: *mut os_sip_msg = usize::MAX as *mut os_sip_msg;
-/// A transaction nobody looked for yet.
+/// A transaction that nobody has looked for yet.
 pub const T_UNDEFINED: *mut os_cell = usize::MAX as *mut os_cell;

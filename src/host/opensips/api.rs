@@ -1,4 +1,4 @@
-//! What the host's modules tm, dialog and rr offer, and the places reserved in their contexts.
+//! What the host's modules tm, dialog and rr offer, and the places that we reserve in their contexts.
 
 use std::ffi::{CStr, c_int, c_uint, c_void};
 use std::mem::transmute;
@@ -10,7 +10,7 @@ use crate::host::server::Text;
 use crate::host::server::symbols::{all_of, symbols};
 use crate::host::shared::{SharedContext, release};
 
-/// The table of a module, which it fills through what it exports as `load`.
+/// The table of a module, which it fills through the function that it exports as `load`.
 fn table(symbols: &Symbols, module: &'static str, load: &CStr) -> Option<Table> {
     let load = symbols.export(load)?;
     // SAFETY: these functions take one pointer to their table (promise 4).
@@ -47,13 +47,13 @@ symbols! {
 }
 
 impl Tm {
-    /// Loads the table; tm is initialised before us, as our dependency says.
+    /// Loads the table; tm is initialised before us, because we declare the dependency.
     pub fn load(symbols: &Symbols) -> Result<Tm, String> {
         let table = table(symbols, "tm", c"load_tm").ok_or("the module tm does not offer its functions: load tm.so, of the same version as the server")?;
         // SAFETY: functions of these names have these types, which scripts/check-abi compares (promise 4).
         let tm = all_of(|name| table.function(name), |find| unsafe { Tm::find(find) })?;
         if tm.current().is_some() {
-            return Err(format!("the module tm of this server names a transaction before there is any: {}", proof::CURE));
+            return Err(format!("the module tm of this server reports a transaction before there is any: {}", proof::CURE));
         }
         Ok(tm)
     }
@@ -77,7 +77,7 @@ impl Tm {
         unsafe { (self.t_ctx_get_ptr)(t, slot) }
     }
 
-    /// Notes when a transaction began: the first that is put into it. False when it is not there then.
+    /// Notes when a transaction began, before anything else is put into it. False if the note cannot be read back.
     pub fn begin(&self, t: *mut os_cell, slot: i32, mono: *mut c_void) -> bool {
         self.put(t, slot, mono);
         self.get(t, slot) == mono
@@ -95,7 +95,7 @@ impl Tm {
         self.register_for(msg, std::ptr::null_mut(), types, callback, ctx, release)
     }
 
-    /// As [`Tm::register`]; when the transaction is gone, `gone` gets the reference.
+    /// As [`Tm::register`]; when the transaction is freed, `gone` gets the reference.
     pub fn register_until(
         &self,
         msg: *mut os_sip_msg,
@@ -107,7 +107,7 @@ impl Tm {
         self.register_for(msg, std::ptr::null_mut(), types, callback, ctx, gone)
     }
 
-    /// As [`Tm::register`], for a transaction that is there.
+    /// As [`Tm::register`], for an existing transaction.
     pub fn register_on(&self, t: *mut os_cell, types: u32, callback: os_transaction_cb, ctx: SharedContext) -> Result<(), String> {
         self.register_for(std::ptr::null_mut(), t, types, callback, ctx, release)
     }
@@ -148,7 +148,7 @@ impl Tm {
 }
 
 symbols! {
-    /// What the transaction module says of branches.
+    /// What the transaction module says about branches.
     pub struct Branches {
         fn get_branch_index() -> c_int;
         fn t_get_picked_branch() -> c_int;
@@ -156,20 +156,20 @@ symbols! {
 }
 
 impl Branches {
-    /// Loads the table once more; only message flags need these.
+    /// Loads the table again; only message flags need these functions.
     pub fn load(symbols: &Symbols) -> Result<Branches, String> {
         let table = table(symbols, "tm", c"load_tm").ok_or("the module tm does not offer its functions: load tm.so, of the same version as the server")?;
         // SAFETY: functions of these names have these types, which scripts/check-abi compares (promise 4).
         all_of(|name| table.function(name), |find| unsafe { Branches::find(find) })
     }
 
-    /// The branch that the request is forwarded to, or that the reply at hand came from.
+    /// The branch that the request is forwarded to, or that the current reply came from.
     pub fn at_hand(&self) -> Option<u32> {
         // SAFETY: reads a number of this process (promise 4).
         u32::try_from(unsafe { (self.get_branch_index)() }).ok()
     }
 
-    /// Of the branches that failed, the one whose reply is reported.
+    /// The failed branch whose reply is reported.
     pub fn picked(&self) -> Option<u32> {
         // SAFETY: as above.
         u32::try_from(unsafe { (self.t_get_picked_branch)() }).ok()
@@ -200,11 +200,11 @@ pub struct Dialogs {
 }
 
 impl Dialogs {
-    /// Loads the table and reserves a place in every dialog; `None` when the dialog module is not
+    /// Loads the table and reserves a place in every dialog; `None` if the dialog module is not
     /// loaded. Called in preinit, before any dialog is restored.
     pub fn load(symbols: &Symbols, destroy: ContextDestroy) -> Result<Option<Dialogs>, String> {
         let Some(table) = table(symbols, "dialog", c"load_dlg") else { return Ok(None) };
-        // Two have no exported names.
+        // Two functions have no exported names.
         let function = |name: &CStr| match name.to_bytes() {
             b"create_dlg" => table.between(c"register_dlgcb", c"get_current_dialog", c"create_dlg"),
             b"dlg_unref" => table.between(c"_ref_dlg", c"get_dlg_direction", c"dlg_unref"),
@@ -239,19 +239,19 @@ impl Dialogs {
             .ok_or_else(|| "the dialog module made no dialog for this call (see its own message above): no CDR can be written".into())
     }
 
-    /// The host's name of a dialog: the same after it is restored from the database.
+    /// The host's name of a dialog, which stays the same if the dialog is restored from the database.
     pub fn name(&self, dlg: *mut os_dlg_cell) -> Vec<u8> {
         // SAFETY: the dialog is alive; the host answers with a buffer of its own, good until the
         // next call (promise 6).
         unsafe { (self.dialog.dlg_get_did)(dlg).as_ref().map_or_else(Vec::new, |s| s.bytes().to_vec()) }
     }
 
-    /// Runs `f` with the dialog of that name, if it is not over. Not in a callback of a dialog: the
-    /// host locks the dialog's neighbours meanwhile.
+    /// Runs `f` with the dialog of this name, if it is not over. Not for callbacks of dialogs, because the host
+    /// locks the neighbours of the dialog meanwhile.
     pub fn with<R>(&self, name: &[u8], f: impl FnOnce(*mut os_dlg_cell) -> R) -> Option<R> {
         let mut name = Text::borrow(name);
         // SAFETY: the host only reads the name, and answers with a dialog that has one reference more,
-        // which is given back behind its use (promise 6).
+        // which is given back after its use (promise 6).
         unsafe {
             let dlg = (self.dialog.get_dlg_by_did)(&raw mut name, 1);
             if dlg.is_null() {

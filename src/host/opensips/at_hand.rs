@@ -1,4 +1,4 @@
-//! What the functions of the script ask of the message at hand.
+//! What the functions of the script need to know about the current message.
 
 use std::ffi::c_void;
 
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::host::script::{AtHand, Place};
 use crate::host::shared::SharedContext;
 
-/// Stands in `here_loaded`: anything but null.
+/// Value for `here_loaded`: anything but null.
 const LOADED: usize = 1;
 
 impl AtHand for Current {
@@ -44,10 +44,10 @@ impl AtHand for Current {
         message(self.raw).map(|m| m.core())
     }
 
-    /// Arrival of the request whose transaction is being processed, else of the message at hand.
+    /// Arrival of the request whose transaction is being processed, otherwise of the current message.
     fn arrival(self) -> Moment {
         let now = Moment::now();
-        // A transaction that has none is of a request that the server makes now, in the middle of another.
+        // A transaction without one is of a request that the server is making now, while it processes another one.
         let came = match self.api.tm.current() {
             Some(t) => self.api.tm.get(t, self.api.there_arrival),
             None => self.server.symbols.processing_get(self.api.here_arrival),

@@ -1,8 +1,8 @@
 //! The module clusterer: our messages to the other nodes, and theirs to us, as the capability
 //! `acc-calls`.
 //!
-//! Its functions are found by their names in the file that offers `load_clusterer`: its table has them
-//! at other places in other versions.
+//! Its functions are found by their names in the file that offers `load_clusterer`, because their places in its
+//! table differ between versions.
 
 use std::ffi::{CStr, c_int, c_short, c_void};
 use std::ptr::NonNull;
@@ -22,14 +22,14 @@ use crate::host::server::{Room, Text};
 use crate::host::{full, guard};
 use crate::worker;
 
-/// Our part of what the nodes send each other.
+/// Our capability, for what the nodes send each other.
 const CAPABILITY: &str = "acc-calls";
-/// The only kind of packet in it; what a message is stands in the message.
+/// The only type of packet in it; the kind of a message is part of the message.
 const PACKET: c_int = 1;
 /// Version of the packet; the message has its own.
 const PACKET_VERSION: c_short = 1;
 
-/// A packet of the host, in more room than any version fills.
+/// Storage for a packet of the host, larger than in any version.
 type Packet = Room<{ OS_BIN_PACKET_ROOM as usize }>;
 
 type PacketCallback = unsafe extern "C" fn(*mut c_void);
@@ -57,13 +57,12 @@ struct Clusterer {
 
 static CLUSTERER: OnceCell<Clusterer> = OnceCell::new();
 
-/// The name of our capability, which the host keeps.
+/// The name of our capability; the host keeps the pointer.
 fn capability() -> Text {
     Text::borrow(CAPABILITY.as_bytes())
 }
 
-/// Takes part in the cluster that the parameter says; called in initialisation. Returns its number, 0 =
-/// none.
+/// Joins the cluster that the parameter names; called in initialisation. Returns its number, 0 = none.
 pub fn join(symbols: &Symbols, cluster_id: i32) -> Result<i32, String> {
     if cluster_id > 0 {
         return take_part(symbols, cluster_id).map(|()| cluster_id);
@@ -87,7 +86,7 @@ fn cluster_of_dialogs(symbols: &Symbols) -> Option<i32> {
     (cluster > 0).then_some(cluster)
 }
 
-/// Tells the host that we take part in the cluster.
+/// Registers with the host as a member of the cluster.
 fn take_part(symbols: &Symbols, cluster: i32) -> Result<(), String> {
     let loaded =
         symbols.export(c"load_clusterer").ok_or("parameter cluster_id: the module clusterer is not loaded: load clusterer.so, or leave the line out")?;
@@ -112,7 +111,7 @@ fn take_part(symbols: &Symbols, cluster: i32) -> Result<(), String> {
     Ok(())
 }
 
-/// A packet of another node, in any process.
+/// A packet of another node; called in any process.
 unsafe extern "C" fn on_packet(packet: *mut c_void) {
     guard::entry("message of another node", (), || {
         let (Some(clusterer), Some(instance)) = (CLUSTERER.get(), worker::instance()) else { return };
@@ -126,7 +125,7 @@ unsafe extern "C" fn on_packet(packet: *mut c_void) {
     });
 }
 
-/// Nodes come and go.
+/// A node has come or gone.
 unsafe extern "C" fn on_event(event: c_int, node: c_int) {
     guard::entry("event of the cluster", (), || match event as u32 {
         OS_CLUSTER_NODE_UP => cluster::found(node),
@@ -141,8 +140,8 @@ impl Nodes for Clusterer {
     }
 
     fn send(&self, to: Option<i32>, message: &[u8]) -> bool {
-        // The main process ends calls only when the server stops: its connections are gone then, and the host
-        // would look for them all the same.
+        // The main process ends calls only when the server stops. Then its connections are gone, but the host would
+        // look for them nevertheless.
         if worker::instance().is_some_and(|instance| instance.host.process_number() == 0) {
             return false;
         }

@@ -1,4 +1,4 @@
-//! Where contexts of the message at hand are kept in this family.
+//! Where this family keeps contexts of the current message.
 
 use std::ffi::c_void;
 
@@ -20,17 +20,17 @@ pub enum Slot {
     There(*mut os_cell, i32),
 }
 
-/// Runs `f` while no other process looks at the places of the transaction or changes them. The
-/// host runs reply routes of several branches at the same time, with no lock on the transaction.
+/// Runs `f` while no other process reads or changes the places of the transaction. The host runs reply
+/// routes of several branches at the same time, without a lock on the transaction.
 fn alone<R>(t: *mut os_cell, f: impl FnOnce() -> R) -> R {
     let Some(arena) = arena::get() else { return f() };
     let locks = &arena.head().transactions;
-    // Transactions are some KiB apart.
+    // Addresses of transactions are some KiB apart.
     let _locked = locked(&locks[(t as usize >> 10) % locks.len()]);
     f()
 }
 
-/// Where the bits of [`Once`] stand in the arrival of a transaction. No machine runs for so many microseconds.
+/// Where the bits of [`Once`] are in the arrival of a transaction. No machine runs for that many microseconds.
 const ONCE: u32 = 60;
 /// All of them.
 pub const COUNTED: i64 = 3 << ONCE;
@@ -62,7 +62,7 @@ pub fn get(server: &Server, api: &Api, slot: Slot) -> Option<SharedContext> {
     }
 }
 
-/// Replaces what a place holds. Without a processing context there is none to hold it.
+/// Replaces what a place holds. Without a processing context, its places hold nothing.
 pub fn put(server: &Server, api: &Api, slot: Slot, ctx: Option<SharedContext>) {
     let new = ctx.map_or(std::ptr::null_mut(), SharedContext::into_raw);
     let (old, done) = match slot {
@@ -77,7 +77,7 @@ pub fn put(server: &Server, api: &Api, slot: Slot, ctx: Option<SharedContext>) {
     drop(unsafe { SharedContext::from_raw(if done { old } else { new }) });
 }
 
-/// Puts a context into a place of a transaction unless there is one, which is then the answer.
+/// Puts a context into a place of a transaction unless there is one, which is then returned.
 pub fn offer(api: &Api, t: *mut os_cell, n: i32, ctx: &SharedContext) -> Option<SharedContext> {
     alone(t, || {
         let raw = api.tm.get(t, n);
@@ -89,7 +89,7 @@ pub fn offer(api: &Api, t: *mut os_cell, n: i32, ctx: &SharedContext) -> Option<
     })
 }
 
-/// The message at hand. What it needs of the message itself is asked of a message only.
+/// The current message. Values of the message itself are only asked for if there is one.
 #[derive(Clone, Copy)]
 pub struct Current {
     pub server: &'static Server,
@@ -104,7 +104,7 @@ impl Current {
         Ok((Current { server, api, raw }, instance))
     }
 
-    /// Where it has a context; `None` without a transaction, for places of it.
+    /// The place in the host; `None` for places of a transaction if there is none.
     pub fn slot(self, place: Place) -> Option<Slot> {
         let there = |n| Some(Slot::There(self.api.tm.current()?, n));
         match place {

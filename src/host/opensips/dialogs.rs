@@ -1,4 +1,4 @@
-//! Callbacks of dialogs: those of the calls that are followed, of their BYEs, and of dialogs that are restored.
+//! Callbacks of dialogs: for calls that are followed, for their BYEs, and for dialogs that are restored.
 
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
@@ -25,16 +25,16 @@ use crate::host::{full, guard, outcome, proof, script};
 use crate::journal::{Dir, End};
 use crate::worker::{self, Instance};
 
-/// The dialog module's end reason of a dialog whose lifetime ran out.
+/// The end reason that the dialog module gives if the lifetime of a dialog is over.
 const LIFETIME_OVER: &[u8] = b"Lifetime Timeout";
 /// Dialog value that holds our state.
 const STATE: &str = "acc_state";
 
-/// The dialogs of the server's own database are all restored: another node brings the later ones.
+/// Have all dialogs of the server's own database been restored? Later ones come from another node.
 static RESTORED: AtomicBool = AtomicBool::new(false);
 
 thread_local! {
-    /// The calls whose values the message at hand has changed. One thread per process runs SIP.
+    /// The calls whose values the current message has changed. One thread per process runs SIP.
     static CHANGED: RefCell<Vec<SharedContext>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -50,7 +50,7 @@ unsafe extern "C" fn on_bye_reply(_t: *mut os_cell, _kind: c_int, params: *mut o
     });
 }
 
-/// The BYE's transaction is gone: when no reply completed it, the CDR is written now.
+/// The BYE's transaction is gone: if no reply has completed it, the CDR is written now.
 unsafe extern "C" fn on_bye_gone(param: *mut c_void) {
     guard::entry("end of a BYE", (), || {
         // SAFETY: the host hands its reference back (promise 5).
@@ -72,8 +72,8 @@ fn waits_no_more(ctx: &SharedContext) {
     }
 }
 
-/// Ties a call to its dialog: the dialog is made if need be, holds the context, and its events
-/// come here from now on, so that no end of the call can be missed. False if they do so already.
+/// Ties a call to its dialog: the dialog is made if necessary, holds the context, and reports its events
+/// here from now on, so that no end of the call can be missed. False if it already does.
 pub fn follow(at: Current, ctx: &SharedContext) -> Result<bool, String> {
     let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
     let dlg = dialogs.create(at.raw)?;
@@ -84,7 +84,7 @@ pub fn follow(at: Current, ctx: &SharedContext) -> Result<bool, String> {
     Ok(true)
 }
 
-/// The context of the dialog, which is made if need be: `ctx`, if it has none yet.
+/// The context of the dialog, which is made if necessary and gets `ctx` if it has no context yet.
 pub fn call_of(at: Current, ctx: &SharedContext) -> Result<SharedContext, String> {
     let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded")?;
     let dlg = dialogs.create(at.raw)?;
@@ -135,25 +135,25 @@ unsafe extern "C" fn on_dialog(dlg: *mut os_dlg_cell, kind: c_int, params: *mut 
     });
 }
 
-/// The dialog is over. A BYE from the wire completes the call with its reply, so that values set
+/// The dialog has ended. A BYE from the wire completes the call with its reply, so that values set
 /// meanwhile are in the CDR; any other end completes it at once.
 fn ended(at: Current, instance: &'static Instance, event: &DialogEvent, ctx: &SharedContext, expired: bool) {
     if !event.is_active && event.direction == OS_DLG_DIR_NONE {
-        // Its lifetime is over on a node that does not own the call: the owner decides, and writes the CDR.
-        // A BYE is seen by one node only, whether it owns the call or not.
+        // If the lifetime is over on a node that does not own the call, the owner decides and writes the CDR. A BYE
+        // is seen by only one node, whether it owns the call or not.
         return;
     }
     let (server, api, msg) = (at.server, at.api, at.raw);
     let (cause, from_wire) = match event.direction {
         OS_DLG_DIR_DOWNSTREAM => (EndCause::Caller, true),
         OS_DLG_DIR_UPSTREAM => (EndCause::Callee, true),
-        // With BYEs sent on timeout the dialog ends as by any other order of the server.
+        // If BYEs are sent on timeout, the dialog ends as if the server had been told to end it.
         _ if expired || message(msg).zip(api.end_reason.as_ref()).is_some_and(|(m, reason)| m.get(reason) == LIFETIME_OVER) => (EndCause::Timeout, false),
         _ => (EndCause::Proxy, false),
     };
     let now = Moment::now();
     let by_flag = ctx.facts().map_or(Types(0), |c| if c.ended.is_none() { c.marks.cdr_by_flag() } else { Types(0) });
-    // Values of the BYE, which is private here, and matched with its dialog just now.
+    // Values of the BYE, which is private here and has just been matched with its dialog.
     let of_bye = (from_wire && !by_flag.is_empty()).then(|| values::of_bye(server, api, instance, by_flag, msg));
     let reason = message(msg).filter(|_| from_wire).map(|m| m.cause()).unwrap_or_default();
     let noted = match of_bye {
@@ -187,11 +187,11 @@ fn ended(at: Current, instance: &'static Instance, event: &DialogEvent, ctx: &Sh
     }
 }
 
-/// The dialog goes, and the end of its call was not seen here: the node of the cluster where it was has
-/// written the CDR, and nothing is owed. Without a cluster the call stays open in the journal.
+/// The dialog is removed, and the end of its call was not seen here: the node of the cluster that saw it has
+/// written the CDR. Without a cluster the call stays open in the journal.
 fn gone(server: &Server, instance: &Instance, ctx: &SharedContext) {
     if cluster::is_joined() {
-        // That node says so itself; when it could not, the next start asks.
+        // That node tells us itself; if it could not, the next start asks.
         return;
     }
     let p = ctx.progress();
@@ -207,13 +207,13 @@ fn our_journal() -> u64 {
 }
 
 /// Puts the state into the dialog's values, which the host saves and replicates: the number of the
-/// journal that has the call, 0 = none, and the context. A state that is not newer stays away: the
-/// host would replicate it to where a newer one is.
+/// journal that has the call, 0 = none, and the context. A state that is not newer is not put there, because the
+/// host would replicate it to nodes that have a newer one.
 fn persist(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
     persist_newer(dlg, ctx, |kept, ours| ours > kept);
 }
 
-/// [`persist`], if the state that the dialog has and ours, by their revisions, are `worth` it.
+/// [`persist`] if `worth` says so about the revisions of the dialog's state and ours.
 fn persist_newer(dlg: *mut os_dlg_cell, ctx: &SharedContext, worth: impl FnOnce(u64, u64) -> bool) {
     let Some(dialogs) = DIALOGS.get() else { return };
     let kept = dialogs.fetch(dlg, STATE).and_then(|v| Context::revision_of(v.get(size_of::<u64>()..)?));
@@ -235,8 +235,8 @@ fn persisted(state: &[u8]) -> Option<(u64, Context)> {
     Some((u64::from_le_bytes(*journal), Context::decode(context)?))
 }
 
-/// The dialog's values may have been changed on another node: what is newer is taken over. Two nodes may
-/// name two dialogs alike, and the host finds a dialog by that name: what is of another call is not.
+/// The dialog's values may have been changed on another node: newer ones are taken over, but not those of another
+/// call. Two nodes may give two dialogs the same name, by which the host finds a dialog.
 fn take_over(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
     let Some(dialogs) = DIALOGS.get() else { return };
     let Some((_, remote)) = dialogs.fetch(dlg, STATE).and_then(|v| persisted(&v)) else { return };
@@ -252,14 +252,14 @@ fn take_over(dlg: *mut os_dlg_cell, ctx: &SharedContext) {
     adopt(ctx);
 }
 
-/// Another node has the call: should both be lost, this one's journal knows it. Its end may have been
-/// heard of before the dialog came.
+/// Another node has the call. It is put into this journal as well, in case both nodes are lost. Its end may have
+/// been reported before the dialog came.
 fn adopt(ctx: &SharedContext) {
     if !cluster::is_joined() || ctx.was_in_journal() {
         return;
     }
     say("a call of another node could not be kept in the journal", ctx.adopt());
-    // Behind that: whoever hears of the end later finds the call.
+    // After that, so that a later report of the end finds the call.
     let Some(instance) = worker::instance().filter(|_| ctx.read(|c| c.is_open_call() && cluster::known(c.call_key()) == Some(Known::Settled)).unwrap_or(false))
     else {
         return;
@@ -267,8 +267,8 @@ fn adopt(ctx: &SharedContext) {
     say("a call that another node has ended could not be closed", ctx.happen(decide::close).map(|end| worker::forget(instance, End::seen(end.call))));
 }
 
-/// The script changed a value. In a call that goes on the other nodes are to know it, and the host may
-/// have told them of this message already: see [`tell_cluster`].
+/// The script changed a value. If the call goes on, the other nodes must know, and the host may already have
+/// told them about this message: see [`tell_cluster`].
 pub fn changed(at: Current) {
     let Some(ctx) = script::find(at) else { return };
     let p = ctx.progress();
@@ -278,7 +278,7 @@ pub fn changed(at: Current) {
                 calls.push(ctx.duplicate());
             }
         });
-        // The end of the message is heard of only when it holds a context.
+        // The end of the message is only reported to us if it holds a context.
         if at.get(Place::Here).is_none() {
             at.put(Place::Here, &ctx);
         }
@@ -288,13 +288,12 @@ pub fn changed(at: Current) {
     }
 }
 
-/// The message at hand is done: what it changed goes into the dialogs, once, and with that to the
-/// other nodes.
+/// The current message is done: what it changed goes into the dialogs, once, and so to the other nodes.
 pub fn tell_cluster() {
     for ctx in CHANGED.take() {
         let name = ctx.read_head(|c| c.ended.is_none().then(|| c.dialog.clone()));
         if let (Ok(Some(dialog)), Some(dialogs)) = (name, DIALOGS.get()) {
-            // Of two dialogs with one name this may be the other.
+            // If two dialogs have the same name, this may be the other one.
             let is_ours = |dlg| dialogs.context(dlg).is_some_and(|c| c.same(&ctx));
             dialogs.with(&dialog, |dlg| is_ours(dlg).then(|| persist(dlg, &ctx)));
             if let Some(call) = key(&ctx) {
@@ -304,25 +303,25 @@ pub fn tell_cluster() {
     }
 }
 
-/// The values of a call once more, for nodes that could not be reached when they were set: the host sends such a node the
-/// dialogs that it lacks, and nothing of those that it has.
+/// Sends the values of a call again, for nodes that could not be reached when they were set: the host sends such a node the
+/// dialogs that it lacks, but nothing about those that it has.
 pub fn tell_again(named: &Named) {
     let Some(dialogs) = DIALOGS.get() else { return };
     let goes_on = |ctx: &SharedContext| ctx.read(|c| c.is_open_call() && c.ended.is_none() && c.call_key() == named.call).unwrap_or(false);
     dialogs.with(&named.dialog, |dlg| {
         if let Some(ctx) = dialogs.context(dlg).filter(goes_on) {
-            // Unless another node has told of later ones.
+            // Unless another node has sent later ones.
             persist_newer(dlg, &ctx, |kept, ours| ours >= kept);
         }
     });
 }
 
-/// From here on dialogs are restored by other nodes of the cluster only.
+/// From here on, only dialogs from other nodes of the cluster are restored.
 pub fn own_are_restored() {
     RESTORED.store(true, Ordering::Relaxed);
 }
 
-/// The host restored a dialog: ours or the original module's state becomes a context again.
+/// The host restored a dialog: our state, or that of the original module, becomes a context again.
 pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params: *mut os_dlg_cb_params) {
     guard::entry("restored dialog", (), || {
         let (Some((_, _, instance)), Some(dialogs)) = (ready(), DIALOGS.get()) else { return };
@@ -354,15 +353,15 @@ pub unsafe extern "C" fn on_loaded(dlg: *mut os_dlg_cell, _kind: c_int, _params:
         if ctx.closed {
             return;
         }
-        // What our journal had and has no more is over: the server was killed before the dialog
-        // module removed the dialog from its database. After a power cut the journal may know less. A
-        // call that another node still has goes on.
+        // A call that our journal used to have and no longer has is over: the server was killed before the
+        // dialog module removed the dialog from its database. After a power cut the journal may know less. A call
+        // that another node still has goes on.
         let since_boot = ctx.answered.is_some_and(|m| m.boot == Moment::now().boot);
         if journal != 0 && journal == our_journal() && since_boot && !RESTORED.load(Ordering::Relaxed) {
-            log::info!("a restored dialog is of a call that is over for the journal: nothing more is accounted");
+            log::info!("a restored dialog belongs to a call that has ended according to the journal: nothing more is accounted");
             return;
         }
-        // The original's state has no name: the journal is to find the call again under this one.
+        // The original's state has no name; under this one the journal will find the call again.
         ctx.dialog = name;
         let followed = SharedContext::new(&ctx).map(|shared| {
             follow_restored(dlg, &shared);

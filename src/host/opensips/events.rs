@@ -1,5 +1,5 @@
-//! What callbacks of transactions and dialogs are about. They run in any process of the host, on messages that may be shared: only
-//! the reply (while it is private), the code and the context are used.
+//! Parameters of callbacks of transactions and dialogs. These run in any process of the host, on messages that may be shared:
+//! only the reply (while it is private), the code and the context are used.
 
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +21,8 @@ pub struct Event {
 }
 
 impl Event {
-    /// Reads the parameters of a callback, in the first call only after a proof that they are what
-    /// they were in the known versions.
+    /// Reads the parameters of a callback; in the first call only after proving that they are as in the
+    /// known versions.
     ///
     /// # Safety
     /// `params` comes from the host.
@@ -55,7 +55,7 @@ pub struct DialogEvent {
     pub req: *mut os_sip_msg,
     /// Who sent it.
     pub direction: u32,
-    /// This node owns the dialog.
+    /// Whether this node owns the dialog.
     pub is_active: bool,
     param: *mut c_void,
 }
@@ -89,29 +89,29 @@ impl DialogEvent {
     }
 }
 
-/// The reply that a transaction callback is about. It may be a copy that all processes share, so
-/// nothing is read of it but what `transactions::on_reply` had parsed.
+/// The reply that a transaction callback is about. It may be a copy that all processes share, so only
+/// what `transactions::on_reply` has had parsed is read from it.
 pub fn reply_of(rpl: *mut os_sip_msg, code: u16) -> Reply {
-    // Where all branches failed, tm tells the code that came: that of the reply is what a reply route has made of it.
+    // If all branches failed, tm gives the code that came; the code of the reply is what a reply route has made of it.
     let code_of = |msg: &Message<'_>| if code < 300 { code } else { Some(msg.status()).filter(|status| *status >= 300).unwrap_or(code) };
     message(rpl).map_or_else(|| decide::local_reply(code), |msg| msg.reply(code_of(&msg)))
 }
 
-/// Did another module answer this INVITE for somebody else, as a back-to-back user agent does? It was never forwarded, and what is
-/// at hand is another transaction: that of its own call, whose reply has come. The BYE will come to that module alone, and
-/// nobody says here that the call has ended.
+/// Did another module answer this INVITE on behalf of somebody else, like a back-to-back user agent? Then it was never forwarded,
+/// and the current transaction is another one: that of the module's own call, whose reply has come. The BYE will only reach that
+/// module, and nobody will report the end of the call here.
 pub fn is_answered_by_module(api: &Api, t: *mut os_cell, event: &Event, ctx: &SharedContext) -> bool {
     let is_own = message(event.rpl).is_none() && (200..300).contains(&event.code);
     is_own && api.tm.current().is_some_and(|current| current != t) && ctx.facts().is_ok_and(|facts| facts.attempts == 0)
 }
 
-/// Such a call gets the record of its answer, as it does with the original module, and no CDR, which would last until the
-/// lifetime of the dialog is over.
+/// Such a call gets a record of its answer, as with the original module, and no CDR, which would last until the lifetime of
+/// the dialog is over.
 pub fn say_answered_by_module() {
     static SAID: AtomicBool = AtomicBool::new(false);
     if !SAID.swap(true, Ordering::Relaxed) {
         log::warn!(
-            "another module answers a call with the flag cdr (b2b_init_request() and the like), and its end is not known here: such calls get the record of their answer instead of a CDR"
+            "another module answers a call with the flag cdr (b2b_init_request() and the like), so its end is not known here: such calls get a record of their answer instead of a CDR"
         );
     }
 }

@@ -99,9 +99,9 @@ fn watch(
     api.tm.register_on(t, events, Some(on_event), ctx)
 }
 
-/// An INVITE that is to have a CDR by flags gets its dialog. A dialog has one context: of two, each would take the other for
-/// that of a request inside the call, which has no CDR. If the script has one, it is that, whatever the script has marked
-/// or will mark; what flags have of the call goes there at the answer.
+/// An INVITE that is to have a CDR by flags gets its dialog. A dialog has one context: if there were two, each would take the
+/// other for that of a request inside the call, which has no CDR. If the script has a context, that one is used, whatever the
+/// script has marked or will mark; what the flags need goes there at the answer.
 fn begin_call(at: Current, ctx: &SharedContext, accounted: Types) -> Result<(), String> {
     let of_script = at.get(Place::Here);
     let call = dialogs::call_of(at, of_script.as_ref().unwrap_or(ctx))?;
@@ -124,7 +124,7 @@ fn begin_call(at: Current, ctx: &SharedContext, accounted: Types) -> Result<(), 
     Ok(())
 }
 
-/// What is known in this process alone.
+/// What only this process knows.
 #[derive(Clone, Copy, Default)]
 struct Failure {
     /// The transaction whose branches all failed last.
@@ -133,7 +133,7 @@ struct Failure {
     code: u16,
     /// The branch it came from.
     branch: Option<u32>,
-    /// Backends whose missed flags that used up.
+    /// Backends whose missed flags this failure has used up.
     missed: Types,
 }
 
@@ -142,7 +142,7 @@ thread_local! {
     static FAILED: Cell<Failure> = const { Cell::new(Failure { transaction: 0, code: 0, branch: None, missed: Types(0) }) };
 }
 
-/// The failure that this process was just told of.
+/// The failure that this process was last told about.
 fn failure(t: *mut os_cell, code: u16) -> Option<Failure> {
     Some(FAILED.get()).filter(|f| f.transaction == t as usize && f.code == code)
 }
@@ -201,7 +201,7 @@ impl At<'_> {
         })
     }
 
-    /// Values at this moment, of the branch whose reply it is.
+    /// Values at this moment, for the branch whose reply this is.
     fn source<'c>(&self, ctx: &'c Context, reply: &Reply) -> AtEvent<'c, Values<'static>> {
         let received = self.received();
         let picked = match self.by_flags.branches.as_ref() {
@@ -227,13 +227,13 @@ impl At<'_> {
                 .map(|c| (is_own || c.in_dialog == ctx.in_dialog && !c.by_flags).then_some(c.marks));
             marks.ok().flatten()
         };
-        // The script may have found the call of the flags itself.
+        // What the script has found may be the call of the flags.
         let marks = [of(api.there, false), of(api.there_own, true), Some(ctx.marks)];
         marks.into_iter().flatten().fold(Types(0), |types, marks| types.or(marks.types()))
     }
 
-    /// What this event makes due. The missed flags that it uses up are cleared where the message is private,
-    /// by whichever callback of this event asks first.
+    /// What this event makes due. If the message is private, the missed flags that it uses up are cleared, by
+    /// whichever callback of this event asks first.
     fn due(&self, kind: u32, ctx: &Context, reply: &Reply) -> Due {
         let rules = &self.by_flags.rules;
         let watched = Watched::kept(ctx);
@@ -255,7 +255,7 @@ impl At<'_> {
         Due { missed, transaction: Types(0) }
     }
 
-    /// The other callback of this failure, of `do_accounting()` or of flags, is told what was used up.
+    /// Tells the other callback of this failure (of `do_accounting()` or of flags) what was used up.
     fn leave(&self, missed: Types) {
         FAILED.set(Failure { missed, ..FAILED.get() });
     }
@@ -272,7 +272,7 @@ impl At<'_> {
         let reply = reply_of(self.event.rpl, self.event.code);
         if kind == OS_TMCB_RESPONSE_OUT {
             let rules = &self.by_flags.rules;
-            // With a CDR less is due, but that is known only from the values.
+            // With a CDR less is due, but only the values tell whether there is one.
             let most = |head: &Head| rules.on_reply(&head.core, false, &reply, |bit| self.is_set(bit));
             let (is_call, most) = ctx.read_head(|head| (decide::is_initial_invite(head), most(head)))?;
             if is_call {
@@ -321,7 +321,7 @@ impl At<'_> {
         Ok(())
     }
 
-    /// A final reply is about to leave: an answer begins the call with its CDR, before anybody can hang up, and
+    /// A final reply is about to be sent: an answer begins the call with its CDR, before anybody can hang up, and
     /// waits for its ACK.
     fn reply_leaves(&self, shared: &SharedContext) -> Result<(), SharedError> {
         if !(200..300).contains(&self.event.code) {
@@ -348,7 +348,7 @@ impl At<'_> {
             return Ok(());
         }
         let now = Moment::now();
-        // Said here: the CDR is written where nobody knows why.
+        // Logged here, because it is no longer known where the CDR is written.
         table(&taken, extras, &ctx.core);
         let by_script = self.by_script(&ctx);
         let call = shared.call();
@@ -356,7 +356,7 @@ impl At<'_> {
             if c.answered.is_some() {
                 return (Vec::new(), None);
             }
-            // What the script accounts without a CDR has a record of the answer.
+            // If the script accounts the call without a CDR, there is a record of the answer.
             c.marks = c.marks.with_cdr_by_flag(accounted.without(by_script.without(c.marks.cdr_by_script())));
             let key = taken.keep(extras, c, context_max());
             clipped(key.map(String::into_bytes), &c.core);
@@ -366,14 +366,14 @@ impl At<'_> {
         })?;
         worker::emit(self.instance, &records);
         if call.is_some() {
-            // What follows is the script's call's.
+            // From here on it is about the script's call.
             shared.happen(|c| c.answered = Some(now))?;
         }
         finish(self.instance, end);
         Ok(())
     }
 
-    /// What the record of the ACK needs of its INVITE.
+    /// What the record of the ACK needs from its INVITE.
     fn wait_for_ack(&self, ctx: &Context, accounted: Types, cseq: &[u8], reply: &Reply, taken: &Taken) {
         let mut core = decide::core_with(ctx, reply);
         // The server's own tag is not known.
@@ -401,7 +401,7 @@ fn table<'a>(taken: &'a Taken, extras: &Extras, core: &Core) -> &'a [u8] {
     };
     static UNUSABLE: crate::host::limited::Lines = crate::host::limited::Lines::none();
     UNUSABLE.warn(format_args!(
-        "the AVP of db_table_avp names the table \"{}\", which is not the name of a table: the record goes to that of db_table_acc ({})",
+        "the AVP of db_table_avp contains \"{}\", which is not the name of a table: the record goes to the table of db_table_acc ({})",
         named.escape_ascii(),
         CallId(core.callid.clone())
     ));
@@ -413,7 +413,7 @@ pub fn need_replies(api: &Api) -> bool {
     api.flags.as_ref().is_some_and(|f| f.needs_replies)
 }
 
-/// A reply came to a branch of a watched transaction; it is private still.
+/// A reply came to a branch of a watched transaction; it is still private.
 pub fn reply_came(
     server: &'static Server,
     api: &'static Api,
@@ -424,7 +424,7 @@ pub fn reply_came(
 ) -> Result<(), SharedError> {
     let Some(by_flags) = api.flags.as_ref().filter(|f| f.needs_replies) else { return Ok(()) };
     let (Some(ctx), Some(branch)) = (watched_of(by_flags, server, api, t), by_flags.branches.as_ref().and_then(Branches::at_hand)) else { return Ok(()) };
-    // That of a CANCEL is matched with the INVITE, and is of no branch.
+    // The reply to a CANCEL is matched with the INVITE, but belongs to no branch.
     if message(rpl).is_none_or(|m| m.method() == b"CANCEL") {
         return Ok(());
     }
@@ -437,17 +437,17 @@ pub fn reply_came(
     })
 }
 
-/// Is this the context of message flags, which see for themselves what becomes of it?
+/// Is this the context of message flags, whose own callbacks follow it?
 pub fn is_watched(t: *mut os_cell, ctx: &SharedContext) -> bool {
     let Some((server, api, _)) = ready() else { return false };
     api.flags.as_ref().and_then(|by_flags| watched_of(by_flags, server, api, t)).is_some_and(|of_flags| of_flags.same(ctx))
 }
 
-/// What flags add to the records of a request that the script marked, too.
+/// What flags add to the records of a request that the script has also marked.
 pub fn joined(t: *mut os_cell, kind: u32, event: &Event) -> Option<Joined> {
     let (server, api, instance) = ready()?;
     let by_flags = api.flags.as_ref()?;
-    // No record can come of it.
+    // It makes no record.
     if kind != OS_TMCB_ON_FAILURE && !matters(instance, event.code) {
         return None;
     }

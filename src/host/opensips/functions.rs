@@ -14,7 +14,7 @@ use crate::host::script::{self, Arguments, Body, Value};
 use crate::host::server::Text;
 use crate::host::server::numbered::numbered;
 
-/// What the host reads of a fixup.
+/// What a fixup returns to the host.
 const ACCEPTED: c_int = 0;
 const REFUSED: c_int = -1;
 /// Marks a fixed-up argument, so that an empty set is not taken for an omitted argument.
@@ -72,7 +72,7 @@ unsafe fn call(i: usize, raw: *mut os_sip_msg, arguments: [*mut c_void; MOST_ARG
     })
 }
 
-/// The value of an argument; `None` when it was left out.
+/// The value of an argument; `None` if it was left out.
 ///
 /// # Safety
 /// `p` is what the host passes for this argument.
@@ -85,8 +85,8 @@ unsafe fn value<'a>(argument: Argument, p: *mut c_void) -> Option<Value<'a>> {
     })
 }
 
-/// Argument `I` of all, `MOST_ARGUMENTS` for each function: checked and replaced once, when it is
-/// constant, else at each call.
+/// Argument `I` of all functions, `MOST_ARGUMENTS` for each: checked and replaced once if it is constant,
+/// otherwise in each call.
 unsafe extern "C" fn fixup<const I: usize>(param: *mut *mut c_void) -> c_int {
     // SAFETY: the host's argument.
     unsafe { fix(I, param) }

@@ -43,7 +43,7 @@ pub fn learn() -> Identity {
     let symbols = match Symbols::resolve() {
         Ok(s) => s,
         Err(e) => {
-            // The host's own check comes first and only says "unknown": say why now.
+            // The host's own check follows and only says "unknown", so log the reason now.
             log::error!("{e}");
             let _ = SERVER.set(Err(e));
             return Identity { version: UNKNOWN.as_ptr(), compile_flags: UNKNOWN.as_ptr(), scm: os_scm_version { type_: UNKNOWN.as_ptr(), rev: c"".as_ptr() } };
@@ -85,7 +85,7 @@ fn has_known_tables(e: &os_module_exports) -> bool {
     tables.into_iter().all(|(table, size)| table.is_null() || Object::of(table).is_some_and(|o| o.length(table, size, NAME).is_some()))
 }
 
-/// When we are the first module, the strings are found in the program file.
+/// If we are the first module, the strings are taken from the program file.
 fn from_program(symbols: &Symbols) -> Option<Identity> {
     let program = std::fs::read("/proc/self/exe").ok()?;
     let find = |beginning: &[u8], part: &[u8]| {

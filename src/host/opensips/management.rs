@@ -16,19 +16,19 @@ use crate::worker;
 
 type Entry = unsafe extern "C" fn(*const os_mi_params, *mut os_mi_handler) -> *mut os_mi_response;
 
-/// Sizes that an element of such a table has had.
+/// Sizes that an element of such a table has had in different versions.
 const SIZES: [usize; 2] = [OS_MI_EXPORT_SIZE_3_4_7 as usize, OS_MI_EXPORT_SIZE_4_0_0 as usize];
 
-/// Size of an element in this server: the one by which the tables of its own modules can be read.
-/// A wrong size never gets further than the first element.
+/// Size of an element in this server: the one with which the tables of its own modules can be read. With
+/// a wrong size, reading never gets further than the first element.
 fn element_size(symbols: &Symbols) -> Option<usize> {
     let modules = symbols.all_modules();
     let tables = || modules.iter().filter_map(|e| Some((Object::of(e.mi_cmds.cast())?, e.mi_cmds)));
     SIZES.into_iter().find(|size| tables().any(|(object, table)| object.length(table.cast(), *size, OS_MI_EXPORT_RECIPES as usize).is_some_and(|n| n > 1)))
 }
 
-/// Offers the management commands, which the host reads after initialisation: by then another
-/// module shows how large an element of such a table is.
+/// Offers the management commands, which the host reads after initialisation. By then, the table of another
+/// module shows how large an element is.
 pub fn offer(symbols: &Symbols) {
     match element_size(symbols) {
         Some(size) => {
@@ -41,15 +41,15 @@ pub fn offer(symbols: &Symbols) {
     }
 }
 
-/// Makes the table, which lives for ever: a command of each, with one recipe without parameters,
-/// and an end mark.
+/// Makes the table, which lives for ever: each command with one recipe without parameters, and an end
+/// mark.
 fn table(size: usize) -> *const os_mi_export {
     let mut bytes = vec![0usize; size / size_of::<usize>() * (COMMANDS.len() + 1)].leak().as_mut_ptr().cast::<u8>();
     let table = bytes.cast_const().cast::<os_mi_export>();
     for (c, entry) in COMMANDS.iter().zip(numbered!(command as Entry, COMMANDS.len())) {
         let text = |t: &str| CString::new(t).map_or(std::ptr::null(), |c| c.into_raw().cast_const());
         // SAFETY: the offsets lie inside one element of this version (promise 2), which is aligned
-        // to pointers; the next element begins behind it.
+        // to pointers; the next element begins after it.
         unsafe {
             bytes.add(OS_MI_EXPORT_NAME as usize).cast::<*const c_char>().write(text(c.name));
             bytes.add(OS_MI_EXPORT_HELP as usize).cast::<*const c_char>().write(text(c.help));
@@ -81,7 +81,7 @@ fn run(i: usize) -> *mut os_mi_response {
 }
 
 impl Symbols {
-    /// The answer as the host's object; null when it has no memory.
+    /// The answer as the host's object; null if the host has no memory.
     fn answer(&self, answer: &Answer) -> *mut os_mi_response {
         let mut object = std::ptr::null_mut();
         // SAFETY: the host makes the response and its object, and copies every name and value that

@@ -11,10 +11,10 @@ use crate::host::proof::{self, Probe};
 use crate::host::server::message::{self, Readable};
 use crate::host::server::{Room, Text};
 
-/// A variable's specification, in more room than it takes in any version.
+/// Storage for a variable's specification, larger than in any version.
 pub struct Spec(Room<{ OS_PV_SPEC_ROOM as usize }>);
 
-/// More room than a value takes.
+/// Storage for a value, larger than in any version.
 const VALUE_ROOM: usize = 3 * size_of::<os_pv_value>();
 
 impl Spec {
@@ -27,7 +27,7 @@ impl Spec {
         (!end.is_null()).then_some(spec)
     }
 
-    /// Parses a variable that is the whole text.
+    /// Parses a variable that must be the whole text.
     pub fn parse_whole(symbols: &Symbols, text: &[u8]) -> Option<Box<Spec>> {
         let mut spec = Box::new(Spec(Room::default()));
         let borrowed = Text::borrow(text);
@@ -53,12 +53,12 @@ impl Spec {
     }
 }
 
-/// The name in the specification that proved the others. The host never takes one back, as those in a
-/// script; a memory checker finds it here.
+/// The name in the specification that was used for the proof. The host never frees names, like those in a
+/// script; here a memory checker finds it.
 static PROVED: AtomicPtr<c_void> = AtomicPtr::new(ptr::null_mut());
 
-/// Compares a specification and a value that the host makes with what is known of them: a header's
-/// variable with its name and index, and `$$`, whose value is known.
+/// Compares a specification and a value that the host makes with what is expected: a header's variable with
+/// its name and index, and `$$`, whose value is known.
 pub fn prove_variables(symbols: &Symbols) -> Result<(), String> {
     const NAME: &[u8] = b"Acc-Proof";
     const INDEX: i32 = 2;
@@ -92,7 +92,7 @@ pub fn prove_variables(symbols: &Symbols) -> Result<(), String> {
     let mut spec = Probe::<4096>::new();
     let mut value = Probe::<256>::new();
     // SAFETY: this variable has its value without a message, but the host wants an address; it gets
-    // one with nothing behind it. The room is far larger than any value (promise 7).
+    // one with nothing in it. The room is far larger than any value (promise 7).
     let got = parse(b"$$", spec.place().cast())
         && unsafe { (symbols.pv_get_spec_value)([0usize; 4096].as_mut_ptr().cast(), spec.place().cast(), value.place().cast()) } == 0;
     let size = value.written();
@@ -110,15 +110,15 @@ pub fn prove_variables(symbols: &Symbols) -> Result<(), String> {
     if is_marker { Ok(()) } else { Err(refused("values")) }
 }
 
-/// Once in each process, while a message is processed: keeps the memory that messages take of the host's private pool
-/// apart from the rest of it, by one small allocation behind it that stays.
+/// Once in each process, while a message is processed: separates the memory that messages take from the host's private pool
+/// from the rest of it, by one small allocation after it that stays.
 ///
-/// The host looks for free memory in lists by size, from the wanted one upwards, and joins neighbours that are free. After
-/// each message its pool is one large piece again, and every allocation of the next one passes some two thousand
-/// empty lists first. With a piece the size of a message's memory there it passes far fewer.
+/// The host looks for free memory in lists by size, from the wanted size upwards, and joins free neighbours. After each
+/// message its pool would be one large piece again, and every allocation for the next message would first pass some two
+/// thousand empty lists. With a piece of the size of a message's memory it passes far fewer.
 pub fn keep_memory_apart(symbols: &Symbols) {
     static DONE: AtomicBool = AtomicBool::new(false);
-    // For a memory checker.
+    // Where a memory checker finds it.
     static STAYS: AtomicPtr<Spec> = AtomicPtr::new(ptr::null_mut());
     if !DONE.swap(true, Ordering::Relaxed) {
         // The host copies the format of a time, and never frees it.
@@ -127,7 +127,7 @@ pub fn keep_memory_apart(symbols: &Symbols) {
     }
 }
 
-/// A variable's value as bytes: text as it is, numbers in decimal with their sign (D17), null as none.
+/// A variable's value as bytes: text unchanged, numbers in decimal with their sign (D17), null as `None`.
 ///
 /// # Safety
 /// The string of the value, if it has one, is valid.
@@ -171,8 +171,8 @@ impl Readable for Box<Spec> {
 pub type Message<'a> = message::Message<'a, Box<Spec>>;
 
 impl Message<'_> {
-    /// Has the host parse what [`Message::reply`] reads of a reply that `matters`, by its code, while the message
-    /// is private.
+    /// Makes the host parse what [`Message::reply`] reads from a reply whose code `matters`, while the message is
+    /// private.
     pub fn parse_reply(&self, matters: impl FnOnce(u16) -> bool) {
         let code = self.specs.status.value(self.symbols, self.raw).map_or(0, |v| v.ri as u16);
         if !matters(code) {
@@ -184,7 +184,7 @@ impl Message<'_> {
             300.. => Some(&self.specs.cause),
         };
         for spec in [Some(&self.specs.to_tag), more].into_iter().flatten() {
-            // The value is of no use here.
+            // The value itself is not needed.
             let _ = spec.value(self.symbols, self.raw);
         }
     }

@@ -8,7 +8,7 @@ use crate::accounting::flags::{FlagName, FlagRules};
 use crate::config::Config;
 use crate::host::{acks, guard, watched};
 
-/// Legs that have their specifications from the start; those of further ones are parsed when a request has them.
+/// How many legs have their specifications from the start; those of further legs are parsed when a request has them.
 const LEGS: usize = 8;
 
 /// The variables of extras and legs.
@@ -17,7 +17,7 @@ pub struct Variables {
     pub specs: Vec<Box<Spec>>,
     /// The code of a reply, which no request has.
     pub code: Box<Spec>,
-    /// Of each AVP, the values counted from the one that was set last.
+    /// For each AVP, its values, counted from the one that was set last.
     pub avps: Vec<Vec<Box<Spec>>>,
 }
 
@@ -46,7 +46,7 @@ pub struct ByFlags {
     pub symbols: FlagSymbols,
     pub branches: Option<Branches>,
     pub rules: FlagRules,
-    /// In a transaction: the context of its watched request.
+    /// Place in a transaction for the context of its watched request.
     pub there: i32,
     pub needs_replies: bool,
     /// Number of a request, for `report_ack`.
@@ -65,7 +65,7 @@ impl ByFlags {
                 FlagName::Number(n) => n.to_string(),
                 FlagName::Name(name) => name.clone(),
             };
-            own.flag(&name).ok_or_else(|| format!("the server has no message flag left for \"{name}\": it has 32, among them those of the script"))
+            own.flag(&name).ok_or_else(|| format!("the server has no message flag left for \"{name}\": it has 32, including those of the script"))
         };
         let rules = FlagRules { flags: config.flags.names.resolve(bit)?, ..config.flags.rules.clone() };
         if rules.flags.cdr.is_some() && !has_dialogs {
@@ -85,7 +85,7 @@ impl ByFlags {
         Ok(Some(ByFlags { symbols: own, branches, rules, there: there(), needs_replies, cseq }))
     }
 
-    /// The number of a request, when ACKs are accounted.
+    /// The number of a request, if ACKs are accounted.
     pub fn cseq(&self, msg: &Message<'_>) -> Option<Vec<u8>> {
         Some(self.cseq.as_ref()?.bytes(msg.symbols, msg.raw).unwrap_or_default())
     }

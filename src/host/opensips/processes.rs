@@ -8,7 +8,7 @@ use super::abi::*;
 use crate::declaration::DELIVERY_SUPERVISOR;
 use crate::host::exported;
 
-/// The table of our extra process, to switch it off when there is nothing to deliver.
+/// The table of our extra process, kept to turn it off if there is nothing to deliver.
 static PROCESSES: AtomicPtr<os_proc_export> = AtomicPtr::new(ptr::null_mut());
 
 /// Makes the table; called inside dlopen.
@@ -27,7 +27,7 @@ pub fn set_number(n: u32) {
     }
 }
 
-/// The modules' child_init is to run in the delivery process: it will use one of them.
+/// Makes the modules' child_init run in the delivery process, which will use one of them.
 pub fn use_modules() {
     let p = PROCESSES.load(Ordering::Relaxed);
     if !p.is_null() {

@@ -1,4 +1,4 @@
-//! Events: the list of parameters that one is raised with.
+//! Events: the list of parameters that an event is raised with.
 
 use std::ptr;
 
@@ -42,7 +42,7 @@ impl Params {
         Params { list, _texts: texts }
     }
 
-    /// What the host takes; without a flag it frees nothing of it.
+    /// The list for the host, which frees nothing of it without a flag.
     fn head(&mut self) -> os_evi_params {
         let n = self.list.len();
         let first = if n == 0 { ptr::null_mut() } else { self.list.as_mut_ptr() };
@@ -78,7 +78,7 @@ pub fn prove_params(symbols: &Symbols) -> Result<(), String> {
     if known { Ok(()) } else { Err(format!("parameters of events in this server are not those of the known versions: {}", proof::CURE)) }
 }
 
-/// Does this list have a text, and then a number?
+/// Does this list contain a text and then a number?
 ///
 /// # Safety
 /// `list` is what the host made.

@@ -21,7 +21,7 @@ use crate::worker::port::{Host, LogSettings};
 /// The server that loaded us.
 pub struct Server {
     pub symbols: Symbols,
-    /// What to say of a version that is none of the tested ones.
+    /// What to log if the version is not among the tested ones.
     pub untested: Option<String>,
 }
 
@@ -32,16 +32,16 @@ pub struct Api {
     pub tm: Tm,
     pub rr: Option<Rr>,
     pub specs: Specs,
-    /// `$DLG_end_reason`: why the dialog at hand ended, in the words of the dialog module, if that is loaded.
+    /// `$DLG_end_reason`: why the current dialog ended, in the words of the dialog module, if that is loaded.
     pub end_reason: Option<Box<Spec>>,
     pub events: [os_event_id; Event::ALL.len()],
-    /// Processing context: the accounting context in force.
+    /// Processing context: the current accounting context.
     pub here: i32,
     /// Processing context: the marks of an in-dialog request of its own (D13).
     pub here_own: i32,
-    /// Processing context: not null while `acc_load_ctx_from_dlg` has put another context in force.
+    /// Processing context: not null while `acc_load_ctx_from_dlg` has replaced the current context.
     pub here_loaded: i32,
-    /// Processing context: the one it replaced.
+    /// Processing context: the context that it replaced.
     pub here_replaced: i32,
     /// Processing context: monotonic time in microseconds when the request came, as a number in the
     /// pointer.
@@ -57,8 +57,8 @@ pub struct Api {
 }
 
 thread_local! {
-    /// A BYE ended the call of this context and its message is still being processed; whether it
-    /// has got a transaction, whose reply will then write the CDR. One thread per process runs SIP.
+    /// A BYE ended the call of this context, and its message is still being processed; with whether it has got a
+    /// transaction, whose reply will then write the CDR. One thread per process runs SIP.
     pub static BYE: Cell<Option<(usize, bool)>> = const { Cell::new(None) };
 }
 

@@ -75,7 +75,7 @@ impl FlagSymbols {
         unsafe { FlagSymbols::find(|name, size| program.find(name, size)) }.ok_or_else(|| program.refusal("OpenSIPS"))
     }
 
-    /// Number of the message flag of that name; the server makes the name known, so this is for initialisation only.
+    /// Number of the message flag of this name. The server adds an unknown name, so this is only for initialisation.
     pub fn flag(&self, name: &str) -> Option<u32> {
         // SAFETY: the host copies the name (promise 1).
         let bit = unsafe { (self.get_flag_id_by_name)(OS_FLAG_TYPE_MSG as c_int, name.as_ptr().cast_mut().cast(), name.len() as c_int) };
@@ -94,7 +94,7 @@ impl FlagSymbols {
         unsafe { (self.resetflag)(msg, bit) };
     }
 
-    /// Reads something with a message of no request, for variables that need none.
+    /// Reads something with a dummy message, for variables that need none.
     pub fn with_dummy<R>(&self, f: impl FnOnce(*mut os_sip_msg) -> Option<R>) -> Option<R> {
         // SAFETY: the host makes the message, private to this process, and takes it back (promise 1).
         unsafe {
@@ -109,7 +109,7 @@ impl FlagSymbols {
     }
 }
 
-/// A number for each kind of values in a context; the first kind of contexts is the only one used.
+/// Numbers of the kinds of values in a context. Only the first kind of contexts is used.
 type Kinds = [AtomicU32; OS_CONTEXT_COUNT_TYPE as usize];
 
 // SAFETY: addresses of the host's own functions and variables, valid in every thread and for the
@@ -118,11 +118,11 @@ unsafe impl Send for Symbols {}
 // SAFETY: as above; the variables are read as atomics.
 unsafe impl Sync for Symbols {}
 
-/// Where the link to the next module may stand, and how many modules there may be.
+/// Where the link to the next module may be, and how many modules there may be.
 const LINK: std::ops::RangeInclusive<usize> = size_of::<os_sr_module>()..=128;
 const MODULES: usize = 1000;
 
-/// What a module exports; `None` when there is nothing of the known form. It has passed the host's check.
+/// The exports of a module; `None` if they do not have the known form. The module has passed the host's check.
 fn exports_of(module: *const os_sr_module) -> Option<&'static os_module_exports> {
     let exports = module.cast::<u8>().wrapping_add(std::mem::offset_of!(os_sr_module, exports)).cast::<*const os_module_exports>();
     // SAFETY: every word is looked at only when it can be read, every text when it lies in a loaded
@@ -140,7 +140,7 @@ fn exports_of(module: *const os_sr_module) -> Option<&'static os_module_exports>
     }
 }
 
-/// What binds database modules; only needed when `db_url` is left to one of them.
+/// The function that binds database modules; only needed if one of them serves `db_url`.
 pub fn db_bind_mod() -> Option<BindMod> {
     let p = address(c"db_bind_mod");
     // SAFETY: the symbol has this type (promise 11).
@@ -156,13 +156,13 @@ impl Symbols {
         unsafe { Symbols::find(|name, size| program.find(name, size)) }.ok_or_else(|| program.refusal("OpenSIPS"))
     }
 
-    /// What the module that was loaded last exports, when it looks as it does in the known versions.
+    /// The exports of the module that was loaded last, if they look as in the known versions.
     pub fn last_module(&self) -> Option<&'static os_module_exports> {
         exports_of(self.modules.load(Ordering::Relaxed))
     }
 
-    /// What all modules export. The link in the list of modules is not always at the same place: it
-    /// is where it leads to all of them, and tm is there.
+    /// The exports of all modules. The link to the next module is not always at the same place: it is the one that
+    /// leads to all of them, including tm.
     pub fn all_modules(&self) -> Vec<&'static os_module_exports> {
         let first = self.modules.load(Ordering::Relaxed);
         let follow = |link: usize| {
@@ -215,7 +215,7 @@ impl Symbols {
         }
     }
 
-    /// Highest level that goes there, `None` when none does: its state and filter change by management commands.
+    /// Highest level that goes there, `None` if none does: management commands change its state and filter.
     fn highest_level(&self, consumer: &[u8]) -> Option<i32> {
         let level = self.log_level.load(Ordering::Relaxed);
         // SAFETY: the pointer is the host's own, to an int that outlives every use (promise 1).
@@ -262,7 +262,7 @@ impl Symbols {
         unsafe { (self.register_timer)(label.as_ptr().cast_mut(), callback, std::ptr::null_mut(), seconds, OS_TIMER_FLAG_SKIP_ON_DELAY as c_ushort) >= 0 }
     }
 
-    /// Calls `request` for every request, before its route, and `reply` for every reply, before its own.
+    /// Calls `request` before the route of every request, and `reply` before the route of every reply.
     pub fn before_routes(&self, request: os_script_cb_fn, reply: os_script_cb_fn) -> bool {
         [(request, OS_REQ_TYPE_CB), (reply, OS_RPL_TYPE_CB)].into_iter().all(|(callback, kind)| {
             // SAFETY: called in mod_init (promise 2).
@@ -276,8 +276,8 @@ impl Symbols {
         unsafe { (self.context_register_ptr)(OS_CONTEXT_GLOBAL as os_context, destroy) }
     }
 
-    /// Does the host count its places as it did in the known versions? `slot` is the last one that
-    /// was reserved: pointers stand at the end of a context, and it is the last of them.
+    /// Does the host count its places as in the known versions? `slot` is the last one that was reserved: pointers
+    /// are at the end of a context, and this is the last of them.
     pub fn prove_processing_slots(&self, slot: i32) -> Result<(), String> {
         const POINTERS: usize = OS_CONTEXT_PTR_TYPE as usize;
         let number = |n: &AtomicU32| i64::from(n.load(Ordering::Relaxed));
@@ -286,12 +286,12 @@ impl Symbols {
         if number(&self.type_sizes[POINTERS]) == slots && end == number(self.context_sizes) {
             Ok(())
         } else {
-            Err(format!("this server keeps values of the message at hand in another way than the known versions: {}", proof::CURE))
+            Err(format!("this server keeps values of the current message in another way than the known versions: {}", proof::CURE))
         }
     }
 
-    /// The place of our pointer in the present processing context; null when there is none. It need
-    /// not be aligned: numbers and strings of other modules stand before it.
+    /// The place of our pointer in the present processing context; null if there is none. It need not be
+    /// aligned, because numbers and strings of other modules precede it.
     fn processing_place(&self, slot: i32) -> *mut *mut c_void {
         let ctx = self.current_processing_ctx.load(Ordering::Relaxed);
         if ctx.is_null() {
@@ -317,7 +317,7 @@ impl Symbols {
         if place.is_null() { std::ptr::null_mut() } else { unsafe { place.read_unaligned() } }
     }
 
-    /// Replaces our pointer in the present processing context; false when there is no context.
+    /// Replaces our pointer in the present processing context; false if there is no context.
     pub fn processing_put(&self, slot: i32, value: *mut c_void) -> bool {
         let place = self.processing_place(slot);
         if place.is_null() {
@@ -329,7 +329,7 @@ impl Symbols {
     }
 }
 
-/// What the host's own lines in syslog are from without `syslog_name`: its program, as it was called.
+/// The name of the host's own lines in syslog without `syslog_name`: that of its program, as it was called.
 fn program() -> &'static str {
     static PROGRAM: LazyLock<String> =
         LazyLock::new(|| std::env::args_os().next().map_or_else(|| "opensips".into(), |name| name.to_string_lossy().into_owned()));

@@ -18,10 +18,10 @@ use crate::worker::Instance;
 /// Events of a transaction that a marked request follows.
 pub const TRANSACTION_EVENTS: u32 = OS_TMCB_RESPONSE_OUT | OS_TMCB_LOCAL_COMPLETED | OS_TMCB_ON_FAILURE | OS_TMCB_REQUEST_FWDED;
 
-/// A reply is about to leave, which may be the answer of a call.
+/// A reply is about to be sent, which may be the answer of a call.
 pub const ANSWER: u32 = OS_TMCB_RESPONSE_PRE_OUT;
 
-/// A request came: note when. Its route may wait for something before it makes a transaction.
+/// A request came: notes when. Its route may wait for something before it makes a transaction.
 pub unsafe extern "C" fn on_request(msg: *mut os_sip_msg, _param: *mut c_void) -> c_int {
     const GO_ON: c_int = OS_SCB_RUN_ALL as c_int;
     guard::entry("script callback", GO_ON, || {
@@ -33,8 +33,8 @@ pub unsafe extern "C" fn on_request(msg: *mut os_sip_msg, _param: *mut c_void) -
     })
 }
 
-/// A reply came, which is private still: the host may copy it and have any process go on with the copy, so what records
-/// read of it is parsed now.
+/// A reply came, which is still private: the host may copy it and let any process go on with the copy, so what records
+/// read from it is parsed now.
 pub unsafe extern "C" fn on_reply(msg: *mut os_sip_msg, _param: *mut c_void) -> c_int {
     const GO_ON: c_int = OS_SCB_RUN_ALL as c_int;
     guard::entry("script callback of replies", GO_ON, || {
@@ -45,19 +45,19 @@ pub unsafe extern "C" fn on_reply(msg: *mut os_sip_msg, _param: *mut c_void) -> 
     })
 }
 
-/// Do replies have to be seen once their transactions are known? Message flags may read them, and a global reply route
-/// may have set values if there are any.
+/// Do replies have to be seen when their transactions are known? Message flags may read them, and a global reply route may
+/// have set values of declared fields.
 fn needs_matched(api: &Api, instance: &Instance) -> bool {
     let fields = &instance.config.rules.fields;
     !fields.extra.tags.is_empty() || !fields.leg.tags.is_empty() || flags::need_replies(api)
 }
 
-/// Has the replies of a transaction come to [`on_any_reply`], if need be.
+/// Makes [`on_any_reply`] get the replies of a transaction, if necessary.
 pub fn see_replies(api: &Api, instance: &Instance, t: *mut os_cell) -> Result<(), String> {
     if needs_matched(api, instance) { api.tm.register_replies(t, Some(on_any_reply)) } else { Ok(()) }
 }
 
-/// A new transaction: note its arrival, give it the contexts of its message.
+/// A new transaction: notes its arrival, and gives it the contexts of its message.
 pub unsafe extern "C" fn on_request_in(t: *mut os_cell, _kind: c_int, params: *mut os_tmcb_params) {
     guard::entry("new transaction", (), || {
         // SAFETY: the host's parameters.
@@ -131,7 +131,7 @@ pub unsafe extern "C" fn on_transaction(t: *mut os_cell, kind: c_int, params: *m
     });
 }
 
-/// The 2xx of a call with CDR is about to leave: the call starts, before anybody can hang up.
+/// The 2xx of a call with a CDR is about to be sent: the call starts, before anybody can hang up.
 fn answer_leaves(api: &Api, t: *mut os_cell, ctx: &SharedContext, event: &Event) {
     let noted = if is_answered_by_module(api, t, event, ctx) {
         say_answered_by_module();
@@ -152,8 +152,8 @@ pub unsafe extern "C" fn on_answer(t: *mut os_cell, _kind: c_int, params: *mut o
     });
 }
 
-/// The message is done: its context goes. A BYE that got no transaction is answered by now, so
-/// its call's CDR is written.
+/// The message is done, and its context is released. A BYE without a transaction has been answered by now,
+/// so the CDR of its call is written.
 pub unsafe extern "C" fn message_done(p: *mut c_void) {
     guard::entry("end of a message", (), || {
         dialogs::tell_cluster();

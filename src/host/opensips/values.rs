@@ -1,4 +1,4 @@
-//! Values of extras and legs: where they are read.
+//! Reads values of extras and legs.
 
 use super::abi::*;
 use super::contexts::Current;
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::host::watched::{OfMessage, Reading};
 use crate::worker::Instance;
 
-/// Reads variables of a message that is private; without one only those that need none.
+/// Reads variables of a private message; without a message, only those that need none.
 pub struct Values<'a> {
     symbols: &'a Symbols,
     dummy: Option<&'a FlagSymbols>,
@@ -23,7 +23,7 @@ pub struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    /// Those of `msg`, which may be null.
+    /// For `msg`, which may be null.
     pub fn new(server: &'a Server, api: &'a Api, config: &'a Config, msg: *mut os_sip_msg) -> Values<'a> {
         let dummy = api.flags.as_ref().map(|f| &f.symbols);
         Values { symbols: &server.symbols, dummy, variables: api.variables.as_ref(), extras: &config.rules.fields.flags, msg }
@@ -55,14 +55,14 @@ impl Reading for Values<'_> {
     }
 }
 
-/// The records of a message at hand that its function asks for.
+/// The records that a function of the script asks for, for the current message.
 pub fn of_message(at: Current, config: &Config, due: Types) -> Taken {
     let is_reply = at.api.variables.as_ref().is_some_and(|v| v.code.bytes(&at.server.symbols, at.raw).is_some());
     let source = OfMessage { read: Values::new(at.server, at.api, config, at.raw), is_reply };
     Taken::read(&config.rules.fields.flags, due, &source)
 }
 
-/// What the BYE of a call with a CDR has for it.
+/// The values that the BYE of a call with a CDR has for the CDR.
 pub fn of_bye(server: &'static Server, api: &'static Api, instance: &Instance, marks: Types, bye: *mut os_sip_msg) -> Taken {
     let source = OfMessage { read: Values::new(server, api, &instance.config, bye), is_reply: false };
     Taken::read_bye(&instance.config.rules.fields.flags, marks, &source)

@@ -2,7 +2,7 @@
 
 use crate::host::server::versions::{Number, Series, Versions, number};
 
-/// Compared with `scripts/check-abi`. Before 3.4.7 dialog callbacks had other parameters.
+/// Compared with `scripts/check-abi`. Before 3.4.7, dialog callbacks had different parameters.
 const VERSIONS: Versions = Versions {
     server: "OpenSIPS",
     series: &[
@@ -13,8 +13,8 @@ const VERSIONS: Versions = Versions {
     ],
 };
 
-/// Compile flags that change nothing this module touches. Structures it reads have the same
-/// layout under all of them; another word means a server it was never tried with.
+/// Compile flags that do not affect this module: structures that it reads have the same layout with all of
+/// them. Any other word means a server that it was never tried with.
 const FLAGS: [&str; 22] = [
     "STATS: On",
     "SHM_EXTRA_STATS",

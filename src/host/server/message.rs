@@ -10,7 +10,7 @@ pub trait Readable {
     /// A message.
     type Raw;
 
-    /// Its value for a message: text as it is, numbers in decimal with their sign (D17), null as none.
+    /// Its value for a message: text unchanged, numbers in decimal with their sign (D17), null as `None`.
     fn bytes(&self, symbols: &Self::Symbols, raw: *mut Self::Raw) -> Option<Vec<u8>>;
 }
 
@@ -42,8 +42,8 @@ impl<S> Specs<S> {
     }
 }
 
-/// A message that is private to this process, or a reply that was read as such before
-/// it was copied: what is read twice is parsed once.
+/// A message that is private to this process, or a reply that was read while it was private, before it was
+/// copied: what was parsed then is not parsed again.
 pub struct Message<'a, S: Readable> {
     /// The server's.
     pub raw: *mut S::Raw,
@@ -80,7 +80,7 @@ impl<S: Readable> Message<'_, S> {
         }
     }
 
-    /// Status of a reply; 0 when it is none.
+    /// Status of a reply; 0 if it is not a reply.
     pub fn status(&self) -> u16 {
         std::str::from_utf8(&self.get(&self.specs.status)).ok().and_then(|s| s.parse().ok()).unwrap_or(0)
     }
@@ -90,8 +90,8 @@ impl<S: Readable> Message<'_, S> {
         self.get(&self.specs.cause)
     }
 
-    /// What a record needs of a reply with this code. Whether it has a body matters of provisional
-    /// ones only, why it refuses of failures.
+    /// What a record needs from a reply with this code. Whether it has a body only matters for provisional
+    /// ones, and its Reason header only for failures.
     pub fn reply(&self, code: u16) -> Reply {
         let has_body = code < 200 && self.get(&self.specs.content_length).iter().any(|b| *b != b'0');
         let cause = if code >= 300 { self.cause() } else { Vec::new() };

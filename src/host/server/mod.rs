@@ -1,6 +1,6 @@
-//! What both host families have in common: the server's string, room for structures that stay
-//! opaque, how symbols are found, and what is read of variables and messages. A family
-//! (`opensips`, `kamailio`) holds only what differs.
+//! What both host families have in common: the server's string, storage for structures that stay
+//! opaque, how symbols are found, and what is read from variables and messages. A family (`opensips`,
+//! `kamailio`) contains only what differs.
 
 pub mod message;
 pub mod numbered;

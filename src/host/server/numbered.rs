@@ -1,8 +1,8 @@
-//! Entry points that the server calls without saying for which row of a table: one for each row.
+//! Entry points that the server calls without saying which row of a table is meant: one for each row.
 
-/// `numbered!(f as Type, N)` gives `f::<0>` to `f::<N - 1>`, in this order. So that nobody counts rows
-/// by hand, the macro names 256 numbers, and takes 0 for those from `N` on. Such a function only hands its number on,
-/// to one that is never inlined (with bodies of their own they were half a megabyte).
+/// `numbered!(f as Type, N)` gives `f::<0>` to `f::<N - 1>`, in this order. So that nobody counts rows by hand, the macro
+/// lists 256 numbers, and replaces those from `N` on by 0. Such a function should only pass its number on to a function that
+/// is never inlined: with bodies of their own they took half a megabyte.
 macro_rules! numbered {
     ($f:ident as $type:ty, $count:expr) => {{
         const { assert!($count <= 256, "more rows than there are numbers") };

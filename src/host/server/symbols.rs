@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use crate::host::proof;
 
 /// Declares a structure of functions and variables that are found by their names, and the function
-/// `find` that fills it. `fn name = "symbol"(…)` is a function with another name than its field.
+/// `find` that fills it. `fn name = "symbol"(…)` is a function whose name differs from its field.
 ///
 /// `find` asks its argument for each address; the second one is the size of a variable, 0 for a
 /// function. It answers `None` when one was not found, but asks for all of them.
@@ -22,7 +22,7 @@ macro_rules! symbols {
         }
 
         impl $Name {
-            /// The names of all.
+            /// All names.
             #[allow(dead_code, reason = "only the program's own are looked for in its file")]
             pub const NAMES: &[&str] = &[$(stringify!($var),)* $([$($symbol,)? stringify!($f)][0],)*];
 
@@ -50,13 +50,13 @@ pub fn name<const N: usize>(names: [&str; N]) -> CString {
     CString::new(names[0]).unwrap_or_default()
 }
 
-/// A symbol of the program; null when it has none.
+/// A symbol of the program; null if there is none.
 pub fn address(name: &CStr) -> *mut c_void {
     // SAFETY: dlsym with a terminated name; RTLD_DEFAULT searches the program first.
     unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) }
 }
 
-/// Looks symbols of the program up and notes what is missing.
+/// Looks up symbols of the program, and notes what is missing.
 #[derive(Default)]
 pub struct Program {
     missing: Vec<String>,
@@ -81,7 +81,7 @@ impl Program {
     }
 }
 
-/// Fills a structure with what `look_up` finds; the error is that of the first that is missing.
+/// Fills a structure with what `look_up` finds; the error is that of the first missing one.
 pub fn all_of<T>(
     look_up: impl Fn(&CStr) -> Result<*mut c_void, String>,
     fill: impl FnOnce(&mut dyn FnMut(&CStr, usize) -> Option<NonNull<c_void>>) -> Option<T>,
@@ -114,7 +114,7 @@ mod tests {
     }
 
     symbols! {
-        /// What no program has.
+        /// Symbols that no program has.
         struct Nowhere {
             fn no_such_function(c_int);
             fn nor = "this_one"();

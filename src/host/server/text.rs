@@ -35,7 +35,7 @@ impl Text {
         }
     }
 
-    /// The bytes of a text that may not be there.
+    /// The bytes of a text that may be missing.
     ///
     /// # Safety
     /// `p` is null or points to a text as for [`Text::bytes`].

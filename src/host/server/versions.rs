@@ -1,11 +1,11 @@
-//! Versions of servers. A version is a hint: what the module uses of a server is proved
-//! ([`crate::host::proof`]), so that one that came after this module starts too, and is only named.
+//! Versions of servers. A version is only a hint: what the module uses of a server is proved
+//! ([`crate::host::proof`]), so a server newer than this module starts as well, and is merely logged.
 
 /// Major, minor, patch.
 pub type Number = (u16, u16, u16);
 
-/// Releases of one series, from the first that this module can work with to the last that it was
-/// compared with.
+/// Releases of one series, from the first one that this module works with to the last one that it was
+/// tested with.
 pub struct Series {
     /// The first.
     pub from: Number,
@@ -13,7 +13,7 @@ pub struct Series {
     pub tested: u16,
 }
 
-/// What a family's servers are called, and its series in order.
+/// The name of a family's servers, and its series in order.
 pub struct Versions {
     /// Name of the server.
     pub server: &'static str,
@@ -21,7 +21,7 @@ pub struct Versions {
     pub series: &'static [Series],
 }
 
-/// The number of a version; what follows a hyphen is not looked at.
+/// The number of a version; what follows a hyphen is ignored.
 pub fn number(version: &str) -> Option<Number> {
     let mut parts = version.split('-').next()?.split('.').map(str::parse);
     match (parts.next()?, parts.next()?, parts.next()?, parts.next()) {
@@ -37,9 +37,9 @@ impl Versions {
         all.join(", ")
     }
 
-    /// Is the server, which calls itself `full`, one that this module was compared with (`None`), or
-    /// what to say of one that came later; else one sentence that says what was found and what is
-    /// supported. `found`: its number, when this is its server and machine.
+    /// Judges the server, which calls itself `full`: `None` if this module was tested with it, or what to log about a
+    /// later one. The error is one sentence that says what was found and what is supported. `found`: its number, if
+    /// server and machine are right.
     pub fn judge(&self, full: &str, found: Option<Number>) -> Result<Option<String>, String> {
         let (Some(found), Some(oldest)) = (found, self.series.first().map(|s| s.from)) else { return Err(self.refusal(full)) };
         if found < oldest {

@@ -1,4 +1,4 @@
-//! Changes of a context, each kept as a whole, or as much of it as must be.
+//! Changes of a context, each stored as a whole, or as far as necessary.
 
 use std::sync::atomic::Ordering;
 
@@ -21,11 +21,11 @@ use crate::stats::{self, Counter};
 enum Unless {
     /// Nothing is changed.
     Kept,
-    /// What has its place already is changed: it happened, whether there is memory or not.
+    /// What needs no new memory is changed: it has happened, whether there is memory or not.
     Happened,
 }
 
-/// Who asks for memory if these were the facts and those are.
+/// Who asks for memory, given the facts before and now.
 fn room_of(before: &Facts, now: &Facts) -> Room {
     if before.is_open_call() || now.is_open_call() { Room::CallUp } else { Room::New }
 }
@@ -49,8 +49,8 @@ impl SharedContext {
         Ok(shared)
     }
 
-    /// Keeps what `head` is now instead of `before`, and `values` if they are new ones; an error if there was no
-    /// memory for these. Without memory, does nothing or as much as can be, as `unless` says; an error in any case.
+    /// Replaces `before` by what `head` is now, and the values if `values` are new ones; an error if there was no memory for the
+    /// values. Without memory for the head, does nothing, or as much as possible, depending on `unless`; an error in any case.
     fn store(
         &self,
         arena: &Arena,
@@ -72,7 +72,7 @@ impl SharedContext {
             fresh[part as usize] = if content.len() == part.empty_len() { Some(0) } else { arena.store(content, room) };
             missing |= fresh[part as usize].is_none();
         }
-        // While a call rings it has room for its answer.
+        // A ringing call has room for its answer.
         let rings = decide::is_cdr_call(head) && head.answered.is_none();
         let spare = slot.spare.get();
         let fresh_spare = if rings && spare == 0 { arena.reserve(SPARE, room) } else { None };
@@ -95,7 +95,7 @@ impl SharedContext {
             let reply = Part::Reply as usize;
             if fresh[reply].is_none() && parts.get(Part::Reply) != before.1.get(Part::Reply) {
                 let content = head.encode_reply_within(SPARE);
-                // SAFETY: it was reserved for so many bytes, and has just been taken out of the slot.
+                // SAFETY: it was reserved for this many bytes, and has just been taken out of the slot.
                 unsafe { arena.write(spare, &content) };
                 fresh[reply] = Some(spare);
             } else {
@@ -115,8 +115,8 @@ impl SharedContext {
         Ok(())
     }
 
-    /// Replaces contents and facts, in an order in which every step leaves a whole context: contents,
-    /// then marks and instants, then the flags that say that these count.
+    /// Replaces contents and facts, in an order in which every step leaves a consistent context: contents,
+    /// then marks and instants, then the flags that make these valid.
     fn publish(&self, arena: &Arena, fresh: [Option<u32>; 3], facts: &Facts, before: &Facts) {
         let slot = self.slot();
         if fresh.iter().any(Option::is_some) {
@@ -157,8 +157,8 @@ impl SharedContext {
         }
     }
 
-    /// Assigns a value of the script as a wish: see [`Context::set_extra`]. `most` is the greatest length of the whole
-    /// context; false if not all of the value fits.
+    /// Assigns a value of the script; nothing changes if there is no memory. See [`Context::set_extra`]. `most` is the
+    /// greatest length of the whole context; false if not all of the value fits.
     pub fn set(&self, named: Named, value: Option<&[u8]>, most: usize) -> Result<Result<bool, NoLeg>, SharedError> {
         let arena = arena()?;
         let Some(tag) = named.tag() else { return Ok(Ok(false)) };
@@ -177,8 +177,8 @@ impl SharedContext {
         })
     }
 
-    /// [`SharedContext::set`] by one exchange. `None` if there is no place for the value yet, or if the journal has to
-    /// be told what of a large state has changed.
+    /// [`SharedContext::set`] by one exchange. `None` if there is no place for the value yet, or if the journal has to be told
+    /// which part of a large state has changed.
     fn set_in_place(&self, arena: &Arena, named: Named, tag: &[u8], value: Option<&[u8]>, most: usize) -> Result<Option<Result<bool, NoLeg>>, SharedError> {
         let slot = self.slot();
         let Some(values) = self.directory(arena).filter(|_| slot.base.load(Ordering::Relaxed) == 0) else { return Ok(None) };
@@ -187,7 +187,7 @@ impl SharedContext {
             Ok(None) => return Ok(None),
             Err(no_leg) => return Ok(Some(Err(no_leg))),
         };
-        // What is known of the length does for most values; only for one that may not fit it is counted.
+        // The known bound of the length suffices for most values; the length is counted only if a value may not fit.
         let bound = &self.marked(arena).bound;
         let mut used = bound.load(Ordering::Relaxed) as usize;
         let mut fit = if used == 0 { None } else { values.fit(word, tag, value, used, most) };
@@ -199,9 +199,9 @@ impl SharedContext {
         if values.is(word, fit.value) {
             return Ok(Some(Ok(fit.whole)));
         }
-        // Before the value is there: should this process be killed, it is too much, never too little.
+        // Before the value is there: if this process is killed, the bound is too large, never too small.
         bound.store((used + entry_len(tag) + fit.value.map_or(0, <[u8]>::len)) as u64, Ordering::Relaxed);
-        // Of a call in progress, which the journal has.
+        // It is a call in progress, which the journal has.
         let open = if self.progress().answered { Some(self.facts_now(arena)?).filter(Facts::is_open_call) } else { None };
         if !values.put(word, fit.value, if open.is_some() { Room::CallUp } else { Room::New }) {
             arena::count_full();
@@ -229,16 +229,16 @@ impl SharedContext {
         head.iter().sum::<usize>() + values.encoded_len()
     }
 
-    /// Changes the context as somebody wants it; what `f` did is kept only when it could be stored as
-    /// a whole.
+    /// Changes the context because somebody wants it; what `f` did is kept only if it could be stored as a
+    /// whole.
     pub fn update<R>(&self, f: impl FnOnce(&mut Context) -> R) -> Result<R, SharedError> {
         let (r, kept) = self.change(f, true, Unless::Kept)?;
         kept.map(|()| r)
     }
 
-    /// Changes the context as something happened to it: marks, flags and instants are kept in any case.
-    /// That values which came with it found no room is said here, and what `f` made of them is returned
-    /// all the same: a record must go out.
+    /// Changes the context because something has happened: marks, flags and instants are kept in any case. If
+    /// there was no room for values that came with it, that is logged here, and what `f` made of them is
+    /// returned nevertheless, because a record must be written.
     pub fn happen<R>(&self, f: impl FnOnce(&mut Context) -> R) -> Result<R, SharedError> {
         let (r, kept) = self.change(f, true, Unless::Happened)?;
         if let Err(e) = kept {
@@ -247,19 +247,19 @@ impl SharedContext {
         Ok(r)
     }
 
-    /// [`SharedContext::update`] by what another server did with the call, which has given the state
-    /// its revision. It is told only when this server's journal has the call too.
+    /// [`SharedContext::update`] for what another server did with the call; the state has the revision that
+    /// it has there. The journal is told only if it has the call too.
     pub fn take_over(&self, f: impl FnOnce(&mut Context)) -> Result<(), SharedError> {
         self.change(f, false, Unless::Kept)?.1
     }
 
-    /// [`SharedContext::update`] of what is not a value of the script.
+    /// [`SharedContext::update`] for what is not a value of the script.
     pub fn update_head<R>(&self, f: impl FnOnce(&mut Head) -> R) -> Result<R, SharedError> {
         let (r, kept) = self.change_head(f, Unless::Kept)?;
         kept.map(|()| r)
     }
 
-    /// [`SharedContext::happen`] to what is not a value of the script.
+    /// [`SharedContext::happen`] for what is not a value of the script.
     pub fn happen_head<R>(&self, f: impl FnOnce(&mut Head) -> R) -> Result<R, SharedError> {
         let (r, kept) = self.change_head(f, Unless::Happened)?;
         if let Err(e) = kept {
@@ -278,8 +278,8 @@ impl SharedContext {
         self.change_facts(arena, before, facts)
     }
 
-    /// Closes the context if `f`, which gets a copy of all of it, and the key of its call if that is known, makes
-    /// something of it.
+    /// Closes the context if `f` returns something for it; `f` gets a copy of all of it, and the key of its call if that
+    /// is known.
     pub fn conclude<R>(&self, f: impl FnOnce(Context, Option<u128>) -> Option<R>) -> Result<Option<R>, SharedError> {
         let arena = arena()?;
         let _locked = locked(&self.slot().lock);
@@ -290,7 +290,7 @@ impl SharedContext {
         Ok(Some(r))
     }
 
-    /// Makes these the facts, which differ in the end and what follows from it; for the holder of the lock.
+    /// Sets these facts, which differ only in the end and what follows from it; for the holder of the lock.
     fn change_facts(&self, arena: &Arena, before: Facts, mut facts: Facts) -> Result<(), SharedError> {
         if facts == before {
             return Ok(());
@@ -320,7 +320,7 @@ impl SharedContext {
         let r = f(&mut ctx);
         values::arrange(&mut ctx);
         let parts = Parts::of(&ctx);
-        // Equal contexts have equal bytes, and others have others.
+        // Contexts are equal exactly if their bytes are.
         if ctx.facts == facts && parts.bytes == before.bytes {
             return Ok((r, Ok(())));
         }
@@ -329,7 +329,7 @@ impl SharedContext {
         }
         let was_open = facts.is_open_call();
         let room = room_of(&facts, &ctx.facts);
-        // Before anything is stored: should this process be killed, what it says is too little, never wrong.
+        // Before anything is stored: if this process is killed, too little is marked as unchanged, which is never wrong.
         let base = self.base(&before.bytes, &parts.bytes);
         let values = if parts.get(Part::Values) == before.get(Part::Values) {
             Ok(None)
@@ -338,13 +338,13 @@ impl SharedContext {
         };
         let kept = self.store(arena, &ctx, (&facts, &before), &parts, values, unless);
         if (kept.is_ok() || unless == Unless::Happened) && self.is_told(is_ours, was_open, &ctx.facts) {
-            // The journal gets all of it, also what found no room here.
+            // The journal gets all of it, including what there was no room for here.
             self.tell(arena, was_open, &ctx.facts, &parts, base, kept.is_ok())?;
         }
         Ok((r, kept))
     }
 
-    /// [`SharedContext::change`] of what is not a value of the script.
+    /// [`SharedContext::change`] for what is not a value of the script.
     fn change_head<R>(&self, f: impl FnOnce(&mut Head) -> R, unless: Unless) -> Result<(R, Result<(), SharedError>), SharedError> {
         let arena = arena()?;
         let _locked = locked(&self.slot().lock);

@@ -1,4 +1,4 @@
-//! Why a context could not be used, and what is said of it.
+//! Why a context could not be used, and what is logged then.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::host::limited::Lines;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CallId(pub Vec<u8>);
 
-/// Most bytes of it that a message shows.
+/// How many bytes of it a message shows.
 const SHOWN: usize = 256;
 
 impl fmt::Display for CallId {
@@ -34,7 +34,7 @@ pub enum SharedError {
     Damaged,
 }
 
-/// Lines about what happened to a call and could not be kept, of which each is one too many.
+/// Lines about things that happened to a call and could not be kept.
 static NOT_KEPT: Lines = Lines::none();
 
 pub(super) fn not_kept(e: &SharedError) {

@@ -1,6 +1,6 @@
-//! Contexts in the arena: reference counted, one lock each. Marks, flags and instants stand in place,
-//! values of the script each in a content of its own ([`super::values`]); the rest in two contents
-//! ([`crate::accounting::context::Part`]), each replaced as a whole.
+//! Contexts in the arena: reference counted, one lock each. Marks, flags and instants are changed in
+//! place; each value of the script has a content of its own ([`super::values`]); the rest is in two
+//! contents ([`crate::accounting::context::Part`]), each replaced as a whole.
 //!
 //! The host keeps raw pointers to them in its transactions, dialogs and processing contexts; each
 //! such pointer owns one reference.

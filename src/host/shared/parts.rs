@@ -6,14 +6,14 @@ use crate::accounting::context::{Context, Head, Part};
 
 /// Room for the parts of a common call.
 const PARTS: usize = 768;
-/// More than that is not kept for the next one.
+/// A larger buffer is not kept for the next context.
 const KEPT: usize = 65_536;
 
-/// A change has parts before and after it.
+/// A change has two sets of parts: before and after it.
 const ROOMS: usize = 2;
 
 thread_local! {
-    /// Room for parts: a process has those of one context after the other.
+    /// Buffers for parts: a process handles one context after the other.
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -31,7 +31,7 @@ impl Parts {
         Parts { bytes: free.unwrap_or_else(|| Vec::with_capacity(PARTS)), ends: [0; 3] }
     }
 
-    /// Those of a head; those of the values do not follow yet.
+    /// The parts of a head; the values do not follow yet.
     pub(super) fn of_head(head: &Head) -> Parts {
         let mut parts = Parts::none();
         head.encode_request(&mut parts.bytes);
@@ -66,7 +66,7 @@ impl Drop for Parts {
         if !(PARTS..=KEPT).contains(&self.bytes.capacity()) {
             return;
         }
-        // A thread that ends keeps nothing any more.
+        // A thread that is ending keeps no buffers.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free.len() < ROOMS {

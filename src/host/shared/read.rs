@@ -1,4 +1,4 @@
-//! What a context is.
+//! Reading a context.
 
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
@@ -15,17 +15,17 @@ use crate::host::pid::locked;
 use crate::host::values::{Directory, Named, NoLeg};
 
 thread_local! {
-    /// Room for a head that is looked at or changed: a process has one after the other, and their values are alike.
+    /// Buffer for a head that is read or changed: a process handles one after the other, and their values are of similar size.
     pub(super) static HEAD: Cell<Option<Box<Head>>> = const { Cell::new(None) };
 }
 
-/// The arena, in which contexts are.
+/// The arena that contains the contexts.
 pub(super) fn arena() -> Result<&'static Arena, SharedError> {
     arena::get().ok_or_else(|| SharedError::Full(CallId::default()))
 }
 
 impl SharedContext {
-    /// What it is, but for its contents; for the holder of the lock.
+    /// The facts; for the holder of the lock.
     pub(super) fn facts_now(&self, arena: &Arena) -> Result<Facts, SharedError> {
         let instants = self.instants(arena);
         let flags = self.flags();
@@ -43,7 +43,7 @@ impl SharedContext {
         Marks::of_words(self.marked(arena).marks.each_ref().map(|word| word.load(Ordering::Relaxed)))
     }
 
-    /// What is accounted, as it is at this moment, without the lock: all marks of a backend are in one word.
+    /// What is accounted at this moment, read without the lock: all marks of a backend are in one word.
     pub fn marks(&self) -> Result<Marks, SharedError> {
         Ok(self.marks_now(arena()?))
     }
@@ -80,7 +80,7 @@ impl SharedContext {
         Ok(())
     }
 
-    /// The head, of these parts; for the holder of the lock.
+    /// The head, from these parts; for the holder of the lock.
     pub(super) fn head_now(&self, facts: Facts, parts: &Parts) -> Result<Head, SharedError> {
         Head::of_parts(facts, &parts.bytes[..parts.ends[Part::Reply as usize]]).ok_or(SharedError::Damaged)
     }
@@ -96,19 +96,19 @@ impl SharedContext {
         self.directory(arena).map_or_else(|| Some(Default::default()), Directory::load).ok_or(SharedError::Damaged)
     }
 
-    /// The context as it is now.
+    /// A copy of the context as it is now.
     pub fn copy(&self) -> Result<Context, SharedError> {
         let arena = arena()?;
         let _locked = locked(&self.slot().lock);
         self.context_now(arena)
     }
 
-    /// Looks at the context.
+    /// Lets `f` read the context.
     pub fn read<R>(&self, f: impl FnOnce(&Context) -> R) -> Result<R, SharedError> {
         self.copy().map(|ctx| f(&ctx))
     }
 
-    /// Looks at the context, but for the values of the script.
+    /// Lets `f` read the context except for the values of the script.
     pub fn read_head<R>(&self, f: impl FnOnce(&Head) -> R) -> Result<R, SharedError> {
         let arena = arena()?;
         let mut head = HEAD.take().unwrap_or_default();

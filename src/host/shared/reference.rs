@@ -1,4 +1,4 @@
-//! References to contexts, and what is known of one without its lock.
+//! References to contexts, and what can be read or changed without the lock.
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
@@ -18,7 +18,7 @@ use crate::stats::{self, Counter};
 pub struct SharedContext(NonNull<Slot>);
 
 impl SharedContext {
-    /// A context of which nothing is known yet, in blocks of its own; `None` when there is no room.
+    /// An empty context in blocks of its own; `None` if there is no room.
     pub(super) fn empty(arena: &Arena, room: Room) -> Option<SharedContext> {
         let [slot, instants, marked] = arena.objects::<3>(room)?;
         let slot = slot.cast::<Slot>();
@@ -50,12 +50,12 @@ impl SharedContext {
     }
 
     pub(super) fn instants(&self, arena: &Arena) -> &Instants {
-        // SAFETY: `empty` initialised the block behind the slot's, which lives as long.
+        // SAFETY: `empty` initialised the block after the slot's, which lives as long.
         unsafe { arena.behind(self.0.cast()).cast::<Instants>().as_ref() }
     }
 
     pub(super) fn marked(&self, arena: &Arena) -> &Marked {
-        // SAFETY: `empty` initialised the second block behind the slot's, which lives as long.
+        // SAFETY: `empty` initialised the second block after the slot's, which lives as long.
         unsafe { arena.behind(arena.behind(self.0.cast())).cast::<Marked>().as_ref() }
     }
 
@@ -63,7 +63,7 @@ impl SharedContext {
         self.slot().flags.get()
     }
 
-    /// How far its call is, without reading more than that.
+    /// The progress of its call, without reading more than that.
     pub fn progress(&self) -> Progress {
         Progress::of(self.flags() as u8)
     }
@@ -82,7 +82,7 @@ impl SharedContext {
         self.flags() >> RANG != 0
     }
 
-    /// The first 18x went to the caller, so many milliseconds after the request came; later ones do not count.
+    /// The first 18x went to the caller, this many milliseconds after the request came; later ones do not count.
     pub fn ring(&self, ms: i64) {
         let _locked = locked(&self.slot().lock);
         if !self.has_rung() {
@@ -96,7 +96,7 @@ impl SharedContext {
         Self::at(self.slot().call.load(Ordering::Acquire)).map(|call| std::mem::ManuallyDrop::new(call).duplicate())
     }
 
-    /// The reference that stands for a context in this block; 0 is none.
+    /// A borrowed reference to the context in this block; 0 is none.
     fn at(block: u32) -> Option<SharedContext> {
         let arena = arena::get().filter(|_| block != 0)?;
         Some(SharedContext(arena.object(block).cast()))
@@ -113,7 +113,7 @@ impl SharedContext {
         Self::at(number)
     }
 
-    /// Makes `call` the context whose values are written for this one; only the first counts.
+    /// Sets `call` as the context whose values are written for this one; only the first call of this counts.
     pub fn set_call(&self, call: &SharedContext) {
         let Some(arena) = arena::get() else { return };
         let mine = std::mem::ManuallyDrop::new(call.duplicate());
@@ -122,7 +122,7 @@ impl SharedContext {
         }
     }
 
-    /// The journal has this call as one in progress, until it ends.
+    /// From now on, until it ends, the journal has this call as one in progress.
     pub fn set_in_journal(&self) {
         if !self.was_in_journal() {
             self.slot().flags.set(IN_JOURNAL, IN_JOURNAL);
@@ -134,7 +134,7 @@ impl SharedContext {
         self.flags() & IN_JOURNAL != 0
     }
 
-    /// A dialog of the host's has this call from now on.
+    /// From now on, a dialog of the host has this call.
     pub fn claim(&self) {
         self.slot().flags.set(CLAIMED, CLAIMED);
     }
@@ -149,12 +149,12 @@ impl SharedContext {
         self.flags() & CLAIMED != 0
     }
 
-    /// Another server says that it has the call.
+    /// Another server has said that it has the call.
     pub fn set_elsewhere(&self) {
         self.slot().flags.set(ELSEWHERE, ELSEWHERE);
     }
 
-    /// Did one say so since this was last asked?
+    /// Has a server said so since this was last asked?
     pub fn take_elsewhere(&self) -> bool {
         let said = self.flags() & ELSEWHERE != 0;
         if said {
@@ -163,12 +163,12 @@ impl SharedContext {
         said
     }
 
-    /// Do statistics count the call by this context?
+    /// Do statistics count the call through this context?
     pub fn is_counted(&self) -> bool {
         self.flags() & UNCOUNTED == 0
     }
 
-    /// Another context of the same call is the one that statistics count.
+    /// Statistics count the call through another context.
     pub fn set_uncounted(&self) {
         let Some(arena) = arena::get() else { return };
         let _locked = locked(&self.slot().lock);
@@ -196,7 +196,7 @@ impl SharedContext {
         self.0 == other.0
     }
 
-    /// What tells it from every other one that is alive.
+    /// Identifies it among all live contexts.
     pub fn address(&self) -> u64 {
         self.0.as_ptr() as u64
     }
@@ -214,7 +214,7 @@ impl SharedContext {
         NonNull::new(p.cast()).map(SharedContext)
     }
 
-    /// A reference of one's own to what the host still holds.
+    /// A new reference to what the host still holds.
     ///
     /// # Safety
     /// `p` is null or came from [`SharedContext::into_raw`], and the host holds it meanwhile.
@@ -223,7 +223,7 @@ impl SharedContext {
     }
 }
 
-/// The host gives up a reference in a transaction, a dialog, a callback or a processing context.
+/// Callback: the host gives up a reference in a transaction, a dialog, a callback or a processing context.
 ///
 /// # Safety
 /// As [`SharedContext::from_raw`].

@@ -1,4 +1,4 @@
-//! How a context stands in the arena.
+//! Layout of a context in the arena.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -8,36 +8,36 @@ use crate::accounting::context::{Facts, Part, after_rang};
 use crate::host::arena::OBJECT;
 use crate::interprocess::{Content, Flags, Lock};
 
-/// A context; its [`Instants`] are in the block behind its own, its [`Marked`] behind these.
+/// A context; its [`Instants`] are in the next block, its [`Marked`] in the one after that.
 #[repr(C)]
 pub(super) struct Slot {
     pub refs: AtomicU32,
     pub lock: Lock,
-    /// By [`Part`]; that of the values is a [`super::super::values::Directory`].
+    /// By [`Part`]; the part of the values is a [`super::super::values::Directory`].
     pub parts: [Content; 3],
-    /// Room of [`SPARE`] bytes for the answer's [`Part::Reply`], while a call rings.
+    /// Room of [`SPARE`] bytes for the answer's [`Part::Reply`], while a call is ringing.
     pub spare: Content,
     /// Block of the context whose values are written for this one (D13), with a reference; 0 = itself.
     pub call: AtomicU32,
-    /// Bytes of [`Slot::base`] behind its head.
+    /// Bytes of [`Slot::base`] after its head.
     pub base_rest: AtomicU32,
     /// Flags and the cause of the end; see [`flags_of`].
     pub flags: Flags,
-    /// The last whole state in the journal, by the time it was written; 0 = none. For the holder of the
-    /// lock, as the three numbers about it.
+    /// The last whole state in the journal, by the time at which it was written; 0 = none. For the holder of
+    /// the lock, like the three numbers about it.
     pub base: AtomicU64,
-    /// So many bytes behind its head are as they are now, at the beginning and at the end.
+    /// How many of these bytes are still the same, at the beginning and at the end.
     pub base_prefix: AtomicU32,
     pub base_suffix: AtomicU32,
 }
 
-/// What is accounted where, in the block behind the [`Instants`].
+/// What is accounted where, in the block after the [`Instants`].
 #[repr(C)]
 pub(super) struct Marked {
     pub marks: [AtomicU64; 2],
-    /// [`crate::accounting::context::Change::call`], once it was asked for: it counts if the first word is not 0.
+    /// [`crate::accounting::context::Change::call`], once it was asked for: it is valid if the first word is not 0.
     pub call: [AtomicU64; 2],
-    /// All parts take at most so many bytes, encoded; 0 = not known. For the holder of the lock.
+    /// All parts take at most this many bytes, encoded; 0 = unknown. For the holder of the lock.
     pub bound: AtomicU64,
 }
 
@@ -50,24 +50,24 @@ pub(super) struct Instants {
 
 const _: () = assert!(size_of::<Slot>() <= OBJECT && size_of::<Instants>() <= OBJECT && size_of::<Marked>() <= OBJECT);
 
-/// Four blocks: a To tag and a reason of some 220 bytes together. Longer ones are clipped, and only
+/// Four blocks: for a To tag and a reason of some 220 bytes together. Longer ones are clipped, but only
 /// if the arena is full.
 pub(super) const SPARE: usize = 236;
 const _: () = assert!(SPARE >= Part::Reply.empty_len() + "200".len() + TAG_IN_KEY);
 
-/// In [`Slot::flags`], above the flags of the encoding and the cause of the end: a dialog of the
-/// host's has this call.
+/// In [`Slot::flags`], above the flags of the encoding and the cause of the end: a dialog of the host
+/// has this call.
 pub(super) const CLAIMED: u64 = 1 << 16;
-/// As above: the journal had this call as one in progress.
+/// In [`Slot::flags`]: the journal had this call as one in progress.
 pub(super) const IN_JOURNAL: u64 = 1 << 17;
-/// As above: another server says that it has the call.
+/// In [`Slot::flags`]: another server has said that it has the call.
 pub(super) const ELSEWHERE: u64 = 1 << 18;
-/// As above: another context of the same call is the one that statistics count.
+/// In [`Slot::flags`]: statistics count the call through another context.
 pub(super) const UNCOUNTED: u64 = 1 << 19;
-/// Where the number of attempts stands, and behind it when the request rang.
+/// Where the number of attempts is, and above it the time until the request rang.
 pub(super) const ATTEMPTS: u32 = 24;
 pub(super) const RANG: u32 = 32;
-/// The bits that say what a context is.
+/// The bits that are facts of the context, without the four flags above.
 pub(super) const FACTS: u64 = !(CLAIMED | IN_JOURNAL | ELSEWHERE | UNCOUNTED);
 
 pub(super) fn flags_of(facts: &Facts) -> u64 {

@@ -1,4 +1,4 @@
-//! What the journal is told of changes of a context.
+//! What the journal is told about changes of a context.
 
 use std::sync::atomic::Ordering;
 
@@ -16,12 +16,12 @@ use crate::host::values::Directory;
 use crate::stats;
 use crate::worker;
 
-/// Told of every change of a context, while its lock is held; what the journal took.
+/// Called for every change of a context, while its lock is held; returns what the journal wrote.
 type OnChange = fn(&Change<'_>) -> Taken;
 
 static ON_CHANGE: OnceCell<OnChange> = OnceCell::new();
 
-/// Sets who is told of changes; once, before the fork.
+/// Sets the function that is told about changes; once, before the fork.
 pub fn on_change(f: OnChange) {
     let _ = ON_CHANGE.set(f);
 }
@@ -29,14 +29,14 @@ pub fn on_change(f: OnChange) {
 /// Bytes that are compared in one step.
 pub(super) const COMPARED: usize = 256;
 
-/// How many bytes are the same: by chunks as far as these are, then one by one.
+/// How many bytes are the same: compared by chunks as long as these are equal, then one by one.
 pub(super) fn same<'a>(chunks: impl Iterator<Item = (&'a [u8], &'a [u8])>, bytes: impl Iterator<Item = (&'a u8, &'a u8)>) -> u32 {
     let whole = chunks.take_while(|(a, b)| a.len() == COMPARED && a == b).count() * COMPARED;
     (whole + bytes.skip(whole).take_while(|(a, b)| a == b).count()) as u32
 }
 
 impl SharedContext {
-    /// Is the journal told of a change? Of one that another server made only if it has the call.
+    /// Is the journal told about a change? If another server made it, only if the journal has the call.
     pub(super) fn is_told(&self, is_ours: bool, was_open: bool, now: &Facts) -> bool {
         (now.is_open_call() || was_open && !now.closed) && (is_ours || self.was_in_journal())
     }
@@ -47,7 +47,7 @@ impl SharedContext {
         (low != 0).then(|| u128::from(low) | u128::from(high) << 64)
     }
 
-    /// Key of the call of these parts, which are `kept` as they are here, or not.
+    /// Key of the call with these parts; `kept`: they were stored here as they are.
     fn call_key(&self, arena: &Arena, parts: &Parts, kept: bool) -> Result<u128, SharedError> {
         if let Some(call) = self.known_call(arena).filter(|_| kept) {
             return Ok(call);
@@ -56,14 +56,14 @@ impl SharedContext {
         let call = call_key_of(&parts.bytes, is_of_dialog).ok_or(SharedError::Damaged)?;
         if kept {
             let place = &self.marked(arena).call;
-            // The word that makes it count comes last.
+            // The word that makes it valid comes last.
             place[1].store((call >> 64) as u64, Ordering::Relaxed);
             place[0].store(call as u64, Ordering::Release);
         }
         Ok(call)
     }
 
-    /// Tells the journal of a change; `kept` if all of it found room here.
+    /// Tells the journal about a change; `kept`: there was room for all of it here.
     pub(super) fn tell(&self, arena: &Arena, was_open: bool, facts: &Facts, parts: &Parts, base: Option<Base>, kept: bool) -> Result<(), SharedError> {
         let Some(tell) = ON_CHANGE.get() else { return Ok(()) };
         let call = self.call_key(arena, parts, kept)?;
@@ -75,7 +75,7 @@ impl SharedContext {
         match taken {
             Taken::Nothing => {}
             Taken::Whole(at) => {
-                // Later states can be compared with this one only if it is kept here too. Small ones are not.
+                // Later states can be compared with this one only if it was stored here as well. Small ones are not compared.
                 self.set_base(if kept && parts.bytes.len() >= worker::LARGE { at } else { 0 }, parts.bytes.len());
                 self.set_in_journal();
             }
@@ -83,7 +83,7 @@ impl SharedContext {
         }
     }
 
-    /// What of the last whole state in the journal holds when `before` becomes `now`.
+    /// Which part of the last whole state in the journal is still valid when `before` becomes `now`.
     pub(super) fn base(&self, before: &[u8], now: &[u8]) -> Option<Base> {
         let slot = self.slot();
         let monotonic = slot.base.load(Ordering::Relaxed);
@@ -105,7 +105,7 @@ impl SharedContext {
 
     fn set_base(&self, monotonic: u64, rest: usize) {
         let slot = self.slot();
-        // One after the other: whoever is killed here leaves no base, or a whole one.
+        // In this order, a process that is killed here leaves no base, or a whole one.
         slot.base.store(0, Ordering::Release);
         for place in [&slot.base_rest, &slot.base_prefix, &slot.base_suffix] {
             place.store(rest as u32, Ordering::Release);
@@ -128,8 +128,8 @@ impl SharedContext {
         Ok(())
     }
 
-    /// Another server had the call first: this server's journal has it from now on, too, if it is one
-    /// in progress.
+    /// Another server had the call first: from now on this server's journal has it too, if it is one in
+    /// progress.
     pub fn adopt(&self) -> Result<(), SharedError> {
         let arena = arena()?;
         let _locked = locked(&self.slot().lock);
