@@ -21,9 +21,9 @@ use crate::reached::{merge, positions};
 use crate::sql::Sql;
 use crate::times::TimeColumn;
 
-/// Records that are shown one by one.
+/// How many records are shown one by one.
 const SHOWN: usize = 20;
-/// Rows are looked for from so long before the earliest record on, in µs: zones of time differ by as much.
+/// How long before the earliest record the search for rows begins, in µs: time zones differ by up to this much.
 const MARGIN: i64 = 2 * 86_400_000_000;
 /// Microseconds of an hour.
 const HOUR: i64 = 3_600_000_000;
@@ -49,14 +49,14 @@ pub struct Audit {
 struct Accepted {
     /// When.
     at: Wall,
-    /// What stands in its column of the time.
+    /// The value in its column of the time.
     time: Wall,
     table: String,
-    /// Rows, or lines, that it makes.
+    /// How many rows or lines it makes.
     makes: u32,
     kind: Kind,
     callid: Vec<u8>,
-    /// Nobody has said that it is stored.
+    /// Nothing says that it is stored.
     waits: bool,
     dead: bool,
 }
@@ -150,7 +150,7 @@ fn accepted(dir: &Dir, sink: SinkId, reached: &Positions, db: &Db, found: &mut H
             let frame = match item {
                 Item::End | Item::Torn { .. } => break,
                 Item::Corrupt { offset, .. } => {
-                    log::warn!("{}: {name} is damaged at {offset}: what stood there is not counted", dir.path().display());
+                    log::warn!("{}: {name} is damaged at {offset}: what was there is not counted", dir.path().display());
                     continue;
                 }
                 Item::Frame(frame) => frame,
@@ -160,11 +160,11 @@ fn accepted(dir: &Dir, sink: SinkId, reached: &Positions, db: &Db, found: &mut H
             }
             let Some(Ok(entry)) = frame.entry(name) else { continue };
             let Payload::Record(record) = &entry.payload else { continue };
-            // A later record of the call, or its end, takes the place of these; and such tables have no ids.
+            // These are replaced by a later record of the call, or by its end, and their tables have no ids.
             if record.is_interim() || sink == SinkId::Db && (record.kind.is_report() || record.shape == Shape::Dialog) {
                 continue;
             }
-            // A copy that waits apart is the entry, its old place is none any more.
+            // A parked copy is the entry; its old place no longer counts.
             let waits = open && !moved.contains(&(name, frame.offset)) && frame.offset >= reached.get(&name).copied().unwrap_or(0);
             found.entry(record.id).and_modify(|known| known.waits |= waits).or_insert_with(|| of(record, entry.wall, sink, db, waits));
         }

@@ -88,7 +88,7 @@ impl Deliver {
             log::warn!("db: db_url leaves these records to a database module of the server: they stay in the journal until it runs");
             config.destinations.remove(SinkId::Db);
         }
-        // It tries for a short time only, and what it writes itself must fit.
+        // It tries only for a short time, and there must be room for what it writes itself.
         Ok(Config { journal_dir: path, journal_sync: JournalSync::Os, limits: Limits::default(), delivery_retry_max: 1, ..config })
     }
 }
@@ -143,7 +143,7 @@ pub fn run(o: Deliver) -> Outcome {
         let [delivered, dead] = [sink.delivered(), sink.dead()].map(acc::stats::get);
         let _ = writeln!(out, "{}: {delivered} delivered, {dead} dead", sink.name());
     }
-    // Those of calls that were carried over hold no records.
+    // Segments of carried-over calls contain no records.
     let left = journal.segments().map_err(|e| e.to_string())?.iter().filter(|s| s.name.rank != CARRY_RANK).count();
     let _ = writeln!(out, "segments with entries still waiting: {left}");
     Ok((out, if left == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }))

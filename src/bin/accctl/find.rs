@@ -70,7 +70,7 @@ pub fn run(o: &Find) -> Outcome {
     let open = |db: Db| runtime.block_on(async { Ok::<_, String>((Conn::open(&parse(&db.url)?).await.map_err(|e| e.text)?, db)) });
     let mut database = db.map(open).transpose()?;
     if let Some(dir) = &journal {
-        // Rows come with their positions, which no file of the journal has.
+        // Rows come with their positions, which are in no file of the journal.
         let reached = database.as_mut().map(|(conn, _)| runtime.block_on(positions(conn, dir.id())));
         in_journal(dir, o, &wheres, (between, utc), reached.as_ref(), &mut all)?;
     }
@@ -103,7 +103,7 @@ pub fn run(o: &Find) -> Outcome {
     Ok((out, if all.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS }))
 }
 
-/// The journal that was named; with a configuration that of the server, if it has one.
+/// The journal that was named; with a configuration, that of the server, if it has one.
 fn journal(o: &Find, given: &Given) -> Result<Option<Dir>, String> {
     let named = o.journal.is_some();
     let of_server = || given.draft.journal_dir().or_else(|| given.of_a_server.then(|| default_of("journal_dir").into()));
@@ -142,7 +142,7 @@ async fn in_database(mut conn: Conn, db: &Db, o: &Find, wheres: &[Where], betwee
     done
 }
 
-/// Whether the object that a journal has for a record is looked for.
+/// Whether the object that a journal has for a record is one that is looked for.
 fn matches(record: &Value, o: &Find, wheres: &[Where], between: Between, utc: bool) -> bool {
     let value = |name: &str| record.get(name).or_else(|| record["extras"].get(name)).filter(|v| !v.is_null());
     let is = |name: &str, wanted: &str| {

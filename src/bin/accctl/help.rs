@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::Outcome;
 
-/// Where everything that is declared has its section.
+/// The pages with a section for everything that is declared.
 const REFERENCE: [&str; 7] = [
     include_str!("../../../docs/reference/parameters.md"),
     include_str!("../../../docs/reference/flags.md"),
@@ -36,7 +36,7 @@ pub fn run(o: &Help, mut cli: clap::Command) -> Outcome {
     Ok((section, ExitCode::SUCCESS))
 }
 
-/// The section that has this name in its heading, with text in the place of links.
+/// The section with this name in its heading; links are replaced by their text.
 fn section(page: &str, name: &str) -> Option<String> {
     let name = name.trim_start_matches('$');
     let is = |heading: &str| {
@@ -56,7 +56,7 @@ fn section(page: &str, name: &str) -> Option<String> {
             out.push('\n');
         }
     }
-    // Marks of what is generated stand between empty lines.
+    // Marks of generated text are between empty lines.
     while out.contains("\n\n\n") {
         out = out.replace("\n\n\n", "\n\n");
     }

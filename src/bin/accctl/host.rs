@@ -1,4 +1,4 @@
-//! `accctl host`: whether the module works with a server, by the server's program file alone.
+//! `accctl host`: says whether the module works with a server, using only the server's program file.
 #![forbid(unsafe_code)]
 
 use std::collections::HashMap;
@@ -55,7 +55,7 @@ fn judge(program: &Program<'_>) -> Option<Result<Option<String>, String>> {
 /// A program file (ELF).
 struct Program<'a> {
     bytes: &'a [u8],
-    /// Where the values of its symbols stand in the file.
+    /// Where the values of its symbols are in the file.
     symbols: HashMap<String, Option<usize>>,
 }
 
@@ -102,7 +102,7 @@ impl<'a> Program<'a> {
         for (_, _, offset, length, link) in all.iter().filter(|(kind, ..)| *kind == Self::DYNSYM) {
             let (_, _, names, ..) = all.get(*link)?;
             for at in (0..*length / 24).map(|i| offset.saturating_add(i * 24)) {
-                // What it only asks others for.
+                // It only refers to this symbol of another object.
                 if u16_at(bytes, at.checked_add(6)?)? == 0 {
                     continue;
                 }
@@ -113,12 +113,12 @@ impl<'a> Program<'a> {
         Some(Program { bytes, symbols })
     }
 
-    /// The text that a symbol is.
+    /// The text that a symbol names.
     fn text(&self, symbol: &str) -> Option<String> {
         text_at(self.bytes, (*self.symbols.get(symbol)?)?)
     }
 
-    /// A printable text that begins so and has that part.
+    /// A printable text with this beginning that contains this part.
     fn find(&self, beginning: &str, part: &str) -> Option<String> {
         let texts = self.bytes.split(|b| *b == 0).filter(|s| s.starts_with(beginning.as_bytes()) && s.iter().all(|b| (0x20..0x7f).contains(b)));
         texts.map(|s| String::from_utf8_lossy(s).into_owned()).find(|s| s.contains(part))

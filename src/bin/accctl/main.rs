@@ -158,7 +158,7 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok((text, code)) => {
-            // A closed pipe is the reader's wish, no failure.
+            // The reader has closed the pipe, which is not a failure.
             let _ = std::io::stdout().write_all(text.as_bytes());
             code
         }

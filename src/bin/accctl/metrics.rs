@@ -1,4 +1,4 @@
-//! `accctl metrics`: what Prometheus can be told of a journal whose server is down, or has no module for it.
+//! `accctl metrics`: what Prometheus can be told about a journal whose server is down, or has no module for Prometheus.
 #![forbid(unsafe_code)]
 
 use std::fmt::Write as _;
@@ -97,7 +97,7 @@ fn counted(dir: &Dir, out: &mut String) -> Result<(), String> {
     Ok(())
 }
 
-/// Nobody sees a half of it.
+/// Nobody sees a half-written file.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
     let new = file.with_extension(format!("prom.{}", std::process::id()));
     let written = File::create(&new).and_then(|mut f| f.write_all(text.as_bytes())).and_then(|()| std::fs::rename(&new, file));

@@ -12,7 +12,7 @@ use clap_mangen::roff::{Inline, Roff, bold, roman};
 /// Pages of the reference with a section for each thing that is declared.
 const REFERENCE: [&str; 5] = ["parameters", "flags", "kamailio", "functions", "commands"];
 
-/// The first paragraph below a heading that begins so, without the marks of Markdown.
+/// The first paragraph below a heading with this beginning, without Markdown.
 fn summary(heading: &str) -> Vec<Inline> {
     let pages = REFERENCE.map(|page| std::fs::read_to_string(root().join(format!("docs/reference/{page}.md"))).unwrap());
     let section = pages.iter().find_map(|page| page.split_once(&format!("\n#### {heading}"))).unwrap_or_else(|| panic!("no section for {heading}")).1;
@@ -30,7 +30,7 @@ fn summary(heading: &str) -> Vec<Inline> {
     text.split('`').enumerate().filter(|(_, part)| !part.is_empty()).map(|(i, part)| if i % 2 == 1 { bold(part) } else { roman(part) }).collect()
 }
 
-/// opensips-acc(7): what a configuration may say, from the same places as the documents.
+/// opensips-acc(7): what a configuration may contain, from the same sources as the documents.
 fn module_page() -> Vec<u8> {
     let mut page = Roff::new();
     let version = format!("opensips-acc {}", env!("CARGO_PKG_VERSION"));

@@ -64,7 +64,7 @@ pub struct Given {
 }
 
 impl Params {
-    /// Reads them all. Logs what the server would warn about.
+    /// Reads all of them. Logs what the server would warn about.
     pub fn read(&self, aliases: impl IntoIterator<Item = Alias>) -> Result<Given, String> {
         let set = self.set.iter().map(|text| assignment(text)).collect::<Result<Vec<_>, _>>()?;
         let aliases: Vec<_> = aliases.into_iter().collect();
@@ -78,7 +78,7 @@ impl Params {
                 log::warn!("{} has no line modparam(\"acc\", ...): is it the server's configuration?", path.display());
             }
             given.default_url = found.default_url;
-            // Kamailio counts levels in another way, and lines that wait have theirs.
+            // Kamailio numbers levels differently, and lines that wait have their level already.
             for line in found.lines.into_iter().filter(|line| line.name != "log_level") {
                 match line.value {
                     Ok(value) => given.draft.set(&line.name, value).map_err(|e| format!("{}: {e}", line.at))?,
@@ -87,7 +87,7 @@ impl Params {
                 }
             }
         }
-        // Lines of the configuration do not count beside what is given here, also where each line is one more.
+        // What is given here replaces the lines of the configuration, even for parameters with several lines.
         set.iter().map(|(name, _)| *name).chain(aliases.iter().map(|a| a.parameter)).for_each(|name| given.draft.forget(name));
         for (name, value) in set {
             given.draft.set(name, value).map_err(|e| format!("--set {name}: {e}"))?;

@@ -85,7 +85,7 @@ pub fn walk(dir: &Dir, mut each: impl FnMut(SegmentName, &Item<'_>)) -> Result<(
     let mut before = 0;
     for segment in segments {
         let mut reader = match dir.read(segment.name, 0) {
-            // Delivered and removed meanwhile.
+            // It was delivered and removed meanwhile.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
             Err(e) => {
                 dir.pass_over(segment.name, &e);

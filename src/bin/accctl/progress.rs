@@ -1,4 +1,4 @@
-//! How far a long command is: a bar on standard error, if that is a terminal.
+//! The progress of a long command: a bar on standard error, if that is a terminal.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,19 +10,19 @@ pub fn allow(shown: bool) {
     SHOWN.store(shown, Ordering::Relaxed);
 }
 
-/// A bar, which goes with the value.
+/// A bar, which is removed when this is dropped.
 pub struct Bar {
     #[cfg(feature = "progress")]
     bar: Option<indicatif::ProgressBar>,
 }
 
 impl Bar {
-    /// Of bytes.
+    /// A bar that counts bytes.
     pub fn bytes(total: u64) -> Bar {
         Bar::new(total, "{bar:40} {bytes}/{total_bytes} {eta}")
     }
 
-    /// Of anything else.
+    /// A bar that counts anything else.
     pub fn of(total: u64) -> Bar {
         Bar::new(total, "{bar:40} {human_pos}/{human_len} {eta}")
     }
@@ -38,7 +38,7 @@ impl Bar {
         Bar {}
     }
 
-    /// So much is done.
+    /// Sets how much is done.
     pub fn set(&self, done: u64) {
         #[cfg(feature = "progress")]
         if let Some(bar) = &self.bar {
@@ -48,7 +48,7 @@ impl Bar {
         let _ = done;
     }
 
-    /// So much there is.
+    /// Sets how much there is in total.
     pub fn set_total(&self, total: u64) {
         #[cfg(feature = "progress")]
         if let Some(bar) = &self.bar {

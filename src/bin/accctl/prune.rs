@@ -1,4 +1,4 @@
-//! `accctl prune`: removes what is old and has had its use.
+//! `accctl prune`: removes what is old and no longer needed.
 #![forbid(unsafe_code)]
 
 use std::collections::HashSet;
@@ -17,7 +17,7 @@ use crate::rows::is_utc;
 use crate::sql::Sql;
 use crate::times::TimeColumn;
 
-/// Rows whose keys are looked at in one statement: no lock is held for long.
+/// How many keys one statement covers, so that no lock is held for long.
 const STEP: i64 = 5000;
 
 #[derive(clap::Args)]
@@ -39,7 +39,7 @@ pub struct Prune {
     place: Place,
 }
 
-/// `90d`, `48h`: at least an hour, so that nothing of today goes by a slip.
+/// `90d`, `48h`: at least an hour, so that today's data are not removed by a slip.
 fn age(text: &str) -> Result<Duration, String> {
     let wrong = || "write 90d or 48h".to_string();
     let (number, hours) = match (text.strip_suffix('d'), text.strip_suffix('h')) {
@@ -68,7 +68,7 @@ pub fn run(o: &Prune) -> Outcome {
         let before = SystemTime::now().checked_sub(o.older).ok_or("--older: there was no such time")?;
         let failed = |e: std::io::Error| format!("{}: {e}", path.display());
         let (mut names, mut spared) = (Vec::new(), Vec::new());
-        // In this order: the server moves segments to those that are kept.
+        // In this order, because the server moves segments to the kept ones.
         let mut there: HashSet<_> = dir.segments().map_err(failed)?.into_iter().map(|s| s.name).collect();
         there.extend(dir.kept().map_err(failed)?.into_iter().map(|k| k.segment.name));
         for entry in std::fs::read_dir(dir.path()).map_err(failed)? {

@@ -1,10 +1,10 @@
-//! How far a database is in a journal.
+//! How far a database has come in a journal.
 #![forbid(unsafe_code)]
 
 use acc::backend::sql::{Conn, Value, cursor_of};
 use acc::journal::{Positions, SegmentName};
 
-/// How far it says that it is; nothing where it has no such table.
+/// Its own positions; empty if it has no such table.
 pub async fn positions(conn: &mut Conn, journal: u64) -> Positions {
     let rows = conn.query(cursor_of(conn.dialect()), 2, &[Value::Text(format!("{journal:016x}").into_bytes())]).await.unwrap_or_default();
     let position = |row: Vec<Option<String>>| {
@@ -14,7 +14,7 @@ pub async fn positions(conn: &mut Conn, journal: u64) -> Positions {
     rows.into_iter().filter_map(position).collect()
 }
 
-/// Adds these to the positions of the cursor's file: what either is past is delivered.
+/// Adds these to the positions in the cursor file: what is past either of them is delivered.
 pub fn merge(of_file: &mut Positions, of_database: &Positions) {
     for (segment, position) in of_database {
         let own = of_file.entry(*segment).or_insert(*position);

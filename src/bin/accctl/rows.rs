@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use crate::progress::Bar;
 use crate::times::TimeColumn;
 
-/// Rows that are in memory at a time.
+/// How many rows are in memory at a time.
 const PAGE: u32 = 10_000;
 
 /// From when to when. Times are those of the table (`db_time`), of streams UTC.
@@ -38,7 +38,7 @@ pub struct Between {
 }
 
 impl Span {
-    /// The times that they mean. `utc`: "now" is that of UTC.
+    /// The times that they stand for. `utc`: "now" is in UTC.
     pub fn read(&self, utc: bool) -> Result<Between, String> {
         let now = if utc { Utc::now().naive_utc() } else { Local::now().naive_local() };
         let time = |option: &str, text: &Option<String>| {
@@ -65,7 +65,7 @@ fn moment(text: &str, now: NaiveDateTime) -> Option<NaiveDateTime> {
     parse_time(text)
 }
 
-/// As databases print it: with fractions, without seconds, or a date alone.
+/// A time as databases print it: with fractions, without seconds, or only a date.
 fn parse_time(text: &str) -> Option<NaiveDateTime> {
     if let Some(time) = usual_time(text.as_bytes()) {
         return Some(time);
@@ -80,7 +80,7 @@ fn parse_time(text: &str) -> Option<NaiveDateTime> {
     NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0)
 }
 
-/// `2026-11-29 12:00:00`, which nearly all are: reading a format costs more than counting the call.
+/// `2026-11-29 12:00:00`, the form of nearly all times: interpreting a format would cost more than counting the call.
 fn usual_time(text: &[u8]) -> Option<NaiveDateTime> {
     let text: &[u8; 19] = text.try_into().ok()?;
     let number = |at: std::ops::Range<usize>| text[at].iter().try_fold(0u32, |n, b| b.is_ascii_digit().then(|| n * 10 + u32::from(b - b'0')));
@@ -98,10 +98,10 @@ impl Between {
     }
 }
 
-/// A record. Texts are those of the page or the line that it is from: a report has millions of rows.
+/// A record. Its texts borrow from the page or line that it is from, because a report has millions of rows.
 #[derive(Debug, Default)]
 pub struct Row<'a> {
-    /// Completion of the request; of a CDR the answer.
+    /// Completion of the request; for a CDR, the answer.
     pub time: NaiveDateTime,
     /// SIP method.
     pub method: Cow<'a, str>,
@@ -111,11 +111,11 @@ pub struct Row<'a> {
     pub tags: [Cow<'a, str>; 2],
     /// Code of the reply; 0: none.
     pub code: u16,
-    /// Milliseconds from the answer to the end; 0 of what is not a CDR.
+    /// Milliseconds from the answer to the end; 0 if it is not a CDR.
     pub duration_ms: i64,
-    /// Milliseconds from the arrival to the reply; SQL has whole seconds.
+    /// Milliseconds from the arrival to the reply; in SQL, whole seconds.
     pub setup_ms: Option<i64>,
-    /// Milliseconds from the arrival to the first 18x, where the table has the column.
+    /// Milliseconds from the arrival to the first 18x, if the table has this column.
     pub pdd_ms: Option<i64>,
     /// How the call ended.
     pub end_cause: Option<Cow<'a, str>>,
@@ -134,18 +134,18 @@ pub enum Source<'a> {
 /// A condition on a field: its name and value.
 pub type Where = (String, String);
 
-/// Which records, and what of them.
+/// Which records are read, and which of their values.
 #[derive(Clone, Copy)]
 pub struct Wanted<'a> {
-    /// Missed calls, which have a table of their own.
+    /// Whether to read missed calls, which have a table of their own.
     pub missed: bool,
     pub between: Between,
     pub wheres: &'a [Where],
-    /// Fields beside the core values.
+    /// Fields to read besides the core values.
     pub fields: &'a [String],
 }
 
-/// Shows each record that is wanted to `each`; of several legs of a call the first.
+/// Passes each wanted record to `each`; if a call has several legs, the first one.
 pub async fn each(source: Source<'_>, wanted: Wanted<'_>, each: &mut dyn FnMut(Row<'_>)) -> Result<(), String> {
     match source {
         Source::Sql(conn, db) => of_sql(conn, db, wanted, each).await,
@@ -173,7 +173,7 @@ async fn of_sql(conn: &mut Conn, db: &Db, wanted: Wanted<'_>, each: &mut dyn FnM
         columns.push(text(need(&db.columns.core[core])?));
     }
     let mut optional = |column: &str| columns.push(real(column).map_or("NULL".into(), text));
-    // Milliseconds where the table has them.
+    // Milliseconds, if the table has them.
     let (duration, factor) = if table.column(COLUMN_MS_DURATION).is_some() { (COLUMN_MS_DURATION, 1) } else { (COLUMN_DURATION, 1000) };
     optional(duration);
     optional(COLUMN_SETUPTIME);
@@ -187,7 +187,7 @@ async fn of_sql(conn: &mut Conn, db: &Db, wanted: Wanted<'_>, each: &mut dyn FnM
     for (field, value) in wheres {
         condition += &format!(" AND {} = {}", text(need(field)?), quote(value));
     }
-    // The span by its index, then pages by the key, so that no page sorts.
+    // The span is selected by its index, then pages by the key, so that nothing needs to be sorted.
     let bounds = format!("SELECT {}, {} FROM {} WHERE 1 = 1{condition}", text(format!("MIN({id})")), text(format!("MAX({id})")), table.quoted);
     let found = conn.query(bounds, 2, &[]).await.map_err(failed)?.pop().unwrap_or_default();
     let bound = |i: usize| found.get(i).cloned().flatten().and_then(|n| n.parse::<i64>().ok());
@@ -211,9 +211,9 @@ async fn of_sql(conn: &mut Conn, db: &Db, wanted: Wanted<'_>, each: &mut dyn FnM
 
 /// Some rows, their columns in the order of [`of_sql`].
 enum Page {
-    /// Of SQLite the last id, and all rows in one text: row by row, the driver takes more time than everything else together.
+    /// For SQLite: the last id, and all rows in one text, because row by row the driver takes more time than everything else together.
     Json(Option<String>, String),
-    /// Of the other databases.
+    /// For the other databases.
     Rows(Vec<Vec<Option<String>>>),
 }
 
@@ -261,7 +261,7 @@ impl Page {
     }
 }
 
-/// A string of JSON, which most often stands there as it is; nothing of null.
+/// A JSON string, which mostly needs no unescaping; empty for null.
 fn unquoted(json: &str) -> Option<Cow<'_, str>> {
     let inner = json.strip_prefix('"')?.strip_suffix('"')?;
     if inner.contains('\\') { serde_json::from_str(json).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }

@@ -1,4 +1,4 @@
-//! The `modparam("acc", ...)` lines of a server's configuration, OpenSIPS' or Kamailio's.
+//! The `modparam("acc", ...)` lines of a configuration of OpenSIPS or Kamailio.
 //!
 //! What only the running server can know becomes an error at the line that needs it, never a guess.
 #![forbid(unsafe_code)]
@@ -79,7 +79,7 @@ fn sign(rest: &mut &[Token], sign: char) -> bool {
 /// The value of a parameter, or why it is not known.
 pub fn value(rest: &mut &[Token]) -> Result<RawValue, String> {
     if let Some(text) = text(rest) {
-        // What an unknown name beside it adds is not known.
+        // It is unknown what an undefined name beside it adds.
         return match rest.first() {
             Some(token) if token.is(')') => Ok(RawValue::Str(text)),
             Some(Token { kind: Kind::Unknown(why), .. }) => Err(why.to_string()),

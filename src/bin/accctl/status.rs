@@ -17,7 +17,7 @@ pub fn run(place: &PlaceOnly) -> Outcome {
     let mut out = format!("segments {} bytes {}\n", found.segments.0, found.segments.1);
     for sink in SinkId::ALL {
         let of = &found.sinks[sink.index()];
-        // The database itself knows which of its records it has.
+        // Only the database knows which records it has.
         let most = if sink == SinkId::Db && !of.has_cursor { "at most " } else { "" };
         let _ = writeln!(out, "{}: {most}{} waiting, {most}{} parked, {} dead", sink.name(), of.waiting, of.parked, of.dead);
     }

@@ -5,7 +5,7 @@ use acc::backend::sql::Dialect;
 use acc::backend::sql::schema::DAYS_EARLY;
 use chrono::NaiveDateTime;
 
-/// Such a column. In SQLite each row has a text or, as Kamailio writes them, a number of days; every number sorts before every text.
+/// Such a column. In SQLite each row has a text or, if Kamailio wrote it, a number of days; numbers sort before texts.
 pub struct TimeColumn {
     quoted: String,
     dialect: Dialect,
@@ -13,12 +13,12 @@ pub struct TimeColumn {
 }
 
 impl TimeColumn {
-    /// The column with this quoted name. `utc`: its texts are times of UTC, and not of this machine; numbers of days always are.
+    /// The column with this quoted name. `utc`: its texts are times in UTC, not in local time; numbers of days always are in UTC.
     pub fn new(quoted: String, dialect: Dialect, utc: bool) -> TimeColumn {
         TimeColumn { quoted, dialect, utc }
     }
 
-    /// Its time as a text; also of days in the zone of the texts.
+    /// Its time as a text; numbers of days are converted to the time zone of the texts.
     pub fn text(&self) -> String {
         let column = &self.quoted;
         match self.dialect {
@@ -31,7 +31,7 @@ impl TimeColumn {
         }
     }
 
-    /// The condition that it is between these times of its zone, for the end of others.
+    /// A condition, to be appended to others, that it is between these times of its zone.
     pub fn within(&self, since: Option<NaiveDateTime>, until: Option<NaiveDateTime>) -> String {
         if since.is_none() && until.is_none() {
             return String::new();
@@ -50,7 +50,7 @@ impl TimeColumn {
         format!(" AND (({texts} AND typeof({}) = 'text') OR ({days} AND {}))", self.quoted, self.is_days())
     }
 
-    /// A day that begins at noon makes its number an integer.
+    /// The number of days is an integer at noon.
     fn is_days(&self) -> String {
         format!("typeof({}) IN ('real', 'integer')", self.quoted)
     }

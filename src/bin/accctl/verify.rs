@@ -14,7 +14,7 @@ pub fn run(place: &PlaceOnly) -> Outcome {
     let dir = place.open()?;
     let mut out = String::new();
     let (mut entries, mut bad, mut doubles) = (0u64, 0u64, 0u64);
-    // Where each record stands, by destination and id.
+    // Where each record is, by destination and id.
     let mut seen: HashMap<(u8, u128), (SegmentName, u64)> = HashMap::new();
     walk(&dir, |name, item| match item {
         Item::Frame(f) => {
@@ -24,7 +24,7 @@ pub fn run(place: &PlaceOnly) -> Outcome {
                     bad += 1;
                     let _ = writeln!(out, "{name}: the entry at {} cannot be decoded", f.offset);
                 }
-                // What was put back, or waits apart, stands in its first segment as well.
+                // Records that were put back or parked are in their first segment as well.
                 Some(Ok(Payload::Record(record))) if name.rank != REQUEUE_RANK && name.parks_for().is_none() => {
                     if let Some((other, offset)) = seen.insert((f.sink, record.id), (name, f.offset)) {
                         doubles += 1;
@@ -46,7 +46,7 @@ pub fn run(place: &PlaceOnly) -> Outcome {
     let segments = dir.segments().map_err(|e| e.to_string())?;
     for pair in segments.windows(2) {
         let (a, b) = (pair[0].name, pair[1].name);
-        // A writer numbers its segments; they go when they are delivered, not always in their order.
+        // A writer numbers its segments; they are removed when they are delivered, not always in order.
         if (a.boot, a.rank, a.pid) == (b.boot, b.rank, b.pid) && b.seq > a.seq + 1 {
             let _ = writeln!(out, "{} segments between {a} and {b} are missing: delivered earlier, or removed", b.seq - a.seq - 1);
         }

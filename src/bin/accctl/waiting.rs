@@ -11,7 +11,7 @@ use crate::place::walk;
 pub struct OfSink {
     /// Entries that it has not accepted; for SQL the most that it can be.
     pub waiting: u64,
-    /// Those among them that wait apart; their reasons are in `accctl dump`.
+    /// Those of them that are parked; `accctl dump` shows the reasons.
     pub parked: u64,
     /// Lines of its dead letters.
     pub dead: u64,

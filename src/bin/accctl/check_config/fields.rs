@@ -60,7 +60,7 @@ fn separators(list: &str) -> Vec<Fault> {
     faults
 }
 
-/// In a value, ` name=$` that was meant to be the next pair.
+/// Finds ` name=$` in a value, which was meant to be the next pair.
 fn swallowed(value: &str) -> Option<&str> {
     let mut depth = 0usize;
     for (i, c) in value.char_indices() {

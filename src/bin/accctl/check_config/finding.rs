@@ -1,4 +1,4 @@
-//! What is said of a configuration.
+//! What is said about a configuration.
 
 use crate::script::lexer::At;
 
@@ -29,7 +29,7 @@ pub struct Finding {
     pub severity: Severity,
     /// Where.
     pub at: At,
-    /// What is wrong, and what comes of it.
+    /// What is wrong, and what the consequence is.
     pub text: String,
     /// What to do.
     pub help: String,

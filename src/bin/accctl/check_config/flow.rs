@@ -1,8 +1,8 @@
-//! What may have happened, and what must have, wherever a function is called.
+//! What may have happened, and what must have happened, wherever a function is called.
 //!
-//! Every path through the routes is followed, from the main route on, for each kind of request by itself (its method, and
-//! whether it has a To tag). A condition is understood where it asks for either; all others may go both ways. Where paths
-//! meet, what one of them did may have happened, and what all of them did must have.
+//! Every path through the routes is followed, starting with the main route, separately for each kind of request (its
+//! method, and whether it has a To tag). Conditions on these are understood; all others may go both ways. Where paths
+//! meet, what one of them did may have happened, and what all of them did must have happened.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -13,7 +13,7 @@ use crate::script::parser::{Call, End, Expr, Item, Route, RouteKind, Script, See
 use super::effect::{Effect, fact, is_relay};
 use super::model::Model;
 
-/// Methods that are told apart.
+/// Methods that are distinguished.
 pub const METHODS: [&str; 7] = ["INVITE", "ACK", "BYE", "CANCEL", "REGISTER", "OPTIONS", ""];
 /// Kinds of requests: a method outside a call, or inside one.
 const CLASSES: usize = METHODS.len() * 2;
@@ -49,7 +49,7 @@ pub struct Facts {
 
 impl Facts {
     const NONE: Facts = Facts { may: 0, must: 0, armed: 0 };
-    /// Where the past is not known.
+    /// For places whose past is unknown.
     const UNKNOWN: Facts = Facts { may: u64::MAX, must: 0, armed: 0 };
 
     fn join(self, other: Facts) -> Facts {
@@ -68,12 +68,12 @@ impl State {
         State([Some(facts); CLASSES])
     }
 
-    /// The kinds that come here.
+    /// The kinds of requests that come here.
     pub fn classes(&self) -> Classes {
         self.0.iter().enumerate().filter(|(_, facts)| facts.is_some()).fold(0, |all, (i, _)| all | 1 << i)
     }
 
-    /// These kinds alone.
+    /// Only these kinds.
     pub fn only(&self, classes: Classes) -> State {
         let mut out = *self;
         for (i, facts) in out.0.iter_mut().enumerate() {
@@ -125,7 +125,7 @@ impl State {
         })
     }
 
-    /// As it is here, but sure only of what was sure before.
+    /// This state, but what must have happened is only what must have happened before.
     fn unsure(mut self, before: State) -> State {
         for (mine, before) in self.0.iter_mut().zip(before.0) {
             if let (Some(mine), Some(before)) = (mine, before) {
@@ -136,13 +136,13 @@ impl State {
     }
 }
 
-/// Where the routes that the server calls begin, and all that was seen.
+/// The beginnings of the routes that the server calls, and everything that was seen.
 pub struct Flow<'a> {
     script: &'a Script,
     model: &'a Model,
     /// Indices of routes by kind and name.
     by_name: HashMap<(bool, Rc<str>), Vec<usize>>,
-    /// What is known where a route begins that others do not call directly.
+    /// What is known at the beginning of routes that others do not call directly.
     entries: Vec<State>,
     /// Routes that are being followed.
     open: Vec<usize>,
@@ -152,7 +152,7 @@ pub struct Flow<'a> {
     sites: HashMap<(usize, u8), State>,
     /// Every call that was reached.
     calls: HashMap<usize, &'a Call>,
-    /// A route is called whose name only the running server knows.
+    /// A route was called whose name only the running server knows.
     pub dynamic: bool,
 }
 
@@ -330,7 +330,7 @@ impl<'a> Flow<'a> {
                 (Some(Token { kind: Kind::Text(name), .. }), true) => {
                     let classes = method(name);
                     let here = left.only(classes);
-                    // Of methods without a name of their own there are more.
+                    // There are other methods of the kind without a name.
                     if METHODS.contains(&&**name) {
                         left = left.only(!classes);
                     }
@@ -437,7 +437,7 @@ impl<'a> Flow<'a> {
                     Some(routes) => {
                         let bits = routes.iter().fold(0u128, |bits, i| bits | 1u128.checked_shl(u32::try_from(*i).unwrap_or(u32::MAX)).unwrap_or(0));
                         state = state.each(|f| f.armed |= bits);
-                        // Beyond what the set has room for.
+                        // The set has no room for more.
                         routes.iter().filter(|i| **i >= 128).for_each(|i| self.enter(*i, state.set(fact::TRANSACTION | fact::RELAYED, false)));
                     }
                     None => self.enter_all(false, state),
@@ -557,7 +557,7 @@ fn of_methods<'n>(names: impl Iterator<Item = &'n str>) -> (Classes, Classes) {
         let classes = method(name);
         if METHODS.iter().any(|m| m.eq_ignore_ascii_case(name)) { yes |= classes } else { some |= classes }
     }
-    // Of methods without a place of their own some are named, others are not.
+    // Of the methods that are not distinguished, some are named here and others are not.
     (yes | some, ANY & !yes)
 }
 
@@ -606,7 +606,7 @@ fn comparison(items: &[Item]) -> Option<(Classes, Classes)> {
         }
         // With null, NULL or an empty text.
         ("tt", "==" | "!=", [value]) if is_null(value) => Some(swap((INITIAL, INSIDE), signs == "!=")),
-        // Only a REGISTER has no user to go to.
+        // Only the URI of a REGISTER has no user.
         ("rU", "==" | "!=", [value]) if is_null(value) => {
             let register = method("REGISTER");
             Some(swap((ANY, ANY & !register), signs == "!="))

@@ -190,7 +190,7 @@ pub fn read(tokens: &Tokens, host: Host, stock: bool) -> Model {
     for line in &model.lines {
         let own = is_of(&line.module, "acc");
         let companion = COMPANIONS.iter().any(|name| is_of(&line.module, name));
-        // Others, of servers from before, are not known any more.
+        // Functions of older servers are no longer known.
         let known = PARAMS.iter().any(|p| p.kind == ParamType::Flag && p.name == line.name);
         if !(companion || own && known) {
             continue;
@@ -262,13 +262,13 @@ impl Model {
         self.lines.iter().rev().find(|line| is_of(&line.module, module) && line.name == name)
     }
 
-    /// The number that a parameter of a module is set to; `None` if it is not set. A value that is not known counts as
-    /// any: then `Some(None)`.
+    /// The number that a parameter of a module is set to; `None` if it is not set, `Some(None)` if the value is unknown
+    /// and may be any number.
     pub fn number(&self, module: &str, name: &str) -> Option<Option<i32>> {
         self.line(module, name).map(Line::number)
     }
 
-    /// Whether a switch is on; one that is not known may be.
+    /// Whether a switch is on; an unknown one may be.
     pub fn on(&self, module: &str, name: &str) -> bool {
         self.number(module, name).is_some_and(|n| n != Some(0))
     }

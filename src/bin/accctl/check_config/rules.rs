@@ -56,11 +56,11 @@ struct Rules<'a> {
 /// What the routes do with message flags.
 #[derive(Default)]
 struct FlagsInRoutes {
-    /// By number: where it is set first.
+    /// By number: the place where a flag is first set.
     set: BTreeMap<String, At>,
-    /// Those that something asks for.
+    /// Flags that something tests.
     asked: BTreeSet<String>,
-    /// By number: the names that it has.
+    /// By number: the names of a flag.
     names: BTreeMap<String, BTreeSet<String>>,
     /// Only the running server knows which flags some routes set.
     dynamic: bool,
@@ -96,7 +96,7 @@ impl<'a> Rules<'a> {
         self.model.cdr_enable().map(|line| line.at).or(marked)
     }
 
-    /// Whether a function is called anywhere, also where nothing leads to.
+    /// Whether a function is called anywhere, even where nothing leads to.
     fn mentions(&self, names: &[&str]) -> bool {
         let mut found = false;
         for route in &self.script.routes {
@@ -570,7 +570,7 @@ impl<'a> Rules<'a> {
         {
             const OF_A_MESSAGE: [&str; 7] = ["avp(", "xavp(", "si", "sp", "hdr(", "rs", "rr"];
             let mut names = text.split('$').skip(1).map(|part| part.trim_start_matches('('));
-            // A whole name, or what has its argument behind it.
+            // A whole name, or one that is followed by an argument.
             let ends = |rest: &str| !rest.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_');
             let is = |name: &str, of: &str| name.strip_prefix(of).is_some_and(|rest| of.ends_with('(') || ends(rest));
             let bad = names.find(|name| OF_A_MESSAGE.iter().any(|of| is(name, of)));
@@ -611,7 +611,7 @@ impl<'a> Rules<'a> {
         let prefix = format!("{variable}(");
         let tag = |name: &str| name.trim_start_matches('(').strip_prefix(&prefix).map(|rest| rest.split(')').next().unwrap_or_default().to_string());
         let lines: Vec<&Line> = self.model.lines.iter().filter(|line| crate::server_config::is_of(&line.module, "acc") && line.name == parameter).collect();
-        // What one of them says is not known.
+        // The value of one of them is unknown.
         if lines.iter().any(|line| line.text().is_none()) {
             return;
         }

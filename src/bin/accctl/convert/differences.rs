@@ -1,4 +1,4 @@
-//! Where records of `do_accounting()` would be others than those of the flags: all of that is listed.
+//! Lists where records of `do_accounting()` would differ from those of the flags.
 
 use super::names::OF_FLAGS;
 use super::values::name_of;
@@ -134,7 +134,7 @@ const CHANGES_TARGET: [&str; 22] = [
     "resetdsturi",
 ];
 
-/// Whether a variable has all message flags, or one of them; then also its name.
+/// Whether a variable contains all message flags, or one of them; in that case also its name.
 fn of_flags(variable: &str) -> Option<Option<&str>> {
     match name_of(variable) {
         "mf" | "mF" | "mfs" => Some(None),
@@ -154,7 +154,7 @@ impl<'a> Conversion<'a> {
         self.branches();
     }
 
-    /// Variables that have flags.
+    /// Variables that contain flags.
     pub(super) fn variables_of_flags(&mut self) {
         let script = self.script;
         let set = assignments(script)
@@ -191,13 +191,13 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// Whether backends are accounted by flags that are not the same.
+    /// Whether backends are accounted by different flags.
     pub(super) fn is_of_several_flags(&self) -> bool {
         let works = |of: Option<Backend>| of.is_some_and(|of| self.works(of));
         self.flags.values().filter(|uses| uses.iter().any(|m| m.what == Use::Records && works(m.backend))).count() > 1
     }
 
-    /// Flags of all backends that were set before the request is marked, or marked again, count for it, too.
+    /// Flags of all backends that were set before the request is marked, or marked again, also count for it.
     pub(super) fn set_before(&mut self, first: &Marking<'a>, marks: &mut Marks) {
         if marks.records.is_empty() {
             return;
@@ -218,7 +218,7 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// Flags that nobody looks at when they are set.
+    /// Flags that nothing looks at after they are set.
     pub(super) fn too_late(&mut self, first: &Marking<'a>, marks: &Marks) {
         let prepared = self.model.on("acc", "acc_prepare_always") || self.flags.values().flatten().any(|m| m.what == Use::Prepare);
         let newtran = self.calls.iter().any(|(_, call)| matches!(&*call.name, "t_newtran" | "t_suspend"));
@@ -262,7 +262,7 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// Values that others than assignments of the script may change after the request is marked.
+    /// Values that may change after the request is marked, other than by assignments in the script.
     fn set_by_functions(&mut self) {
         let script = self.script;
         let assigned: Vec<String> = assignments(script)
@@ -287,7 +287,7 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// Targets that are not those that the request had when it was sent on.
+    /// Targets that differ from those that the request had when it was sent on.
     fn branches(&mut self) {
         let variables = self.values.each_branch().join(", ");
         if variables.is_empty() {
@@ -335,7 +335,7 @@ impl<'a> Conversion<'a> {
         self.flow.sites(&["route"]).iter().any(|site| site.kind == RouteKind::Branch && site.call.constant(0).is_none_or(|name| name == *route.name))
     }
 
-    /// What stands in a part that does not count here.
+    /// What is in a part of the file that does not count here.
     pub(super) fn unread(&mut self, file: &std::path::Path) {
         let all = &self.tokens.left_out;
         let mut lost = Vec::new();
@@ -376,7 +376,7 @@ impl<'a> Conversion<'a> {
         match &argument.kind {
             Kind::Word(name) => match self.tokens.defined.get(name) {
                 Some(text) => Some(text.trim().trim_matches(['"', '\'']).to_string()),
-                // In OpenSIPS a flag's own name may stand without quotes.
+                // In OpenSIPS, the name of a flag need not be quoted.
                 None => (self.model.host == Host::Opensips || self.flags.contains_key(&**name)).then(|| name.to_string()),
             },
             Kind::Number(_) | Kind::Text(_) => Some(plain(argument)),

@@ -1,4 +1,4 @@
-//! Changes to the texts of a configuration and of the files that it includes, by the places of their tokens.
+//! Changes the texts of a configuration and of the files that it includes, at the places of their tokens.
 
 use std::ops::Range;
 use std::path::Path;
@@ -17,11 +17,11 @@ pub struct Span {
     bytes: Range<usize>,
     /// Index of its first token.
     first: usize,
-    /// Index of the token behind it, the semicolon of a whole statement.
+    /// Index of the token after it, which is the semicolon of a whole statement.
     end: usize,
     /// Whether it is a statement, not part of one.
     pub whole: bool,
-    /// Whether it stands in a block, not alone behind `if (..)`.
+    /// Whether it is in a block, not alone after `if (..)`.
     in_block: bool,
 }
 
@@ -33,7 +33,7 @@ pub struct Edits<'t> {
 }
 
 impl<'t> Edits<'t> {
-    /// Reads the files again, whose tokens these are.
+    /// Reads the files that these tokens are from again.
     pub fn of(tokens: &'t Tokens) -> Result<Edits<'t>, String> {
         let read = |name: &String| {
             let bytes = std::fs::read(Path::new(name)).map_err(|e| format!("{name} cannot be read: {e}"))?;
@@ -79,7 +79,7 @@ impl<'t> Edits<'t> {
         None
     }
 
-    /// The tokens `first` to `last`, and the semicolon behind them.
+    /// The tokens `first` to `last`, and the semicolon after them.
     fn span(&self, first: usize, last: usize) -> Option<Span> {
         let (begin, end) = (self.token(first)?, self.token(last)?);
         let before = first.checked_sub(1).and_then(|i| self.token(i));
@@ -91,7 +91,7 @@ impl<'t> Edits<'t> {
         Some(Span { file: begin.at.file as usize, bytes, first, end: last + 1, whole: begins && semicolon.is_some(), in_block })
     }
 
-    /// Where a call stands; `None` if a defined name stands for it.
+    /// Where a call is; `None` if a defined name stands for it.
     pub fn call(&self, call: &Call) -> Option<Span> {
         let first = self.index(call.at)?;
         if self.token(first)?.name.is_some() {
@@ -127,7 +127,7 @@ impl<'t> Edits<'t> {
         Some(Span { bytes: at..at, first, in_block: true, whole: false, ..own })
     }
 
-    /// Behind the brace that opens the block of the condition which a call is, or ends.
+    /// The place after the brace that opens the block of the condition that consists of a call, or ends with it.
     pub fn opened_by(&self, call: &Call) -> Option<Span> {
         let own = self.call(call)?;
         let mut index = own.end;
@@ -153,12 +153,12 @@ impl<'t> Edits<'t> {
         }
     }
 
-    /// Puts statements in the place of one; none removes it.
+    /// Replaces a statement by others; without any, removes it.
     pub fn replace(&mut self, span: &Span, statements: &[String]) {
         let text = match statements {
             [] if span.in_block => return self.remove(span.file, span.bytes.clone()),
             [] => "{ }".into(),
-            // An `else` behind it belongs to the `if` before it.
+            // An `else` after it belongs to the `if` before it.
             [one] if span.in_block || !one.starts_with("if") => one.clone(),
             _ if !span.in_block => format!("{{ {} }}", self.joined(span, statements)),
             _ => self.joined(span, statements),
@@ -166,7 +166,7 @@ impl<'t> Edits<'t> {
         self.changes.push((span.file, span.bytes.clone(), text));
     }
 
-    /// Puts statements before one.
+    /// Inserts statements before one.
     pub fn before(&mut self, span: &Span, statements: &[String]) {
         let text = self.joined(span, statements);
         let blank = if self.indent(span.file, span.bytes.start).is_some() && span.in_block {
@@ -183,7 +183,7 @@ impl<'t> Edits<'t> {
         }
     }
 
-    /// Puts statements behind one.
+    /// Inserts statements after one.
     pub fn behind(&mut self, span: &Span, statements: &[String]) {
         if statements.is_empty() {
             return;
@@ -202,7 +202,7 @@ impl<'t> Edits<'t> {
         }
     }
 
-    /// Puts a statement first into a block.
+    /// Inserts a statement at the beginning of a block.
     pub fn first(&mut self, span: &Span, statement: &str) {
         let text = &self.texts[span.file];
         let next = text[span.bytes.end..].split('\n').nth(1).filter(|line| !line.trim().is_empty());
@@ -218,7 +218,7 @@ impl<'t> Edits<'t> {
         Some(self.offset(at)..self.offset(end.at) + 1)
     }
 
-    /// Puts lines in the place of a `modparam` line; none removes it.
+    /// Replaces a `modparam` line by others; without any, removes it.
     pub fn replace_line(&mut self, at: At, lines: &[String]) -> bool {
         let Some(bytes) = self.line(at) else { return false };
         match lines {
@@ -241,7 +241,7 @@ impl<'t> Edits<'t> {
         self.changes.push((file, bytes, String::new()));
     }
 
-    /// Names another file in the string behind `loadmodule`.
+    /// Puts the name of another file into the string after `loadmodule`.
     pub fn rename(&mut self, at: At, path: &str) -> bool {
         let quoted = |t: &Token| matches!(t.kind, Kind::Text(_)) && t.name.is_none();
         let Some(token) = self.index(at).and_then(|i| self.token(i + 1)).filter(|t| quoted(t)) else { return false };
@@ -274,7 +274,7 @@ impl<'t> Edits<'t> {
 
     /// What the changes make of the texts, as a unified diff.
     pub fn diff(mut self) -> String {
-        // Of those at one place, what was put there first stands first.
+        // Changes at the same place stay in the order in which they were made.
         self.changes.sort_by_key(|(file, bytes, _)| (*file, bytes.start, bytes.end));
         let mut out = String::new();
         for (file, old) in self.texts.iter().enumerate() {

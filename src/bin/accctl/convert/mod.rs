@@ -1,4 +1,4 @@
-//! `accctl convert`: what a configuration with message flags and extra parameters is with `do_accounting()`.
+//! `accctl convert`: rewrites a configuration with message flags and extra parameters for `do_accounting()`.
 //!
 //! It changes only what it understands, and lists the rest with its place.
 #![forbid(unsafe_code)]
@@ -96,10 +96,10 @@ pub fn run(o: &Convert) -> Outcome {
     Ok((out, code))
 }
 
-/// What a flag does, and for whom.
+/// What a flag does, and for which backend.
 struct Meaning {
     what: Use,
-    /// `None` for those that are of all.
+    /// `None` for flags of all backends.
     backend: Option<Backend>,
 }
 
@@ -112,7 +112,7 @@ struct Marks {
     cdr: bool,
 }
 
-/// What has happened before a call, by the kinds of routes that it is reached in; none where nothing leads to it.
+/// What has happened before a call, by the kinds of routes in which it is reached; empty if nothing leads to it.
 #[derive(Clone, Default)]
 struct Before(Vec<(RouteKind, State)>);
 
@@ -152,7 +152,7 @@ struct Conversion<'a> {
     edits: Edits<'a>,
     /// What each flag does.
     flags: BTreeMap<String, Vec<Meaning>>,
-    /// Flags that something else asks for.
+    /// Flags that something else tests.
     kept: BTreeSet<String>,
     /// Flags for which no `setflag()` can be converted.
     unset: BTreeSet<String>,
@@ -163,7 +163,7 @@ struct Conversion<'a> {
     marked: Vec<(Span, Before, At)>,
     /// Name of the route that sets values.
     route: String,
-    /// What is left to a person.
+    /// What is left for a person to do.
     left: BTreeSet<(At, String)>,
 }
 
@@ -179,7 +179,7 @@ fn backend(module: &str, name: &str) -> Option<Backend> {
     Backend::ALL.into_iter().find(|b| b.name() == name)
 }
 
-/// Backend and end of a parameter that each backend has one of, by whichever of its names.
+/// Backend and end of the name of a parameter that every backend has, whatever the backend is called there.
 fn of_backend(line: &Line) -> Option<(Backend, &'static str)> {
     let module = module_of(line)?;
     ["_missed_flag", "_flag", "_extra_bye", "_extra"].into_iter().find_map(|end| Some((backend(module, line.name.strip_suffix(end)?)?, end)))
@@ -194,7 +194,7 @@ fn is_replaced(model: &Model, line: &Line) -> bool {
     model.lines.iter().rev().take_while(|other| other.at != line.at).any(|other| same(&other) && other.value.is_some())
 }
 
-/// No line stands for the one that was.
+/// No line replaces the old one.
 const GONE: Option<Vec<String>> = Some(Vec::new());
 
 fn extra_fields(of: Backend, fields: &str) -> String {
@@ -289,7 +289,7 @@ impl<'a> Conversion<'a> {
         self.befores.get(&call.id).cloned().unwrap_or_default()
     }
 
-    /// Whether a backend has what it needs: without that, its flag did nothing.
+    /// Whether a backend has the parameter that it needs; without that, its flag did nothing.
     fn works(&self, backend: Backend) -> bool {
         let any = |names: &[&str]| names.iter().any(|name| self.model.lines.iter().any(|line| module_of(line).is_some() && line.name == *name));
         match backend {
@@ -338,7 +338,7 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// The lines that stand for one; `None` if it stays.
+    /// The lines that replace one; `None` if it stays.
     fn parameter(&mut self, module: &str, line: &Line) -> Option<Vec<String>> {
         let name = line.name.as_str();
         let of_values = name.contains("_extra") || name.starts_with("multi_leg_") || name.ends_with("_flag");
@@ -381,7 +381,7 @@ impl<'a> Conversion<'a> {
         self.here(module, line)
     }
 
-    /// The parameter of a flag: it goes, unless somebody still needs the flag.
+    /// The parameter of a flag: it is removed, unless something still needs the flag.
     fn flag(&mut self, module: &str, line: &Line, flag: &model::Flag) -> Option<Vec<String>> {
         if flag.what == Use::Prepare {
             return if self.unset.is_empty() { GONE } else { None };
@@ -405,7 +405,7 @@ impl<'a> Conversion<'a> {
         None
     }
 
-    /// The fields that a list of values is now; `None`, and the reason listed, if the line stays.
+    /// The fields that replace a list of values; `None` if the line stays, and then the reason is listed.
     fn fields(&mut self, line: &Line, read: impl FnOnce(&mut Values, &str) -> Result<String, String>) -> Option<String> {
         let Some(list) = line.text() else {
             self.unknown(line);
@@ -415,14 +415,14 @@ impl<'a> Conversion<'a> {
         read.map_err(|e| self.list(line.at, format!("{}: {e}", line.name))).ok()
     }
 
-    /// `multi_leg_info`, which is of every backend.
+    /// `multi_leg_info`, which is for every backend.
     fn leg_fields(&mut self, line: &Line) -> Option<Vec<String>> {
         let fields = self.fields(line, Values::legs)?;
         let backends: BTreeSet<_> = self.flags.values().flatten().filter_map(|m| m.backend).filter(|b| self.works(*b)).map(Backend::name).collect();
         Some(backends.into_iter().map(|of| format!("modparam(\"acc\", \"leg_fields\", \"{of}: {fields}\")")).collect())
     }
 
-    /// What a person should know of a parameter that is gone.
+    /// What a person should know about a parameter that was removed.
     fn without_successor(&mut self, line: &Line) -> Option<&'static str> {
         match line.name.as_str() {
             "db_table_avp" => {
@@ -439,7 +439,7 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// What a person should know of a parameter that stays, but means nothing to `do_accounting()`.
+    /// What a person should know about a parameter that stays, but means nothing to `do_accounting()`.
     fn of_flags_only(&self, line: &Line) -> Option<String> {
         match line.name.as_str() {
             "multi_leg_bye_info" => Some(
@@ -466,7 +466,7 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// Whether a backend goes on by its flag.
+    /// Whether a backend is still accounted by its flag.
     fn is_unset(&self, of: Backend) -> bool {
         let mut flags = self.flags.iter().filter(|(_, uses)| uses.iter().any(|m| m.what == Use::Records && m.backend == Some(of))).peekable();
         flags.peek().is_some() && flags.all(|(id, _)| self.unset.contains(id))
@@ -529,7 +529,7 @@ impl<'a> Conversion<'a> {
                 self.unset.insert(id.clone());
             }
         }
-        // What goes on by flags may need to be prepared.
+        // What is still accounted by flags may need acc_prepare_flag.
         if !self.unset.is_empty() {
             self.kept.extend(self.flags.iter().filter(|(_, uses)| uses.iter().any(|m| m.what == Use::Prepare)).map(|(id, _)| id.clone()));
         }
@@ -541,7 +541,7 @@ impl<'a> Conversion<'a> {
         for one in reset {
             self.unmark(one);
         }
-        // Statements one behind the other are one mark.
+        // Consecutive statements are one mark.
         let mut rest = set.as_slice();
         while let Some(first) = rest.first() {
             let run = 1 + rest.windows(2).take_while(|two| self.edits.is_next(&two[0].span, &two[1].span)).count();
@@ -737,7 +737,7 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// Functions that write a record now need its values now.
+    /// Functions that write a record at once need its values at that moment.
     fn at_once(&mut self) {
         for (_, call) in self.calls.clone().iter().copied() {
             if !is_at_once(&call.name) || self.values.is_empty() {
@@ -750,7 +750,7 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// Values of a branch are those that it is sent with.
+    /// Values of a branch are those with which it is sent.
     fn relays(&mut self) {
         let statements = self.values.of_branch();
         if statements.is_empty() {
@@ -772,7 +772,7 @@ impl<'a> Conversion<'a> {
         }
     }
 
-    /// Variables that the script sets itself are copied behind each assignment.
+    /// Variables that the script sets itself are copied after each assignment.
     fn assigned(&mut self) {
         let mut begun = BTreeSet::new();
         let has_cdr = self.has_cdr();
@@ -794,7 +794,7 @@ impl<'a> Conversion<'a> {
                     _ => in_request || !name.starts_with("var("),
                 };
                 let mut statements = if counts { self.values.assigned(name) } else { Vec::new() };
-                // A value that a later request of the call changes is not that of its CDR. A reply has a To tag in any case.
+                // A value that is changed by a later request of the call is not for its CDR. A reply always has a To tag.
                 if !statements.is_empty() && kind != RouteKind::Reply && has_cdr {
                     statements = vec![outside(&statements.join(" "))];
                 }
@@ -848,7 +848,7 @@ fn is_at_once(name: &str) -> bool {
     name.starts_with("acc_") && name.ends_with("_request") || name == "acc_request"
 }
 
-/// As an argument, in the order in which types are usually written.
+/// The argument for these types, in the usual order.
 fn joined(types: &BTreeSet<&str>) -> String {
     let usual = ["log", "db"].into_iter().filter(|t| types.contains(t));
     usual.chain(types.iter().copied().filter(|t| !["log", "db"].contains(t))).collect::<Vec<_>>().join("|")

@@ -9,7 +9,7 @@ use crate::script::parser::plain;
 /// Functions of flags.
 pub const OF_FLAGS: [&str; 3] = ["setflag", "resetflag", "isflagset"];
 
-/// Puts numbers in the place of names that `flags NAME:NUMBER` gives to flags.
+/// Replaces the names that `flags NAME:NUMBER` gives to flags by numbers.
 pub fn name_flags(tokens: &mut Tokens) {
     let mut numbers = HashMap::new();
     let mut depth = 0;

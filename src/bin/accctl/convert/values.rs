@@ -15,20 +15,20 @@ pub struct Values {
     all: Vec<Value>,
     /// Tag and AVP.
     legs: Vec<(String, String)>,
-    /// Tag and variable of those that are read on the BYE.
+    /// Tag and variable of values that are read on the BYE.
     pub bye: Vec<(String, String)>,
 }
 
-/// Variables that functions of other modules may set, too.
+/// Variables that functions of other modules may also set.
 const KEPT: [&str; 8] = ["avp(", "xavp(", "xavu(", "xavi(", "dlg_var(", "dlg_val(", "sht(", "shv("];
 
-/// Those that other requests and processes change.
+/// Variables that other requests and processes change.
 const SHARED: [&str; 2] = ["sht(", "shv("];
 
-/// Those of a request that change up to the place where it is sent on, though the request has but one of each.
+/// Variables of a request that change until it is sent on, although the request has only one of each.
 const OF_TARGET: [&str; 6] = ["du", "duri", "dd", "dp", "dP", "fs"];
 
-/// Names of AVPs as OpenSIPS has them today: `$avp(s:name)` was that of 1.x. In Kamailio `$avp(i:5)` is not `$avp(5)`.
+/// Names of AVPs in today's OpenSIPS: 1.x had `$avp(s:name)`. In Kamailio `$avp(i:5)` is not `$avp(5)`.
 pub fn of_today(text: &str, family: Family) -> String {
     match family {
         Family::OpenSips => text.replace("avp(s:", "avp(").replace("avp(i:", "avp("),
@@ -54,12 +54,12 @@ impl Values {
         Values { family, all: Vec::new(), legs: Vec::new(), bye: Vec::new() }
     }
 
-    /// Nothing is known where a request is marked.
+    /// Is no value known at the place where a request is marked?
     pub fn is_empty(&self) -> bool {
         self.now().next().is_none()
     }
 
-    /// The variable that a tag stands for already.
+    /// The variable that a tag already stands for.
     fn taken(&self, tag: &str) -> Option<String> {
         let bye = self.bye.iter().map(|(t, v)| (t, v.clone()));
         self.all.iter().map(|v| (&v.tag, v.variable.key.to_string())).chain(bye).find(|(t, _)| *t == tag).map(|(_, v)| v)
@@ -126,17 +126,17 @@ impl Values {
         self.all.iter().filter(|v| !is_later(&v.variable))
     }
 
-    /// Those of the request, for the place where it is marked.
+    /// The statements for values of the request, for the place where it is marked.
     pub fn statements(&self) -> Vec<String> {
         self.now().map(Values::set).collect()
     }
 
-    /// Those that may change up to the place where the request is sent on.
+    /// The statements for values that may change until the request is sent on.
     pub fn of_branch(&self) -> Vec<String> {
         self.now().filter(|v| v.variable.class == Class::Branch || OF_TARGET.contains(&name_of(&v.variable.text))).map(Values::set).collect()
     }
 
-    /// Those of a variable that is assigned to.
+    /// The statements after an assignment to a variable.
     pub fn assigned(&self, name: &str) -> Vec<String> {
         let target = self.base(name);
         let follows = |v: &&Value| self.base(&v.variable.text) == target && (v.variable.class == Class::Moment || target.starts_with("var("));
@@ -149,7 +149,7 @@ impl Values {
         self.legs.iter().find(|(_, avp)| self.base(avp) == target).map(|(tag, avp)| (tag.clone(), format!("$acc_leg({tag}) = ${avp};")))
     }
 
-    /// Those of the branch whose reply is reported.
+    /// The variables whose values are those of the branch whose reply is reported.
     pub fn each_branch(&self) -> Vec<&str> {
         self.now().filter(|v| v.variable.class == Class::Branch).map(|v| &*v.variable.text).collect()
     }
@@ -170,7 +170,7 @@ impl Values {
         self.base(variable) == self.base(target)
     }
 
-    /// Those that have no value yet where the request is marked.
+    /// The values that are not known yet where the request is marked.
     pub fn later(&self) -> Vec<String> {
         let all = self.all.iter().filter(|v| is_later(&v.variable));
         all.map(|v| {
@@ -185,7 +185,7 @@ impl Values {
     }
 }
 
-/// Of the reply, or of the moment when the record is written.
+/// Whether the value is of the reply, or of the moment when the record is written.
 fn is_later(variable: &Variable) -> bool {
     let inner = variable.text.trim_start_matches(['$', '(']);
     match variable.class {

@@ -6,10 +6,10 @@ use chrono::{NaiveDateTime, Timelike as _};
 
 use crate::rows::Row;
 
-/// Calls shorter than this, in milliseconds, are counted apart: wrong numbers, answering machines, fraud.
+/// Calls shorter than this, in milliseconds, are counted separately: wrong numbers, answering machines, fraud.
 const SHORT_MS: i64 = 6000;
 
-/// What is known of some calls.
+/// What is known about some calls.
 #[derive(Debug, Default)]
 pub struct Figures {
     /// Initial INVITEs.
@@ -22,13 +22,13 @@ pub struct Figures {
     pub duration_ms: i64,
     /// Answered and ended within [`SHORT_MS`].
     pub short: u64,
-    /// How many have which code.
+    /// How many calls have which code.
     pub codes: BTreeMap<u16, u64>,
-    /// How many ended in which way.
+    /// How many calls ended in which way.
     pub causes: BTreeMap<String, u64>,
-    /// How many took so many milliseconds to the answer.
+    /// How many calls took how many milliseconds to the answer.
     pub setups: Spread,
-    /// How many took so many milliseconds until it rang.
+    /// How many calls took how many milliseconds until they rang.
     pub pdds: Spread,
 }
 
@@ -62,12 +62,12 @@ impl Figures {
         self.failed > 0
     }
 
-    /// ASR (answered of all attempts) and NER (E.425: those, and those that fail by the will of a person).
+    /// ASR (share of attempts that were answered) and NER (E.425: these, and those that failed because a person wanted it).
     pub fn rates(&self, user_codes: &[u16]) -> Option<(f64, f64)> {
         if self.has_failed() { self.rates_of_a_part(user_codes) } else { None }
     }
 
-    /// The same of a part of the calls, where others failed.
+    /// The same for a part of the calls, if others have failed.
     pub fn rates_of_a_part(&self, user_codes: &[u16]) -> Option<(f64, f64)> {
         let of = |n: u64| (self.attempts > 0).then(|| n as f64 / self.attempts as f64);
         let by_user: u64 = user_codes.iter().filter_map(|code| self.codes.get(code)).sum();
@@ -89,7 +89,7 @@ impl Spread {
         *self.0.entry(ms).or_default() += 1;
     }
 
-    /// What this share of them do not exceed, in milliseconds.
+    /// The value that this share of them does not exceed, in milliseconds.
     pub fn below(&self, share: f64) -> Option<i64> {
         let total: u64 = self.0.values().sum();
         let rank = ((total as f64 * share).ceil() as u64).max(1);
@@ -104,7 +104,7 @@ impl Spread {
     }
 }
 
-/// The names that are counted most often.
+/// The most frequent names.
 pub fn most<T: Clone + Ord>(counts: &BTreeMap<T, u64>, number: usize) -> Vec<(T, u64)> {
     let mut all: Vec<_> = counts.iter().map(|(name, n)| (name.clone(), *n)).collect();
     all.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
@@ -126,12 +126,12 @@ pub struct Report {
 }
 
 impl Report {
-    /// Nothing yet.
+    /// An empty report.
     pub fn new() -> Report {
         Report { all: Figures::default(), hours: [0; 24], span: (None, None), by: HashMap::new(), times: (Vec::new(), Vec::new()) }
     }
 
-    /// Counts a record: of requests inside a call, and of other methods, there is nothing to count.
+    /// Counts a record; records of requests inside a call and of other methods do not count.
     pub fn add(&mut self, row: &Row<'_>) {
         if row.method != "INVITE" || row.code < 200 {
             return;
@@ -169,8 +169,8 @@ impl Report {
         most
     }
 
-    /// Most calls at the same time in each of `number` equal parts of the span, with the begin of the part; none if the span has
-    /// no length.
+    /// The most calls at the same time in each of `number` equal parts of the span, with the beginning of the part; empty if the
+    /// span has no length.
     #[cfg(feature = "html")]
     pub fn concurrency(&self, number: usize) -> Vec<(NaiveDateTime, usize)> {
         let (Some(first), Some(last)) = self.span else { return Vec::new() };
@@ -196,7 +196,7 @@ impl Report {
             .collect()
     }
 
-    /// By the field, those with most attempts first.
+    /// By the field; those with most attempts come first.
     pub fn groups(&self, top: usize) -> Vec<(String, &Figures)> {
         let mut all: Vec<_> = self.by.iter().map(|(name, f)| (if name.is_empty() { "(none)".to_string() } else { name.clone() }, f)).collect();
         all.sort_by(|a, b| b.1.attempts.cmp(&a.1.attempts).then(a.0.cmp(&b.0)));

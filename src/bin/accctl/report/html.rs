@@ -1,4 +1,4 @@
-//! The report as one page: no script, nothing from the network, light or dark as the reader has it.
+//! The report as one page: no script, nothing from the network, light or dark as the reader prefers.
 
 use std::io;
 
@@ -16,7 +16,7 @@ use super::options::ReportOptions;
 const SIZE: (u32, u32) = (860, 240);
 /// Points of a line.
 const POINTS: usize = 200;
-/// Readable on white, and, turned round, on black.
+/// Readable on white and, inverted, on black.
 const BLUE_: RGBColor = RGBColor(31, 111, 181);
 
 const STYLE: &str = "

@@ -73,7 +73,7 @@ fn as_text(report: &Report, o: &ReportOptions) -> String {
     line("shorter than 6 s", all.short.to_string());
     let both = |of: &Spread| format!("{}, {}", seconds(of.below(0.5)), seconds(of.below(0.95)));
     line("setup p50, p95", both(&all.setups));
-    // Only tables with a column pdd_ms tell.
+    // Only tables with a column pdd_ms have it.
     if all.pdds.below(0.5).is_some() {
         line("PDD p50, p95", both(&all.pdds));
     }
@@ -143,7 +143,7 @@ fn as_json(report: &Report, o: &ReportOptions) -> Value {
     out
 }
 
-/// A value of CSV (RFC 4180). What a spreadsheet would take for a formula is none.
+/// A value of CSV (RFC 4180), escaped so that no spreadsheet takes it for a formula.
 fn cell(text: &str) -> String {
     let text = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_string() };
     if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }

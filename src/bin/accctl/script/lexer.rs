@@ -1,4 +1,4 @@
-//! The tokens of a server's configuration, OpenSIPS' or Kamailio's, as far as they count.
+//! The tokens of a configuration of OpenSIPS or Kamailio, as far as they count.
 //!
 //! Both share their lexical rules: comments (`#`, `//`, nested `/* */`), strings in double quotes (with escapes) and in
 //! single quotes (without), `include_file` and `import_file`. Kamailio's preprocessor is followed; a token between
@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-/// Most files within each other, as OpenSIPS has it.
+/// Maximum depth of nested files, as in OpenSIPS.
 const MAX_DEPTH: usize = 50;
 /// Most files in all.
 const MAX_FILES: usize = 10_000;
@@ -86,15 +86,15 @@ pub struct Tokens {
     pub all: Vec<Token>,
     /// The files, the first of which is the configuration.
     pub files: Vec<String>,
-    /// Comments that speak to accctl.
+    /// Comments addressed to accctl.
     pub allowed: Vec<Allowed>,
     /// What could not be followed and may not matter.
     pub notes: Vec<String>,
     /// The first line of the configuration.
     pub first_line: String,
-    /// What stands in parts that do not count, with its names as they are written.
+    /// The tokens of parts that do not count; names in them are not replaced.
     pub left_out: Vec<Token>,
-    /// What the names that are known at the end are defined as.
+    /// The names that are defined at the end, with their texts.
     pub defined: HashMap<Rc<str>, Rc<str>>,
 }
 
@@ -123,9 +123,9 @@ pub fn read(path: &Path, defines: &[String]) -> Result<Tokens, String> {
 }
 
 enum Define {
-    /// The text that takes the name's place.
+    /// The text that replaces the name.
     Text(Rc<str>),
-    /// It is not known whether there is one, or which; why.
+    /// It is unknown whether there is a text, or which one; with the reason.
     Unknown(Rc<str>),
 }
 
@@ -293,13 +293,13 @@ fn is_word(c: char) -> bool {
 struct Reader {
     out: Tokens,
     defines: HashMap<Rc<str>, Define>,
-    /// Names whose values the caller knows, whatever the server makes of them.
+    /// Names whose values the caller gives; they override the configuration.
     given: HashSet<Rc<str>>,
     substs: Vec<Subst>,
     blocks: Vec<Block>,
-    /// Why what stands here may not count.
+    /// Why what is here may not count.
     doubt: Option<Rc<str>>,
-    /// Bytes read, tokens that names stood for, and bytes by which replacements made strings longer.
+    /// Bytes read, tokens that names were replaced by, and bytes by which replacements made strings longer.
     read: usize,
     expanded: usize,
     grown: usize,
@@ -329,7 +329,7 @@ impl Reader {
         Ok(())
     }
 
-    /// After a change of `blocks`: why what stands here may not count, if so.
+    /// After a change of `blocks`: determines whether what is here may not count, and why.
     fn judge(&mut self) {
         let block = self.blocks.iter().find(|b| b.counts.is_none());
         self.doubt = block.map(|b| format!("it depends on {} in {}, which accctl cannot evaluate", b.directive, b.at).into());
@@ -448,7 +448,7 @@ impl Reader {
         self.out.allowed.push(Allowed { at, codes });
     }
 
-    /// The word of a directive that includes a file, which `directive` leaves as the last token.
+    /// The word of a directive that includes a file; `directive` leaves it as the last token.
     fn included(&mut self) -> Option<String> {
         let word = self.out.all.last()?.word().filter(|word| matches!(*word, "include_file" | "import_file"))?.to_string();
         self.out.all.pop();
@@ -578,7 +578,7 @@ impl Reader {
         Ok(())
     }
 
-    /// A text with what `#!subst` replaces, as long as strings do not grow without end.
+    /// A text after the replacements of `#!subst`, whose growth is limited.
     fn substituted(&mut self, mut text: String) -> String {
         for s in &self.substs {
             let most = if s.all { usize::MAX } else { 1 };
@@ -602,7 +602,7 @@ impl Reader {
                 let text = source.string(quote)?;
                 self.substituted(text)
             }
-            // A name that is defined as the file's.
+            // A name that is defined as the file name.
             Some(c) if is_word(c) => match self.defines.get(source.take_while(is_word)) {
                 Some(Define::Text(text)) => text.trim_matches(['"', '\'']).to_string(),
                 _ => return Ok(()),

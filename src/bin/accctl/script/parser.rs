@@ -1,5 +1,5 @@
 //! The routes of a configuration as statements. What the servers would refuse may pass, and what is not understood is
-//! kept as it stands: what matters is which functions are called, in which order, and under which conditions.
+//! kept unchanged: what matters is which functions are called, in which order, and under which conditions.
 
 use std::rc::Rc;
 
@@ -30,7 +30,7 @@ pub enum RouteKind {
 pub struct Route {
     /// Which.
     pub kind: RouteKind,
-    /// Its name; of the main route empty.
+    /// Its name; empty for the main route.
     pub name: Rc<str>,
     /// What it does.
     pub body: Vec<Statement>,
@@ -178,7 +178,7 @@ impl<'a> Parser<'a> {
         is
     }
 
-    /// Both signs, one directly after the other.
+    /// Two signs, one directly after the other.
     fn pair(&self, first: char, second: char) -> bool {
         matches!(self.rest, [a, b, ..] if a.is(first) && b.is(second))
     }
@@ -276,7 +276,7 @@ impl<'a> Parser<'a> {
             let mut body = Vec::new();
             self.statement(&mut body)?;
             branches.push((test, body));
-            // A semicolon behind the block does not end the statement.
+            // A semicolon after the block does not end the statement.
             if matches!(self.rest, [a, b, ..] if a.is(';') && b.word() == Some("else")) {
                 self.next();
             }
@@ -330,7 +330,7 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
-    /// An expression. With `test`, one that begins with a parenthesis goes on behind it only with an operator.
+    /// An expression. With `test`, one that begins with a parenthesis continues after it only with an operator.
     fn expr(&mut self, test: bool) -> Result<Expr, String> {
         let at = self.peek().map(|t| t.at).unwrap_or_default();
         self.deeper(at, |p| {
@@ -450,7 +450,7 @@ fn is_operator(token: &Token) -> bool {
     matches!(token.word(), Some("eq" | "ne" | "mod" | "in"))
 }
 
-/// A token as a name has it.
+/// A token, as it occurs in a name.
 pub fn plain(token: &Token) -> String {
     match &token.kind {
         Kind::Word(text) | Kind::Text(text) | Kind::Unknown(text) => text.to_string(),
@@ -461,7 +461,7 @@ pub fn plain(token: &Token) -> String {
 }
 
 impl Call {
-    /// An argument as the constant that it is; `None`: it is not there, or has variables.
+    /// The value of a constant argument; `None` if it is missing or contains variables.
     pub fn constant(&self, index: usize) -> Option<String> {
         let argument = self.arguments.get(index).filter(|tokens| !tokens.is_empty())?;
         if argument.iter().any(|token| matches!(token.kind, Kind::Variable(_) | Kind::Unknown(_))) {
@@ -478,7 +478,7 @@ impl Call {
 }
 
 impl Expr {
-    /// Shows every call and every other token to `each`, in order.
+    /// Passes every call and every other token to `each`, in order.
     pub fn walk<'a>(&'a self, each: &mut dyn FnMut(Seen<'a>)) {
         match self {
             Expr::Call(call) => {
@@ -495,7 +495,7 @@ impl Expr {
         }
     }
 
-    /// The variable that it assigns to, and the rest behind `=`.
+    /// The variable that it assigns to, and the rest after `=`.
     pub fn assignment(&self) -> Option<(&Token, &[Item])> {
         let Expr::Items(items) = self else { return None };
         let (Item::Token(first @ Token { kind: Kind::Variable(_), .. }), rest) = items.split_first()? else { return None };
@@ -508,15 +508,15 @@ impl Expr {
     }
 }
 
-/// What [`Expr::walk`] shows.
+/// What [`Expr::walk`] passes on.
 pub enum Seen<'a> {
     /// A call.
     Call(&'a Call),
-    /// A token that is none.
+    /// A token that is not a call.
     Token(&'a Token),
 }
 
-/// Shows every expression of these statements.
+/// Passes on every expression of these statements.
 pub fn expressions<'a>(statements: &'a [Statement], each: &mut dyn FnMut(&'a Expr)) {
     for statement in statements {
         match statement {
