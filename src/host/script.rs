@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::c_int;
 use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::full::{context_max, say_clipped};
 use super::shared::{CallId, FULL, SharedContext, SharedError};
@@ -192,6 +193,11 @@ pub trait AtHand: Copy {
     /// Can calls be followed to their end?
     fn has_dialogs(self) -> bool;
 
+    /// Does the server send the request itself? Nobody reports the end of a call that begins so.
+    fn is_of_server(self) -> bool {
+        false
+    }
+
     /// Ties a call to its dialog, which is made if necessary. Unless `ctx` gets the events of its transaction already
     /// (`is_watched`), returns whether [`AtHand::watch`] must also watch for the answer.
     fn follow(self, ctx: &SharedContext, is_watched: bool) -> Result<bool, String>;
@@ -366,8 +372,17 @@ fn mark(at: impl AtHand, instance: &Instance, types: Types, flags: Flags, table:
     } else {
         flags
     };
+    let flags = if flags.has(Flag::Cdr) && core.to_tag.is_empty() && at.is_of_server() {
+        say_no_end();
+        flags.without(Flag::Cdr)
+    } else {
+        flags
+    };
     // A CANCEL is a transaction of its own: never the call's.
     let found = if is_cancel { at.get(Place::Here) } else { find(at) };
+    // The script may have loaded the dialog of another call.
+    let is_of_another = |c: &Head| c.marked && core.to_tag.is_empty() && c.core.callid != core.callid;
+    let found = found.map(|ctx| ctx.read_head(is_of_another).map(|other| (!other).then_some(ctx))).transpose().map_err(text)?.flatten();
     worker::admit(instance, types, || Some(found.as_ref()?.facts().ok()?.marks))?;
     // The server is asked before the context is locked.
     let request = Request { core, arrived: at.arrival(), upstream: is_upstream(at, instance), types, flags, table };
@@ -378,6 +393,16 @@ fn mark(at: impl AtHand, instance: &Instance, types: Types, flags: Flags, table:
         return mark_inside(at, &request, call, of_call);
     }
     mark_found(at, instance, &request, found)
+}
+
+/// Said once: such a call gets a record of its answer.
+fn say_no_end() {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        log::warn!(
+            "do_accounting(): the flag cdr for a request that the server itself sends (b2b_init_request() and the like): its end is not known here, so such calls get a record of their answer instead of a CDR"
+        );
+    }
 }
 
 /// A request that is being marked.

@@ -91,7 +91,7 @@ class KamailioStage(Stage):
                            env={**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin"})
         return p.stdout + p.stderr if p.returncode == 0 else ""
 
-    def mi(self, method, **params):
+    def mi(self, method, /, **params):
         """An RPC, answered as JSON as far as the scenarios look at it."""
         if method == "dlg_end_dlg":
             text = self.rpc("dlg.list")

@@ -40,7 +40,7 @@ ATTRIBUTES = {40: "what", 205: "code", 204: "method", 55: "time", 206: "from_tag
               227: "duration", 228: "setup", 229: "created", 230: "ms",
               **{240 + i: tag for i, tag in enumerate(EXTRAS + LEGS)}}
 NUMBERS = {40, 205, 204, 55, 227, 228, 229, 230}
-METHODS = {1: "INVITE", 2: "CANCEL", 4: "ACK", 8: "BYE", 256: "MESSAGE"}
+METHODS = {1: "INVITE", 2: "CANCEL", 4: "ACK", 8: "BYE", 32: "OPTIONS", 256: "MESSAGE"}
 # what a difference may be: absolute times in s (they are cut to seconds), the others in their own unit
 TOLERANCE = {"time": 1.4, "created": 1.4, "setup": 1, "duration": 1, "ms": 500}
 # of an expected record
@@ -221,7 +221,7 @@ def expected(scenario, backend, callid):
         by_flags = "flags" in scenario and r.get("shape") != "context"
         kind, cdr, bare, code = r["kind"], r["kind"] == "cdr", r.get("bare"), r["code"]
         e = {k: str(r[k]) for k in ("method", "from_tag", "to_tag")}
-        e.update(callid=callid, code=str(code), reason=r.get("reason", PHRASES.get(code, "")))
+        e.update(callid=r.get("callid", callid), code=str(code), reason=r.get("reason", PHRASES.get(code, "")))
         e.update(time=r.get("time", r["created"] + r["setup"]), created=r["created"], setup=math.floor(r["setup"]))
         e.update(ms=r.get("ms", 0), duration=math.ceil(r.get("ms", 0) / 1000))
         e.update(dict.fromkeys(EXTRAS), **({"end_cause": "bye", "end_side": "caller"} if cdr else {}))

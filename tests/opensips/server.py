@@ -324,7 +324,7 @@ class Stage:
         lines = [m[1] for m in (re.search(r"\broute (\w+: .*)$", x) for x in self.log_lines()) if m]
         return [x for x, _ in itertools.groupby(lines)]
 
-    def mi(self, method, **params):
+    def mi(self, method, /, **params):
         """One command over the FIFO; the answer's text, '' when there is none."""
         path = os.path.join(self.dir, "mi-reply")
         try:
@@ -378,7 +378,8 @@ class Stage:
         for act in self.sc.get("during", []):
             time.sleep(max(0, begin + act["at"] - time.time()))
             if act["do"] == "mi":
-                params = {k: v.replace("@callid@", self.callid) for k, v in act.get("params", {}).items()}
+                words = {"@callid@": self.callid, "@proxy@": f"127.0.0.1:{self.proxy}"}
+                params = {k: re.sub("@[a-z]+@", lambda m: words[m[0]], v) for k, v in act.get("params", {}).items()}
                 answer = self.mi(act["method"], **params)
                 said = re.sub(r"\s", "", answer)
                 parts = [p.replace("@callid@", re.escape(self.callid)) for p in act.get("answer", [])]

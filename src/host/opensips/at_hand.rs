@@ -1,7 +1,5 @@
 //! What the functions of the script need to know about the current message.
 
-use std::ffi::c_void;
-
 use super::contexts::{self, Current, Slot};
 use super::state::{DIALOGS, message, ready};
 use super::{dialogs, transactions, values};
@@ -12,9 +10,6 @@ use crate::accounting::record::{Backend, Core};
 use crate::config::Config;
 use crate::host::script::{AtHand, Place};
 use crate::host::shared::SharedContext;
-
-/// Value for `here_loaded`: anything but null.
-const LOADED: usize = 1;
 
 impl AtHand for Current {
     fn get(self, place: Place) -> Option<SharedContext> {
@@ -32,6 +27,10 @@ impl AtHand for Current {
     }
 
     fn of_dialog(self) -> Option<SharedContext> {
+        if self.is_of_server() && self.core().is_none_or(|core| core.to_tag.is_empty()) {
+            // The dialog is that of the message that is being processed.
+            return None;
+        }
         let dialogs = DIALOGS.get()?;
         dialogs.context(dialogs.current()?)
     }
@@ -67,6 +66,10 @@ impl AtHand for Current {
         DIALOGS.get().is_some()
     }
 
+    fn is_of_server(self) -> bool {
+        Current::is_of_server(self)
+    }
+
     fn follow(self, ctx: &SharedContext, is_watched: bool) -> Result<bool, String> {
         let is_new = dialogs::follow(self, ctx)?;
         if is_new && is_watched {
@@ -80,8 +83,7 @@ impl AtHand for Current {
     }
 
     fn watch(self, ctx: SharedContext, answers: bool) -> Result<(), String> {
-        // The server does not announce the transactions of its own requests (`transactions::on_request_in`).
-        if let Some(t) = self.api.tm.current().filter(|t| self.api.tm.get(*t, self.api.there_arrival).is_null())
+        if let Some(t) = self.api.tm.current().filter(|_| self.is_of_server())
             && let Some((_, _, instance)) = ready()
         {
             transactions::see_replies(self.api, instance, t)?;
@@ -98,12 +100,12 @@ impl AtHand for Current {
         let dialogs = DIALOGS.get().ok_or("the dialog module is not loaded: load dialog.so")?;
         let dlg = dialogs.current().ok_or("there is no dialog here: match it first, with loose_route() or match_dialog()")?;
         let ctx = dialogs.context(dlg).ok_or("this dialog is not accounted")?;
-        if !symbols.processing_put(self.api.here_loaded, LOADED as *mut c_void) {
+        if !symbols.processing_put(self.api.here_loaded, contexts::YES) {
             return Err("no message is being processed here".into());
         }
-        let here = Slot::Here(self.api.here);
-        contexts::put(self.server, self.api, Slot::Here(self.api.here_replaced), contexts::get(self.server, self.api, here));
-        contexts::put(self.server, self.api, here, Some(ctx));
+        let current = self.current_slot();
+        contexts::put(self.server, self.api, Slot::Here(self.api.here_replaced), contexts::get(self.server, self.api, current));
+        contexts::put(self.server, self.api, current, Some(ctx));
         Ok(())
     }
 
@@ -114,7 +116,7 @@ impl AtHand for Current {
         }
         server.symbols.processing_put(api.here_loaded, std::ptr::null_mut());
         let replaced = Slot::Here(api.here_replaced);
-        contexts::put(server, api, Slot::Here(api.here), contexts::get(server, api, replaced));
+        contexts::put(server, api, self.current_slot(), contexts::get(server, api, replaced));
         contexts::put(server, api, replaced, None);
         Ok(())
     }

@@ -11,6 +11,9 @@ use crate::host::shared::SharedContext;
 use crate::host::tally::Once;
 use crate::worker::Instance;
 
+/// For places that only say yes: anything but null.
+pub const YES: *mut c_void = std::ptr::without_provenance_mut(1);
+
 /// A place in the host that holds one of our references.
 #[derive(Clone, Copy)]
 pub enum Slot {
@@ -104,14 +107,27 @@ impl Current {
         Ok((Current { server, api, raw }, instance))
     }
 
-    /// The place in the host; `None` for places of a transaction if there is none.
+    /// Is the current transaction that of a request which the server sends itself? Such a transaction is not announced
+    /// (`transactions::on_request_in`). The server may make it while it processes another message.
+    pub fn is_of_server(self) -> bool {
+        self.api.tm.current().is_some_and(|t| self.api.tm.get(t, self.api.there_arrival) as i64 & !COUNTED == 0)
+    }
+
+    /// The place in the host; `None` for places of a transaction if there is none, and for those of the processing context if
+    /// that is of another message.
     pub fn slot(self, place: Place) -> Option<Slot> {
         let there = |n| Some(Slot::There(self.api.tm.current()?, n));
         match place {
+            Place::Here | Place::HereOwn if self.is_of_server() => None,
             Place::Here => Some(Slot::Here(self.api.here)),
             Place::HereOwn => Some(Slot::Here(self.api.here_own)),
             Place::There => there(self.api.there),
             Place::ThereOwn => there(self.api.there_own),
         }
+    }
+
+    /// The place of the current context.
+    pub fn current_slot(self) -> Slot {
+        self.slot(Place::Here).or_else(|| self.slot(Place::There)).unwrap_or(Slot::Here(self.api.here))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::abi::*;
 use super::api::Dialogs;
-use super::contexts::Current;
+use super::contexts::{self, Current};
 use super::events::{DialogEvent, Event};
 use super::state::{BYE, DIALOGS, Server, message, ready};
 use super::values;
@@ -19,7 +19,6 @@ use crate::host::cluster::{self, Known, Named};
 use crate::host::full::say;
 use crate::host::outcome::write_cdr;
 use crate::host::revival::{self, Claim};
-use crate::host::script::{AtHand, Place};
 use crate::host::shared::{CallId, SharedContext};
 use crate::host::{full, guard, outcome, proof, script};
 use crate::journal::{Dir, End};
@@ -278,10 +277,8 @@ pub fn changed(at: Current) {
                 calls.push(ctx.duplicate());
             }
         });
-        // The end of the message is only reported to us if it holds a context.
-        if at.get(Place::Here).is_none() {
-            at.put(Place::Here, &ctx);
-        }
+        // The end of the message is only reported to us if it holds something of ours.
+        at.server.symbols.processing_put(at.api.here_changed, contexts::YES);
         if !at.server.symbols.has_processing_context() {
             tell_cluster();
         }

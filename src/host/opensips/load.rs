@@ -174,6 +174,7 @@ fn initialise() -> Result<(), String> {
         here_own: symbols.register_processing_slot(Some(release)),
         here_loaded: symbols.register_processing_slot(None),
         here_replaced: symbols.register_processing_slot(Some(release)),
+        here_changed: symbols.register_processing_slot(Some(transactions::changes_done)),
         here_arrival: symbols.register_processing_slot(None),
         there: tm.register_slot(Some(release)),
         there_own: tm.register_slot(Some(release)),
@@ -182,8 +183,9 @@ fn initialise() -> Result<(), String> {
         flags: ByFlags::new(symbols, &config, DIALOGS.get().is_some(), || tm.register_slot(Some(release)))?,
         tm,
     };
-    let slots = [api.here, api.here_own, api.here_loaded, api.here_replaced, api.here_arrival, api.there, api.there_own, api.there_arrival];
-    if slots.iter().any(|s| *s < 0) {
+    let here = [api.here, api.here_own, api.here_loaded, api.here_replaced, api.here_changed, api.here_arrival];
+    let there = [api.there, api.there_own, api.there_arrival];
+    if here.iter().chain(&there).any(|s| *s < 0) {
         return Err("the host has no room for accounting contexts: raise its private memory (-M)".into());
     }
     symbols.prove_processing_slots(api.here_arrival)?;

@@ -43,6 +43,9 @@ pub struct Api {
     pub here_loaded: i32,
     /// Processing context: the context that it replaced.
     pub here_replaced: i32,
+    /// Processing context: not null when the script has changed a call, of which the nodes of the cluster hear at the end of
+    /// the message.
+    pub here_changed: i32,
     /// Processing context: monotonic time in microseconds when the request came, as a number in the
     /// pointer.
     pub here_arrival: i32,

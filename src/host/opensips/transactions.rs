@@ -152,11 +152,15 @@ pub unsafe extern "C" fn on_answer(t: *mut os_cell, _kind: c_int, params: *mut o
     });
 }
 
+/// The message is done, and the script has changed a call.
+pub unsafe extern "C" fn changes_done(_p: *mut c_void) {
+    guard::entry("end of a message", (), dialogs::tell_cluster);
+}
+
 /// The message is done, and its context is released. A BYE without a transaction has been answered by now,
 /// so the CDR of its call is written.
 pub unsafe extern "C" fn message_done(p: *mut c_void) {
     guard::entry("end of a message", (), || {
-        dialogs::tell_cluster();
         // SAFETY: as in `release` (promise 3).
         let Some(ctx) = (unsafe { SharedContext::from_raw(p) }) else { return };
         if let Some((server, api, _)) = ready()
