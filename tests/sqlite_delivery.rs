@@ -251,6 +251,42 @@ fn rows_find_the_moments_between_another_writers_transactions() {
     assert_eq!(query(&p.database, "SELECT count(*) || '/' || count(DISTINCT callid) FROM acc"), [["11/11"]]);
 }
 
+/// `db_url` is taken out, and put back later: only what waited was given up, and nothing comes twice.
+#[test]
+fn without_a_database_only_what_waits_is_given_up() {
+    for hours in [0, 1] {
+        let p = place();
+        let dir = Dir::open(&p.journal).unwrap();
+        let kept = |config: Config| Config { journal_keep: Duration::from_secs(hours * 3600), ..config };
+        let mut w = writer(&dir, 1);
+        let append = |w: &mut Writer, n: usize| w.append_record(SinkId::Db, &record(Kind::Transaction, &format!("call-{n}"))).unwrap();
+        (0..10).for_each(|n| append(&mut w, n));
+        // One segment has ended, and goes or is kept; the next one stays open.
+        drop(std::mem::replace(&mut w, writer(&dir, 2)));
+        (10..20).for_each(|n| append(&mut w, n));
+        let running = Running::start(kept(config(&p.database, &p.journal)), &dir);
+        wait_until("the rows", || count(&p.database, "acc") == 20 && segments(&p.journal) == 1);
+        running.stop();
+        (20..23).for_each(|n| append(&mut w, n));
+        drop(w);
+
+        let letters = || std::fs::read_to_string(p.journal.join("dead-db.jsonl")).unwrap_or_default().lines().count();
+        let running = Running::start(kept(common::config(None, &p.journal)), &dir);
+        wait_until("the letters", || letters() >= 3 && segments(&p.journal) == 0);
+        running.stop();
+        assert_eq!(letters(), 3, "{hours} h");
+        drop(dir);
+
+        let accctl = |args: &[&str]| Command::new(env!("CARGO_BIN_EXE_accctl")).args(args).arg(&p.journal).output().unwrap();
+        let url = format!("sqlite://{}", p.database.display());
+        for args in [&["requeue", "--sink", "db"][..], &["deliver", "--url", &url]] {
+            let out = accctl(args);
+            assert!(out.status.success(), "{out:?}");
+        }
+        assert_eq!(query(&p.database, "SELECT count(*) || '/' || count(DISTINCT callid) FROM acc"), [["23/23"]], "{hours} h");
+    }
+}
+
 /// As nodes of a cluster do that start at the same time, with a file that nobody has written to.
 #[test]
 fn servers_make_a_new_file_together() {

@@ -182,6 +182,11 @@ pub trait Sink {
         false
     }
 
+    /// Does it stand in for a destination that is not configured?
+    fn is_off(&self) -> bool {
+        false
+    }
+
     /// Longest pause before it is tried again, if different from the parameter.
     fn pause_max(&self) -> Option<Duration> {
         None

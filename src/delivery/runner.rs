@@ -519,14 +519,33 @@ impl Runner {
                 *position = own.max(*position);
             }
         }
+        if self.id == SinkId::Db && self.sink.is_off() {
+            self.add_committed(&mut positions)?;
+        }
         Ok(positions)
+    }
+
+    /// What the database has committed, now that `db_url` was taken out: it keeps its own cursor. Kept segments were delivered
+    /// entirely.
+    fn add_committed(&self, positions: &mut Positions) -> Result<(), String> {
+        for (name, committed) in self.committed()?.into_iter().flat_map(|known| known.positions) {
+            let position = positions.entry(name).or_insert(committed);
+            *position = committed.max(*position);
+        }
+        for kept in self.view.borrow().kept.iter() {
+            positions.entry(kept.name).or_insert(kept.size);
+        }
+        Ok(())
+    }
+
+    fn committed(&self) -> Result<Option<Committed>, String> {
+        self.dir.committed().map_err(|e| format!("committed-db in journal_dir cannot be read ({e}): check its permissions"))
     }
 
     /// Is the database older than in its last known state?
     fn is_older(&self, stored: Option<&Positions>) -> Result<Option<Rewind>, String> {
         let (Some(stored), true) = (stored, self.sink.stores_cursor()) else { return Ok(None) };
-        let known = self.dir.committed().map_err(|e| format!("committed-db in journal_dir cannot be read ({e}): check its permissions"))?;
-        Ok(rewind(self.sink.stamp(), stored, known))
+        Ok(rewind(self.sink.stamp(), stored, self.committed()?))
     }
 
     /// Notes what the database has committed.

@@ -21,6 +21,10 @@ impl Sink for Off {
         let fate = Fate::Dead(format!("{} is no longer set", self.0.parameter()));
         Box::pin(std::future::ready(Ok(vec![fate; batch.len()])))
     }
+
+    fn is_off(&self) -> bool {
+        true
+    }
 }
 
 impl Sink for Held {
