@@ -504,8 +504,10 @@ pub fn default_of(name: &str) -> &'static str {
 pub enum Routes {
     /// Request, failure, branch and local routes.
     Requests,
-    /// These, and in Kamailio also reply routes, like its own accounting functions.
+    /// These, and in Kamailio also reply routes.
     Transactions,
+    /// `Requests`, and in Kamailio every route, like its own accounting functions.
+    Manual,
     /// Every route.
     All,
 }
@@ -541,12 +543,12 @@ macro_rules! functions {
         $then! {
             do_accounting(Types; Flags, Table) Requests,
             drop_accounting(; Types, Flags) Transactions,
-            acc_log_request(Comment(Backend::Log);) Transactions,
-            acc_db_request(Comment(Backend::Db), Table;) Transactions,
-            acc_aaa_request(Comment(Backend::Aaa);) Transactions,
-            acc_diam_request(Comment(Backend::Diameter);) Transactions,
-            acc_evi_request(Comment(Backend::Evi);) Transactions,
-            acc_stream_request(Comment(Backend::Stream);) Transactions,
+            acc_log_request(Comment(Backend::Log);) Manual,
+            acc_db_request(Comment(Backend::Db), Table;) Manual,
+            acc_aaa_request(Comment(Backend::Aaa);) Manual,
+            acc_diam_request(Comment(Backend::Diameter);) Manual,
+            acc_evi_request(Comment(Backend::Evi);) Manual,
+            acc_stream_request(Comment(Backend::Stream);) Manual,
             acc_new_leg(;) Transactions,
             acc_load_ctx_from_dlg(;) All,
             acc_unload_ctx_from_dlg(;) All,

@@ -168,6 +168,7 @@ fn routes(routes: Routes) -> &'static str {
     match routes {
         Routes::Requests => "request, failure, branch, local; in Kamailio also branch failure",
         Routes::Transactions => "request, failure, branch, local; in Kamailio also branch failure and reply",
+        Routes::Manual => "request, failure, branch, local; in Kamailio all",
         Routes::All => "all",
     }
 }

@@ -84,6 +84,11 @@ fn mistakes_are_named_at_startup() {
     let dir = tempfile::tempdir().unwrap();
     let good = fs::read_to_string(root().join("tests/kamailio/kamailio.cfg")).unwrap();
     assert!(check(&good, dir.path(), true).0);
+    // As of Kamailio's own module, in any route.
+    for route in ["reply_route", "onsend_route", "event_route[tm:local-response]"] {
+        let (ok, out) = check(&format!("{good}\n{route} {{\n acc_log_request(\"404 Not here\");\n}}\n"), dir.path(), true);
+        assert!(ok, "{route}: {out}");
+    }
     let param = |line: &str| good.replace("modparam(\"rr\",", &format!("{line}\nmodparam(\"rr\","));
     for (config, said) in [
         (param("modparam(\"acc\", \"early_media\", \"yes\")"), "parameter early_media: expected a number, got a string"),

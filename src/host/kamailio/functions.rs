@@ -50,7 +50,7 @@ fn of_both() -> impl Iterator<Item = km_cmd_export> {
             flags: match f.routes {
                 Routes::Requests => OF_REQUESTS,
                 Routes::Transactions => OF_REQUESTS | KM_TM_ONREPLY_ROUTE,
-                Routes::All => KM_ANY_ROUTE,
+                Routes::Manual | Routes::All => KM_ANY_ROUTE,
             },
         })
     })

@@ -32,7 +32,7 @@ pub fn exports() -> impl Iterator<Item = os_cmd_export> {
     FUNCTIONS.iter().zip(numbered!(entry as Entry, FUNCTIONS.len())).enumerate().map(move |(i, (f, function))| {
         let mut c = os_cmd_export { name: name(f.name), function: Some(function), ..Default::default() };
         c.flags = match f.routes {
-            Routes::Requests | Routes::Transactions => OS_REQUEST_ROUTE | OS_FAILURE_ROUTE | OS_BRANCH_ROUTE | OS_LOCAL_ROUTE,
+            Routes::Requests | Routes::Transactions | Routes::Manual => OS_REQUEST_ROUTE | OS_FAILURE_ROUTE | OS_BRANCH_ROUTE | OS_LOCAL_ROUTE,
             Routes::All => OS_ALL_ROUTES,
         } as c_int;
         for (n, (place, (_, optional))) in c.params.iter_mut().zip(f.arguments).enumerate() {
