@@ -218,7 +218,8 @@ impl At<'_> {
             return Ok(());
         }
         let mut reply = self.reply(false, self.event.code);
-        if reply.to_tag.is_empty() && message(self.event.rpl).is_none() {
+        // A request inside a dialog has it from the other side already.
+        if reply.to_tag.is_empty() && of.core.to_tag.is_empty() && message(self.event.rpl).is_none() {
             reply.to_tag = self.api.tm.reply_tag(request).unwrap_or_default();
         }
         let past = Past::new(self, &of, &reply);
