@@ -195,7 +195,7 @@ macro_rules! execute {
 
 async fn put(conn: &mut Conn, sql: Arc<str>, at: usize, rows: usize) {
     match conn {
-        Conn::Sqlite(c) => execute!(c, sqlx::sqlite::SqliteArguments, sql, at, rows),
+        Conn::Sqlite(c, _) => execute!(c, sqlx::sqlite::SqliteArguments, sql, at, rows),
         Conn::MySql(c) => execute!(c, sqlx::mysql::MySqlArguments, sql, at, rows),
         Conn::Postgres(_) => {
             let text = |text: &str| Value::Text(text.into());

@@ -3,8 +3,10 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use acc::accounting::clock::Wall;
 use acc::accounting::record::Kind;
@@ -320,6 +322,119 @@ fn old_files_and_rows_are_pruned_and_nothing_else() {
     assert_eq!(common::sqlite(&file, "SELECT count(*) FROM acc UNION ALL SELECT count(*) FROM missed_calls").unwrap(), "1\n0\n");
     assert_eq!(prune(&["--only-files"]), "nothing is that old\n");
     assert_eq!(accctl(&["prune", "--older", "0d", journal.to_str().unwrap()]).status.code(), Some(2));
+}
+
+/// Calls of the tool that only read a database.
+fn readers<'a>(url: &'a str, journal: &'a str) -> [Vec<&'a str>; 4] {
+    [
+        vec!["report", "--url", url],
+        vec!["find", "one", "--url", url],
+        vec!["audit", "--url", url, journal],
+        vec!["prune", "--dry-run", "--older", "90d", "--url", url],
+    ]
+}
+
+#[test]
+fn a_missing_database_is_an_error_and_is_not_created() {
+    let tmp = tempfile::tempdir().unwrap();
+    let journal = tmp.path().join("journal");
+    drop(Dir::open(&journal).unwrap());
+    let old = journal.join("0000000000000001-000001-00000001-00000001-20.bad");
+    std::fs::write(&old, "").unwrap();
+    assert!(Command::new("touch").args(["-d", "100 days ago"]).arg(&old).status().unwrap().success());
+    let journal = journal.to_str().unwrap();
+    let file = tmp.path().join("missing.sqlite");
+    let url = format!("sqlite://{}", file.display());
+    for args in readers(&url, journal).into_iter().chain([vec!["prune", "--older", "90d", "--url", &url, journal]]) {
+        let out = accctl(&args);
+        assert_eq!(out.status.code(), Some(2), "{args:?}: {out:?}");
+        assert!(String::from_utf8_lossy(&out.stderr).contains(&format!("{}: No such file", file.display())), "{args:?}: {out:?}");
+        assert!(!file.exists(), "{args:?}");
+    }
+    assert!(old.exists(), "nothing is removed when a part of the call cannot be done");
+}
+
+/// The files of a directory, with what is in them.
+fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let files = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    files.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
+}
+
+#[test]
+fn who_only_reads_leaves_the_file_as_it_is() {
+    let (tmp, journal) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    drop(Dir::open(journal.path()).unwrap());
+    let file = tmp.path().join("acc.sqlite");
+    let url = format!("sqlite://{}", file.display());
+    assert!(accctl(&["schema", "--url", &url, "--apply", "--extra", "trunk; end_cause; pdd_ms"]).status.success());
+    sqlite3(&file, &rows("acc"));
+    let read = |when: &str, attempts: &str| {
+        let before = contents(tmp.path());
+        for args in readers(&url, journal.path().to_str().unwrap()) {
+            let out = accctl(&args);
+            assert!(text(&out).contains(if args[0] == "report" { attempts } else { "" }), "{when}: {args:?}: {out:?}");
+            assert!(contents(tmp.path()) == before, "{when}: {args:?}: {:?} before, then {:?}", before.keys(), contents(tmp.path()).keys());
+        }
+    };
+    read("at rest", "attempts              5\n");
+    sqlite3(&file, "PRAGMA journal_mode = WAL");
+    read("at rest with write-ahead logging", "attempts              5\n");
+    // A writer that has the file open, and a row that is in its log alone.
+    let mut writer = Command::new("sqlite3").arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    writeln!(writer.stdin.as_mut().unwrap(), "{};\nSELECT 'done';", rows("acc")).unwrap();
+    let mut said = String::new();
+    BufReader::new(writer.stdout.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "done\n");
+    let kept = |name: &str| std::fs::read(tmp.path().join(name)).unwrap();
+    let before = [kept("acc.sqlite"), kept("acc.sqlite-wal")];
+    for args in readers(&url, journal.path().to_str().unwrap()) {
+        let out = accctl(&args);
+        assert!(text(&out).contains(if args[0] == "report" { "attempts              10\n" } else { "" }), "{args:?}: {out:?}");
+        assert!([kept("acc.sqlite"), kept("acc.sqlite-wal")] == before, "{args:?}");
+    }
+    drop(writer.stdin.take());
+    assert!(writer.wait().unwrap().success());
+}
+
+/// Whoever may write neither to the file nor beside it can read it, also while a server has it open.
+#[test]
+fn a_reader_needs_no_right_to_write() {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+    /// Nobody, on Debian.
+    const NOBODY: u32 = 65_534;
+    let (tmp, programs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let program = programs.path().join("accctl");
+    std::fs::copy(env!("CARGO_BIN_EXE_accctl"), &program).unwrap();
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(programs.path(), 0o755);
+    let file = tmp.path().join("acc.sqlite");
+    let url = format!("sqlite://{}", file.display());
+    assert!(accctl(&["schema", "--url", &url, "--apply", "--extra", "trunk; end_cause; pdd_ms"]).status.success());
+    mode(&file, 0o444);
+    let report = || {
+        let mut command = Command::new(&program);
+        command.args(["report", "--url", &url]);
+        if rustix::process::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        mode(tmp.path(), 0o555);
+        let out = command.output().unwrap();
+        mode(tmp.path(), 0o755);
+        text(&out)
+    };
+    assert_eq!(report(), "no calls\n");
+    mode(&file, 0o644);
+    sqlite3(&file, "PRAGMA journal_mode = WAL");
+    mode(&file, 0o444);
+    assert_eq!(report(), "no calls\n");
+    mode(&file, 0o644);
+    let mut writer = Command::new("sqlite3").arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    writeln!(writer.stdin.as_mut().unwrap(), "{};\nSELECT 'done';", rows("acc")).unwrap();
+    BufReader::new(writer.stdout.as_mut().unwrap()).read_line(&mut String::new()).unwrap();
+    assert!(report().contains("attempts              5\n"));
+    drop(writer.stdin.take());
+    assert!(writer.wait().unwrap().success());
 }
 
 /// Letters that tell what must not come again from a segment, and lines that are nowhere else.

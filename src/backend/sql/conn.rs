@@ -1,6 +1,7 @@
 //! One connection of any of the three databases.
 #![forbid(unsafe_code)]
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,10 +82,21 @@ impl Dialect {
     }
 }
 
+/// What somebody who opens a database wants with it. Only SQLite can tell: a server always has its database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To read it. The file stays as it is, byte by byte.
+    Read,
+    /// To change it. A missing file is an error.
+    Change,
+    /// To write to it. A missing file is created.
+    Create,
+}
+
 /// An open connection.
 pub enum Conn {
     /// To a file.
-    Sqlite(SqliteConnection),
+    Sqlite(SqliteConnection, Access),
     /// To MySQL or MariaDB.
     MySql(MySqlConnection),
     /// To PostgreSQL.
@@ -113,20 +125,16 @@ impl Bound {
 }
 
 impl Conn {
-    /// Connects. Errors hold no password.
+    /// Connects, and creates a missing file of SQLite. Errors hold no password.
     pub async fn open(target: &Target) -> Outcome<Conn> {
+        Conn::open_for(Access::Create, target).await
+    }
+
+    /// [`Conn::open`] for this purpose.
+    pub async fn open_for(access: Access, target: &Target) -> Outcome<Conn> {
         let connecting = async {
             Ok::<_, Failure>(match target {
-                Target::Sqlite(path) => {
-                    file::make(path);
-                    let options = SqliteConnectOptions::new().filename(path).create_if_missing(true).busy_timeout(SQLITE_TURN).disable_statement_logging();
-                    let mut conn = SqliteConnection::connect_with(&options).await?;
-                    // With this, readers do not block the delivery. Another open connection may prevent it,
-                    // which is no reason not to write. Synchronous stays FULL, because the journal segment of a
-                    // committed row is removed.
-                    let _ = sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut conn).await;
-                    Conn::Sqlite(conn)
-                }
+                Target::Sqlite(path) => Conn::Sqlite(open_file(path, access).await?, access),
                 Target::MySql(server) => Conn::MySql(MySqlConnection::connect_with(&mysql_options(server)).await?),
                 Target::Postgres(server) => Conn::Postgres(Session::open(server).await?),
             })
@@ -140,7 +148,7 @@ impl Conn {
     /// Its SQL dialect.
     pub fn dialect(&self) -> Dialect {
         match self {
-            Conn::Sqlite(_) => Dialect::Sqlite,
+            Conn::Sqlite(..) => Dialect::Sqlite,
             Conn::MySql(_) => Dialect::MySql,
             Conn::Postgres(_) => Dialect::Postgres,
         }
@@ -149,7 +157,7 @@ impl Conn {
     /// Begins a transaction that may write; in MySQL together with this savepoint.
     pub async fn begin(&mut self, savepoint: Option<&str>) -> Outcome<()> {
         match self {
-            Conn::Sqlite(c) => Ok(insist(async || sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *c).await.map(drop)).await?),
+            Conn::Sqlite(c, _) => Ok(insist(async || sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *c).await.map(drop)).await?),
             Conn::MySql(_) => self.run(savepoint.map_or("BEGIN".into(), |savepoint| format!("BEGIN; {savepoint}"))).await,
             Conn::Postgres(session) => session.begin().await,
         }
@@ -158,7 +166,7 @@ impl Conn {
     /// Closes it. The database may still refuse what was written.
     pub async fn commit(&mut self) -> Outcome<()> {
         match self {
-            Conn::Sqlite(c) => Ok(insist(async || sqlx::raw_sql("COMMIT").execute(&mut *c).await.map(drop)).await?),
+            Conn::Sqlite(c, _) => Ok(insist(async || sqlx::raw_sql("COMMIT").execute(&mut *c).await.map(drop)).await?),
             Conn::MySql(_) => self.run("COMMIT").await,
             Conn::Postgres(session) => session.end("COMMIT").await,
         }
@@ -167,7 +175,7 @@ impl Conn {
     /// Ends the transaction without a trace.
     pub async fn roll_back(&mut self) -> Outcome<()> {
         match self {
-            Conn::Sqlite(_) | Conn::MySql(_) => self.run("ROLLBACK").await,
+            Conn::Sqlite(..) | Conn::MySql(_) => self.run("ROLLBACK").await,
             Conn::Postgres(session) => session.end("ROLLBACK").await,
         }
     }
@@ -175,7 +183,7 @@ impl Conn {
     /// Runs a statement that creates something; names in it mean what they mean in a transaction.
     pub async fn make(&mut self, sql: &str) -> Outcome<()> {
         match self {
-            Conn::Sqlite(_) | Conn::MySql(_) => self.run(sql).await,
+            Conn::Sqlite(..) | Conn::MySql(_) => self.run(sql).await,
             Conn::Postgres(session) => session.run(&format!("{}; {sql}", postgres::HOME)).await,
         }
     }
@@ -192,7 +200,8 @@ impl Conn {
     /// Closes the connection in an orderly way.
     pub async fn close(self) {
         match self {
-            Conn::Sqlite(mut c) => {
+            Conn::Sqlite(c, Access::Read) => drop(c.close().await),
+            Conn::Sqlite(mut c, _) => {
                 // A user who may only read cannot open a file with write-ahead logging. It stays that way
                 // while others have it open.
                 let _ = sqlx::raw_sql("PRAGMA journal_mode = DELETE").execute(&mut c).await;
@@ -207,7 +216,7 @@ impl Conn {
     pub async fn run(&mut self, sql: impl Into<String>) -> Outcome<()> {
         let sql = sql.into();
         match self {
-            Conn::Sqlite(c) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(c).await.map(drop)?,
+            Conn::Sqlite(c, _) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(c).await.map(drop)?,
             Conn::MySql(c) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(c).await.map(drop)?,
             Conn::Postgres(session) => session.run(&sql).await?,
         }
@@ -223,7 +232,7 @@ impl Conn {
     /// [`Conn::execute`] with values that are bound already.
     pub async fn execute_bound(&mut self, sql: Arc<str>, bound: Bound) -> Outcome<u64> {
         Ok(match (self, bound) {
-            (Conn::Sqlite(c), Bound::Sqlite(args)) => sqlx::query_with(AssertSqlSafe(sql), args).execute(c).await?.rows_affected(),
+            (Conn::Sqlite(c, _), Bound::Sqlite(args)) => sqlx::query_with(AssertSqlSafe(sql), args).execute(c).await?.rows_affected(),
             (Conn::MySql(c), Bound::MySql(args)) => sqlx::query_with(AssertSqlSafe(sql), args).execute(c).await?.rows_affected(),
             (Conn::Postgres(session), Bound::Postgres(params)) => session.execute(&sql, &params).await?,
             _ => return Err(Failure { class: Class::Later, unique: false, text: "values bound for another database".into() }),
@@ -266,7 +275,7 @@ impl Conn {
             }};
         }
         Ok(match self {
-            Conn::Sqlite(c) => {
+            Conn::Sqlite(c, _) => {
                 let args: SqliteArguments = all(values.iter())?;
                 texts!(insist(async || sqlx::query_with(AssertSqlSafe(sql.as_str()), args.clone()).fetch_all(&mut *c).await).await)
             }
@@ -274,6 +283,29 @@ impl Conn {
             Conn::Postgres(session) => session.query(&sql, columns, values).await?,
         })
     }
+}
+
+async fn open_file(path: &Path, access: Access) -> Outcome<SqliteConnection> {
+    let mut options = SqliteConnectOptions::new().filename(path).busy_timeout(SQLITE_TURN).disable_statement_logging();
+    if access == Access::Create {
+        file::make(path);
+        options = options.create_if_missing(true);
+    } else if let Err(e) = path.metadata() {
+        // SQLite says of every such error that the file cannot be opened.
+        return Err(Failure { class: Class::Later, unique: false, text: format!("{}: {e}", path.display()) });
+    }
+    if access == Access::Read {
+        // To read a file with write-ahead logging that nobody has open, SQLite creates two files beside it and leaves them
+        // there. If they are another user's, the server can no longer write. Without them nobody writes, so no locks are needed.
+        let is_at_rest = file::has_write_ahead_log(path) && !file::is_write_ahead_log_there(path);
+        return Ok(SqliteConnection::connect_with(&options.read_only(true).immutable(is_at_rest)).await?);
+    }
+    let mut conn = SqliteConnection::connect_with(&options).await?;
+    // With this, readers do not block the delivery. Another open connection may prevent it,
+    // which is no reason not to write. Synchronous stays FULL, because the journal segment of a
+    // committed row is removed.
+    let _ = sqlx::raw_sql("PRAGMA journal_mode = WAL").execute(&mut conn).await;
+    Ok(conn)
 }
 
 /// Attempts at a file that others are writing to.

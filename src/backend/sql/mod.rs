@@ -28,7 +28,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use conn::{Conn, Dialect};
+pub use conn::{Access, Conn, Dialect};
 pub use failure::{Class, Failure};
 pub use foreign::ForeignSink;
 pub use rows::{rows_of, table_of};

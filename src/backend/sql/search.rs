@@ -262,7 +262,7 @@ impl SqlSink {
         let tells = self.tells_rows && search.at_once > 1;
         let conn = self.conn().map_err(lost)?;
         match conn {
-            Conn::Sqlite(_) | Conn::MySql(_) => {}
+            Conn::Sqlite(..) | Conn::MySql(_) => {}
             Conn::Postgres(session) if tells => {
                 for table in groups.iter().map(Group::quoted) {
                     match session.query(POSTGRES_ROWS, 1, &[Value::Text(table.into())]).await {

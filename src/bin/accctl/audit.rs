@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use acc::accounting::clock::Wall;
 use acc::accounting::record::{Kind, Record, Shape};
-use acc::backend::sql::{Conn, Db, parse, rows_of, table_of};
+use acc::backend::sql::{Access, Conn, Db, parse, rows_of, table_of};
 use acc::backend::stream::body::{Columns, Format, shown};
 use acc::journal::{Dir, Item, Payload, Positions, SinkId, parking};
 use chrono::DateTime;
@@ -101,7 +101,7 @@ pub fn run(o: &Audit) -> Outcome {
         let target = parse(&db.url)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
         runtime.block_on(async {
-            let mut conn = Conn::open(&target).await.map_err(|e| e.text)?;
+            let mut conn = Conn::open_for(Access::Read, &target).await.map_err(|e| e.text)?;
             let mut read = async || {
                 for path in &o.dirs {
                     let dir = Dir::open_to_read(path).map_err(|e| e.to_string())?;

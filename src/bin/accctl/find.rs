@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use acc::accounting::context::Context;
 use acc::accounting::visible::visible;
-use acc::backend::sql::{Conn, Db, parse};
+use acc::backend::sql::{Access, Conn, Db, parse};
 use acc::declaration::default_of;
 use acc::journal::{Dir, Item, Payload, Positions, SinkId, calls, json as to_json, parking};
 use chrono::{DateTime, Local, NaiveDateTime};
@@ -67,7 +67,7 @@ pub fn run(o: &Find) -> Outcome {
     let between = o.span.read(utc)?;
     let mut all = Vec::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let open = |db: Db| runtime.block_on(async { Ok::<_, String>((Conn::open(&parse(&db.url)?).await.map_err(|e| e.text)?, db)) });
+    let open = |db: Db| runtime.block_on(async { Ok::<_, String>((Conn::open_for(Access::Read, &parse(&db.url)?).await.map_err(|e| e.text)?, db)) });
     let mut database = db.map(open).transpose()?;
     if let Some(dir) = &journal {
         // Rows come with their positions, which are in no file of the journal.

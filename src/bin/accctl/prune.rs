@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use acc::backend::sql::{Conn, Db, parse, schema};
+use acc::backend::sql::{Access, Conn, Db, parse, schema};
 use chrono::{Local, Utc};
 
 use crate::Outcome;
@@ -63,6 +63,13 @@ pub fn run(o: &Prune) -> Outcome {
         (Err(_), Some(_)) => None,
         (Err(e), None) => return Err(e),
     };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    // Before anything is removed: a mistake in the call removes nothing.
+    let access = if o.dry_run { Access::Read } else { Access::Change };
+    let conn = match &db {
+        Some(db) => Some(runtime.block_on(Conn::open_for(access, &parse(&db.url)?)).map_err(|e| e.text)?),
+        None => None,
+    };
     if let Some(path) = path {
         let dir = open_to_write(&path)?;
         let before = SystemTime::now().checked_sub(o.older).ok_or("--older: there was no such time")?;
@@ -98,9 +105,8 @@ pub fn run(o: &Prune) -> Outcome {
             let _ = writeln!(out, "{verb} {name}");
         }
     }
-    if let Some(db) = &db {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-        runtime.block_on(rows(db, o, verb, &mut out))?;
+    if let (Some(db), Some(conn)) = (&db, conn) {
+        runtime.block_on(rows(conn, db, o, verb, &mut out))?;
     }
     if out.is_empty() {
         out = "nothing is that old\n".into();
@@ -108,9 +114,7 @@ pub fn run(o: &Prune) -> Outcome {
     Ok((out, ExitCode::SUCCESS))
 }
 
-async fn rows(db: &Db, o: &Prune, verb: &str, out: &mut String) -> Result<(), String> {
-    let failed = |e: acc::backend::sql::Failure| e.text;
-    let mut conn = Conn::open(&parse(&db.url)?).await.map_err(failed)?;
+async fn rows(mut conn: Conn, db: &Db, o: &Prune, verb: &str, out: &mut String) -> Result<(), String> {
     let mut done = Ok(());
     for table in [&db.table_acc, &db.table_missed] {
         if done.is_ok() {

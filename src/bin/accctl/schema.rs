@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use acc::accounting::extras::Family;
-use acc::backend::sql::{Conn, Db, Dialect, Target, parse, schema};
+use acc::backend::sql::{Access, Conn, Db, Dialect, Target, parse, schema};
 use clap::builder::PossibleValuesParser;
 
 use crate::Outcome;
@@ -50,7 +50,8 @@ pub fn run(o: &Schema) -> Outcome {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
-        let mut conn = Conn::open(&target).await.map_err(|e| e.text)?;
+        let access = if o.apply { Access::Create } else { Access::Read };
+        let mut conn = Conn::open_for(access, &target).await.map_err(|e| e.text)?;
         let missing = schema::missing(&mut conn, &db, fields, shape).await.map(text);
         let made = match missing {
             Ok(text) if o.apply && !text.is_empty() => conn.make(&text).await.map(|()| text),

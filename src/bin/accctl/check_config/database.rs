@@ -2,7 +2,7 @@
 
 use acc::accounting::extras::Family;
 use acc::backend::sql::schema::Role;
-use acc::backend::sql::{Conn, Db, Dialect, Target, parse, schema};
+use acc::backend::sql::{Access, Conn, Db, Dialect, Target, parse, schema};
 use acc::params::{Draft, RawValue};
 
 use crate::script::lexer::At;
@@ -32,7 +32,7 @@ pub fn compare(model: &Model, url: &str, at: At) -> Result<Vec<Finding>, String>
     let finding = |code, text: String, help: String| Finding { code, severity: Severity::Warning, at: line, text, help };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(async {
-        let mut conn = Conn::open(&target).await.map_err(|e| e.text)?;
+        let mut conn = Conn::open_for(Access::Read, &target).await.map_err(|e| e.text)?;
         let found = async {
             let mut found = Vec::new();
             let dialect = conn.dialect();

@@ -9,7 +9,7 @@ mod options;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use acc::backend::sql::{Conn, parse};
+use acc::backend::sql::{Access, Conn, parse};
 use serde_json::{Value, json};
 
 use crate::Outcome;
@@ -29,7 +29,7 @@ pub fn run(o: &ReportOptions) -> Outcome {
         let target = parse(&db.url)?;
         let wanted = wanted(o.span.read(is_utc(&db))?);
         runtime.block_on(async {
-            let mut conn = Conn::open(&target).await.map_err(|e| e.text)?;
+            let mut conn = Conn::open_for(Access::Read, &target).await.map_err(|e| e.text)?;
             let done = each(Source::Sql(&mut conn, &db), wanted, &mut add).await;
             conn.close().await;
             done
