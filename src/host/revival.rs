@@ -212,9 +212,12 @@ pub fn end_orphans() {
     if head.revival_over.load(Ordering::Acquire) != 0 || !cluster::may_end_orphans() {
         return;
     }
-    let mut all = true;
+    let (mut all, mut without_dialog) = (true, 0u64);
     for (dialog, waiting) in revived.by_dialog.iter().flat_map(|(dialog, calls)| calls.iter().map(move |w| (dialog, w))) {
-        let Some(ctx) = waiting.context() else { return };
+        let Some(ctx) = waiting.context() else {
+            all = false;
+            break;
+        };
         let claimed = ctx.is_claimed();
         if !claimed && ctx.take_elsewhere() {
             // Until the node that has it no longer says so.
@@ -224,11 +227,7 @@ pub fn end_orphans() {
         match end_orphan(instance, waiting, &ctx, claimed) {
             Ok(Some(end)) if !claimed && !waiting.ended && instance.config.orphans == Orphans::Hold => worker::hold(instance, &end),
             Ok(Some(end)) => {
-                if !claimed {
-                    log::warn!(
-                        "a call that was in progress when the server last stopped came back without a dialog: its CDR ends when the server was last seen alive"
-                    );
-                }
+                without_dialog += u64::from(!claimed);
                 outcome::finish_call(instance, &ctx, Some(end));
                 if claimed {
                     stays_over(dialog);
@@ -240,6 +239,11 @@ pub fn end_orphans() {
                 log::error!("a call that was in progress when the server last stopped could not be accounted: {e}");
             }
         }
+    }
+    if without_dialog > 0 {
+        log::warn!(
+            "calls that were in progress when the server last stopped came back without a dialog: the CDRs of these {without_dialog} end when the server was last seen alive"
+        );
     }
     if all {
         give_up(revived, head);
