@@ -10,6 +10,7 @@ pub mod extras;
 pub mod fields;
 pub mod flags;
 pub(crate) mod identity;
+pub mod limited;
 pub mod marks;
 pub mod names;
 pub(crate) mod order;

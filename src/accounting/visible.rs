@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::borrow::Cow;
+use std::fmt;
 
 /// Characters that end a line, move the cursor of a terminal, or make text appear in another order than
 /// it has: C0, DEL, C1, the separators of lines and paragraphs, and Unicode's Bidi_Control.
@@ -56,6 +57,22 @@ pub fn whole(text: &[u8], most: usize) -> usize {
 
 fn is_escape(text: &[u8]) -> bool {
     matches!(text, [b'\\', b'x', high, low, ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit())
+}
+
+/// The Call-ID of a request, for a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallId(pub Vec<u8>);
+
+/// How many bytes of it a message shows.
+const SHOWN: usize = 256;
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0[..self.0.len().min(SHOWN)] {
+            [] => f.write_str("of a request that is not marked yet"),
+            id => write!(f, "Call-ID {}", id.escape_ascii()),
+        }
+    }
 }
 
 #[cfg(test)]

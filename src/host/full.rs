@@ -1,8 +1,8 @@
 //! What is logged and counted if there is no room for a value or a context.
 #![forbid(unsafe_code)]
 
-use super::limited::Lines;
 use super::shared::{CallId, SharedError};
+use crate::accounting::limited::Lines;
 use crate::stats::{self, Counter};
 use crate::worker;
 

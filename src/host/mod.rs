@@ -17,7 +17,6 @@ mod exported;
 pub mod full;
 pub mod guard;
 pub mod kamailio;
-pub mod limited;
 pub mod management;
 pub mod opensips;
 pub mod outcome;

@@ -5,6 +5,7 @@
 pub mod interims;
 pub mod port;
 
+use std::fmt::{self, Display};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -14,11 +15,12 @@ use std::sync::{Mutex, PoisonError};
 use once_cell::sync::OnceCell;
 
 use crate::accounting::call_key::dialog_key;
-use crate::accounting::context::CallEnd;
-use crate::accounting::context::{Change, Taken};
+use crate::accounting::context::{CallEnd, Change, Context, Taken};
 use crate::accounting::decide;
+use crate::accounting::limited::Lines;
 use crate::accounting::marks::{Marks, Types};
 use crate::accounting::record::{ACC_ID, Backend, Record, Shape};
+use crate::accounting::visible::CallId;
 use crate::backend::event::Event;
 use crate::backend::log::syslog::{DEV_LOG, Sent, SyslogSocket};
 use crate::backend::log::{LineFormat, object};
@@ -112,21 +114,23 @@ pub fn emit_end(instance: &Instance, end: &CallEnd) {
 
 /// The end of a call whose CDR another server has written: only the end is written here.
 pub fn forget(instance: &Instance, end: End) {
+    static LOST: Lines = Lines::none();
     if let Some(Err(e)) = append(instance, |j| j.append_closed(end)) {
-        log::error!(
+        LOST.error(format_args!(
             "the end of a call could not be written to the journal in {}: the next start will treat the call as cut off: {e}",
             instance.config.journal_dir.display()
-        );
+        ));
     }
 }
 
 /// A dialog of this name was restored although its call is over. As it may be restored again, the next start has to know.
 pub fn restored_over(instance: &Instance, dialog: &[u8]) {
+    static LOST: Lines = Lines::none();
     if let Some(Err(e)) = append(instance, |j| j.append_restored_over(dialog_key(dialog))) {
-        log::error!(
+        LOST.error(format_args!(
             "the end of a restored call could not be written to the journal in {}: if its dialog is restored once more, the next start may write a second CDR: {e}",
             instance.config.journal_dir.display()
-        );
+        ));
     }
 }
 
@@ -228,15 +232,15 @@ fn keep(instance: &Instance, later: &[(SinkId, &Record)], end: Option<&CallEnd>)
                 let lost = rest.iter().filter(|one| !keep(instance, std::slice::from_ref(one), None)).count();
                 lost == 0
             } else {
-                rest.iter().for_each(|(sink, _)| lost(instance, *sink, &e.to_string()));
-                if n == 0 {
-                    end_lost(instance, &e.to_string());
+                rest.iter().for_each(|(sink, record)| lost(instance, *sink, record, &e.to_string()));
+                if let Some(end) = end.filter(|_| n == 0) {
+                    end_lost(instance, end, &e.to_string());
                 }
                 n == e.kept
             }
         }
         None => {
-            later.iter().for_each(|(sink, _)| lost(instance, *sink, "there is no journal"));
+            later.iter().for_each(|(sink, record)| lost(instance, *sink, record, "there is no journal"));
             n == 0
         }
     }
@@ -275,9 +279,29 @@ pub fn call_changed(change: &Change<'_>) -> Taken {
     if let Some(Err(e)) = &result {
         let risk = if change.is_claim { "end the call at the time the previous server stopped" } else { "lose its CDR" };
         stats::add(Counter::JournalLost, 1);
-        log::error!("the state of a call could not be written to the journal in {}: a crash now would {risk}: {e}", instance.config.journal_dir.display());
+        static LOST: Lines = Lines::none();
+        LOST.error(format_args!(
+            "the state of a call could not be written to the journal in {}: a crash now would {risk}: {e} ({})",
+            instance.config.journal_dir.display(),
+            Changed(change)
+        ));
     }
     result.and_then(Result::ok).unwrap_or(Taken::Nothing)
+}
+
+/// Names the call that has changed. Its Call-ID is only looked for when the line is written.
+struct Changed<'a>(&'a Change<'a>);
+
+impl Display for Changed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut state = Vec::with_capacity(FACTS + self.0.parts.len());
+        self.0.facts.encode(&mut state);
+        state.extend_from_slice(self.0.parts);
+        match Context::decode(&state) {
+            Some(context) => CallId(context.head.core.callid).fmt(f),
+            None => write!(f, "key {:032x}", self.0.call),
+        }
+    }
 }
 
 /// Appends a state, or what has changed in it.
@@ -334,22 +358,31 @@ pub fn admit(instance: &Instance, types: Types, marks: impl FnOnce() -> Option<M
         return Ok(());
     }
     stats::add(Counter::JournalRefused, 1);
-    Err(format!(
-        "the journal in {} is full (parameters journal_max_size and journal_min_free): the request is not accounted",
-        instance.config.journal_dir.display()
-    ))
+    Err(format!("the journal in {} is full (parameters journal_max_size and journal_min_free): the request is not accounted", instance.config.journal_dir.display()))
 }
 
-/// A record is lost: logs and counts it.
-fn lost(instance: &Instance, sink: SinkId, why: &str) {
+/// A record is lost: counts it, and logs it once a second for each destination.
+fn lost(instance: &Instance, sink: SinkId, record: &Record, why: &str) {
+    static LOST: [Lines; SinkId::ALL.len()] = [const { Lines::none() }; SinkId::ALL.len()];
     stats::add(Counter::JournalLost, 1);
-    log::error!("a {} record could not be written to the journal in {} and is lost: {why}", sink.name(), instance.config.journal_dir.display());
+    LOST[sink.index()].error(format_args!(
+        "a {} record could not be written to the journal in {} and is lost: {why} ({})",
+        sink.name(),
+        instance.config.journal_dir.display(),
+        CallId(record.core.callid.clone())
+    ));
 }
 
 /// The end of a call without records for the journal is lost: after a restart the call is treated as cut off.
-fn end_lost(instance: &Instance, why: &str) {
+fn end_lost(instance: &Instance, end: &CallEnd, why: &str) {
+    static LOST: Lines = Lines::none();
     stats::add(Counter::JournalLost, 1);
-    log::error!("the end of a call could not be written to the journal in {}: {why}", instance.config.journal_dir.display());
+    let callid = end.records.first().map(|record| CallId(record.core.callid.clone()));
+    LOST.error(format_args!(
+        "the end of a call could not be written to the journal in {}: {why} ({})",
+        instance.config.journal_dir.display(),
+        callid.map_or_else(|| format!("key {:032x}", end.call), |callid| callid.to_string())
+    ));
 }
 
 /// Tells the delivery process that there is work, and wakes it if it waits; a full

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::message::{Kind, Message, Named};
 use super::nodes::{MOST, Nodes, nodes, send};
 use super::remembered::{Known, is_ending, known, memory, remember};
-use crate::host::limited::Lines;
+use crate::accounting::limited::Lines;
 use crate::host::revival;
 use crate::journal::{Dir, End};
 use crate::worker::{self, Instance};

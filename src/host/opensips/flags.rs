@@ -399,7 +399,7 @@ fn table<'a>(taken: &'a Taken, extras: &Extras, core: &Core) -> &'a [u8] {
         Ok(named) => return named,
         Err(named) => named,
     };
-    static UNUSABLE: crate::host::limited::Lines = crate::host::limited::Lines::none();
+    static UNUSABLE: crate::accounting::limited::Lines = crate::accounting::limited::Lines::none();
     UNUSABLE.warn(format_args!(
         "the AVP of db_table_avp contains \"{}\", which is not the name of a table: the record goes to the table of db_table_acc ({})",
         named.escape_ascii(),

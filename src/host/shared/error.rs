@@ -1,24 +1,7 @@
 //! Why a context could not be used, and what is logged then.
 
-use std::fmt;
-
-use crate::host::limited::Lines;
-
-/// The Call-ID of a request, for a message.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CallId(pub Vec<u8>);
-
-/// How many bytes of it a message shows.
-const SHOWN: usize = 256;
-
-impl fmt::Display for CallId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0[..self.0.len().min(SHOWN)] {
-            [] => f.write_str("of a request that is not marked yet"),
-            id => write!(f, "Call-ID {}", id.escape_ascii()),
-        }
-    }
-}
+use crate::accounting::limited::Lines;
+pub use crate::accounting::visible::CallId;
 
 /// What the messages about a full arena begin with.
 pub const FULL: &str = "shared memory for calls in progress is full: raise the parameter arena_size";
