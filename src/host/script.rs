@@ -16,6 +16,7 @@ use crate::accounting::clock::Moment;
 use crate::accounting::context::{Context, Head, leg_index};
 use crate::accounting::fields::FieldSet;
 use crate::accounting::flags::Taken;
+use crate::accounting::limited::Lines;
 use crate::accounting::marks::{Flag, Flags, Marks, Types};
 use crate::accounting::record::{Backend, Core};
 use crate::accounting::{decide, flags};
@@ -69,10 +70,13 @@ pub fn variable(entry: &'static str, name: &str, f: impl FnOnce() -> Result<(), 
     })
 }
 
-/// Logs an error of the script. That memory is full is logged once a second, however many requests come.
+/// Logs an error of the script. That memory or the journal is full is logged once a second, however many requests come.
 fn complain(line: impl Display, error: &str) {
+    static REFUSED: Lines = Lines::none();
     if error.contains(FULL) {
         full::FULL.error(line);
+    } else if error.ends_with(worker::REFUSED) {
+        REFUSED.error(line);
     } else {
         log::error!("{line}");
     }

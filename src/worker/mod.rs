@@ -347,6 +347,9 @@ fn no_room(instance: &Instance) {
     }
 }
 
+/// What the reason of [`admit`] ends with.
+pub const REFUSED: &str = "the request is not accounted";
+
 /// May a request be accounted to these backends? Its (or its call's) `marks` are only
 /// computed if needed. False while a full journal refuses new requests.
 pub fn admit(instance: &Instance, types: Types, marks: impl FnOnce() -> Option<Marks>) -> Result<(), String> {
@@ -358,7 +361,7 @@ pub fn admit(instance: &Instance, types: Types, marks: impl FnOnce() -> Option<M
         return Ok(());
     }
     stats::add(Counter::JournalRefused, 1);
-    Err(format!("the journal in {} is full (parameters journal_max_size and journal_min_free): the request is not accounted", instance.config.journal_dir.display()))
+    Err(format!("the journal in {} is full (parameters journal_max_size and journal_min_free): {REFUSED}", instance.config.journal_dir.display()))
 }
 
 /// A record is lost: counts it, and logs it once a second for each destination.
