@@ -10,11 +10,12 @@ use acc::accounting::clock::Moment;
 use acc::accounting::context::{Change, Context, Taken};
 use acc::accounting::marks::{Flags, Marks, Types};
 use acc::accounting::record::{Backend, Kind, Record};
-use acc::journal::Dir;
+use acc::backend::{Fate, LocalFuture, Offer, RecordSender, one_by_one};
+use acc::journal::{Dir, SinkId};
 use acc::stats::{self, Counter};
 use acc::worker::{self, Instance};
 use common::host::NoServer;
-use common::{config, listen, record};
+use common::{Running, config, listen, record, wait_until, writer};
 
 const SERVER: &NoServer = &NoServer { stderr: None };
 
@@ -62,4 +63,35 @@ fn records_that_cannot_be_written_make_a_line_a_second() {
         .unwrap();
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(tmp.path().join("journal").is_dir());
+}
+
+/// Takes nothing.
+struct Refuses;
+
+impl RecordSender for Refuses {
+    fn send_all<'a>(&'a mut self, records: &'a [Offer<'a>]) -> LocalFuture<'a, Vec<Fate>> {
+        let fates = records.iter().map(|_| Fate::Dead("no such attribute".into())).collect();
+        Box::pin(async move { fates })
+    }
+}
+
+#[test]
+fn dead_letters_make_a_line_a_second_with_their_sum() {
+    listen();
+    let tmp = tempfile::tempdir().unwrap();
+    let journal = tmp.path().join("journal");
+    let dir = Dir::open(&journal).unwrap();
+    let mut w = writer(&dir, 1);
+    let running = Running::start_with(&dir, |delivery| delivery.makers = vec![one_by_one(SinkId::Aaa, || Ok(Box::new(Refuses)))]);
+    (0..1000).for_each(|n| w.append_record(SinkId::Aaa, &record(Kind::Cdr, &format!("dead-{n}"))).unwrap());
+    // Also without another batch, and before the end.
+    let told = || common::said(&["entries for aaa can never be delivered"]);
+    let sum = || told().iter().map(|line| line.split(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>();
+    wait_until("the lines", || sum() == 1000);
+    assert!(told().len() <= 5, "{:#?}", told());
+    // What comes right before the end is told at the end.
+    (0..100).for_each(|n| w.append_record(SinkId::Aaa, &record(Kind::Cdr, &format!("last-{n}"))).unwrap());
+    drop(w);
+    running.stop();
+    assert_eq!((sum(), stats::get(SinkId::Aaa.dead())), (1100, 1100));
 }

@@ -14,6 +14,7 @@ use super::rewind::{Rewind, dead_places, rewind};
 use super::tail::{AGAIN, Batch, Tail, Unreadable};
 use super::view::View;
 use crate::accounting::clock::Moment;
+use crate::accounting::limited::{BETWEEN, Lines};
 use crate::backend::{Aside, Commit, Fate, Sink, Trouble};
 use crate::config::Config;
 use crate::journal::{Committed, DeadLetters, Dir, Entry, Parking, Positions, Segment, SegmentName, SinkId, parking};
@@ -82,6 +83,8 @@ pub struct Runner {
     /// Tables that accept nothing, and why.
     tables: HashMap<Arc<str>, String>,
     refused: Refused,
+    /// Lines about dead letters.
+    buried: Lines,
     /// Positions in the file that are ahead of those that the sink stores itself. The sink stores them with
     /// the next batch, and then the file is outdated.
     of_file: Option<Positions>,
@@ -189,6 +192,7 @@ impl Runner {
             written: None,
             tables: HashMap::new(),
             refused: Refused::default(),
+            buried: Lines::none(),
             of_file: None,
             rewind: None,
             stale: 0,
@@ -199,6 +203,7 @@ impl Runner {
     /// Delivers until the process ends.
     pub async fn run(mut self) {
         let _ = self.deliver_all().await;
+        self.say_buried(Some(self.buried.rest()).filter(|n| *n > 0));
         self.sink.close().await;
     }
 
@@ -214,6 +219,7 @@ impl Runner {
                 tail.wait_no_more();
             }
             self.let_go(&mut tail, &mut turns, &view);
+            self.say_buried(self.buried.sum(0));
 
             let (apart, mut next_look) = (std::mem::replace(&mut turns.apart, true), None);
             if apart && self.has_time_for_parked(&turns, &view) {
@@ -317,9 +323,16 @@ impl Runner {
 
     /// Waits until the coordinator sees something new, or the time has come to look again.
     async fn wait(&mut self, tail: &Tail, mut next_look: Option<Instant>) {
-        if tail.passes_over() {
-            let again = Instant::now() + AGAIN;
+        let mut look_in = |pause| {
+            let again = Instant::now() + pause;
             next_look = Some(next_look.map_or(again, |next| next.min(again)));
+        };
+        if tail.passes_over() {
+            look_in(AGAIN);
+        }
+        // A batch after this one may never come.
+        if self.buried.is_behind() {
+            look_in(BETWEEN);
         }
         // The sender lives as long as the runners.
         match next_look {
@@ -776,11 +789,16 @@ impl Runner {
         stats::add(self.id.delivered(), delivered);
         stats::add(self.id.dead(), dead);
         stats::add(Counter::InterimSuperseded, superseded);
-        if dead > 0 {
-            log::error!("{dead} entries for {} can never be delivered: see {} in journal_dir", self.id.name(), DeadLetters::file_name(self.id));
-        }
+        self.say_buried(self.buried.sum(dead));
         self.tell_refused();
         Fates { delivered, dead, left, why }
+    }
+
+    /// Says how many entries became dead letters, if that is due.
+    fn say_buried(&self, number: Option<u64>) {
+        if let Some(number) = number {
+            log::error!("{number} entries for {} can never be delivered: see {} in journal_dir", self.id.name(), DeadLetters::file_name(self.id));
+        }
     }
 
     /// No entry of the batch has to be tried again, so the cursor passes it.
