@@ -231,3 +231,36 @@ fn crafted_segments_take_little_memory() {
     assert_eq!(fs::metadata(p.journal.join("0000000000000001-1-12-00000002-0.bad")).unwrap().len(), 100 << 20);
     assert!(fs::read_to_string(p.journal.join("dead-db.jsonl")).unwrap().contains("this build cannot decode the entry"));
 }
+
+/// As after a rollback: what a later version wrote waits for that version.
+#[test]
+fn a_segment_of_another_version_is_left_alone() {
+    let p = Place::new();
+    let dir = Dir::open(&p.journal).unwrap();
+    writer(&dir, 1).append_record(SinkId::Db, &record(Kind::Cdr, "ours")).unwrap();
+    let theirs = [1, 2].map(|seq| format!("0000000000000001-1-12-{seq:08}.seg"));
+    let content = |n: u8| [b"ACCSEG3\n", &[n; 500][..]].concat();
+    for (n, name) in theirs.iter().enumerate() {
+        fs::write(p.journal.join(name), content(n as u8)).unwrap();
+    }
+    // That version had delivered a part of it.
+    fs::write(p.journal.join("cursor-db"), format!("{} 108\n", theirs[1])).unwrap();
+    drop(dir);
+    let left_alone = "is left alone: another version of this module wrote it; run accctl deliver of that version";
+    for command in ["status", "verify", "dump"] {
+        let out = p.accctl(&[command]);
+        assert_eq!(text(&out).matches(left_alone).count(), 2, "{command}: {}", text(&out));
+    }
+    let out = p.accctl(&["verify"]);
+    assert!(!out.status.success() && text(&out).contains("1 entries, 0 damaged, 0 duplicates, 2 files skipped"), "{}", text(&out));
+    for run in 0..2 {
+        let out = p.accctl(&["deliver", "--url", &p.url(), "--extra", "caller->caller_uri; note->x_note", "--seconds", "20"]);
+        assert_eq!(text(&out).matches(left_alone).count(), 2, "{run}: {}", text(&out));
+        assert!(out.status.code() == Some(1) && text(&out).contains("segments with entries still waiting: 2"), "{run}: {}", text(&out));
+        assert_eq!(p.callids(), ["ours"]);
+    }
+    for (n, name) in theirs.iter().enumerate() {
+        assert!(fs::read(p.journal.join(name)).unwrap() == content(n as u8), "{name}");
+    }
+    assert!(!fs::read_dir(&p.journal).unwrap().any(|entry| entry.unwrap().file_name().to_string_lossy().ends_with(".bad")));
+}

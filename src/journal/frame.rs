@@ -9,6 +9,11 @@
 /// First bytes of every segment; the digit is the version of the frame layout.
 pub const HEADER: &[u8; 8] = b"ACCSEG2\n";
 
+/// Is this the header of a segment of another version?
+pub fn is_of_another_version(header: [u8; 8]) -> bool {
+    header.strip_prefix(b"ACCSEG").is_some_and(|version| version[0].is_ascii_digit()) && header != *HEADER
+}
+
 /// Bytes before the sink: length and crc.
 pub const PREFIX: usize = 8;
 /// Least length: sink, kind and wall.

@@ -34,6 +34,7 @@ impl PassedOver {
                     "journal segment {path}/{name} cannot be read ({why}) and is skipped: give it to the user the server runs as, and its entries will be delivered{more}"
                 );
             }
+            io::ErrorKind::Unsupported => log::error!("journal segment {path}/{name} is left alone: {why}{more}"),
             _ => log::error!("journal segment {path}/{name} cannot be read ({why}) and is skipped for now; the others are delivered: check the disk{more}"),
         }
     }

@@ -109,6 +109,8 @@ enum Found {
 pub struct Reader {
     file: File,
     position: u64,
+    /// The header was looked at. A cursor may be behind it that another version has left.
+    is_ours: bool,
     buffer: Vec<u8>,
     /// Offset of the first byte of `buffer`.
     base: u64,
@@ -116,7 +118,7 @@ pub struct Reader {
 
 impl Reader {
     pub(super) fn new(file: File, offset: u64) -> Reader {
-        Reader { file, position: offset, buffer: Vec::new(), base: offset }
+        Reader { file, position: offset, is_ours: false, buffer: Vec::new(), base: offset }
     }
 
     /// Reads to the present end, and passes on every frame.
@@ -165,8 +167,22 @@ impl Reader {
         Ok(())
     }
 
+    /// A segment of another version is an error of the kind `Unsupported`: whatever is in it, it is not damaged.
+    fn check_version(&mut self) -> io::Result<()> {
+        let mut header = [0; frame::HEADER.len()];
+        if self.is_ours || self.file.read_at(&mut header, 0)? < header.len() {
+            return Ok(());
+        }
+        if frame::is_of_another_version(header) {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "another version of this module wrote it; run accctl deliver of that version"));
+        }
+        self.is_ours = true;
+        Ok(())
+    }
+
     /// The next item. `End` and `Torn` may become something else while the segment is written.
     pub fn read(&mut self) -> io::Result<Item<'_>> {
+        self.check_version()?;
         if self.position < frame::HEADER.len() as u64 {
             let header = frame::HEADER.len();
             self.position = 0;
