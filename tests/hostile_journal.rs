@@ -14,6 +14,7 @@ use std::process::{Command, Output};
 
 use acc::accounting::record::Kind;
 use acc::journal::{Dir, SinkId, calls};
+use acc::stats::{self, Counter};
 use common::{Running, accctl_command, config, field, record, segments, sqlite, wait_until, writer};
 
 /// Nobody, on Debian.
@@ -263,4 +264,44 @@ fn a_segment_of_another_version_is_left_alone() {
         assert!(fs::read(p.journal.join(name)).unwrap() == content(n as u8), "{name}");
     }
     assert!(!fs::read_dir(&p.journal).unwrap().any(|entry| entry.unwrap().file_name().to_string_lossy().ends_with(".bad")));
+}
+
+/// A length that points past the end of the file looks like the last entry of a writer that was stopped.
+#[test]
+fn a_damaged_length_is_no_torn_end_if_entries_follow() {
+    let p = Place::new();
+    let dir = Dir::open(&p.journal).unwrap();
+    let mut w = writer(&dir, 1);
+    let mut ends = Vec::new();
+    for callid in ["first", "second", "third"] {
+        w.append_record(SinkId::Db, &record(Kind::Cdr, callid)).unwrap();
+        ends.push(dir.segments().unwrap()[0].size);
+    }
+    drop((w, dir));
+    let name = Dir::open_to_read(&p.journal).unwrap().segments().unwrap()[0].name.to_string();
+    let path = p.journal.join(&name);
+    let whole = fs::read(&path).unwrap();
+    // Stopped in the middle of the last entry: no damage.
+    fs::write(&path, &whole[..whole.len() - 5]).unwrap();
+    let out = p.accctl(&["verify"]);
+    assert!(out.status.success() && text(&out).contains("2 entries, 0 damaged") && text(&out).contains("is not complete"), "{}", text(&out));
+    for byte in [1, 2] {
+        let mut damaged = whole.clone();
+        damaged[ends[0] as usize + byte] ^= 0x40;
+        fs::write(&path, &damaged).unwrap();
+        let out = p.accctl(&["verify"]);
+        let place = format!("damaged from {} to {}", ends[0], ends[2]);
+        assert!(out.status.code() == Some(1) && text(&out).contains(&place) && text(&out).contains("1 entries, 1 damaged"), "{}", text(&out));
+        assert!(text(&p.accctl(&["status"])).contains("damaged places in segments: 1"));
+    }
+    common::listen();
+    let before = stats::get(Counter::JournalCorrupt);
+    let dir = Dir::open(&p.journal).unwrap();
+    let running = Running::start(config(Some(&p.url()), &p.journal), &dir);
+    wait_until("the segment goes", || segments(&p.journal) == 0);
+    running.stop();
+    assert_eq!((p.callids(), stats::get(Counter::JournalCorrupt) - before), (vec!["first".to_string()], 1));
+    assert_eq!((common::said(&[&name, "is damaged from byte"]).len(), common::said(&[&name, "its writer was stopped"]).len()), (1, 0));
+    let kept = fs::metadata(p.journal.join(name.replace(".seg", &format!("-{}.bad", ends[0])))).unwrap().len();
+    assert_eq!(kept, ends[2] - ends[0]);
 }

@@ -520,8 +520,11 @@ impl Tail {
         Ok(())
     }
 
-    /// The same for an entry that was never written completely.
+    /// The same for an entry that was never written completely, unless others follow it: then its length is damaged.
     fn keep_torn(&self, reader: &Reader, name: SegmentName, offset: u64, end: u64) -> io::Result<()> {
+        if reader.hides_frames(offset, end)? {
+            return self.keep_damaged(reader, name, offset, end);
+        }
         if !reader.is_blank(offset, end)? && self.dir.keep_aside(name, offset, |file| reader.copy(offset, end, file))? {
             log::warn!(
                 "journal segment {name} ends in the middle of an entry at byte {offset}: its writer was stopped there; the incomplete entry is copied to a .bad file beside it"

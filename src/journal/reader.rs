@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 
-use super::{FRAME_MAX, Parked, SegmentName, frame};
+use super::said::NO_SINK;
+use super::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_PARKED, KIND_RECORD, Parked, SegmentName, frame};
 use crate::accounting::clock::Wall;
 use crate::accounting::record::Record;
 use crate::journal::{Entry, Payload, SinkId};
@@ -16,6 +17,11 @@ use crate::journal::{Entry, Payload, SinkId};
 /// Bytes read at a time: some hundred entries for one system call, and bearable for each of a
 /// hundred segments at once.
 const CHUNK: usize = 64 << 10;
+
+/// How many bytes are searched for frames behind a frame that claims more than there is: a full segment.
+const SEARCHED: u64 = 16 << 20;
+/// How many bytes that search checks: crafted bytes could make it check the same ones again and again.
+const CHECKED: usize = 64 << 20;
 
 /// One whole, checked frame.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,6 +69,11 @@ impl Frame<'_> {
         };
         Some(decoded.map(|payload| Entry { segment, offset: self.offset, end: self.end, wall, payload, parked }))
     }
+}
+
+/// Does this build write frames of this sink and kind?
+fn is_known(sink: u8, kind: u8) -> bool {
+    (sink == NO_SINK || SinkId::from_number(sink).is_some()) && matches!(kind, KIND_RECORD | KIND_LOG_LINE | KIND_CALL | KIND_PARKED)
 }
 
 fn decode(kind: u8, payload: &[u8]) -> Option<Result<Payload, ()>> {
@@ -150,6 +161,34 @@ impl Reader {
             Ok(blank)
         })?;
         Ok(blank)
+    }
+
+    /// Are there whole frames between these offsets, behind the beginning of a frame that claims more bytes than there are? Then
+    /// it is not the last one of its writer, and its length is damaged. Only a sealed segment can tell: what is
+    /// being written may contain a caller's text that looks like a frame. The frames found are not read for the same reason.
+    pub fn hides_frames(&self, from: u64, to: u64) -> io::Result<bool> {
+        let mut bytes = Vec::new();
+        self.pieces(from, to.min(from + SEARCHED), |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(true)
+        })?;
+        let mut left = CHECKED;
+        for at in 1..bytes.len() {
+            let Some((prefix, rest)) = bytes[at..].split_first_chunk::<{ frame::PREFIX }>() else { break };
+            let [a, b, c, d, crc @ ..] = *prefix;
+            let length = [a, b, c, d];
+            let size = u32::from_le_bytes(length) as usize;
+            let Some(body) = rest.get(..size).filter(|body| (frame::BODY_MIN..=FRAME_MAX).contains(&body.len())) else { continue };
+            if !is_known(body[0], body[1]) {
+                continue;
+            }
+            let Some(less) = left.checked_sub(size) else { break };
+            left = less;
+            if frame::crc(length, body).to_le_bytes() == crc {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Passes on the bytes between two offsets piece by piece, until `each` returns false.

@@ -77,7 +77,7 @@ fn user_name(number: u32) -> Option<String> {
     users.find(|user| user.get(2).is_some_and(|n| *n == number.to_string())).map(|user| user[0].to_string())
 }
 
-/// Calls `each` for every item of every segment.
+/// Calls `each` for every item of every segment. An incomplete entry that others follow is damage.
 pub fn walk(dir: &Dir, mut each: impl FnMut(SegmentName, &Item<'_>)) -> Result<(), String> {
     let failed = |e: std::io::Error| format!("{}: {e}", dir.path().display());
     let segments = dir.segments().map_err(failed)?;
@@ -95,12 +95,17 @@ pub fn walk(dir: &Dir, mut each: impl FnMut(SegmentName, &Item<'_>)) -> Result<(
         };
         loop {
             match reader.read() {
+                Ok(Item::Torn { offset, end }) => {
+                    let is_damaged = segment.sealed && reader.hides_frames(offset, end).unwrap_or(false);
+                    each(segment.name, &if is_damaged { Item::Corrupt { offset, end } } else { Item::Torn { offset, end } });
+                    break;
+                }
                 Ok(item) => {
                     if let Item::Frame(frame) = &item {
                         bar.set(before + frame.end);
                     }
                     each(segment.name, &item);
-                    if matches!(item, Item::End | Item::Torn { .. }) {
+                    if matches!(item, Item::End) {
                         break;
                     }
                 }
