@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use acc::accounting::record::Kind;
+use acc::backend::sql::{Conn, parse};
 use acc::backend::{Fate, LocalFuture, Offer, RecordSender, one_by_one};
 use acc::config::Config;
 use acc::journal::{Dir, Item, JournalSync, SinkId, Writer};
@@ -249,6 +250,15 @@ fn rows_find_the_moments_between_another_writers_transactions() {
     other.join().unwrap();
     running.stop();
     assert_eq!(query(&p.database, "SELECT count(*) || '/' || count(DISTINCT callid) FROM acc"), [["11/11"]]);
+}
+
+/// The directory or the file belongs to somebody else, for one.
+#[test]
+fn a_file_that_cannot_be_opened_is_named() {
+    let url = "sqlite:///dev/null/acc.sqlite";
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let failure = runtime.block_on(Conn::open(&parse(url).unwrap())).err().unwrap();
+    assert_eq!(failure.text, "the SQLite file /dev/null/acc.sqlite cannot be opened: the server's user needs to read and write it, and to write its directory");
 }
 
 /// `db_url` is taken out, and put back later: only what waited was given up, and nothing comes twice.

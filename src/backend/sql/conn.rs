@@ -23,6 +23,8 @@ const SQLITE_BUSY: Duration = Duration::from_secs(1);
 const SQLITE_TURN: Duration = Duration::from_millis(10);
 /// Pause between two turns.
 const SQLITE_PAUSE: Duration = Duration::from_millis(2);
+/// How SQLite says it, without the file and the cause.
+const CANNOT_OPEN: &str = "unable to open database file";
 /// How long a server may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Sockets that `localhost` stands for in MySQL's own client.
@@ -300,7 +302,14 @@ async fn open_file(path: &Path, access: Access) -> Outcome<SqliteConnection> {
         let is_at_rest = file::has_write_ahead_log(path) && !file::is_write_ahead_log_there(path);
         return Ok(SqliteConnection::connect_with(&options.read_only(true).immutable(is_at_rest)).await?);
     }
-    let mut conn = SqliteConnection::connect_with(&options).await?;
+    let mut conn = SqliteConnection::connect_with(&options).await.map_err(|e| {
+        let failure = Failure::from(e);
+        if !failure.text.contains(CANNOT_OPEN) {
+            return failure;
+        }
+        let text = format!("the SQLite file {} cannot be opened: the server's user needs to read and write it, and to write its directory", path.display());
+        Failure { text, ..failure }
+    })?;
     // With this, readers do not block the delivery. Another open connection may prevent it,
     // which is no reason not to write. Synchronous stays FULL, because the journal segment of a
     // committed row is removed.
