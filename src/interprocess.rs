@@ -272,6 +272,72 @@ impl Bell {
     }
 }
 
+/// Whether the writer of a file may still append to it. The writer holds it during each append; between two appends another
+/// process may close the file for good, and need not wait for a writer that may never come back. It is one word: a mark that
+/// stands for the file, whose two lowest bits are 0, and in these what is going on. Zeroed memory belongs to no file.
+#[repr(transparent)]
+pub struct Pen(AtomicU64);
+
+impl Pen {
+    const IDLE: u64 = 1;
+    const HELD: u64 = 2;
+    const CLOSED: u64 = 3;
+    /// The bits of what is going on.
+    pub const STATE: u64 = 3;
+
+    /// Belongs to no file.
+    #[cfg(not(loom))]
+    pub const fn of_none() -> Pen {
+        Pen(AtomicU64::new(0))
+    }
+
+    /// Belongs to no file.
+    #[cfg(loom)]
+    pub fn of_none() -> Pen {
+        Pen(AtomicU64::new(0))
+    }
+
+    /// A writer begins with a file, and holds the pen. False if this one belongs to another file.
+    pub fn begin(&self, mark: u64) -> bool {
+        self.exchange(0, mark | Pen::HELD)
+    }
+
+    /// The writer is about to append. False if the file was closed meanwhile: then it must not.
+    pub fn hold(&self, mark: u64) -> bool {
+        self.exchange(mark | Pen::IDLE, mark | Pen::HELD)
+    }
+
+    /// It has appended. What it wrote is there for whoever closes the file after this.
+    pub fn rest(&self, mark: u64) {
+        self.exchange(mark | Pen::HELD, mark | Pen::IDLE);
+    }
+
+    /// Another process closes the file: nothing more is appended. False if its writer is just appending, or the pen belongs to
+    /// another file.
+    pub fn close(&self, mark: u64) -> bool {
+        self.exchange(mark | Pen::IDLE, mark | Pen::CLOSED) || self.is_closed(mark)
+    }
+
+    /// Was this file closed by another process, and has its writer not noticed yet?
+    pub fn is_closed(&self, mark: u64) -> bool {
+        self.0.load(Ordering::Acquire) == mark | Pen::CLOSED
+    }
+
+    /// Does it belong to this file?
+    pub fn is_of(&self, mark: u64) -> bool {
+        self.0.load(Ordering::Acquire) & !Pen::STATE == mark
+    }
+
+    /// The file has no writer any more: the pen is free for another one.
+    pub fn give_back(&self, mark: u64) {
+        let _ = self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| (word & !Pen::STATE == mark).then_some(0));
+    }
+
+    fn exchange(&self, from: u64, to: u64) -> bool {
+        self.0.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
 /// How many blocks are in use. Blocks are claimed here before they are taken, and released here after they
 /// are given back, so a granted claim always finds its blocks.
 #[repr(transparent)]

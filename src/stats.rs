@@ -11,7 +11,7 @@ use once_cell::sync::OnceCell;
 use crate::accounting::clock::{Moment, Wall};
 use crate::accounting::identity::Identity;
 use crate::declaration::{SinkId, destinations};
-use crate::interprocess::Bell;
+use crate::interprocess::{Bell, Pen};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $id:ident = $name:literal;)+) => {
@@ -390,6 +390,10 @@ impl SinkState {
 /// hardly ever happens.
 const DELIVERIES: usize = 64;
 
+/// How many segments can be closed by another process than their writer: more than a server has processes. What else is being
+/// written is closed by its writer alone.
+const PENS: usize = 1024;
+
 /// All counters, in the layout of the shared memory.
 #[repr(C)]
 pub struct Shared {
@@ -406,6 +410,8 @@ pub struct Shared {
     raised: [[AtomicU64; 2]; DELIVERIES],
     /// Rung by workers to wake the delivery process.
     bell: Bell,
+    /// Of the segments that are being written.
+    pens: [Pen; PENS],
 }
 
 static LOCAL: Shared = Shared {
@@ -416,6 +422,7 @@ static LOCAL: Shared = Shared {
     reports: AtomicU64::new(0),
     raised: [const { [const { AtomicU64::new(0) }; 2] }; DELIVERIES],
     bell: Bell::quiet(),
+    pens: [const { Pen::of_none() }; PENS],
 };
 static SHARED: OnceCell<&'static Shared> = OnceCell::new();
 
@@ -538,6 +545,19 @@ pub fn has_reports() -> bool {
 /// Tells the delivery process that there is work.
 pub fn bell() -> &'static Bell {
     &shared().bell
+}
+
+/// A pen for a new file with this mark, held by its writer. `None` if there is none left.
+pub fn begin_writing(mark: u64) -> Option<&'static Pen> {
+    // Each file begins elsewhere, so that the first one is mostly free.
+    let pens = &shared().pens;
+    let (before, after) = pens.split_at((mark >> 2) as usize % PENS);
+    after.iter().chain(before).find(|pen| pen.begin(mark))
+}
+
+/// The pen of the file with this mark, if it has one.
+pub fn pen_of(mark: u64) -> Option<&'static Pen> {
+    shared().pens.iter().find(|pen| pen.is_of(mark))
 }
 
 /// The current value.

@@ -89,7 +89,6 @@ fn size(dir: &Dir) -> u64 {
 #[test]
 fn the_oldest_are_dropped_in_a_process_of_its_own() {
     let Some(path) = std::env::var_os("ACC_TEST_OLDEST").map(PathBuf::from) else { return };
-    const MIB: u64 = 1 << 20;
     let journal = path.join("journal");
     let url = format!("sqlite://{}", path.join("later/acc.sqlite").display());
     let limits = Limits { max_bytes: MIB, min_free: 0, when_full: WhenFull::DropOldest };
@@ -168,4 +167,225 @@ fn a_full_journal_keeps_the_newest() {
         .unwrap();
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(tmp.path().join("later/acc.sqlite").is_file());
+}
+
+/// A journal of 1 MiB, and 24 writers of which each has a segment open.
+struct Crowd {
+    path: PathBuf,
+    dir: Dir,
+    limits: Limits,
+    writers: Vec<Writer>,
+    count: u32,
+}
+
+const MIB: u64 = 1 << 20;
+
+impl Crowd {
+    fn new(path: PathBuf, when_full: WhenFull) -> Crowd {
+        let limits = Limits { max_bytes: MIB, min_free: 0, when_full };
+        let dir = Dir::open(&path.join("journal")).unwrap();
+        let writers = (0..24).map(|rank| Writer::new(&dir, rank, std::process::id(), JournalSync::Os, limits.segment_max())).collect();
+        Crowd { path, dir, limits, writers, count: 0 }
+    }
+
+    fn start(&self) -> Running {
+        let mut config = config(Some(&format!("sqlite://{}", self.database().display())), self.dir.path());
+        config.limits = self.limits;
+        config.delivery_retry_max = 1;
+        Running::start(config, &self.dir)
+    }
+
+    fn database(&self) -> PathBuf {
+        self.path.join("later/acc.sqlite")
+    }
+
+    fn database_comes(&self) {
+        std::fs::create_dir(self.path.join("later")).unwrap();
+    }
+
+    /// As a worker does: false if there is no room.
+    fn append(&mut self, writer: usize) -> bool {
+        if !self.limits.admits(Append::Record) {
+            return false;
+        }
+        let mut big = record(Kind::Cdr, &format!("call-{:05}", self.count));
+        big.extras = vec![field("caller_uri", Some(&[b'x'; 2000]))];
+        self.writers[writer].append_record(SinkId::Db, &big).unwrap();
+        self.count += 1;
+        true
+    }
+
+    /// Everybody appends until the journal is full.
+    fn fill(&mut self) {
+        wait_until("it is full", || !(0..24).all(|writer| self.append(writer)));
+    }
+
+    /// All that was accepted is in the database, once; or, if the oldest were dropped, the rest is.
+    fn check(&self) {
+        wait_until("all is delivered", || stats::get(SinkId::Db.counters().pending) == 0);
+        let dropped = stats::get(SinkId::Db.dead());
+        assert_eq!((dropped, stats::get(SinkId::Db.accepted())), (stats::get(Counter::JournalDropped), self.count.into()));
+        let rows = sqlite(&self.database(), "SELECT count(*), count(DISTINCT callid) FROM acc").unwrap();
+        let left = u64::from(self.count) - dropped;
+        assert_eq!(rows, format!("{left}\t{left}\n"));
+    }
+}
+
+/// Runs one of the tests below, which are marked by a variable, in a process of its own: counters belong to the whole process.
+fn in_a_process_of_its_own(test: &str) {
+    let tmp = tempfile::tempdir().unwrap();
+    let out = Command::new(std::env::current_exe().unwrap()).args(["--exact", test]).env("ACC_TEST_CROWD", tmp.path()).output().unwrap();
+    assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    assert!(tmp.path().join("journal").is_dir());
+}
+
+fn of_its_own() -> Option<PathBuf> {
+    std::env::var_os("ACC_TEST_CROWD").map(PathBuf::from)
+}
+
+/// Not a test, like the others of this kind below.
+#[test]
+fn many_writers_and_a_healthy_database() {
+    let Some(path) = of_its_own() else { return };
+    let mut crowd = Crowd::new(path, WhenFull::DropNew);
+    crowd.database_comes();
+    let running = crowd.start();
+    // A call in progress since the beginning: its state goes with a segment that its writer has open.
+    crowd.writers[7].append_call(7, b"state").unwrap();
+    // Each may have 64 KiB open, which are 1.5 MiB.
+    for round in 0..40 {
+        for writer in 0..24 {
+            assert!(crowd.append(writer), "full in round {round} of 40, and all is delivered");
+        }
+        wait_until("the round is delivered", || stats::get(SinkId::Db.counters().pending) == 0);
+    }
+    crowd.check();
+    wait_until("what is delivered goes", || size(&crowd.dir) < MIB / 2);
+    running.stop();
+    let calls = acc::journal::calls::scan(&crowd.dir).unwrap().calls;
+    assert_eq!(calls.into_iter().map(|(id, call)| (id, call.state)).collect::<Vec<_>>(), [(7, b"state".to_vec())], "the call in progress is kept");
+}
+
+#[test]
+fn what_is_delivered_does_not_fill_the_journal() {
+    in_a_process_of_its_own("many_writers_and_a_healthy_database");
+}
+
+#[test]
+fn many_writers_and_an_outage() {
+    let Some(path) = of_its_own() else { return };
+    let mut crowd = Crowd::new(path, WhenFull::DropNew);
+    let running = crowd.start();
+    crowd.fill();
+    // Those that come after another delivery process know what it has closed.
+    running.stop();
+    let running = crowd.start();
+    assert!(!crowd.append(0));
+    // No writer appends anything now.
+    crowd.database_comes();
+    wait_until("there is room again", || stats::full_since().is_none());
+    crowd.check();
+    // Removed files take no room, although their writers have them open.
+    let removed = || -> Vec<u64> {
+        let fds = std::fs::read_dir("/proc/self/fd").unwrap();
+        let removed = fds.filter_map(|fd| {
+            let fd = fd.ok()?.path();
+            let name = std::fs::read_link(&fd).ok()?;
+            name.to_string_lossy().ends_with(".seg (deleted)").then(|| std::fs::metadata(fd).unwrap().len())
+        });
+        removed.collect()
+    };
+    wait_until("what writers have open is removed", || {
+        (0..24).for_each(|writer| assert!(crowd.append(writer)));
+        crowd.check();
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        !removed().is_empty()
+    });
+    assert_eq!(removed().iter().max(), Some(&0));
+    for writer in 0..24 {
+        assert!(crowd.append(writer));
+    }
+    crowd.check();
+    running.stop();
+}
+
+#[test]
+fn after_an_outage_there_is_room_although_no_writer_appends() {
+    in_a_process_of_its_own("many_writers_and_an_outage");
+}
+
+#[test]
+fn many_writers_and_only_one_goes_on() {
+    let Some(path) = of_its_own() else { return };
+    let mut crowd = Crowd::new(path, WhenFull::DropOldest);
+    let running = crowd.start();
+    // 23 writers have some 40 KiB open, and append nothing more; one goes on, for twice the room there is.
+    for _ in 0..20 {
+        (1..24).for_each(|writer| assert!(crowd.append(writer)));
+    }
+    let idle = crowd.count;
+    for n in 0..1000 {
+        wait_until("there is room", || crowd.append(0));
+        if n % 20 == 0 {
+            wait_until("the oldest go", || size(&crowd.dir) < MIB - 60_000);
+        }
+    }
+    assert!(stats::get(Counter::JournalDropped) > u64::from(idle), "what the idle ones have open goes, too");
+    crowd.database_comes();
+    crowd.check();
+    let oldest = sqlite(&crowd.database(), "SELECT min(callid) FROM acc").unwrap();
+    assert!(oldest.trim_end() > format!("call-{idle:05}").as_str(), "{oldest}");
+    running.stop();
+}
+
+#[test]
+fn the_oldest_are_dropped_also_from_segments_that_are_open() {
+    in_a_process_of_its_own("many_writers_and_only_one_goes_on");
+}
+
+#[test]
+fn writers_that_append_while_their_segments_are_closed() {
+    let Some(path) = of_its_own() else { return };
+    let mut crowd = Crowd::new(path, WhenFull::DropNew);
+    // In the time between two looks, about a half of what there is room for is written.
+    crowd.database_comes();
+    let running = crowd.start();
+    let limits = crowd.limits;
+    let writers: Vec<_> = std::mem::take(&mut crowd.writers);
+    let threads: Vec<_> = writers
+        .into_iter()
+        .enumerate()
+        .map(|(writer, mut w)| {
+            std::thread::spawn(move || {
+                let mut appended = 0;
+                for n in 0..800 {
+                    let mut small = record(Kind::Cdr, &format!("call-{writer}-{n}"));
+                    small.extras = vec![field("caller_uri", Some(&[b'x'; 200]))];
+                    if limits.admits(Append::Record) {
+                        w.append_record(SinkId::Db, &small).unwrap();
+                        appended += 1;
+                    }
+                    if n % 4 == 0 {
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                    }
+                }
+                (appended, w)
+            })
+        })
+        .collect();
+    for thread in threads {
+        let (appended, w) = thread.join().unwrap();
+        crowd.count += appended;
+        crowd.writers.push(w);
+    }
+    crowd.check();
+    (0..24).for_each(|writer| assert!(crowd.append(writer)));
+    let last = crowd.dir.segments().unwrap().iter().map(|s| s.name.seq).max().unwrap();
+    assert!(last > 6, "hardly any segment was closed before it was full: {last}");
+    running.stop();
+}
+
+#[test]
+fn a_segment_that_is_closed_loses_and_repeats_nothing() {
+    in_a_process_of_its_own("writers_that_append_while_their_segments_are_closed");
 }

@@ -24,6 +24,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::fs::OFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -34,7 +35,7 @@ use crate::backend::Sink;
 use crate::journal::calls::CARRY_RANK;
 use crate::journal::counts::CallCounts;
 use crate::journal::limit::{self, Found, Limits};
-use crate::journal::{Dir, JournalSync, Segment, SegmentName, SinkId, Writer};
+use crate::journal::{Dir, HEADER_LENGTH, JournalSync, Segment, SegmentName, SinkId, Writer, free_removed};
 use crate::stats::{self, Counter};
 pub use input::Delivery;
 use interim::{Calls, Interims};
@@ -62,7 +63,7 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// the system. These are the C library's own initial values, which would otherwise grow with what is freed: with 100 000 calls
 /// up, and interim records in SQLite, the process kept 29.6 MB instead of 21.5.
 pub const HEAP_THRESHOLD: i32 = 128 << 10;
-/// Size of segments that hold only calls in progress.
+/// Largest size of segments that hold only calls in progress.
 const CARRY_SEGMENT: u64 = 4 << 20;
 /// Every sink has seen the end of a segment.
 const ALL_SINKS: u16 = ((1 << SinkId::COUNT) - 1) as u16;
@@ -204,6 +205,13 @@ fn make_sink(id: SinkId, delivery: &mut Delivery) -> Result<Box<dyn Sink>, Strin
     }
 }
 
+/// Can the delivery process close this segment, which a worker or this process has open? Parked entries have a writer of their
+/// own, which closes what is done.
+fn is_closable(dir: &Dir, segment: &Segment) -> bool {
+    let name = segment.name;
+    !segment.sealed && name.boot == dir.boot() && name.rank != CARRY_RANK && name.parks_for().is_none() && segment.size > HEADER_LENGTH
+}
+
 /// The coordinator's side of the journal directory.
 struct Directory {
     dir: Dir,
@@ -217,6 +225,8 @@ struct Directory {
     calls: Calls,
     /// Where these states are copied to.
     carry: Writer,
+    /// Size at which a segment of such copies is closed.
+    carry_max: u64,
     /// How large the journal may get, and what happens then.
     limits: Limits,
     owed: Option<fn() -> u64>,
@@ -230,6 +240,9 @@ struct Directory {
     full: Option<i64>,
     /// Segments that are removed before every sink is past them.
     dropping: Arc<BTreeSet<SegmentName>>,
+    /// Segments that were closed here while their writers have them open; `None` before the first look, when an earlier delivery
+    /// process may have closed some.
+    closed: Option<BTreeSet<SegmentName>>,
     /// Failures that have been logged; each is logged once, until it is over.
     look_failed: bool,
     stuck: Option<Stuck>,
@@ -244,7 +257,9 @@ struct Stuck {
 
 impl Directory {
     fn new(delivery: &Delivery) -> Directory {
-        let carry = Writer::new(&delivery.dir, CARRY_RANK, std::process::id(), delivery.config.journal_sync, CARRY_SEGMENT);
+        // In a small journal, a large one would fill it long after its calls have ended.
+        let carry_max = delivery.config.limits.segment_max().min(CARRY_SEGMENT);
+        let carry = Writer::new(&delivery.dir, CARRY_RANK, std::process::id(), delivery.config.journal_sync, carry_max);
         Directory {
             dir: delivery.dir.clone(),
             finished: Finished::default(),
@@ -253,6 +268,7 @@ impl Directory {
             syncing: None,
             calls: Rc::new(RefCell::new(Interims::new(&delivery.dir, &delivery.config, delivery.clock))),
             carry: carry.syncing_at_end(),
+            carry_max,
             limits: delivery.config.limits,
             owed: delivery.owed,
             free: None,
@@ -260,6 +276,7 @@ impl Directory {
             second: None,
             full: stats::full_since(),
             dropping: Arc::default(),
+            closed: None,
             look_failed: false,
             stuck: None,
         }
@@ -269,9 +286,10 @@ impl Directory {
         self.remove_finished();
         let before = to.borrow().segments.clone();
         let segments = match self.dir.segments_after(&before) {
-            Ok(segments) => {
+            Ok(mut segments) => {
                 self.look_failed = false;
-                self.judge(&segments);
+                self.note_closed(&mut segments);
+                self.judge(&mut segments);
                 Some(segments)
             }
             Err(e) => {
@@ -328,7 +346,7 @@ impl Directory {
     }
 
     /// Checks whether the journal is full, and tells workers and runners.
-    fn judge(&mut self, segments: &[Segment]) {
+    fn judge(&mut self, segments: &mut [Segment]) {
         let owed = self.owed.map_or(0, |owed| owed());
         let bytes = segments.iter().map(|s| s.size).sum::<u64>();
         // Kept segments are removed before anything is lost.
@@ -337,6 +355,7 @@ impl Directory {
         }
         let found = Found { bytes: bytes + self.kept.bytes(), free: self.free, owed };
         stats::set(Counter::JournalBytes, found.bytes);
+        self.close_open(segments, found, bytes);
         let verdict = self.limits.judge(found, self.full.is_some());
         let path = self.dir.path().display();
         match (self.full, verdict.full) {
@@ -361,17 +380,86 @@ impl Directory {
         self.choose_dropped(segments, verdict.excess);
     }
 
+    /// Closes what is being written, if that makes room: a writer that appends nothing more would keep what is long delivered.
+    fn close_open(&mut self, segments: &mut [Segment], found: Found, all: u64) {
+        // Most of the time even all of it is too little.
+        if !self.limits.wants_closed(found, all, all) {
+            return;
+        }
+        let idle_carry = self.idle_carry();
+        let may_close = |dir: &Dir, s: &Segment| is_closable(dir, s) || !s.sealed && Some(s.name) == idle_carry;
+        let open = segments.iter().filter(|s| may_close(&self.dir, s)).map(|s| s.size).sum();
+        if !self.limits.wants_closed(found, all, open) {
+            return;
+        }
+        for segment in segments {
+            if Some(segment.name) == idle_carry {
+                self.carry.close();
+                segment.sealed = true;
+            } else if is_closable(&self.dir, segment) {
+                self.close(segment);
+            }
+        }
+    }
+
+    /// The segment that states are carried over to, if most of what is in it is not needed any more.
+    fn idle_carry(&self) -> Option<SegmentName> {
+        let name = self.carry.segment()?;
+        (self.calls.borrow_mut().tracker().needed(name) < self.dir.size(name).ok()? / 2).then_some(name)
+    }
+
+    /// Closes a segment that its writer has open, unless that is just appending. False if it stays open.
+    fn close(&mut self, segment: &mut Segment) -> bool {
+        let mark = segment.name.mark();
+        if !stats::pen_of(mark).is_some_and(|pen| pen.close(mark)) {
+            return false;
+        }
+        self.closed.get_or_insert_default().insert(segment.name);
+        // Its writer may have appended since the directory was read.
+        let Ok(size) = self.dir.size(segment.name) else { return false };
+        (segment.size, segment.sealed) = (size, true);
+        true
+    }
+
+    /// Marks segments as sealed that were closed here, or by an earlier delivery process, while their writers have them open.
+    fn note_closed(&mut self, segments: &mut [Segment]) {
+        let known = self.closed.take();
+        let is_closed = |name: SegmentName| {
+            let mark = name.mark();
+            known.as_ref().map_or_else(|| stats::pen_of(mark).is_some_and(|pen| pen.is_closed(mark)), |known| known.contains(&name))
+        };
+        let mut closed = BTreeSet::new();
+        for segment in segments.iter_mut().filter(|s| s.name.boot == self.dir.boot() && is_closed(s.name)) {
+            closed.insert(segment.name);
+            if !segment.sealed
+                && let Ok(size) = self.dir.size(segment.name)
+            {
+                (segment.size, segment.sealed) = (size, true);
+            }
+        }
+        self.closed = Some(closed);
+    }
+
     /// Marks the oldest segments for removal, until they add up to `excess` bytes.
-    fn choose_dropped(&mut self, segments: &[Segment], excess: u64) {
+    fn choose_dropped(&mut self, segments: &mut [Segment], excess: u64) {
         // A segment that cannot be read cannot be removed either.
-        let there = |name: &SegmentName| segments.binary_search_by_key(name, |s| s.name).is_ok() && !self.dir.is_passed_over(*name);
+        let dir = self.dir.clone();
+        let names: BTreeSet<_> = segments.iter().map(|s| s.name).filter(|name| !dir.is_passed_over(*name)).collect();
+        let there = |name: &SegmentName| names.contains(name);
         let mut dropping: BTreeSet<_> = self.dropping.iter().copied().filter(there).collect();
         let going: u64 = segments.iter().filter(|s| dropping.contains(&s.name)).map(|s| s.size).sum();
         if excess > going {
             // Segments of carried-over calls contain no records to give up.
-            let sealed = segments.iter().filter(|s| s.sealed && s.name.rank != CARRY_RANK && there(&s.name) && !dropping.contains(&s.name));
-            let dated = sealed.filter_map(|s| Some((self.dir.modified(s.name).ok()?, s.name, s.size))).collect();
-            dropping.extend(limit::oldest(dated, excess - going));
+            let may_go = |s: &Segment| (s.sealed || is_closable(&self.dir, s)) && s.name.rank != CARRY_RANK;
+            let rest = segments.iter().filter(|s| may_go(s) && there(&s.name) && !dropping.contains(&s.name));
+            let dated = rest.filter_map(|s| Some((self.dir.modified(s.name).ok()?, s.name, s.size))).collect();
+            for name in limit::oldest(dated, excess - going) {
+                let Ok(at) = segments.binary_search_by_key(&name, |s| s.name) else { continue };
+                // While its writer appends, it is not among the oldest any more.
+                if segments[at].sealed || self.close(&mut segments[at]) {
+                    dropping.insert(name);
+                }
+            }
         }
         if dropping != *self.dropping {
             self.dropping = Arc::new(dropping);
@@ -426,7 +514,7 @@ impl Directory {
         // Segments of carried-over calls are removed only when most of their calls have ended: otherwise
         // the rest would be copied again with every look.
         let mut calls = self.calls.borrow_mut();
-        complete.retain(|name| name.rank != CARRY_RANK || calls.tracker().needed(*name) < CARRY_SEGMENT / 2);
+        complete.retain(|name| name.rank != CARRY_RANK || calls.tracker().needed(*name) < self.carry_max / 2);
         complete.sort_unstable();
         if let Some(stuck) = &self.stuck {
             let behind = complete.partition_point(|name| *name <= stuck.name);
@@ -445,7 +533,13 @@ impl Directory {
             format!("journal segment {name} is delivered, but cannot be removed: its calls in progress cannot be copied ({e}): check the free space and permissions of journal_dir")
         })?;
         let appended = released.has_appended();
+        let still_open = self.closed.as_ref().is_some_and(|closed| closed.contains(&name));
+        let file = still_open.then(|| self.dir.open_file(&name.to_string(), OFlags::WRONLY).ok()).flatten();
         self.kept.take(name)?;
+        file.iter().for_each(free_removed);
+        if let Some(pen) = stats::pen_of(name.mark()) {
+            pen.give_back(name.mark());
+        }
         calls.tracker().forget(released);
         calls.gone(name);
         Ok(appended)

@@ -336,6 +336,11 @@ impl Dir {
         }
     }
 
+    /// The size of a segment.
+    pub(crate) fn size(&self, name: SegmentName) -> io::Result<u64> {
+        Ok(self.stat_segment(name)?.st_size as u64)
+    }
+
     /// Makes the creations, removals and renames so far survive a crash of the machine.
     pub(crate) fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.0.fd)?)
@@ -385,6 +390,15 @@ impl Dir {
             file => drop(file?.read_to_end(&mut content)?),
         }
         Ok(content)
+    }
+}
+
+/// Frees the room of a file that was removed, also if its writer still has it open: it may never come back to notice.
+/// A file that has another name stays as it is.
+pub(crate) fn free_removed(file: &File) {
+    if rustix::fs::fstat(file).is_ok_and(|stat| stat.st_nlink == 0) {
+        // At worst, the room is free when the writer ends.
+        let _ = file.set_len(0);
     }
 }
 

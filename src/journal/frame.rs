@@ -8,6 +8,8 @@
 
 /// First bytes of every segment; the digit is the version of the frame layout.
 pub const HEADER: &[u8; 8] = b"ACCSEG2\n";
+/// Their number: a segment of this length has no entries.
+pub const HEADER_LENGTH: u64 = HEADER.len() as u64;
 
 /// Is this the header of a segment of another version?
 pub fn is_of_another_version(header: [u8; 8]) -> bool {

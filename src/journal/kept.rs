@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::Errno;
 
-use super::dir::{Dir, open_at};
+use super::dir::{Dir, free_removed, open_at};
 use super::reader::Reader;
 use super::segment::{Segment, SegmentName, why_not_a_segment};
 use crate::accounting::clock::Wall;
@@ -116,8 +116,13 @@ impl Dir {
     /// Removes a kept segment for good.
     pub(crate) fn remove_kept(&self, name: SegmentName) -> io::Result<()> {
         let Some(directory) = self.kept_directory()? else { return Ok(()) };
+        // Its writer may still have it open, if the delivery process has closed it.
+        let file = (name.boot == self.boot()).then(|| open_at(&directory, &name.to_string(), OFlags::WRONLY).ok()).flatten();
         match rustix::fs::unlinkat(&directory, name.to_string(), AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Ok(()) | Err(Errno::NOENT) => {
+                file.iter().for_each(free_removed);
+                Ok(())
+            }
             Err(e) => Err(e.into()),
         }
     }

@@ -12,8 +12,7 @@ use crate::stats;
 const SEGMENT_MAX: u64 = 16 << 20;
 /// Least such size: below it, opening files costs more than writing them.
 const SEGMENT_MIN: u64 = 64 << 10;
-/// Segments in a full journal: enough that dropping the oldest costs few records, also with many
-/// writers, each of which has one open that cannot be dropped.
+/// Segments in a full journal: enough that dropping the oldest costs few records.
 const SEGMENTS: u64 = 64;
 
 /// What to do when the journal is full (parameter `journal_full`).
@@ -123,6 +122,20 @@ impl Limits {
         Verdict { full: over(self.max_bytes - margin(self.max_bytes)) || short(self.min_free / 2 + margin(self.min_free)), excess }
     }
 
+    /// Is it time to close segments that their writers would still append to, so that they can go as soon as they are delivered?
+    /// They have `open` bytes, all segments `all`. A writer closes its segment when it is large enough, which may never be, and
+    /// hundreds of writers fill a small journal with what is long delivered.
+    ///
+    /// Not for less than a full journal needs to have room again; and not while most of it waits for its destinations, because
+    /// more and more small files would wait then.
+    pub fn wants_closed(&self, found: Found, all: u64, open: u64) -> bool {
+        let owed = if self.when_full == WhenFull::Refuse { found.owed } else { 0 };
+        let near = self.max_bytes > 0 && all + owed >= self.max_bytes / 2 && open >= self.max_bytes / 16;
+        let free = found.free.map_or(u64::MAX, |free| free.saturating_sub(owed));
+        let short = self.min_free > 0 && free < self.min_free.saturating_mul(2) && open >= self.min_free / 16;
+        (near || short) && open > 0 && open >= all / 4
+    }
+
     /// How many bytes of kept segments to remove, so that the journal, with `bytes` in all of
     /// its segments and `free` bytes on its disk, is not nearly full.
     pub fn excess_kept(&self, bytes: u64, free: Option<u64>) -> u64 {
@@ -157,12 +170,12 @@ fn is_known(answered: Option<Moment>, since: Moment) -> bool {
     answered.is_none_or(|a| a.boot != since.boot || a.mono < since.mono)
 }
 
-/// Which segments to remove: the oldest of `sealed` (each with the time of its last append and its size),
-/// until they add up to `excess` bytes.
-pub fn oldest(mut sealed: Vec<(i64, SegmentName, u64)>, excess: u64) -> Vec<SegmentName> {
-    sealed.sort_unstable();
+/// Which segments to remove: the oldest (each with the time of its last append and its size), until they add up to `excess`
+/// bytes.
+pub fn oldest(mut dated: Vec<(i64, SegmentName, u64)>, excess: u64) -> Vec<SegmentName> {
+    dated.sort_unstable();
     let mut got = 0;
-    sealed
+    dated
         .into_iter()
         .take_while(|(_, _, size)| {
             let more = got < excess;
@@ -219,6 +232,18 @@ mod tests {
         assert_eq!(oldest(sealed.clone(), 0), []);
         assert_eq!(oldest(sealed.clone(), 11), [name(2), name(3)]);
         assert_eq!(oldest(sealed, 1000).len(), 3);
+    }
+
+    #[test]
+    fn segments_are_closed_early_if_that_makes_room() {
+        let wants = |all, open, free, owed| limits(WhenFull::Refuse).wants_closed(found(0, free, owed), all * MIB, open * MIB);
+        // By size, by what calls may yet write, and by the disk.
+        assert!(!wants(31, 31, 100, 0) && wants(32, 32, 100, 0) && wants(4, 4, 100, 28) && !wants(3, 3, 100, 60));
+        assert!(!wants(1, 1, 32, 0) && wants(1, 1, 31, 0) && wants(1, 1, 40, 9) && !wants(0, 0, 1, 0));
+        // Most of it waits for a destination.
+        assert!(wants(60, 15, 100, 0) && !wants(60, 14, 100, 0));
+        assert!(!limits(WhenFull::DropNew).wants_closed(found(0, 100, 60), 4 * MIB, 4 * MIB), "room is reserved only if it is promised");
+        assert!(!Limits::default().wants_closed(found(0, 0, 0), 1 << 40, 1 << 40));
     }
 
     #[test]

@@ -45,9 +45,10 @@ mod writer;
 
 pub use committed::{Committed, Stamp};
 pub use dead::{DeadLetters, Letter};
-pub(crate) use dir::random;
 pub use dir::{Dir, JournalError};
+pub(crate) use dir::{free_removed, random};
 pub use entry::{Entry, Parked, Payload, Positions, SinkId};
+pub(crate) use frame::HEADER_LENGTH;
 pub use frame::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_PARKED, KIND_RECORD};
 pub use kept::Kept;
 pub use parking::Parking;

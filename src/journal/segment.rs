@@ -8,7 +8,9 @@ use std::str::FromStr;
 use rustix::fs::{FileType, Stat};
 
 use super::frame::FRAME_MAX;
+use crate::accounting::identity::Identity;
 use crate::declaration::SinkId;
+use crate::interprocess::Pen;
 
 /// Maximum size of a segment in bytes: the largest write into an empty one. A larger file is not a segment.
 pub(crate) const SEGMENT_LARGEST: u64 = 8 * FRAME_MAX as u64;
@@ -44,6 +46,17 @@ impl SegmentName {
     pub fn parks_for(&self) -> Option<SinkId> {
         let number = PARKED_RANK.checked_sub(self.rank)?;
         SinkId::from_number(u8::try_from(number).ok()?)
+    }
+}
+
+impl SegmentName {
+    /// Stands for it in a [`Pen`]: a hash, which two segments of a server do not share in practice.
+    pub(crate) fn mark(self) -> u64 {
+        let mut identity = Identity::new();
+        for part in [self.boot, self.rank as u64, self.pid.into(), self.seq.into()] {
+            identity.eat(&part.to_le_bytes());
+        }
+        (identity.finish() as u64 & !Pen::STATE).max(Pen::STATE + 1)
     }
 }
 

@@ -13,6 +13,7 @@ use super::{Dir, FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_PARKED, KIND_RECORD, 
 use crate::accounting::clock::Moment;
 use crate::accounting::context::Base;
 use crate::accounting::record::Record;
+use crate::interprocess::Pen;
 use crate::journal::{Payload, SinkId};
 use crate::stats;
 
@@ -49,6 +50,27 @@ struct Open {
     fd: OwnedFd,
     /// Bytes of whole frames and the header; the file is never longer between two appends.
     len: u64,
+    /// Lets the delivery process close the segment between two appends. After the file: its lock must be gone before.
+    pen: Option<Held>,
+}
+
+/// The pen of a segment, for its writer.
+struct Held {
+    pen: &'static Pen,
+    mark: u64,
+}
+
+impl Held {
+    fn of(name: SegmentName) -> Option<Held> {
+        let mark = name.mark();
+        stats::begin_writing(mark).map(|pen| Held { pen, mark })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.pen.give_back(self.mark);
+    }
 }
 
 /// When a journal append counts as safe (parameter `journal_sync`).
@@ -311,9 +333,16 @@ impl Writer {
         if size + frame::HEADER.len() as u64 > SEGMENT_LARGEST {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a write of {size} bytes exceeds the journal's limit")).into());
         }
+        // The delivery process has closed it meanwhile: it needed the room.
+        if self.open.as_ref().is_some_and(|o| o.pen.as_ref().is_some_and(|held| !held.pen.hold(held.mark))) {
+            self.open = None;
+        }
         if self.open.as_ref().is_some_and(|o| o.len + size > self.segment_max && o.len > frame::HEADER.len() as u64) {
-            if self.sync_at_end {
-                self.sync()?;
+            if self.sync_at_end
+                && let Err(e) = self.sync()
+            {
+                self.rest();
+                return Err(e.into());
             }
             self.open = None;
         }
@@ -322,7 +351,9 @@ impl Writer {
         }
         let Some(open) = &mut self.open else { return Err(io::Error::from(io::ErrorKind::NotFound).into()) };
         if let Err((written, source)) = write_all(&open.fd, &self.buffer) {
-            return Err(AppendError { kept: self.take_back(written, together), source });
+            let kept = self.take_back(written, together);
+            self.rest();
+            return Err(AppendError { kept, source });
         }
         open.len += size;
         if self.sync == JournalSync::Always
@@ -334,7 +365,20 @@ impl Writer {
             self.open = None;
             self.unsynced = Some(e.into());
         }
+        self.rest();
         Ok(())
+    }
+
+    /// The append is over: the segment may be closed by the delivery process.
+    fn rest(&self) {
+        if let Some(held) = self.open.as_ref().and_then(|o| o.pen.as_ref()) {
+            held.pen.rest(held.mark);
+        }
+    }
+
+    /// Closes the segment, which is synced; the next append begins a new one.
+    pub(crate) fn close(&mut self) {
+        self.open = None;
     }
 
     /// Ends the segment if only a part of the buffer was written, and cuts that part off. Its whole frames
@@ -370,7 +414,7 @@ impl Writer {
                         let _ = self.dir.remove(name);
                         return Err(e);
                     }
-                    return Ok(Open { name, fd, len: frame::HEADER.len() as u64 });
+                    return Ok(Open { name, fd, len: frame::HEADER.len() as u64, pen: Held::of(name) });
                 }
                 // A file with this name belongs to another writer: try the next number.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}

@@ -17,7 +17,7 @@ mod tests {
     use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use loom::thread;
 
-    use super::interprocess::{Bell, Content, Flags, FreeList, Lock, Sequence, Used};
+    use super::interprocess::{Bell, Content, Flags, FreeList, Lock, Pen, Sequence, Used};
 
     /// A number that only the holder of the lock changes, in two steps.
     fn count(number: &AtomicU32) {
@@ -201,6 +201,48 @@ mod tests {
             }
             thread.join().unwrap();
         });
+    }
+
+    /// Who closes a file sees all that was appended to it, and what it does not see goes elsewhere; whether the writer appends,
+    /// or is killed in the middle, or gives the file up.
+    #[test]
+    fn nothing_is_appended_to_a_file_that_was_closed() {
+        const MARK: u64 = 8;
+        for killed in [false, true] {
+            loom::model(move || {
+                let shared = Arc::new((Pen::of_none(), AtomicU32::new(0)));
+                assert!(shared.0.begin(MARK) && !shared.0.begin(2 * MARK));
+                shared.0.rest(MARK);
+                let other = shared.clone();
+                let thread = thread::spawn(move || {
+                    let (pen, length) = &*other;
+                    for n in 1..=2 {
+                        if !pen.hold(MARK) {
+                            pen.give_back(MARK);
+                            return n - 1;
+                        }
+                        length.store(n, Ordering::Relaxed);
+                        if killed && n == 2 {
+                            return n;
+                        }
+                        pen.rest(MARK);
+                    }
+                    2
+                });
+                let (pen, length) = &*shared;
+                assert!(!pen.close(2 * MARK));
+                let seen = pen.close(MARK).then(|| length.load(Ordering::Relaxed));
+                let appended = thread.join().unwrap();
+                match seen {
+                    Some(seen) => assert_eq!(seen, appended),
+                    // It was just appending, or is dead: then its lock on the file is gone, and that closes it.
+                    None => assert!(pen.is_of(MARK)),
+                }
+                pen.give_back(2 * MARK);
+                pen.give_back(MARK);
+                assert!(!pen.is_closed(MARK) && pen.begin(2 * MARK), "it is free for another file");
+            });
+        }
     }
 
     /// How many blocks the arenas below have.
