@@ -34,7 +34,7 @@ use crate::accounting::clock::Moment;
 use crate::backend::Sink;
 use crate::journal::calls::CARRY_RANK;
 use crate::journal::counts::CallCounts;
-use crate::journal::limit::{self, Found, Limits};
+use crate::journal::limit::{self, Found, Limits, WhenFull};
 use crate::journal::{Dir, HEADER_LENGTH, JournalSync, Segment, SegmentName, SinkId, Writer, free_removed};
 use crate::stats::{self, Counter};
 pub use input::Delivery;
@@ -212,6 +212,17 @@ fn is_closable(dir: &Dir, segment: &Segment) -> bool {
     !segment.sealed && name.boot == dir.boot() && name.rank != CARRY_RANK && name.parks_for().is_none() && segment.size > HEADER_LENGTH
 }
 
+/// A number of bytes, for the log.
+fn amount(bytes: u64) -> String {
+    if bytes < 10 << 20 { format!("{} KiB", bytes >> 10) } else { format!("{} MiB", bytes >> 20) }
+}
+
+/// What else counts as taken, for the log.
+fn reserved(limits: Limits, owed: u64) -> String {
+    let is_promised = limits.when_full == WhenFull::Refuse && owed > 0;
+    if is_promised { format!(", {} are reserved for what is already accepted", amount(owed)) } else { String::new() }
+}
+
 /// The coordinator's side of the journal directory.
 struct Directory {
     dir: Dir,
@@ -364,9 +375,10 @@ impl Directory {
                 self.full = Some(now.mono);
                 stats::set_full_since(Some(now));
                 log::error!(
-                    "the journal in {path} is full: it takes {} MiB, and its disk has {} MiB free (parameters journal_max_size, journal_min_free); {}",
-                    found.bytes >> 20,
-                    found.free.map_or_else(|| "?".into(), |free| (free >> 20).to_string()),
+                    "the journal in {path} is full: it takes {}{}, and its disk has {} free (parameters journal_max_size, journal_min_free); {}",
+                    amount(found.bytes),
+                    reserved(self.limits, owed),
+                    found.free.map_or_else(|| "? MiB".into(), amount),
                     self.limits.when_full.told()
                 );
             }

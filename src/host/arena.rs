@@ -50,6 +50,9 @@ pub(super) struct Head {
     stats: stats::Shared,
     /// Lock for the references of `revival`.
     pub(super) revival: Lock,
+    /// How many contexts there are, and how many of them will make records for the journal.
+    pub(super) contexts: AtomicU64,
+    pub(super) owing: AtomicU64,
     /// 1 once these references have been given up.
     pub(super) revival_over: AtomicU32,
     /// 1 once the server turned out to differ from what was proved: nothing is accounted any more.
@@ -394,6 +397,13 @@ impl Arena {
     /// Bytes of the blocks in use.
     pub fn live_bytes(&self) -> u64 {
         self.live_blocks() * BLOCK as u64
+    }
+
+    /// Bytes of the contexts that will make records for the journal, taking each for as large as the average: requests that were
+    /// refused, or never accounted, have contexts like the others, until their transactions are freed.
+    pub fn owing_bytes(&self) -> u64 {
+        let (contexts, owing) = (self.head().contexts.load(Ordering::Relaxed), self.head().owing.load(Ordering::Relaxed));
+        (u128::from(self.live_bytes()) * u128::from(owing.min(contexts)) / u128::from(contexts.max(1))) as u64
     }
 }
 

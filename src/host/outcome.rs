@@ -7,7 +7,7 @@ use super::full::{context_max, say_clipped};
 use super::shared::{CallId, SharedContext, SharedError};
 use super::tally::{self, Once};
 use crate::accounting::clock::Moment;
-use crate::accounting::context::{CallEnd, Context, Reply};
+use crate::accounting::context::{CallEnd, Context, Facts, Reply};
 use crate::accounting::decide::{self, Joined};
 use crate::accounting::marks::Flag;
 use crate::accounting::record::{Backend, EndCause};
@@ -83,7 +83,25 @@ pub fn reply_went(
         return Ok(());
     }
     let facts = ctx.facts()?;
-    if joined.is_none() && !decide::may_record(&facts, code) {
+    let recorded = record_reply(instance, ctx, &facts, code, reply, joined, is_first);
+    // Only a call that is up has more to come.
+    if code >= 300 || code >= 200 && !facts.marks.any_cdr() {
+        ctx.owes_no_more();
+    }
+    recorded
+}
+
+/// What [`reply_went`] does for a reply that can make a record.
+fn record_reply(
+    instance: &Instance,
+    ctx: &SharedContext,
+    facts: &Facts,
+    code: u16,
+    reply: impl FnOnce() -> Reply,
+    joined: Option<&Joined>,
+    is_first: impl Fn(Once) -> bool,
+) -> Result<(), SharedError> {
+    if joined.is_none() && !decide::may_record(facts, code) {
         // Then an answer is the answer of a call.
         if !facts.marks.is_empty() && (code < 300 || ctx.read_head(decide::is_attempt)?) {
             tally::outcome(code, is_first);

@@ -274,12 +274,12 @@ fn deliver_once(instance: &'static Instance, dir: &Dir) {
     }
 }
 
-/// How much calls in progress may still write to the journal: a state, and a record for each destination, each of about the
-/// size that they have in shared memory.
+/// How much accounted requests and calls in progress may still write to the journal: a state, and a record for each destination,
+/// each of about the size that they have in shared memory.
 fn owed() -> u64 {
     let destinations = worker::instance().map(|m| &m.config.destinations);
     let records = SinkId::ALL.into_iter().filter(|id| destinations.is_some_and(|d| d.get(*id).is_some())).count() as u64;
-    arena::get().map_or(0, |a| a.live_bytes() * (1 + records.max(3)))
+    arena::get().map_or(0, |a| a.owing_bytes() * (1 + records.max(3)))
 }
 
 /// How the delivery process makes its SQL sink: the server's own database module may serve it, and scripts are checked

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::slot::{ATTEMPTS, CLAIMED, ELSEWHERE, IN_JOURNAL, Instants, Marked, RANG, Slot, UNCOUNTED};
+use super::slot::{ATTEMPTS, CLAIMED, ELSEWHERE, IN_JOURNAL, Instants, Marked, OWING, RANG, Slot, UNCOUNTED};
 use crate::accounting::context::{Progress, after_rang};
 use crate::host::arena::{self, Arena, Room};
 use crate::host::guard;
@@ -41,6 +41,7 @@ impl SharedContext {
             instants.cast::<Instants>().write(Instants { answered: [zero(), zero(), zero()], ended: [zero(), zero(), zero()], revision: zero() });
             marked.cast::<Marked>().write(Marked { marks: [zero(), zero()], call: [zero(), zero()], bound: zero() });
         }
+        arena.head().contexts.fetch_add(1, Ordering::Relaxed);
         Some(SharedContext(slot))
     }
 
@@ -180,6 +181,26 @@ impl SharedContext {
         }
     }
 
+    /// Will it make records for the journal? For the holder of the lock.
+    pub(super) fn set_owing(&self, arena: &Arena, owing: bool) {
+        if owing != (self.flags() & OWING != 0) {
+            self.slot().flags.set(OWING, if owing { OWING } else { 0 });
+            let count = &arena.head().owing;
+            if owing {
+                count.fetch_add(1, Ordering::Relaxed)
+            } else {
+                count.fetch_sub(1, Ordering::Relaxed)
+            };
+        }
+    }
+
+    /// Its records are made: no room in the journal is reserved for it any more, although it may be there for a while.
+    pub fn owes_no_more(&self) {
+        let Some(arena) = arena::get().filter(|_| self.flags() & OWING != 0) else { return };
+        let _locked = locked(&self.slot().lock);
+        self.set_owing(arena, false);
+    }
+
     /// One more reference.
     pub fn duplicate(&self) -> SharedContext {
         SharedContext(self.0).share()
@@ -240,6 +261,8 @@ impl Drop for SharedContext {
         }
         drop(Self::at(slot.call.swap(0, Ordering::AcqRel)));
         let Some(arena) = arena::get() else { return };
+        self.set_owing(arena, false);
+        arena.head().contexts.fetch_sub(1, Ordering::Relaxed);
         // Nobody follows the call any more.
         let Progress { answered, closed, .. } = self.progress();
         if answered && !closed && self.is_counted() && self.facts_now(arena).is_ok_and(|facts| facts.is_open_call()) {

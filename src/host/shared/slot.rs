@@ -64,11 +64,13 @@ pub(super) const IN_JOURNAL: u64 = 1 << 17;
 pub(super) const ELSEWHERE: u64 = 1 << 18;
 /// In [`Slot::flags`]: statistics count the call through another context.
 pub(super) const UNCOUNTED: u64 = 1 << 19;
+/// In [`Slot::flags`]: it is counted among the contexts that will make records for the journal.
+pub(super) const OWING: u64 = 1 << 20;
 /// Where the number of attempts is, and above it the time until the request rang.
 pub(super) const ATTEMPTS: u32 = 24;
 pub(super) const RANG: u32 = 32;
-/// The bits that are facts of the context, without the four flags above.
-pub(super) const FACTS: u64 = !(CLAIMED | IN_JOURNAL | ELSEWHERE | UNCOUNTED);
+/// The bits that are facts of the context, without the five flags above.
+pub(super) const FACTS: u64 = !(CLAIMED | IN_JOURNAL | ELSEWHERE | UNCOUNTED | OWING);
 
 pub(super) fn flags_of(facts: &Facts) -> u64 {
     let cause = facts.ended.map_or(0, |(_, cause)| cause as u8);

@@ -9,7 +9,7 @@ use crate::accounting::clock::Moment;
 use crate::accounting::context::{Context, Head, Reply, Taken};
 use crate::accounting::decide;
 use crate::accounting::fields::Fields;
-use crate::accounting::marks::{Flags as ByCall, Types};
+use crate::accounting::marks::{Flags as ByCall, Marks, Types};
 use crate::accounting::record::{Core, EndCause};
 use crate::host::acks;
 use crate::host::arena::{self, Room};
@@ -90,6 +90,27 @@ fn contexts_are_small_shared_and_freed() {
     assert_eq!(new.read(|c| (c.legs[0].get(b"leg_source") == Some(b"sip:c@d"), c.legs[0].has(b"leg_destination"))), Ok((true, false)));
     drop(new);
     assert_eq!(arena.live_blocks(), blocks);
+
+    // Room in the journal is reserved for what will make records there, not for a request that was refused, or whose records are made.
+    let db = |flags: ByCall| Marks::default().add(Types::parse(b"db").unwrap(), flags);
+    let owing = || arena.owing_bytes().div_ceil((arena.live_bytes() / 3).max(1));
+    let all: Vec<_> = (0..3).map(|_| SharedContext::new(&call(1, 0)).unwrap()).collect();
+    assert_eq!(owing(), 0);
+    all[0].update_head(|c| (c.marked, c.marks) = (true, Marks::default().add(Types::parse(b"log").unwrap(), ByCall::default()))).unwrap();
+    assert_eq!(owing(), 0, "nothing of it goes through the journal");
+    all[1].update_head(|c| (c.marked, c.marks) = (true, db(ByCall::parse(b"cdr").unwrap()))).unwrap();
+    assert_eq!(owing(), 1);
+    all[2].update_head(|c| c.marked = true).unwrap();
+    assert_eq!(owing(), 2, "message flags may ask for one");
+    all[2].owes_no_more();
+    all[2].set(Named::Extra(0), Some(b"later"), 4096).unwrap().unwrap();
+    assert_eq!(owing(), 1);
+    all[1].conclude(|_, _| Some(())).unwrap();
+    assert_eq!(owing(), 0, "its CDR is written");
+    all[0].update_head(|c| c.marks = db(ByCall::default())).unwrap();
+    assert_eq!(owing(), 1);
+    drop(all);
+    assert_eq!((owing(), arena.live_blocks()), (0, blocks));
 
     // What another server did with its call is not told and keeps its revision; what this one does
     // is told and gets a new one; from then on this server's journal hears of both.
