@@ -6,7 +6,7 @@
 #![forbid(unsafe_code)]
 
 use super::wire::Reader;
-use crate::declaration::{Backend, DESTINATIONS_MAX};
+use crate::declaration::{Backend, By, DESTINATIONS_MAX};
 
 /// A flag of a backend. The numbers are the bits that the original stores in
 /// a dialog's `accX_flags`, one byte per backend.
@@ -254,6 +254,21 @@ impl Marks {
     /// Is the flag set for the backend?
     pub const fn has(self, backend: Backend, flag: Flag) -> bool {
         self.0 & Marks::bit(backend, flag) != 0
+    }
+
+    /// Is accounting on, by the script or by message flags, for a backend whose records go through the journal?
+    pub const fn on_in_journal(self) -> bool {
+        const BITS: u128 = {
+            let (mut bits, mut i) = (0, 0);
+            while i < Backend::COUNT {
+                if matches!(Backend::ALL[i].by(), By::Delivery) {
+                    bits |= Marks::bit(Backend::ALL[i], Flag::On) | Marks::bit(Backend::ALL[i], Flag::CdrByFlag);
+                }
+                i += 1;
+            }
+            bits
+        };
+        self.0 & BITS != 0
     }
 
     /// Is normal accounting on for the backend?

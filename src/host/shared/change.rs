@@ -10,8 +10,7 @@ use super::slot::{FACTS, SPARE, flags_of, store};
 use crate::accounting::clock::Moment;
 use crate::accounting::context::{Context, Facts, Head, Part, entry_len};
 use crate::accounting::decide;
-use crate::accounting::record::{Backend, EndCause};
-use crate::declaration::By;
+use crate::accounting::record::EndCause;
 use crate::host::arena::{self, Arena, Room};
 use crate::host::pid::locked;
 use crate::host::values::{self, Built, Directory, Named, NoLeg};
@@ -33,8 +32,7 @@ fn room_of(before: &Facts, now: &Facts) -> Room {
 
 /// Will records for the journal be made of it? Without marks, those that message flags ask for.
 fn owes(facts: &Facts) -> bool {
-    let through_journal = |b: Backend| b.by() == By::Delivery && (facts.marks.on(b) || facts.marks.cdr_by_flag().has(b));
-    !facts.closed && if facts.marks.is_empty() { facts.marked } else { Backend::ALL.into_iter().any(through_journal) }
+    !facts.closed && if facts.marks.is_empty() { facts.marked } else { facts.marks.on_in_journal() }
 }
 
 impl SharedContext {
@@ -157,8 +155,11 @@ impl SharedContext {
         }
         instants.revision.store(facts.revision, Ordering::Relaxed);
         slot.flags.set(FACTS, flags_of(facts));
-        if owes(before) != owes(facts) {
-            self.set_owing(arena, owes(facts));
+        if (facts.marks, facts.marked, facts.closed) != (before.marks, before.marked, before.closed) {
+            let owing = owes(facts);
+            if owes(before) != owing {
+                self.set_owing(arena, owing);
+            }
         }
         match (before.is_open_call(), facts.is_open_call()) {
             (false, true) if self.is_counted() => stats::add(Counter::CallsOpen, 1),
