@@ -17,7 +17,7 @@ use crate::accounting::clock::Moment;
 use crate::accounting::limited::{BETWEEN, Lines};
 use crate::backend::{Aside, Commit, Fate, Sink, Trouble};
 use crate::config::Config;
-use crate::journal::{Committed, DeadLetters, Dir, Entry, Parking, Positions, Segment, SegmentName, SinkId, parking};
+use crate::journal::{Committed, DeadLetters, Dir, Entry, Parking, Positions, Segment, SegmentName, SinkId, merge, parking};
 use crate::stats::{self, Counter};
 
 /// First pause after a failed attempt; each further one doubles up to `delivery_retry_max`.
@@ -527,10 +527,7 @@ impl Runner {
             // The file also counts for a sink that stores its own cursor now, but did not do so all the time.
             let ahead = |(name, position): &(SegmentName, u64)| stored.get(name).is_none_or(|own| own < position);
             self.of_file = (!positions.is_empty()).then(|| positions.iter().map(|(n, p)| (*n, *p)).filter(ahead).collect());
-            for (name, own) in stored {
-                let position = positions.entry(name).or_insert(own);
-                *position = own.max(*position);
-            }
+            merge(&mut positions, stored);
         }
         if self.id == SinkId::Db && self.sink.is_off() {
             self.add_committed(&mut positions)?;
@@ -541,13 +538,8 @@ impl Runner {
     /// What the database has committed, now that `db_url` was taken out: it keeps its own cursor. Kept segments were delivered
     /// entirely.
     fn add_committed(&self, positions: &mut Positions) -> Result<(), String> {
-        for (name, committed) in self.committed()?.into_iter().flat_map(|known| known.positions) {
-            let position = positions.entry(name).or_insert(committed);
-            *position = committed.max(*position);
-        }
-        for kept in self.view.borrow().kept.iter() {
-            positions.entry(kept.name).or_insert(kept.size);
-        }
+        merge(positions, self.committed()?.into_iter().flat_map(|known| known.positions));
+        merge(positions, self.view.borrow().kept.iter().map(|kept| (kept.name, kept.size)));
         Ok(())
     }
 

@@ -108,3 +108,11 @@ impl Parked {
 
 /// How far a sink has come in each segment, in bytes.
 pub type Positions = BTreeMap<SegmentName, u64>;
+
+/// Adds other positions: what is before either of two is delivered.
+pub fn merge(positions: &mut Positions, others: impl IntoIterator<Item = (SegmentName, u64)>) {
+    for (segment, other) in others {
+        let own = positions.entry(segment).or_insert(other);
+        *own = other.max(*own);
+    }
+}

@@ -47,7 +47,7 @@ pub use committed::{Committed, Stamp};
 pub use dead::{DeadLetters, Letter};
 pub use dir::{Dir, JournalError};
 pub(crate) use dir::{free_removed, random};
-pub use entry::{Entry, Parked, Payload, Positions, SinkId};
+pub use entry::{Entry, Parked, Payload, Positions, SinkId, merge};
 pub(crate) use frame::HEADER_LENGTH;
 pub use frame::{FRAME_MAX, KIND_CALL, KIND_LOG_LINE, KIND_PARKED, KIND_RECORD};
 pub use kept::Kept;

@@ -11,13 +11,13 @@ use acc::accounting::clock::Wall;
 use acc::accounting::record::{Kind, Record, Shape};
 use acc::backend::sql::{Access, Conn, Db, parse, rows_of, table_of};
 use acc::backend::stream::body::{Columns, Format, shown};
-use acc::journal::{Dir, Item, Payload, Positions, SinkId, parking};
+use acc::journal::{Dir, Item, Payload, Positions, SinkId, merge, parking};
 use chrono::DateTime;
 use clap::builder::PossibleValuesParser;
 
 use crate::Outcome;
 use crate::params::Params;
-use crate::reached::{merge, positions};
+use crate::reached::positions;
 use crate::sql::Sql;
 use crate::times::TimeColumn;
 
@@ -106,7 +106,7 @@ pub fn run(o: &Audit) -> Outcome {
                 for path in &o.dirs {
                     let dir = Dir::open_to_read(path).map_err(|e| e.to_string())?;
                     let mut reached = dir.cursor(SinkId::Db).map_err(|e| e.to_string())?;
-                    merge(&mut reached, &positions(&mut conn, dir.id()).await);
+                    merge(&mut reached, positions(&mut conn, dir.id()).await);
                     accepted(&dir, SinkId::Db, &reached, &db, &mut found)?;
                 }
                 rows(&mut conn, &db, &found).await

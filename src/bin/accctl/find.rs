@@ -9,14 +9,14 @@ use acc::accounting::context::Context;
 use acc::accounting::visible::visible;
 use acc::backend::sql::{Access, Conn, Db, parse};
 use acc::declaration::default_of;
-use acc::journal::{Dir, Item, Payload, Positions, SinkId, calls, json as to_json, parking};
+use acc::journal::{Dir, Item, Payload, Positions, SinkId, calls, json as to_json, merge, parking};
 use chrono::{DateTime, Local, NaiveDateTime};
 use serde_json::{Value, json};
 
 use crate::Outcome;
 use crate::params::{Given, Params};
 use crate::place::walk;
-use crate::reached::{merge, positions};
+use crate::reached::positions;
 use crate::rows::{Between, Row, Source, Span, Wanted, Where, each, is_utc};
 use crate::sql::Sql;
 
@@ -161,7 +161,7 @@ fn in_journal(dir: &Dir, o: &Find, wheres: &[Where], (between, utc): (Between, b
     let segments = dir.segments().map_err(failed)?;
     let mut cursors = SinkId::ALL.map(|s| dir.cursor(s).unwrap_or_default());
     if let Some(reached) = reached {
-        merge(&mut cursors[SinkId::Db.index()], reached);
+        merge(&mut cursors[SinkId::Db.index()], reached.iter().map(|(segment, position)| (*segment, *position)));
     }
     let moved = SinkId::ALL.map(|sink| parking::moved(dir, sink, &segments));
     walk(dir, |name, item| {

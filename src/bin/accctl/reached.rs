@@ -13,11 +13,3 @@ pub async fn positions(conn: &mut Conn, journal: u64) -> Positions {
     };
     rows.into_iter().filter_map(position).collect()
 }
-
-/// Adds these to the positions in the cursor file: what is past either of them is delivered.
-pub fn merge(of_file: &mut Positions, of_database: &Positions) {
-    for (segment, position) in of_database {
-        let own = of_file.entry(*segment).or_insert(*position);
-        *own = (*own).max(*position);
-    }
-}
