@@ -77,6 +77,37 @@ fn a_journal_is_shown_verified_delivered_and_put_back() {
     assert!(text(&out).contains("damaged from 8 to"), "{}", text(&out));
 }
 
+/// The table of missed calls has no duration: it holds no call that lasted so long.
+#[test]
+fn find_looks_in_the_tables_that_have_the_column() {
+    let tmp = tempfile::tempdir().unwrap();
+    let journal = tmp.path().join("journal");
+    let url = format!("sqlite://{}", tmp.path().join("acc.sqlite").display());
+    let fields = ["--extra", "caller->caller_uri; note->x_note"];
+    accctl(&[&["schema", "--url", &url, "--apply"], &fields[..]].concat(), None);
+    let dir = Dir::open(&journal).unwrap();
+    let mut w = writer(&dir, 1);
+    for (kind, call, table) in [(Kind::Cdr, "one", "acc"), (Kind::Missed, "two", "missed_calls")] {
+        let mut record = record(kind, call);
+        record.table = table.into();
+        w.append_record(SinkId::Db, &record).unwrap();
+    }
+    drop((w, dir));
+    let out = text(&accctl(&[&["deliver", "--url", &url], &fields[..]].concat(), Some(&journal)));
+    assert!(out.contains("db: 2 delivered, 0 dead"), "{out}");
+    let find = |condition: &str| accctl(&["find", "--where", condition, "--url", &url], None);
+    let all = text(&find("method=INVITE"));
+    let of_call = |out: &str, call: &str| out.lines().filter(|l| l.contains(&format!("callid={call}"))).count();
+    assert_eq!((of_call(&all, "one"), of_call(&all, "two")), (1, 1), "{all}");
+    let duration = all.split_once(" duration=").unwrap().1.split_whitespace().next().unwrap();
+    let lasted = text(&find(&format!("duration={duration}")));
+    assert_eq!((of_call(&lasted, "one"), of_call(&lasted, "two")), (1, 0), "{lasted}");
+    assert!(lasted.contains(" sip_reason=") && lasted.contains(" caller_uri="), "all columns with a value are shown: {lasted}");
+    let nowhere = find("colour=red");
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(text(&nowhere).contains("table acc has no column colour; table missed_calls has no column colour"), "{}", text(&nowhere));
+}
+
 /// What is left of calls, up or over, is not a record that waits.
 #[test]
 fn states_of_calls_are_not_undelivered() {

@@ -17,7 +17,7 @@ use crate::Outcome;
 use crate::params::{Given, Params};
 use crate::place::walk;
 use crate::reached::positions;
-use crate::rows::{Between, Row, Source, Span, Wanted, Where, each, is_utc};
+use crate::rows::{Between, Row, Source, Span, Wanted, Where, each, is_utc, table_of};
 use crate::sql::Sql;
 
 #[derive(clap::Args)]
@@ -130,16 +130,30 @@ fn of_row(row: &Row<'_>, names: &[String]) -> Value {
 async fn in_database(mut conn: Conn, db: &Db, o: &Find, wheres: &[Where], between: Between, all: &mut Vec<Found>) -> Result<(), String> {
     let mut wheres = wheres.to_vec();
     wheres.extend(o.callid.iter().map(|callid| (db.columns.core[3].to_string(), callid.clone())));
-    let names: Vec<String> = wheres.iter().map(|(name, _)| name.clone()).filter(|name| *name != *db.columns.core[3]).collect();
-    let mut done = Ok(());
-    for (missed, table) in [(false, &db.table_acc), (true, &db.table_missed)] {
-        let mut add = |row: Row<'_>| all.push(Found { place: format!("delivered to {table}"), values: of_row(&row, &names) });
-        if done.is_ok() {
-            done = each(Source::Sql(&mut conn, db), Wanted { missed, between, wheres: &wheres, fields: &names }, &mut add).await;
-        }
-    }
+    let done = in_tables(&mut conn, db, &wheres, between, all).await;
     conn.close().await;
     done
+}
+
+/// Looks in each table that has the columns of all conditions.
+async fn in_tables(conn: &mut Conn, db: &Db, wheres: &[Where], between: Between, all: &mut Vec<Found>) -> Result<(), String> {
+    let mut lacking = Vec::new();
+    let tables = [(false, &db.table_acc), (true, &db.table_missed)];
+    for (missed, name) in tables {
+        let table = table_of(conn, name).await?;
+        if let Some((column, _)) = wheres.iter().find(|(column, _)| table.column(column).is_none()) {
+            lacking.push(format!("table {name} has no column {column}"));
+            continue;
+        }
+        // `of_row` has the others.
+        let [.., reason] = &db.columns.core;
+        let is_shown =
+            |column: &str| column != "id" && *column != *db.columns.time && (*column == **reason || !db.columns.core.iter().any(|core| **core == *column));
+        let fields: Vec<String> = table.columns.into_iter().map(|column| column.name).filter(|column| is_shown(column)).collect();
+        let mut add = |row: Row<'_>| all.push(Found { place: format!("delivered to {name}"), values: of_row(&row, &fields) });
+        each(Source::Sql(conn, db), Wanted { missed, between, wheres, fields: &fields }, &mut add).await?;
+    }
+    if lacking.len() == tables.len() { Err(lacking.join("; ")) } else { Ok(()) }
 }
 
 /// Whether the object that a journal has for a record is one that is looked for.

@@ -158,12 +158,17 @@ pub fn is_utc(db: &Db) -> bool {
     db.time == DbTime::Utc
 }
 
+/// A table that must be there.
+pub async fn table_of(conn: &mut Conn, name: &str) -> Result<schema::Table, String> {
+    schema::probe(conn, name).await.map_err(|e| e.text)?.ok_or_else(|| format!("there is no table {name}"))
+}
+
 async fn of_sql(conn: &mut Conn, db: &Db, wanted: Wanted<'_>, each: &mut dyn FnMut(Row<'_>)) -> Result<(), String> {
     let Wanted { missed, between, wheres, fields } = wanted;
     let dialect = conn.dialect();
     let name = if missed { &db.table_missed } else { &db.table_acc };
     let failed = |e: acc::backend::sql::Failure| e.text;
-    let table = schema::probe(conn, name).await.map_err(failed)?.ok_or_else(|| format!("there is no table {name}"))?;
+    let table = table_of(conn, name).await?;
     let real = |column: &str| table.column(column).map(|c| dialect.quote(&c.name));
     let need = |column: &str| real(column).ok_or_else(|| format!("table {name} has no column {column}"));
     let text = |column: String| dialect.as_text(&column);
