@@ -5,6 +5,7 @@ use std::path::Path;
 
 use acc::accounting::record::{ACC_ID, END_CAUSE, END_SIDE};
 use acc::backend::sql::{Target, parse};
+use acc::declaration::{Hosts, PARAMS};
 
 use crate::script::lexer::{At, Kind, Token};
 use crate::script::parser::{Item, RouteKind, Script, Seen, expressions};
@@ -25,6 +26,7 @@ pub fn all(model: &Model, script: &Script) -> Vec<Finding> {
     let mut rules = Rules { model, script, flow: &flow, out: Vec::new() };
     rules.modules();
     rules.parameters();
+    rules.names();
     rules.destinations();
     rules.dialogs();
     rules.journal();
@@ -185,6 +187,27 @@ impl<'a> Rules<'a> {
         if !self.model.on("acc", "cdr_start_on_confirmed") {
             let text = "the duration of a CDR counts the ringing, because cdr_start_on_confirmed is 0";
             self.warn(22, at, text, "modparam(\"acc\", \"cdr_start_on_confirmed\", 1)");
+        }
+    }
+
+    /// 032
+    fn names(&mut self) {
+        // Of Kamailio's and the original's own parameters, only the server knows all.
+        if self.model.stock {
+            return;
+        }
+        for line in self.model.lines.iter().filter(|line| crate::server_config::is_of(&line.module, "acc")) {
+            let other = match PARAMS.iter().find(|param| param.name == line.name).map(|param| param.hosts) {
+                Some(Hosts::OpenSips(instead)) if self.kamailio() => Some(("OpenSIPS", instead)),
+                Some(Hosts::Kamailio(instead)) if !self.kamailio() => Some(("Kamailio", instead)),
+                Some(_) => continue,
+                None => None,
+            };
+            let (text, help) = match other {
+                Some((server, instead)) => (format!("the parameter {} is for {server} alone: the server does not start", line.name), instead),
+                None => (format!("acc has no parameter {}: the server does not start", line.name), "docs/reference/parameters.md lists them all"),
+            };
+            self.warn(32, line.at, text, help);
         }
     }
 
