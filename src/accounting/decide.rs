@@ -187,12 +187,13 @@ fn transaction_source<'a>(rules: &'a Rules, ctx: &Context, values: &'a Context, 
     }
 }
 
-/// Adds the records of the backends that are `due`; `record` is told which of them is the last.
-fn add(records: &mut Vec<Record>, order: [Backend; Backend::COUNT], due: Types, mut record: impl FnMut(Backend, bool) -> Record) {
+/// The records of the backends that are `due`; `record` is told which of them is the last.
+fn records_of(order: [Backend; Backend::COUNT], due: Types, mut record: impl FnMut(Backend, bool) -> Record) -> Vec<Record> {
     let n = due.0.count_ones() as usize;
     // Most events make one record; growing from empty would allocate room for four.
-    records.reserve_exact(n);
+    let mut records = Vec::with_capacity(n);
     records.extend(order.into_iter().filter(|b| due.has(*b)).enumerate().map(|(i, b)| record(b, i + 1 == n)));
+    records
 }
 
 /// What message flags add to the records of a request that `do_accounting()` has also marked.
@@ -219,13 +220,12 @@ impl Joined {
 /// `call` is the context whose values are written if the request only has its own marks (D13).
 pub fn on_failure(rules: &Rules, ctx: &mut Context, call: Option<&Context>, reply: &Reply, now: Moment, joined: Option<&Joined>) -> Vec<Record> {
     let core = core_with(ctx, reply);
-    let mut records = Vec::new();
-    {
+    let mut records = {
         let mut source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Missed, core), signalling(ctx, reply), now);
         let by_flags = joined.map_or(Types::default(), |j| j.due.missed);
         let due = ctx.marks.types().and(ctx.marks.having(Flag::Missed).or(by_flags));
-        add(&mut records, EVENT_ORDER, due, |b, is_last| source.record(b, rules.table_of(b, Kind::Missed, b""), is_last));
-    }
+        records_of(EVENT_ORDER, due, |b, is_last| source.record(b, rules.table_of(b, Kind::Missed, b""), is_last))
+    };
     if let Some(joined) = joined {
         joined.join(rules, &mut records);
     }
@@ -258,11 +258,14 @@ pub fn on_reply(rules: &Rules, ctx: &mut Context, call: Option<&Context>, reply:
     }
     let core = core_with(ctx, reply);
     let mut source = transaction_source(rules, ctx, call.unwrap_or(ctx), (Kind::Transaction, core), signalling(ctx, reply), now);
-    let missed = records.len();
-    add(&mut records, EVENT_ORDER, due, |b, is_last| source.record(b, rules.table_of(b, Kind::Transaction, &ctx.table), is_last));
+    let mut of_transaction = records_of(EVENT_ORDER, due, |b, is_last| source.record(b, rules.table_of(b, Kind::Transaction, &ctx.table), is_last));
     if let Some(joined) = joined {
-        joined.join(rules, &mut records[missed..]);
+        joined.join(rules, &mut of_transaction);
     }
+    if records.is_empty() {
+        return of_transaction;
+    }
+    records.append(&mut of_transaction);
     records
 }
 
@@ -342,9 +345,7 @@ fn report(rules: &Rules, ctx: &Context, kind: Kind, due: Types, now: Moment, end
         let legs = if b == Backend::Db { Vec::new() } else { record.legs };
         Record { reported: true, legs, ..record }
     };
-    let mut records = Vec::new();
-    add(&mut records, CDR_ORDER, due, record);
-    records
+    records_of(CDR_ORDER, due, record)
 }
 
 /// The call was just answered: its start records.
@@ -397,7 +398,11 @@ pub fn cdr_due(rules: &Rules, mut ctx: Cow<'_, Context>, call: Option<u128>) -> 
     };
     let duration_ms = Some(ended.millis_since(answered));
     let call = call.unwrap_or_else(|| ctx.call_key());
-    let (dialog, table, created) = (ctx.dialog.clone(), ctx.table.clone(), ctx.arrived);
+    let (dialog, table, core) = match &mut ctx {
+        Cow::Borrowed(ctx) => (ctx.dialog.clone(), ctx.table.clone(), Cow::Borrowed(&ctx.head.core)),
+        Cow::Owned(ctx) => (std::mem::take(&mut ctx.dialog), std::mem::take(&mut ctx.table), Cow::Owned(std::mem::take(&mut ctx.core))),
+    };
+    let created = ctx.arrived;
     let (by_script, by_flag) = (marks.cdr_by_script(), marks.cdr_by_flag());
     let taken = if by_flag.is_empty() { Taken::default() } else { Taken::kept(&rules.fields.flags, &ctx.extra) };
     let named = taken.table(&rules.fields.flags).unwrap_or_default();
@@ -411,10 +416,7 @@ pub fn cdr_due(rules: &Rules, mut ctx: Cow<'_, Context>, call: Option<u128>) -> 
         duration_ms,
         end: Some(cause),
         signalling: ctx.signalling(),
-        core: match &mut ctx {
-            Cow::Borrowed(ctx) => Cow::Borrowed(&ctx.head.core),
-            Cow::Owned(ctx) => Cow::Owned(std::mem::take(&mut ctx.core)),
-        },
+        core,
         values: Some(ctx),
         id: None,
     };
@@ -442,8 +444,7 @@ pub fn cdr_due(rules: &Rules, mut ctx: Cow<'_, Context>, call: Option<u128>) -> 
         };
         flags::record(rules, b, &event, &taken)
     };
-    let mut records = Vec::new();
-    add(&mut records, CDR_ORDER, by_script.or(by_flag), record);
+    let records = records_of(CDR_ORDER, by_script.or(by_flag), record);
     Some(CallEnd { call, dialog, answered: Some(answered), duration_ms, records })
 }
 

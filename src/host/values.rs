@@ -245,8 +245,11 @@ impl<'a> Directory<'a> {
 
     /// All values; `None` if they cannot be read.
     pub(super) fn load(self) -> Option<(Values, Vec<Values>)> {
-        let (mut extra, mut legs) = self.others()?;
-        legs.resize(self.legs(), Values::default());
+        let (mut extra, mut legs) = match self.word(OTHERS) {
+            0 => (Values::default(), Vec::with_capacity(self.legs())),
+            _ => self.others()?,
+        };
+        legs.resize_with(self.legs(), Values::default);
         let mut words = self.words(EXTRAS);
         let mut row = |tags: &'static [Tag], others: &mut Values| {
             let mut values = Values::with_capacity(tags.len() + others.iter().count());

@@ -171,7 +171,7 @@ pub fn hold(instance: &Instance, end: &CallEnd) {
     );
     stats::add(Counter::OrphansHeld, 1);
     let over: Vec<_> = end.records.iter().filter_map(|cdr| decide::withheld(&instance.config.rules, cdr)).collect();
-    keep(instance, &for_journal(instance, &over), Some(end));
+    keep(instance, for_journal(instance, &over), Some(end));
 }
 
 /// False if the journal could not write a record.
@@ -195,29 +195,29 @@ fn emit_all(instance: &Instance, records: &[Record], end: Option<&CallEnd>) -> b
     let limits = &instance.config.limits;
     let later = for_journal(instance, records);
     if limits.admits(Append::Record) {
-        keep(instance, &later, end)
+        keep(instance, later, end)
     } else {
-        later.iter().for_each(|_| no_room(instance));
+        let refused = later.inspect(|_| no_room(instance)).count();
         // In a cluster, the call stays open in this journal; the other nodes have it in theirs.
-        let is_left = !later.is_empty() && instance.config.cluster_id > 0;
-        keep(instance, &[], end.filter(|e| !is_left && limits.admits(Append::End(e.answered)))) && later.is_empty()
+        let is_left = refused > 0 && instance.config.cluster_id > 0;
+        keep(instance, [].into_iter(), end.filter(|e| !is_left && limits.admits(Append::End(e.answered)))) && refused == 0
     }
 }
 
 /// The records for the journal, once for each of their sinks.
-fn for_journal<'a>(instance: &Instance, records: &'a [Record]) -> Vec<(SinkId, &'a Record)> {
-    records.iter().flat_map(|r| instance.config.destinations.sinks_of(r.backend).map(move |sink| (sink, r))).collect()
+fn for_journal<'a>(instance: &'a Instance, records: &'a [Record]) -> impl Iterator<Item = (SinkId, &'a Record)> + Clone {
+    records.iter().flat_map(|r| instance.config.destinations.sinks_of(r.backend).map(move |sink| (sink, r)))
 }
 
 /// Writes records to the journal, with the end of a call if they are its last. False if one is lost.
-fn keep(instance: &Instance, later: &[(SinkId, &Record)], end: Option<&CallEnd>) -> bool {
-    let n = later.len();
-    if n == 0 && end.is_none() {
+fn keep<'a>(instance: &Instance, later: impl Iterator<Item = (SinkId, &'a Record)> + Clone, end: Option<&CallEnd>) -> bool {
+    let is_none = later.clone().next().is_none();
+    if is_none && end.is_none() {
         return true;
     }
-    match append(instance, |j| j.append_all(later.iter().copied(), end.map(|e| over(instance, e)))) {
+    match append(instance, |j| j.append_all(later.clone(), end.map(|e| over(instance, e)))) {
         Some(Ok(())) => {
-            if n > 0 {
+            if !is_none {
                 wake(instance);
             }
             true
@@ -226,23 +226,20 @@ fn keep(instance: &Instance, later: &[(SinkId, &Record)], end: Option<&CallEnd>)
             if e.kept > 0 {
                 wake(instance);
             }
-            let rest = &later[e.kept..];
-            if n > 1 && end.is_none() {
+            let is_one = later.clone().nth(1).is_none();
+            let rest = later.skip(e.kept);
+            if !is_one && end.is_none() {
                 // One may be too large, or only some may fit.
-                let lost = rest.iter().filter(|one| !keep(instance, std::slice::from_ref(one), None)).count();
-                lost == 0
+                rest.filter(|one| !keep(instance, std::iter::once(*one), None)).count() == 0
             } else {
-                rest.iter().for_each(|(sink, record)| lost(instance, *sink, record, &e.to_string()));
-                if let Some(end) = end.filter(|_| n == 0) {
+                let lost = rest.inspect(|(sink, record)| lost(instance, *sink, record, &e.to_string())).count();
+                if let Some(end) = end.filter(|_| is_none) {
                     end_lost(instance, end, &e.to_string());
                 }
-                n == e.kept
+                lost == 0
             }
         }
-        None => {
-            later.iter().for_each(|(sink, record)| lost(instance, *sink, record, "there is no journal"));
-            n == 0
-        }
+        None => later.inspect(|(sink, record)| lost(instance, *sink, record, "there is no journal")).count() == 0,
     }
 }
 

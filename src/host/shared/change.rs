@@ -141,7 +141,8 @@ impl SharedContext {
         if facts == before {
             return;
         }
-        if facts.marks != before.marks {
+        let marks_changed = facts.marks != before.marks;
+        if marks_changed {
             for (word, marks) in self.marked(arena).marks.iter().zip(facts.marks.words()) {
                 word.store(marks, Ordering::Relaxed);
             }
@@ -155,7 +156,7 @@ impl SharedContext {
         }
         instants.revision.store(facts.revision, Ordering::Relaxed);
         slot.flags.set(FACTS, flags_of(facts));
-        if (facts.marks, facts.marked, facts.closed) != (before.marks, before.marked, before.closed) {
+        if marks_changed || (facts.marked, facts.closed) != (before.marked, before.closed) {
             let owing = owes(facts);
             if owes(before) != owing {
                 self.set_owing(arena, owing);

@@ -1,6 +1,6 @@
 //! The parts of a context, as bytes.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 
 use crate::accounting::context::{Context, Head, Part};
 
@@ -9,12 +9,9 @@ const PARTS: usize = 768;
 /// A larger buffer is not kept for the next context.
 const KEPT: usize = 65_536;
 
-/// A change has two sets of parts: before and after it.
-const ROOMS: usize = 2;
-
 thread_local! {
-    /// Buffers for parts: a process handles one context after the other.
-    static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    /// Buffers for parts: a process handles one context after the other. A change has two sets of parts, before and after it.
+    static FREE: [Cell<Vec<u8>>; 2] = const { [const { Cell::new(Vec::new()) }; 2] };
 }
 
 /// The first parts of a context, encoded, or all three.
@@ -27,7 +24,7 @@ pub(super) struct Parts {
 
 impl Parts {
     pub(super) fn none() -> Parts {
-        let free = FREE.try_with(|free| free.borrow_mut().pop()).ok().flatten();
+        let free = FREE.try_with(|free| free.iter().map(Cell::take).find(|buffer| buffer.capacity() > 0)).ok().flatten();
         Parts { bytes: free.unwrap_or_else(|| Vec::with_capacity(PARTS)), ends: [0; 3] }
     }
 
@@ -68,10 +65,13 @@ impl Drop for Parts {
         }
         // A thread that is ending keeps no buffers.
         let _ = FREE.try_with(|free| {
-            let mut free = free.borrow_mut();
-            if free.len() < ROOMS {
-                self.bytes.clear();
-                free.push(std::mem::take(&mut self.bytes));
+            self.bytes.clear();
+            for room in free {
+                let other = room.replace(std::mem::take(&mut self.bytes));
+                if other.capacity() == 0 {
+                    return;
+                }
+                self.bytes = other;
             }
         });
     }

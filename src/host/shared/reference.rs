@@ -261,7 +261,9 @@ impl Drop for SharedContext {
         }
         drop(Self::at(slot.call.swap(0, Ordering::AcqRel)));
         let Some(arena) = arena::get() else { return };
-        self.set_owing(arena, false);
+        if self.flags() & OWING != 0 {
+            arena.head().owing.fetch_sub(1, Ordering::Relaxed);
+        }
         arena.head().contexts.fetch_sub(1, Ordering::Relaxed);
         // Nobody follows the call any more.
         let Progress { answered, closed, .. } = self.progress();
