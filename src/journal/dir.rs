@@ -125,8 +125,12 @@ impl Dir {
         if mode & 0o022 != 0 {
             log::warn!("journal_dir \"{}\" can be written by others (mode {:03o}): make it 0700", path.display(), mode & 0o777);
         }
-        let id = match stored_id(&fd).map_err(|source| JournalError::Id { path: path.into(), source })? {
+        let unusable = |source| JournalError::Id { path: path.into(), source };
+        let id = match stored_id(&fd).map_err(unusable)? {
             Some(id) => id,
+            None if newest_segment(&fd).map_err(not_writable)?.is_some() => {
+                return Err(unusable(io::Error::new(io::ErrorKind::NotFound, "it is missing, and there are segments")));
+            }
             None => new_id(&fd).map_err(not_writable)?,
         };
         let boot = boot_id(last_start(&fd).map_err(not_writable)?);
@@ -451,13 +455,19 @@ fn boot_id(last: u64) -> u64 {
 
 /// The largest number of any earlier start, according to its file and the segments.
 fn last_start(dir: &OwnedFd) -> io::Result<u64> {
-    let mut last = read_small(dir, START).ok().and_then(|s| u64::from_str_radix(s.trim(), 16).ok()).unwrap_or(0);
+    let last = read_small(dir, START).ok().and_then(|s| u64::from_str_radix(s.trim(), 16).ok()).unwrap_or(0);
+    Ok(last.max(newest_segment(dir)?.unwrap_or(0)))
+}
+
+/// The largest number of a start that a segment is from; `None` if there is no segment.
+fn newest_segment(dir: &OwnedFd) -> io::Result<Option<u64>> {
+    let mut newest = None;
     for entry in rustix::fs::Dir::read_from(dir)? {
         if let Some(name) = entry?.file_name().to_str().ok().and_then(|s| s.parse::<SegmentName>().ok()) {
-            last = last.max(name.boot);
+            newest = newest.max(Some(name.boot));
         }
     }
-    Ok(last)
+    Ok(newest)
 }
 
 /// The number of the journal; `None` if it has none yet.

@@ -204,6 +204,16 @@ fn a_journal_without_its_number_is_refused() {
         let new = Dir::open(tmp.path()).unwrap().id();
         assert!(new != id && Dir::open(tmp.path()).unwrap().id() == new);
     }
+    // Somebody removed it.
+    writer(&Dir::open(tmp.path()).unwrap()).append(SinkId::Log, &line(b"a")).unwrap();
+    let kept = std::fs::read(&path).unwrap();
+    for nothing in [true, false] {
+        if nothing { std::fs::remove_file(&path) } else { std::fs::write(&path, "") }.unwrap();
+        let e = Dir::open(tmp.path()).unwrap_err().to_string();
+        assert!(e.contains("the file id in journal_dir") && e.contains("it is missing, and there are segments") && e.contains("table acc_delivery"), "{e}");
+    }
+    std::fs::write(&path, kept).unwrap();
+    assert_eq!(Dir::open(tmp.path()).unwrap().segments().unwrap().len(), 1);
 }
 
 #[test]
