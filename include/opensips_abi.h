@@ -193,6 +193,7 @@ typedef int os_message_flag_fn(os_sip_msg *, unsigned int flag); /* isflagset: 1
 typedef int os_get_flag_id_by_name_fn(int type, char *name, int len); /* OS_FLAG_TYPE_MSG; only before the fork */
 typedef os_sip_msg *os_get_dummy_sip_msg_fn(void); /* a request that is private to the process */
 typedef void os_release_dummy_sip_msg_fn(os_sip_msg *);
+typedef int os_is_dummy_sip_msg_fn(os_sip_msg *); /* 0 = it is such a request, or a copy of one */
 typedef int os_get_branch_fn(void); /* tm: get_branch_index, t_get_picked_branch */
 typedef void os_timer_fn(unsigned int ticks, void *param);
 typedef int os_register_timer_fn(char *label, os_timer_fn *, void *param, unsigned int interval, unsigned short flags);
@@ -644,6 +645,7 @@ extern os_message_flag_fn resetflag;
 extern os_get_flag_id_by_name_fn get_flag_id_by_name;
 extern os_get_dummy_sip_msg_fn get_dummy_sip_msg;
 extern os_release_dummy_sip_msg_fn release_dummy_sip_msg;
+extern os_is_dummy_sip_msg_fn is_dummy_sip_msg;
 extern os_init_mi_result_object_fn init_mi_result_object;
 extern os_add_mi_item_fn add_mi_array;
 extern os_add_mi_item_fn add_mi_object;

@@ -437,18 +437,12 @@ int dlg_match(os_sip_msg *m)
 	return 1;
 }
 
-static const char dummy[] = "DUMMY sip:user@dummy.invalid SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKdummy\r\n"
-                            "From: <sip:you@dummy.invalid>;tag=dummy\r\nTo: <sip:user@dummy.invalid>\r\nCall-ID: dummy\r\n"
-                            "CSeq: 1 DUMMY\r\nContent-Length: 0\r\n\r\n";
-
 static void *begin_outside(os_dlg_cell *d, os_sip_msg **m)
 {
 	void *old = context_push();
 
-	if (m) {
-		*m = msg_parse(dummy, (int)sizeof dummy - 1);
-		(*m)->dummy = true;
-	}
+	if (m)
+		*m = get_dummy_sip_msg();
 	set_context(d);
 	_ref_dlg(d, 1);
 	return old;

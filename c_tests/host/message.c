@@ -244,8 +244,15 @@ os_sip_msg *get_dummy_sip_msg(void)
 	static const char text[] = "DUMMY sip:dummy@dummy.invalid SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1;branch=z9hG4bKdummy\r\n"
 	                           "From: <sip:dummy@dummy.invalid>;tag=dummy\r\nTo: <sip:dummy@dummy.invalid>\r\nCall-ID: dummy\r\n"
 	                           "CSeq: 1 DUMMY\r\nContent-Length: 0\r\n\r\n";
+	os_sip_msg *m = msg_parse(text, (int)sizeof text - 1);
 
-	return msg_parse(text, (int)sizeof text - 1);
+	m->dummy = true;
+	return m;
+}
+
+int is_dummy_sip_msg(os_sip_msg *m)
+{
+	return m && m->dummy ? 0 : -1;
 }
 
 void release_dummy_sip_msg(os_sip_msg *m)

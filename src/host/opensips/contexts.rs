@@ -109,8 +109,12 @@ impl Current {
 
     /// Is the current transaction that of a request which the server sends itself? Such a transaction is not announced
     /// (`transactions::on_request_in`). The server may make it while it processes another message.
+    ///
+    /// A dummy belongs to no transaction, although tm may still have one: the route of a dialog's end (`dlg_on_hangup()`) runs when
+    /// the server's own BYE has its reply, in a processing context of its own, which has the dialog.
     pub fn is_of_server(self) -> bool {
-        self.api.tm.current().is_some_and(|t| self.api.tm.get(t, self.api.there_arrival) as i64 & !COUNTED == 0)
+        let is_own = |t| self.api.tm.get(t, self.api.there_arrival) as i64 & !COUNTED == 0;
+        self.api.tm.current().is_some_and(is_own) && !self.server.symbols.is_dummy(self.raw)
     }
 
     /// The place in the host; `None` for places of a transaction if there is none, and for those of the processing context if

@@ -52,6 +52,7 @@ symbols! {
         fn add_mi_string(*mut os_mi_item, *mut c_char, c_int, *const c_char, c_int) -> c_int;
         fn add_mi_number(*mut os_mi_item, *mut c_char, c_int, f64) -> c_int;
         fn register_timer(*mut c_char, os_timer_fn, *mut c_void, c_uint, c_ushort) -> c_int;
+        fn is_dummy_sip_msg(*mut os_sip_msg) -> c_int;
         fn register_script_cb = "__register_script_cb"(os_script_cb_fn, c_int, *mut c_void, c_int) -> c_int;
     }
 }
@@ -154,6 +155,12 @@ impl Symbols {
         // SAFETY: each symbol has the type that include/opensips_abi.h declares for it, which
         // scripts/check-abi compares with the host's headers (promise 1).
         unsafe { Symbols::find(|name, size| program.find(name, size)) }.ok_or_else(|| program.refusal("OpenSIPS"))
+    }
+
+    /// Is it a request of nobody, with which the host runs routes that no message came for?
+    pub fn is_dummy(&self, msg: *mut os_sip_msg) -> bool {
+        // SAFETY: only the address of a text is compared, in a message that lives through the callback (promise 5); null is allowed.
+        unsafe { (self.is_dummy_sip_msg)(msg) == 0 }
     }
 
     /// The exports of the module that was loaded last, if they look as in the known versions.
