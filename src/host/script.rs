@@ -347,6 +347,19 @@ pub fn check_table(table: &[u8]) -> Result<(), String> {
     }
 }
 
+/// The table that a script names for rows; empty is the default one, which takes them if no statement could contain the name:
+/// the records of all backends are worth more than their place.
+fn usable_table(at: impl AtHand, table: &[u8]) -> &[u8] {
+    static UNUSABLE: Lines = Lines::none();
+    match check_table(table) {
+        Err(e) if !table.is_empty() => {
+            UNUSABLE.error(format_args!("do_accounting(): the third argument, {e}; the rows go to the table of db_table_acc ({})", call_id(at)));
+            b""
+        }
+        _ => table,
+    }
+}
+
 fn is_upstream(at: impl AtHand, instance: &Instance) -> bool {
     instance.config.detect_direction && at.is_upstream()
 }
@@ -363,9 +376,7 @@ fn mark(at: impl AtHand, instance: &Instance, types: Types, flags: Flags, table:
         // An ACK has no reply, so it makes no record.
         return Ok(());
     }
-    if types.has(Backend::Db) && !table.is_empty() {
-        check_table(table)?;
-    }
+    let table = if types.has(Backend::Db) { usable_table(at, table) } else { b"" };
     if flags.report() {
         may_report(instance, types, flags)?;
         stats::expect_reports();
@@ -654,9 +665,9 @@ pub fn number_of_tag(set: &FieldSet, tag: &[u8], parameter: &str) -> Result<usiz
     set.tag(tag).ok_or_else(|| format!("the tag \"{}\" is not declared: add it to the parameter {parameter}, above the routes", tag.escape_debug()))
 }
 
-/// The tag with that number.
+/// The tag with that number; a variable without a name has none.
 fn tag(set: &FieldSet, number: usize) -> Result<&[u8], String> {
-    set.tags.get(number).map(|t| t.as_bytes()).ok_or_else(|| "the module is not initialised".into())
+    set.tags.get(number).map(|t| t.as_bytes()).ok_or_else(|| "no declared tag is named: write $acc_extra(tag) or $acc_leg(tag)".into())
 }
 
 /// The index of a leg, as written in the script.
