@@ -41,8 +41,6 @@ const MOMENT_KAMAILIO: &[&str] = &[
 const BRANCH_OPENSIPS: &[&str] =
     &["ru", "ruri", "rU", "ruri.user", "rd", "ruri.domain", "rp", "rP", "ru_q", "du", "duri", "dd", "dp", "dP", "fs", "socket_out"];
 const BRANCH_KAMAILIO: &[&str] = &["ru", "rU", "rd", "rp", "rP", "rz", "nh"];
-/// Variables that have no value on a reply, in Kamailio.
-const OF_REQUESTS: &[&str] = &["ru", "rU", "rd", "rp", "rP", "ou", "oU", "od", "op", "oP", "du"];
 /// Text around other variables.
 const AROUND: &str = "_s";
 
@@ -112,12 +110,6 @@ impl Variable {
     /// It belongs to the script: until a route of this request has run, it has what another request left in it.
     pub fn is_of_script(&self) -> bool {
         names_of(&self.text).any(|name| name == "var")
-    }
-
-    /// In Kamailio, reading it only looks at fields of a reply that were filled in when its headers were parsed, and changes
-    /// nothing. Variables of requests have no value there.
-    pub fn only_looks_at_replies(&self) -> bool {
-        names_of(&self.text).all(|name| name == "rs" || name == "rr" || name == "hdr" || OF_REQUESTS.contains(&name))
     }
 }
 

@@ -9,6 +9,7 @@ use super::abi::*;
 use super::api::Dialogs;
 use super::contexts;
 use super::events::{DialogEvent, Event};
+use super::flags;
 use super::message::{Message, bytes_of};
 use super::prepared::ByFlags;
 use super::present;
@@ -59,6 +60,7 @@ struct At {
     instance: &'static Instance,
     cdrs: &'static DialogCdrs,
     dialogs: &'static Dialogs,
+    /// Null if it is not known.
     dlg: *mut km_dlg_cell,
 }
 
@@ -76,7 +78,8 @@ impl At {
     }
 
     fn read(&self, i: usize, msg: *mut km_sip_msg) -> Option<Vec<u8>> {
-        self.dialogs.inside(self.dlg, || bytes_of(self.by_flags.spec(i).value(self.symbols, msg)))
+        let value = || bytes_of(self.by_flags.spec(i).value(self.symbols, msg));
+        if self.dlg.is_null() { value() } else { self.dialogs.inside(self.dlg, value) }
     }
 
     /// Reads those variables that `is_read` accepts: on a private message, or, if they need no message, on any.
@@ -87,6 +90,11 @@ impl At {
     /// Those of a request itself.
     fn of_request(&self, msg: &Message<'_>) -> Vec<(&'static str, Option<Vec<u8>>)> {
         self.values(msg.raw, |v| !v.of_reply && matches!(v.class, Class::Message | Class::Branch))
+    }
+
+    /// Those of a reply, which is private.
+    fn of_reply(&self, reply: *mut km_sip_msg) -> Vec<(&'static str, Option<Vec<u8>>)> {
+        self.values(reply, is_of_message)
     }
 
     fn moments(&self) -> Vec<(&'static str, Option<Vec<u8>>)> {
@@ -171,6 +179,11 @@ impl At {
     }
 }
 
+/// Is the variable read on a message?
+fn is_of_message(v: &Variable) -> bool {
+    v.class != Class::Moment && v.class != Class::Code
+}
+
 /// A dialog was made for this INVITE, which is private.
 pub fn on_created(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
     let Some(at) = At::new(dlg) else { return };
@@ -185,23 +198,19 @@ pub fn on_created(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
         at.watch(&shared);
         Ok(shared)
     });
-    let t = present::transaction(msg.raw);
-    let made = made.map(|shared| {
-        if t.is_none() {
-            present::made_cdr(msg.raw, &shared);
-        }
+    let made = made.map(|shared| match present::transaction(msg.raw) {
+        Some(t) => follow(&at, t, &shared),
+        None => present::made_cdr(msg.raw, &shared),
     });
     say("the CDR of a dialog cannot be made", made);
-    if let Some(t) = t {
-        count_reply(at.api, at.instance, t);
-    }
 }
 
-/// The INVITE of a dialog, which is still private, has got its transaction. If the server itself refuses the call, the CDR
+/// The INVITE of a dialog, which is still private, has got its transaction `t`. If the server itself refuses the call, the CDR
 /// shows what the script has changed since it made the dialog, above all the target.
-pub fn on_transaction(dlg: *mut km_dlg_cell, msg: &Message<'_>) {
+pub fn on_transaction(dlg: *mut km_dlg_cell, t: *mut km_cell, msg: &Message<'_>) {
     let (Some(ctx), Some(at)) = (present::take_cdr(msg.raw), At::new(dlg)) else { return };
     at.renew(&ctx, msg);
+    follow(&at, t, &ctx);
 }
 
 /// The BYE that ended a call, which is still private, has got its transaction. The host announced the end inside
@@ -211,23 +220,52 @@ pub fn on_transaction_of_bye((ctx, dialog): &present::Ended, bye: &Message<'_>) 
     at.renew(ctx, bye);
 }
 
-/// The call of a dialog with its own CDR is counted when its transaction `t` ends.
-pub fn count_reply(api: &Api, instance: &Instance, t: *mut km_cell) {
-    if instance.config.rules.dialog_cdrs.is_some()
-        && let Err(e) = api.tm.watch(t, KM_TMCB_RESPONSE_OUT, on_reply_out)
-    {
+/// The call of a dialog is counted when its transaction `t` ends. What the CDR shows of a refusal is taken when that comes.
+fn follow(at: &At, t: *mut km_cell, ctx: &SharedContext) {
+    let shows_replies = at.cdrs.failed && at.variables().any(|(_, v)| is_of_message(v));
+    let types = if shows_replies { KM_TMCB_RESPONSE_OUT | KM_TMCB_RESPONSE_IN } else { KM_TMCB_RESPONSE_OUT };
+    if let Err(e) = at.api.tm.register_on(t, types, on_reply, ctx.duplicate()) {
         log::warn!("the call of a dialog is missing in the statistics: {e}");
     }
 }
 
-/// A reply of a dialog's INVITE went out.
-unsafe extern "C" fn on_reply_out(t: *mut km_cell, _kind: c_int, params: *mut km_tmcb_params) {
+/// A reply of a dialog's INVITE came, or went out.
+unsafe extern "C" fn on_reply(t: *mut km_cell, kind: c_int, params: *mut km_tmcb_params) {
     guard::entry("reply of a dialog", (), || {
         // SAFETY: the host's parameters.
-        if let Some(event) = unsafe { Event::of(params) } {
-            tally::outcome(event.code, |what| contexts::is_first(t, what));
+        let Some(event) = (unsafe { Event::of(params) }) else { return };
+        if kind as u32 == KM_TMCB_RESPONSE_OUT {
+            return tally::outcome(event.code, |what| contexts::is_first(t, what));
+        }
+        if event.code >= 300
+            && let Some(ctx) = event.context()
+        {
+            say("the CDR of a dialog could not be made", refused(&ctx, t, event.rpl));
         }
     });
+}
+
+/// A branch was refused. If another branch is refused later and this refusal is the one that is sent, [`failed`] gets a copy that
+/// several processes share.
+fn refused(ctx: &SharedContext, t: *mut km_cell, rpl: *mut km_sip_msg) -> Result<(), SharedError> {
+    let progress = ctx.progress();
+    // Branches that are cancelled because another one answered are refused, too.
+    if progress.answered || progress.closed {
+        return Ok(());
+    }
+    let invite = ctx.read_head(|c| c.core.clone())?;
+    // An earlier INVITE with the same Call-ID and From tag may have a dialog for some seconds more.
+    let is_own = |dlg: *mut km_dlg_cell| contexts::request_of(t).is_some_and(|request| request.dialog == dlg as usize);
+    let dialog = DIALOGS.get().and_then(|dialogs| dialogs.find(&invite)).filter(|found| is_own(found.raw));
+    let Some(at) = At::new(dialog.as_ref().map_or(std::ptr::null_mut(), |found| found.raw)) else { return Ok(()) };
+    let Some(branch) = message(rpl).and_then(|reply| at.by_flags.branch_of(at.symbols, reply.raw)) else { return Ok(()) };
+    let values = at.of_reply(rpl);
+    let most = at.instance.config.context_max;
+    ctx.update(|c| {
+        for (key, value) in &values {
+            flags::put(c, branch, key, value.as_deref(), most);
+        }
+    })
 }
 
 /// The host restored a dialog.
@@ -299,13 +337,17 @@ fn failed(at: &At, ctx: &SharedContext, rpl: *mut km_sip_msg) -> Result<(), Shar
     let reply = message(rpl);
     let mut values = at.moments();
     values.extend(at.codes(reply.as_ref()));
-    if let Some(reply) = reply {
-        // A reply that is not the last one is a copy that several processes share. The dialog module has just parsed its headers,
-        // so variables that only look at these may be read; the others have the values of the INVITE.
-        let may_be_read = |v: &Variable| is_private(reply.raw) || v.only_looks_at_replies();
-        values.extend(at.values(reply.raw, |v| v.class != Class::Moment && v.class != Class::Code && may_be_read(v)));
+    let mut kept = None;
+    match reply {
+        Some(reply) if is_private(reply.raw) => values.extend(at.of_reply(reply.raw)),
+        Some(_) => kept = at.api.tm.picked_branch(),
+        None => {}
     }
     let records = ctx.happen(|c| {
+        if let Some(leg) = kept.and_then(|branch| c.legs.get(branch)) {
+            let of_branch = at.variables().filter(|(_, v)| leg.has(v.key.as_bytes()));
+            values.extend(of_branch.map(|(_, v)| (&*v.key, leg.get(v.key.as_bytes()).map(<[u8]>::to_vec))));
+        }
         at.take(c, &values, true);
         dialog_cdr::failed(&at.instance.config.rules, c)
     })?;

@@ -171,7 +171,7 @@ impl At<'_> {
         if !by_flags.has_branches && !by_flags.has_replies {
             return Ok(());
         }
-        let Some(branch) = bytes_of(by_flags.via.value(self.symbols, reply)).as_deref().and_then(branch_of) else { return Ok(()) };
+        let Some(branch) = by_flags.branch_of(self.symbols, reply) else { return Ok(()) };
         CAME.set((self.t as usize, branch));
         if !by_flags.has_replies {
             return Ok(());
@@ -389,7 +389,7 @@ fn send_to(instance: &Instance, mut records: Vec<Record>, table: &[u8]) {
 }
 
 /// Sets a value of a branch, which need not exist yet.
-fn put(c: &mut Context, branch: usize, key: &str, value: Option<&[u8]>, most: usize) {
+pub fn put(c: &mut Context, branch: usize, key: &str, value: Option<&[u8]>, most: usize) {
     // The server never makes more branches than this.
     while c.legs.len() <= branch && branch < MOST_BRANCHES {
         if !c.add_leg(most) {
@@ -408,17 +408,6 @@ const MOST_BRANCHES: usize = 64;
 fn number(symbols: &Symbols, spec: Spec, msg: *mut km_sip_msg) -> Option<usize> {
     std::str::from_utf8(&bytes_of(spec.value(symbols, msg))?).ok()?.parse().ok()
 }
-
-/// The branch that a reply belongs to: the hexadecimal number after the last dot of the branch parameter in its first Via.
-fn branch_of(via: &[u8]) -> Option<usize> {
-    let first = via.split(|b| *b == b',').next()?;
-    let at = first.windows(BRANCH.len()).position(|w| w.eq_ignore_ascii_case(BRANCH))? + BRANCH.len();
-    let branch = first[at..].split(|b| *b == b';' || b.is_ascii_whitespace()).next()?;
-    let number = branch.rsplit(|b| *b == b'.').next().filter(|n| n.len() < branch.len())?;
-    usize::from_str_radix(std::str::from_utf8(number).ok()?, 16).ok()
-}
-
-const BRANCH: &[u8] = b";branch=";
 
 /// The To tag in a reply as it was sent.
 fn to_tag_of(reply: &[u8]) -> Option<&[u8]> {
@@ -650,20 +639,6 @@ pub fn manual(at: Current, instance: &'static Instance, backend: Backend, commen
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn branches_are_the_last_number_of_the_first_via() {
-        for (via, n) in [
-            ("SIP/2.0/UDP 1.2.3.4:5060;rport=1;branch=z9hG4bKa1b2.9f.0", Some(0)),
-            ("SIP/2.0/UDP h;Branch=z9hG4bKx.1f;i=2, SIP/2.0/UDP h;branch=z9hG4bKy.2", Some(31)),
-            ("SIP/2.0/UDP h;branch=z9hG4bKx", None),
-            ("SIP/2.0/UDP h;branch=z9hG4bKx.zz", None),
-            ("SIP/2.0/UDP h", None),
-            ("", None),
-        ] {
-            assert_eq!(branch_of(via.as_bytes()), n, "{via}");
-        }
-    }
 
     #[test]
     fn the_to_tag_of_a_sent_reply_is_found() {

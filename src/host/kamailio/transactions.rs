@@ -62,11 +62,10 @@ pub unsafe extern "C" fn on_request_in(t: *mut km_cell, _kind: c_int, params: *m
             dialog: present::dialog(msg),
         };
         api.tm.begin(t, request);
-        if request.dialog != 0 {
-            cdrs::count_reply(api, instance, t);
-            if let Some(invite) = message(msg) {
-                cdrs::on_transaction(request.dialog as *mut km_dlg_cell, &invite);
-            }
+        if request.dialog != 0
+            && let Some(invite) = message(msg)
+        {
+            cdrs::on_transaction(request.dialog as *mut km_dlg_cell, t, &invite);
         }
         for which in [Which::InForce, Which::Own] {
             if let Some(ctx) = present::get(msg, which)
