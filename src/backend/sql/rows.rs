@@ -17,6 +17,7 @@ use super::schema::{CALL_COLUMNS, Column, DAYS_EARLY, Holds, Table, Unset};
 use super::value::{Value, escape_invalid};
 use super::{BINDS, COLUMN_CREATED, COLUMN_DURATION, COLUMN_MS_DURATION, COLUMN_SETUPTIME, Db, DbTime, INSERT_BYTES, ROWS};
 use crate::accounting::clock::Wall;
+use crate::accounting::dialog_cdr;
 use crate::accounting::record::{ACC_ID, ATTEMPTS, END_CAUSE, END_REASON, END_SIDE, Field, Kind, PDD_MS, RING_MS, Record, Shape};
 use crate::accounting::visible::{put_escape, whole};
 use crate::journal::{Entry, Payload};
@@ -172,9 +173,8 @@ pub fn cells_of<'a>(record: &'a Record, leg: usize, db: &'a Db) -> Vec<Cell<'a>>
     let number = |n: i64| Cell::Number(n.clamp(0, INT_MAX));
     if record.shape == Shape::Dialog {
         // A start or end in UTC is written out already.
-        let is_written = record.extras.first().and_then(|f| f.value.as_deref()).is_some_and(|v| v.contains(&b'-'));
-        let ends = [record.time, Wall(record.time.0 + record.duration_ms.unwrap_or(0) * 1000)];
-        let cell = |(i, f): (usize, &'a Field)| ends.get(i).filter(|_| !is_written).map_or_else(|| field(f), |time| Cell::Time(*time));
+        let moment = |f: &Field| f.value.as_deref().and_then(dialog_cdr::instant).map(|at| Cell::Time(at.wall));
+        let cell = |(i, f): (usize, &'a Field)| moment(f).filter(|_| i < DIALOG_TIMES).unwrap_or_else(|| field(f));
         return record.extras.iter().enumerate().map(cell).collect();
     }
     if record.kind.is_report() {
@@ -687,6 +687,30 @@ mod tests {
                 assert_eq!(std::str::from_utf8(&bytes), Ok(want), "{width}");
             }
         }
+    }
+
+    #[test]
+    fn a_dialog_has_the_times_that_its_fields_show() {
+        let mut draft = crate::params::Draft::default();
+        draft.set("db_url", crate::params::RawValue::Str("sqlite:x".into())).unwrap();
+        let db = draft.finish(None).unwrap().db().unwrap().clone();
+        let (entries, _) = batch(Dialect::Sqlite, &[1], |_| 1);
+        let Payload::Record(record) = &entries[0].payload else { unreachable!() };
+        let cells = |start: &str, end: &str| -> Vec<String> {
+            let extras = [("s", start), ("e", end), ("d", "1.000")].map(|(name, value)| Field { name: name.into(), value: Some(value.into()) });
+            let record = Record { shape: Shape::Dialog, time: Wall(200_000_000), duration_ms: Some(0), extras: extras.into(), ..(**record).clone() };
+            let shown = |cell| match cell {
+                Cell::Time(wall) => wall.0.to_string(),
+                Cell::Text(text) => String::from_utf8(text.into_owned()).unwrap(),
+                _ => String::new(),
+            };
+            cells_of(&record, 0, &db).into_iter().map(shown).collect()
+        };
+        assert_eq!(cells("200.500", "190.250"), ["200500000", "190250000", "1.000"], "a script may give it an end before its start");
+        assert_eq!(cells("200.000900", "202.000400"), ["200000900", "202000400", "1.000"]);
+        assert_eq!(cells("200.0", "202.0"), ["200000000", "202000000", "1.000"]);
+        let written = ["2023-11-14 22:13:20", "2023-11-14 22:13:21", "1.000"];
+        assert_eq!(cells(written[0], written[1]), written);
     }
 
     #[test]
