@@ -257,9 +257,11 @@ fn journal_files_are_the_owners_and_no_links() {
     let link = plant("lock");
     assert!(Dir::open(&journal).unwrap_err().to_string().contains("is not writable"));
     std::fs::remove_file(link).unwrap();
+    let id = std::fs::read(journal.join("id")).unwrap();
     let link = plant("id");
     assert!(Dir::open(&journal).is_err());
-    std::fs::remove_file(link).unwrap();
+    std::fs::remove_file(&link).unwrap();
+    std::fs::write(link, id).unwrap();
     untouched();
 
     let dir = Dir::open(&journal).unwrap();
