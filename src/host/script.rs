@@ -347,16 +347,19 @@ pub fn check_table(table: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The table that a script names for rows; empty is the default one, which takes them if no statement could contain the name:
-/// the records of all backends are worth more than their place.
+/// The table that a script names for rows; empty is the default one. It also stands in for a name that no statement could
+/// contain: a row in another place is better than a request that is not accounted.
 fn usable_table(at: impl AtHand, table: &[u8]) -> &[u8] {
     static UNUSABLE: Lines = Lines::none();
+    if table.is_empty() {
+        return table;
+    }
     match check_table(table) {
-        Err(e) if !table.is_empty() => {
-            UNUSABLE.error(format_args!("do_accounting(): the third argument, {e}; the rows go to the table of db_table_acc ({})", call_id(at)));
+        Ok(()) => table,
+        Err(e) => {
+            UNUSABLE.error(format_args!("do_accounting(), third argument: {e}; the rows go to the table of db_table_acc ({})", call_id(at)));
             b""
         }
-        _ => table,
     }
 }
 

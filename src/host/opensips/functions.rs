@@ -101,7 +101,8 @@ unsafe fn fix(i: usize, param: *mut *mut c_void) -> c_int {
     let what = script::what(*argument);
     guard::entry(what, REFUSED, || {
         if matches!(argument, Argument::Table) && server().is_some_and(|s| s.symbols.process_number() != 0) {
-            // From variables, in a worker: the host would not call the function, which has a table for every record.
+            // In a worker the name comes from variables. If it were refused here, the host would not call the function, which
+            // can still account the request.
             return ACCEPTED;
         }
         // SAFETY: the caller's promise (promise 9).

@@ -261,9 +261,7 @@ impl Drop for SharedContext {
         }
         drop(Self::at(slot.call.swap(0, Ordering::AcqRel)));
         let Some(arena) = arena::get() else { return };
-        if self.flags() & OWING != 0 {
-            arena.head().owing.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.set_owing(arena, false);
         arena.head().contexts.fetch_sub(1, Ordering::Relaxed);
         // Nobody follows the call any more.
         let Progress { answered, closed, .. } = self.progress();
